@@ -1,0 +1,168 @@
+"""Detections of runs: arrive one by one as boxes, get their outlines when a scene is done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from lib.model import Detection, RunId, SceneId
+from lib.store.database import transaction
+from lib.store.tables import detections, run_scenes, runs
+from lib.store.times import to_datetime
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Row
+
+_CHUNK = 500
+
+
+class Detections:
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def put(self, found: Iterable[Detection]) -> None:
+        """Insert or replace by (run, scene, n). A chip that is known to be here stays so."""
+        rows = [_values(d) for d in found]
+        with transaction(self._engine) as connection:
+            for start in range(0, len(rows), _CHUNK):
+                statement = upsert(detections).values(rows[start : start + _CHUNK])
+                new = statement.excluded
+                connection.execute(
+                    statement.on_conflict_do_update(
+                        index_elements=["run_id", "scene_id", "n"],
+                        set_={
+                            "class": new["klass"],
+                            **{
+                                name: new[name]
+                                for name in (
+                                    "score",
+                                    "lon",
+                                    "lat",
+                                    "geometry",
+                                    "pixels",
+                                    "area_m2",
+                                    "flags",
+                                    "properties",
+                                )
+                            },
+                            "has_chip": detections.c.has_chip | new["has_chip"],
+                        },
+                    )
+                )
+            _recount(connection, {r["run_id"] for r in rows})
+
+    def trim(self, run: RunId, scene: SceneId, keep: int) -> None:
+        """Drop those numbered above `keep`: the finished scene has no such object."""
+        with transaction(self._engine) as connection:
+            connection.execute(
+                delete(detections).where(
+                    detections.c.run_id == run,
+                    detections.c.scene_id == scene,
+                    detections.c.n > keep,
+                )
+            )
+            _recount(connection, {run})
+
+    def chip_arrived(self, run: RunId, scene: SceneId, n: int) -> None:
+        with transaction(self._engine) as connection:
+            connection.execute(
+                update(detections)
+                .where(
+                    detections.c.run_id == run,
+                    detections.c.scene_id == scene,
+                    detections.c.n == n,
+                )
+                .values(has_chip=True)
+            )
+
+    def of_run(
+        self,
+        run: RunId,
+        *,
+        scene: SceneId | None = None,
+        klass: str | None = None,
+        min_score: float = 0.0,
+        limit: int | None = 200,
+        offset: int = 0,
+    ) -> tuple[Detection, ...]:
+        """Best first."""
+        query = (
+            select(detections, run_scenes.c.time)
+            .join(
+                run_scenes,
+                (run_scenes.c.run_id == detections.c.run_id)
+                & (run_scenes.c.scene_id == detections.c.scene_id),
+            )
+            .where(detections.c.run_id == run, detections.c.score >= min_score)
+            .order_by(
+                detections.c.score.desc(),
+                detections.c.pixels.desc(),
+                detections.c.scene_id,
+                detections.c.n,
+            )
+            .limit(limit)
+            .offset(offset)
+        )
+        if scene is not None:
+            query = query.where(detections.c.scene_id == scene)
+        if klass is not None:
+            query = query.where(detections.c.klass == klass)
+        with self._engine.connect() as connection:
+            return tuple(_detection(row) for row in connection.execute(query))
+
+    def counts(self, run: RunId) -> dict[tuple[SceneId, str], int]:
+        query = (
+            select(detections.c.scene_id, detections.c.klass, func.count())
+            .where(detections.c.run_id == run)
+            .group_by(detections.c.scene_id, detections.c.klass)
+        )
+        with self._engine.connect() as connection:
+            return {(SceneId(s), k): n for s, k, n in connection.execute(query)}
+
+
+def _recount(connection: Any, run_ids: set[str]) -> None:
+    for run in run_ids:
+        total = select(func.count()).where(detections.c.run_id == run).scalar_subquery()
+        connection.execute(update(runs).where(runs.c.id == run).values(objects=total))
+
+
+def _values(d: Detection) -> dict[str, Any]:
+    return {
+        "run_id": d.run,
+        "scene_id": d.scene,
+        "n": d.n,
+        "klass": d.klass,
+        "score": d.score,
+        "lon": d.lon,
+        "lat": d.lat,
+        "geometry": dict(d.geometry),
+        "pixels": d.pixels,
+        "area_m2": d.area_m2,
+        "has_chip": d.has_chip,
+        "flags": list(d.flags),
+        "properties": dict(d.properties),
+    }
+
+
+def _detection(row: Row[Any] | Sequence[Any]) -> Detection:
+    m = row._mapping  # type: ignore[union-attr]
+    return Detection(
+        run=RunId(m["run_id"]),
+        scene=SceneId(m["scene_id"]),
+        n=m["n"],
+        klass=m[detections.c.klass],
+        score=m["score"],
+        lon=m["lon"],
+        lat=m["lat"],
+        geometry=m["geometry"],
+        pixels=m["pixels"],
+        area_m2=m["area_m2"],
+        time=to_datetime(m["time"]),
+        has_chip=m["has_chip"],
+        flags=tuple(m["flags"]),
+        properties=m["properties"],
+    )

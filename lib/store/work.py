@@ -1,0 +1,306 @@
+"""Sessions and Runs: one transaction per change, life cycles never go backwards."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine, Table, insert, select, update
+
+from lib.errors import NotFound
+from lib.model import (
+    ClusterId,
+    EndReason,
+    ModuleId,
+    Reachability,
+    Resources,
+    Run,
+    RunId,
+    RunScene,
+    RunState,
+    SceneId,
+    SceneState,
+    Session,
+    SessionId,
+    SessionState,
+    UserId,
+)
+from lib.store.database import transaction
+from lib.store.tables import run_scenes, runs, sessions
+from lib.store.times import maybe_datetime, to_datetime
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Row
+
+    from lib.model import Scene
+
+_SESSION_ORDER = list(SessionState)
+_RUN_OVER = [s.value for s in RunState if s.over]
+
+
+class Work:
+    """Reads return whole objects; `reachability` is filled in by the portal."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    # --- creating ---------------------------------------------------------
+
+    def add_run(self, run: Run, scenes: Sequence[Scene]) -> None:
+        with transaction(self._engine) as connection:
+            _insert_run(connection, run, scenes)
+
+    def add_session(self, session: Session, run: Run | None, scenes: Sequence[Scene]) -> None:
+        """With its run, or, when it continues another one, without a new run."""
+        with transaction(self._engine) as connection:
+            if run is not None:
+                _insert_run(connection, run, scenes)
+            connection.execute(
+                insert(sessions).values(
+                    id=session.id,
+                    owner=session.owner,
+                    title=session.title,
+                    cluster=session.cluster,
+                    module=session.module,
+                    run_id=session.run,
+                    preset=session.resources.preset,
+                    walltime_s=session.resources.walltime_s,
+                    state=session.state.value,
+                    reason=session.reason,
+                    continued_from=session.continued_from,
+                    created_at=session.created_at.timestamp(),
+                )
+            )
+            if session.continued_from is not None:
+                connection.execute(
+                    update(sessions)
+                    .where(sessions.c.id == session.continued_from)
+                    .values(continued_as=session.id)
+                )
+
+    # --- reading ----------------------------------------------------------
+
+    def session(self, session_id: SessionId) -> Session:
+        """Raises NotFound."""
+        found = self._sessions(sessions.c.id == session_id)
+        if not found:
+            raise NotFound("There is no such notebook session.")
+        return found[0]
+
+    def sessions_of(self, owner: UserId) -> tuple[Session, ...]:
+        """Newest first."""
+        return self._sessions(sessions.c.owner == owner)
+
+    def live_sessions(self, cluster: ClusterId) -> tuple[Session, ...]:
+        return self._sessions(
+            (sessions.c.cluster == cluster) & (sessions.c.state != SessionState.ENDED.value)
+        )
+
+    def kept_sessions(self, cluster: ClusterId) -> tuple[Session, ...]:
+        """Ended, with files on the cluster that are still kept."""
+        return self._sessions(
+            (sessions.c.cluster == cluster)
+            & (sessions.c.state == SessionState.ENDED.value)
+            & (sessions.c.files_until > time.time())
+        )
+
+    def run(self, run_id: RunId) -> Run:
+        """Raises NotFound."""
+        found = self._runs(runs.c.id == run_id)
+        if not found:
+            raise NotFound("There is no such run.")
+        return found[0]
+
+    def runs_of(self, owner: UserId) -> tuple[Run, ...]:
+        """Newest first."""
+        return self._runs(runs.c.owner == owner)
+
+    def live_runs(self, cluster: ClusterId) -> tuple[Run, ...]:
+        return self._runs((runs.c.cluster == cluster) & runs.c.state.not_in(_RUN_OVER))
+
+    def items(self, run_id: RunId) -> list[dict[str, Any]]:
+        """The STAC items that the run was started with, in order."""
+        query = (
+            select(run_scenes.c.item)
+            .where(run_scenes.c.run_id == run_id)
+            .order_by(run_scenes.c.position)
+        )
+        with self._engine.connect() as connection:
+            return [row.item for row in connection.execute(query)]
+
+    def events_have(self, run_id: RunId) -> int:
+        with self._engine.connect() as connection:
+            found = connection.execute(
+                select(runs.c.events_have).where(runs.c.id == run_id)
+            ).scalar()
+        return int(found or 0)
+
+    # --- changing ---------------------------------------------------------
+
+    def update_session(self, session_id: SessionId, **values: Any) -> None:
+        """Set columns. A state that lies before the present one is not taken."""
+        with transaction(self._engine) as connection:
+            if "state" in values:
+                now = connection.execute(
+                    select(sessions.c.state).where(sessions.c.id == session_id)
+                ).scalar_one()
+                if _SESSION_ORDER.index(values["state"]) < _SESSION_ORDER.index(SessionState(now)):
+                    del values["state"]
+            _set(connection, sessions, session_id, values)
+
+    def update_run(self, run_id: RunId, **values: Any) -> None:
+        """Set columns. A run that is over stays as it ended."""
+        with transaction(self._engine) as connection:
+            if "state" in values:
+                now = connection.execute(
+                    select(runs.c.state).where(runs.c.id == run_id)
+                ).scalar_one()
+                if RunState(now).over:
+                    values = {k: v for k, v in values.items() if k == "events_have"}
+            _set(connection, runs, run_id, values)
+
+    def update_scene(self, run_id: RunId, scene: SceneId, **values: Any) -> None:
+        with transaction(self._engine) as connection:
+            connection.execute(
+                update(run_scenes)
+                .where(run_scenes.c.run_id == run_id, run_scenes.c.scene_id == scene)
+                .values(_plain(values))
+            )
+
+    # --- inside -----------------------------------------------------------
+
+    def _sessions(self, condition: Any) -> tuple[Session, ...]:
+        query = select(sessions).where(condition).order_by(sessions.c.created_at.desc())
+        with self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+            scenes = _scene_rows(connection, [r.run_id for r in rows])
+        return tuple(_session(r, [s.scene_id for s in scenes.get(r.run_id, [])]) for r in rows)
+
+    def _runs(self, condition: Any) -> tuple[Run, ...]:
+        query = select(runs).where(condition).order_by(runs.c.created_at.desc())
+        with self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+            scenes = _scene_rows(connection, [r.id for r in rows])
+        return tuple(_run(r, scenes.get(r.id, [])) for r in rows)
+
+
+def _insert_run(connection: Any, run: Run, scenes: Sequence[Scene]) -> None:
+    connection.execute(
+        insert(runs).values(
+            id=run.id,
+            owner=run.owner,
+            title=run.title,
+            cluster=run.cluster,
+            module=run.module,
+            module_version=run.module_version,
+            params=dict(run.params),
+            preset=run.resources.preset,
+            walltime_s=run.resources.walltime_s,
+            session=run.session,
+            state=run.state.value,
+            reason=run.reason,
+            created_at=run.created_at.timestamp(),
+        )
+    )
+    connection.execute(
+        insert(run_scenes),
+        [
+            {
+                "run_id": run.id,
+                "scene_id": scene.id,
+                "position": position,
+                "state": SceneState.WAITING.value,
+                "objects": 0,
+                "fraction": 0.0,
+                "message": "",
+                "searched": {},
+                "time": scene.time.timestamp(),
+                "item": dict(scene.item),
+            }
+            for position, scene in enumerate(scenes)
+        ],
+    )
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: getattr(v, "value", v) for k, v in values.items()}
+
+
+def _set(connection: Any, table: Table, row_id: str, values: Mapping[str, Any]) -> None:
+    if values:
+        connection.execute(update(table).where(table.c.id == row_id).values(_plain(values)))
+
+
+def _scene_rows(connection: Any, run_ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
+    columns = [c for c in run_scenes.c if c.name != "item"]
+    query = select(*columns).where(run_scenes.c.run_id.in_(run_ids)).order_by(run_scenes.c.position)
+    found: dict[str, list[Row[Any]]] = {}
+    for row in connection.execute(query):
+        found.setdefault(row.run_id, []).append(row)
+    return found
+
+
+def _session(row: Row[Any], scenes: Sequence[str]) -> Session:
+    return Session(
+        id=SessionId(row.id),
+        owner=UserId(row.owner),
+        title=row.title,
+        cluster=ClusterId(row.cluster),
+        module=ModuleId(row.module),
+        run=RunId(row.run_id),
+        scenes=tuple(SceneId(s) for s in scenes),
+        resources=Resources(row.preset, row.walltime_s),
+        state=SessionState(row.state),
+        reachability=Reachability.REACHABLE,
+        created_at=to_datetime(row.created_at),
+        reason=row.reason,
+        end_reason=EndReason(row.end_reason) if row.end_reason else None,
+        job=row.job,
+        submitted_at=maybe_datetime(row.submitted_at),
+        started_at=maybe_datetime(row.started_at),
+        endpoint_at=maybe_datetime(row.endpoint_at),
+        ready_at=maybe_datetime(row.ready_at),
+        ends_at=maybe_datetime(row.ends_at),
+        ended_at=maybe_datetime(row.ended_at),
+        files_until=maybe_datetime(row.files_until),
+        continued_from=SessionId(row.continued_from) if row.continued_from else None,
+        continued_as=SessionId(row.continued_as) if row.continued_as else None,
+        stopping=row.stopping,
+    )
+
+
+def _run(row: Row[Any], scenes: Sequence[Row[Any]]) -> Run:
+    return Run(
+        id=RunId(row.id),
+        owner=UserId(row.owner),
+        title=row.title,
+        cluster=ClusterId(row.cluster),
+        module=ModuleId(row.module),
+        module_version=row.module_version,
+        params=row.params,
+        resources=Resources(row.preset, row.walltime_s),
+        scenes=tuple(
+            RunScene(
+                SceneId(s.scene_id),
+                SceneState(s.state),
+                s.objects,
+                s.fraction,
+                s.message,
+                s.searched,
+            )
+            for s in scenes
+        ),
+        state=RunState(row.state),
+        reachability=Reachability.REACHABLE,
+        created_at=to_datetime(row.created_at),
+        session=SessionId(row.session) if row.session else None,
+        reason=row.reason,
+        job=row.job,
+        submitted_at=maybe_datetime(row.submitted_at),
+        started_at=maybe_datetime(row.started_at),
+        ended_at=maybe_datetime(row.ended_at),
+        objects=row.objects,
+        stopping=row.stopping,
+    )
