@@ -1,0 +1,1 @@
+"""What runs found: the files fetched from clusters, and their way into the store."""

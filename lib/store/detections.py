@@ -24,9 +24,15 @@ class Detections:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def put(self, found: Iterable[Detection]) -> None:
-        """Insert or replace by (run, scene, n). A chip that is known to be here stays so."""
-        rows = [_values(d) for d in found]
+    def put(self, found: Iterable[Detection], *, chips_offered: Iterable[int] = ()) -> None:
+        """Insert or replace by (run, scene, n).
+
+        Args:
+            chips_offered: the numbers whose thumbnail the module has written. What is
+                known to be offered or here already stays so.
+        """
+        offered = frozenset(chips_offered)
+        rows = [{**_values(d), "chip_offered": d.n in offered} for d in found]
         with transaction(self._engine) as connection:
             for start in range(0, len(rows), _CHUNK):
                 statement = upsert(detections).values(rows[start : start + _CHUNK])
@@ -50,6 +56,7 @@ class Detections:
                                 )
                             },
                             "has_chip": detections.c.has_chip | new["has_chip"],
+                            "chip_offered": detections.c.chip_offered | new["chip_offered"],
                         },
                     )
                 )
@@ -67,7 +74,23 @@ class Detections:
             )
             _recount(connection, {run})
 
-    def chip_arrived(self, run: RunId, scene: SceneId, n: int) -> None:
+    def missing_chips(self, run: RunId, limit: int = 50) -> tuple[tuple[SceneId, int], ...]:
+        """(scene, n) of thumbnails that are offered and not here yet, best first."""
+        query = (
+            select(detections.c.scene_id, detections.c.n)
+            .where(
+                detections.c.run_id == run,
+                detections.c.chip_offered.is_(True),
+                detections.c.has_chip.is_(False),
+            )
+            .order_by(detections.c.score.desc(), detections.c.n)
+            .limit(limit)
+        )
+        with self._engine.connect() as connection:
+            return tuple((SceneId(row.scene_id), row.n) for row in connection.execute(query))
+
+    def set_chip(self, run: RunId, scene: SceneId, n: int, *, here: bool) -> None:
+        """The thumbnail has arrived, or (`here` false) it will never come."""
         with transaction(self._engine) as connection:
             connection.execute(
                 update(detections)
@@ -76,7 +99,7 @@ class Detections:
                     detections.c.scene_id == scene,
                     detections.c.n == n,
                 )
-                .values(has_chip=True)
+                .values(has_chip=here, chip_offered=here)
             )
 
     def of_run(

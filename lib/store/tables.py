@@ -106,6 +106,7 @@ run_scenes = Table(
     Column("fraction", Float, nullable=False, default=0.0),
     Column("message", Text, nullable=False, default=""),
     Column("searched", JSON, nullable=False, default=dict),
+    Column("fetched", Boolean, nullable=False, default=False),
     Column("time", Float, nullable=False),
     Column("item", JSON, nullable=False),
 )
@@ -153,6 +154,7 @@ detections = Table(
     Column("pixels", Integer, nullable=False),
     Column("area_m2", Float, nullable=False),
     Column("has_chip", Boolean, nullable=False, default=False),
+    Column("chip_offered", Boolean, nullable=False, default=False),
     Column("flags", JSON, nullable=False),
     Column("properties", JSON, nullable=False),
     Index("ix_detections_run_id_score", "run_id", "score"),

@@ -130,6 +130,20 @@ class Work:
         with self._engine.connect() as connection:
             return [row.item for row in connection.execute(query)]
 
+    def unfetched_scenes(self, run_id: RunId) -> tuple[SceneId, ...]:
+        """Scenes that are done and whose result files are not here yet."""
+        query = (
+            select(run_scenes.c.scene_id)
+            .where(
+                run_scenes.c.run_id == run_id,
+                run_scenes.c.state == SceneState.DONE.value,
+                run_scenes.c.fetched.is_(False),
+            )
+            .order_by(run_scenes.c.position)
+        )
+        with self._engine.connect() as connection:
+            return tuple(SceneId(row.scene_id) for row in connection.execute(query))
+
     def events_have(self, run_id: RunId) -> int:
         with self._engine.connect() as connection:
             found = connection.execute(
@@ -216,6 +230,7 @@ def _insert_run(connection: Any, run: Run, scenes: Sequence[Scene]) -> None:
                 "fraction": 0.0,
                 "message": "",
                 "searched": {},
+                "fetched": False,
                 "time": scene.time.timestamp(),
                 "item": dict(scene.item),
             }

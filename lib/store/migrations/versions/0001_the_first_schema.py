@@ -110,6 +110,7 @@ def upgrade() -> None:
         sa.Column("pixels", sa.Integer(), nullable=False),
         sa.Column("area_m2", sa.Float(), nullable=False),
         sa.Column("has_chip", sa.Boolean(), nullable=False),
+        sa.Column("chip_offered", sa.Boolean(), nullable=False),
         sa.Column("flags", sa.JSON(), nullable=False),
         sa.Column("properties", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(
@@ -130,6 +131,7 @@ def upgrade() -> None:
         sa.Column("fraction", sa.Float(), nullable=False),
         sa.Column("message", sa.Text(), nullable=False),
         sa.Column("searched", sa.JSON(), nullable=False),
+        sa.Column("fetched", sa.Boolean(), nullable=False),
         sa.Column("time", sa.Float(), nullable=False),
         sa.Column("item", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(

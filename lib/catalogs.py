@@ -1,0 +1,183 @@
+"""The catalogues of modules and clusters: what a user can choose, as data.
+
+`catalogs/modules/*.toml` says which modules are offered; each is described by
+`modules/NAME/module.toml`. `catalogs/clusters/*.toml` has one file per cluster. What a
+cluster really offers comes from its gate, never from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jsonschema
+import tomllib
+
+from lib.errors import InvalidInput, NotFound
+from lib.model import ClusterId, Fit, Module, ModuleId, SensorNeed
+from lib.protocol import NAME_PATTERN
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from lib.model import Scene
+
+_PLATFORMS = {"landsat-8": "Landsat 8", "formosat-2": "FORMOSAT-2", "formosat-5": "FORMOSAT-5"}
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterEntry:
+    """One file of `catalogs/clusters`."""
+
+    id: ClusterId
+    title: str
+    institute: str
+    embedded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogs:
+    """All modules and clusters that this portal offers, by id."""
+
+    modules: Mapping[ModuleId, Module]
+    clusters: Mapping[ClusterId, ClusterEntry]
+
+    def module(self, module_id: ModuleId) -> Module:
+        """Raises NotFound."""
+        if module_id not in self.modules:
+            raise NotFound(f"There is no module {module_id!r:.60} in this portal.")
+        return self.modules[module_id]
+
+    def cluster(self, cluster_id: ClusterId) -> ClusterEntry:
+        """Raises NotFound."""
+        if cluster_id not in self.clusters:
+            raise NotFound(f"There is no cluster {cluster_id!r:.60} in this portal.")
+        return self.clusters[cluster_id]
+
+
+def load_catalogs(project: Path) -> Catalogs:
+    """Read the catalogues of the project folder.
+
+    Raises:
+        InvalidInput: a file breaks the rules; the sentence names it.
+    """
+    modules = {}
+    for offer in sorted((project / "catalogs" / "modules").glob("*.toml")):
+        module_id = _text(_toml(offer), "module", offer)
+        module = _module(project / "modules" / module_id.replace("-", "_") / "module.toml")
+        if module.id != module_id:
+            raise InvalidInput(f"{offer.name} offers {module_id}, but the module is {module.id}.")
+        modules[module.id] = module
+    clusters = {}
+    for file in sorted((project / "catalogs" / "clusters").glob("*.toml")):
+        entry = _cluster(file)
+        clusters[entry.id] = entry
+    return Catalogs(modules, clusters)
+
+
+def fit(module: Module, scenes: Sequence[Scene]) -> Fit:
+    """Whether `module` can work on all `scenes`; reasons name the scenes and bands."""
+    reasons = []
+    by_platform = {need.platform: need for need in module.needs}
+    wanted = " or ".join(_PLATFORMS.get(p, p) for p in by_platform)
+    for scene in scenes:
+        need = by_platform.get(scene.platform)
+        if need is None:
+            platform = _PLATFORMS.get(scene.platform, scene.platform)
+            reasons.append(f"{scene.id} is {platform}; the module reads {wanted}.")
+            continue
+        missing = [band for band in need.bands if band not in scene.bands]
+        if missing:
+            noun = "the bands" if len(missing) > 1 else "the band"
+            reasons.append(f"{scene.id} lacks {noun} {', '.join(missing)}.")
+        if need.levels and scene.level not in need.levels:
+            reasons.append(
+                f"{scene.id} is level {scene.level or 'unknown'}; "
+                f"the module needs {' or '.join(need.levels)}."
+            )
+    return Fit(module, tuple(reasons))
+
+
+def complete_params(module: Module, params: Mapping[str, Any]) -> dict[str, Any]:
+    """`params` checked against the module's schema, with defaults filled in.
+
+    Raises:
+        InvalidInput: which parameter is wrong, and what it may be.
+    """
+    properties: Mapping[str, Any] = module.params_schema.get("properties", {})
+    unknown = sorted(set(params) - set(properties))
+    if unknown:
+        raise InvalidInput(
+            f"{module.title} has no parameter {unknown[0]!r:.60}. "
+            f"It has: {', '.join(sorted(properties)) or 'none'}."
+        )
+    complete = {name: spec["default"] for name, spec in properties.items() if "default" in spec}
+    complete.update(params)
+    validator = jsonschema.Draft202012Validator(dict(module.params_schema))
+    error = next(iter(sorted(validator.iter_errors(complete), key=lambda e: list(e.path))), None)
+    if error is not None:
+        name = ".".join(str(p) for p in error.path)
+        title = properties.get(name, {}).get("title", name)
+        raise InvalidInput(f"The parameter “{title}” is not right: {error.message:.200}.")
+    return complete
+
+
+def _module(file: Path) -> Module:
+    data = _toml(file)
+    schema = data.get("params", {})
+    try:
+        jsonschema.Draft202012Validator.check_schema(schema)
+    except jsonschema.SchemaError as exc:
+        raise InvalidInput(f"{file}: params is not a JSON Schema: {exc.message:.200}") from exc
+    return Module(
+        id=ModuleId(_name(data, "id", file)),
+        version=_text(data, "version", file),
+        title=_text(data, "title", file),
+        summary=_text(data, "summary", file),
+        image=_text(data, "image", file),
+        needs=tuple(
+            SensorNeed(
+                _text(need, "platform", file),
+                tuple(need.get("bands", ())),
+                tuple(need.get("levels", ())),
+            )
+            for need in data.get("needs", ())
+        ),
+        params_schema=schema,
+        score_meaning=_text(data, "score_meaning", file),
+        classes=dict(data.get("classes", {})),
+        licence=str(data.get("licence", "")),
+        source=str(data.get("source", "")),
+    )
+
+
+def _cluster(file: Path) -> ClusterEntry:
+    data = _toml(file)
+    return ClusterEntry(
+        ClusterId(_name(data, "id", file)),
+        _text(data, "title", file),
+        str(data.get("institute", "")),
+        data.get("embedded", False) is True,
+    )
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as exc:
+        raise InvalidInput(f"{file} cannot be read: {exc}") from exc
+
+
+def _text(data: Mapping[str, Any], key: str, file: Path) -> str:
+    value = data.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidInput(f"{file} needs a text for {key!r}.")
+    return value
+
+
+def _name(data: Mapping[str, Any], key: str, file: Path) -> str:
+    value = _text(data, key, file)
+    if not NAME_PATTERN.fullmatch(value):
+        raise InvalidInput(f"{file}: {key} may hold small letters, digits and hyphens only.")
+    return value

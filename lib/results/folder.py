@@ -1,0 +1,57 @@
+"""Where the portal keeps the result files that it fetched. Names are built here only."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from lib.errors import NotFound
+from lib.protocol import ID_PATTERN, SCENE_ID_PATTERN, ArtifactKind
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lib.model import RunId, SceneId
+
+_NAMES = {
+    ArtifactKind.ITEM: "item.json",
+    ArtifactKind.DETECTIONS: "detections.geojson",
+    ArtifactKind.MASK: "mask.tif",
+    ArtifactKind.OVERVIEW: "overview.webp",
+    ArtifactKind.SCENE_LOG: "log.txt",
+}
+
+
+class ResultFolder:
+    """`ROOT/RUN/SCENE/...`; every name in it is checked, none comes from outside."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def path(self, run: RunId, scene: SceneId, kind: ArtifactKind, n: int = 0) -> Path:
+        """Where this file is or will be.
+
+        Raises:
+            NotFound: an id that cannot exist.
+        """
+        if not ID_PATTERN.fullmatch(run) or not SCENE_ID_PATTERN.fullmatch(scene):
+            raise NotFound("There is no such result.")
+        folder = self._root / run / scene
+        if kind is ArtifactKind.CHIP:
+            return folder / "chips" / f"{n:04d}.webp"
+        return folder / _NAMES[kind]
+
+    def image(self, run: RunId, scene: SceneId, kind: ArtifactKind, n: int = 0) -> bytes:
+        """A WebP picture that is here.
+
+        Raises:
+            NotFound: not fetched (yet), or not a WebP file.
+        """
+        try:
+            content = self.path(run, scene, kind, n).read_bytes()
+        except OSError as exc:
+            raise NotFound("This picture is not here yet.") from exc
+        if not re.match(rb"RIFF....WEBP", content[:12], re.DOTALL):
+            raise NotFound("The module did not write this picture as WebP.")
+        return content
