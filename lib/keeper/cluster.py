@@ -1,0 +1,221 @@
+"""Keeping one cluster: ask its gate, follow its stream, and say so when it is silent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lib.errors import ClusterUnreachable, SceneBridgeError, StorageFull
+from lib.keeper.transitions import ending, session_columns
+from lib.model import EndReason, JobState, SessionId, SessionState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lib.keeper.errands import Errands
+    from lib.keeper.notebooks import Connections
+    from lib.keeper.ports import Link
+    from lib.keeper.runs import Runs
+    from lib.model import ClusterId, Run, Session
+    from lib.protocol import GateInfo, JobStatus, WatchMessage
+    from lib.store import Store
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.3
+_LONGEST_PAUSE_S = 10.0
+_ERRANDS_EVERY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterHealth:
+    """Whether a cluster can be asked. `info` is what its gate said last, if ever.
+
+    `since` is when this became so (Unix seconds); `reason` is a plain sentence while
+    it cannot be asked, or while its scheduler does not answer.
+    """
+
+    reachable: bool
+    since: float
+    reason: str
+    info: GateInfo | None
+
+
+class ClusterKeeper:
+    """The loop for one cluster. It ends only by `close`."""
+
+    def __init__(
+        self,
+        cluster: ClusterId,
+        link: Link,
+        store: Store,
+        errands: Errands,
+        connections: Connections,
+        runs: Runs,
+    ) -> None:
+        self._cluster = cluster
+        self.link = link
+        self._work = store.work
+        self._errands = errands
+        self._connections = connections
+        self._runs = runs
+        self._wake = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.health = ClusterHealth(False, time.time(), "It is being contacted.", None)
+
+    def start(self) -> None:
+        self._tasks = [
+            asyncio.create_task(self._follow_for_ever(), name=f"follow {self._cluster}"),
+            asyncio.create_task(self._errands_for_ever(), name=f"errands {self._cluster}"),
+        ]
+
+    def connected(self, session: SessionId) -> bool:
+        """Whether this notebook was proved to answer in this process."""
+        return self._connections.connected(session)
+
+    def wake(self) -> None:
+        """Something new is in the store for this cluster."""
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Stop following. Masters, forwards and jobs go on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._errands.close()
+        await self._connections.close()
+        await self._runs.close()
+
+    # --- errands ------------------------------------------------------------
+
+    async def _errands_for_ever(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), _ERRANDS_EVERY_S)
+            self._wake.clear()
+            try:
+                await self._errands.run(self.health.info if self.health.reachable else None)
+            except Exception:
+                log.exception("cluster %s: errands failed", self._cluster)
+
+    # --- the stream ---------------------------------------------------------
+
+    async def _follow_for_ever(self) -> None:
+        pause = _FIRST_PAUSE_S
+        while True:
+            started = time.monotonic()
+            try:
+                await self._follow()
+                reason = "The gate closed the connection."
+            except StorageFull as exc:
+                log.warning("cluster %s: %s", self._cluster, exc)
+                reason = ""
+            except SceneBridgeError as exc:
+                reason = exc.message
+            except Exception:
+                log.exception("cluster %s: following failed", self._cluster)
+                reason = "The portal failed while it followed the cluster; it tries again."
+            if reason:
+                self._unreachable(reason)
+            if time.monotonic() - started > 30.0:
+                pause = _FIRST_PAUSE_S
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    async def _follow(self) -> None:
+        await self.link.ensure()
+        info = await self.link.info()
+        submitted_sessions = [
+            s
+            for s in await asyncio.to_thread(self._work.live_sessions, self._cluster)
+            if s.state is not SessionState.NEW
+        ]
+        have = await self._runs.have()
+        submitted_runs = [
+            r
+            for r in await asyncio.to_thread(self._work.live_runs, self._cluster)
+            if r.session is None and r.id in have
+        ]
+        self._connections.prove_all_again()
+        async for message in self.link.watch(have):
+            await self._message(message, info, submitted_sessions, submitted_runs)
+        raise ClusterUnreachable("The gate closed the connection.")
+
+    async def _message(
+        self,
+        message: WatchMessage,
+        info: GateInfo,
+        sessions: Sequence[Session],
+        runs: Sequence[Run],
+    ) -> None:
+        if message.kind == "snapshot":
+            await self._missing(frozenset(j.id for j in message.jobs), sessions, runs)
+            self._reachable(info)
+        if not message.asked_ok:
+            self._unreachable(message.reason or "The scheduler does not answer.", info)
+        elif not self.health.reachable:
+            self._reachable(info)
+        for status in message.jobs:
+            await self._status(status)
+        if message.kind == "events":
+            await self._runs.events(message)
+
+    async def _status(self, status: JobStatus) -> None:
+        await self._runs.status(status)
+        session_id = SessionId(status.id)
+        try:
+            session = await asyncio.to_thread(self._work.session, session_id)
+        except SceneBridgeError:
+            return
+        if session.state is SessionState.ENDED:
+            if status.keep_until is not None:
+                await asyncio.to_thread(
+                    self._work.update_session, session_id, files_until=status.keep_until
+                )
+            return
+        columns = session_columns(status, connected=self._connections.connected(session_id))
+        await asyncio.to_thread(self._work.update_session, session_id, **columns)
+        if status.state is JobState.ENDED:
+            await self._connections.drop(session_id)
+        elif status.endpoint is not None:
+            self._connections.want(session_id, status.endpoint)
+
+    async def _missing(
+        self, known: frozenset[str], sessions: Sequence[Session], runs: Sequence[Run]
+    ) -> None:
+        """What was submitted and is not in the gate's snapshot is lost."""
+        now = time.time()
+        for session in sessions:
+            if session.id not in known:
+                await asyncio.to_thread(
+                    self._work.update_session,
+                    session.id,
+                    state=SessionState.ENDED,
+                    end_reason=EndReason.LOST,
+                    reason=ending(EndReason.LOST),
+                    ended_at=now,
+                )
+                await self._connections.drop(session.id)
+        for run in runs:
+            if run.id not in known:
+                await self._runs.lost(run)
+        for session in await asyncio.to_thread(self._work.kept_sessions, self._cluster):
+            if session.id not in known:
+                await asyncio.to_thread(self._work.update_session, session.id, files_until=now)
+        live = await asyncio.to_thread(self._work.live_sessions, self._cluster)
+        await self._connections.drop_strays(frozenset(s.id for s in live))
+
+    # --- health -------------------------------------------------------------
+
+    def _reachable(self, info: GateInfo) -> None:
+        since = self.health.since if self.health.reachable else time.time()
+        self.health = ClusterHealth(True, since, "", info)
+        self.wake()
+
+    def _unreachable(self, reason: str, info: GateInfo | None = None) -> None:
+        since = time.time() if self.health.reachable else self.health.since
+        self.health = ClusterHealth(False, since, reason, info or self.health.info)

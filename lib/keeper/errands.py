@@ -1,0 +1,202 @@
+"""What the portal asks of a gate: hand over new work, stop what shall stop.
+
+Every errand can be repeated: submit and cancel are idempotent by the work's own id, so a
+reply that was lost costs a second call and never a second job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib.errors import NotFound, SceneBridgeError, Unavailable
+from lib.keeper.transitions import ACCEPTED, HANDING_OVER, ending
+from lib.model import EndReason, Run, RunState, Session, SessionState
+from lib.protocol import STAGED_SCHEME, JobKind, PutRequest, SubmitRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lib.keeper.ports import Link
+    from lib.model import ClusterId, Module, ModuleId
+    from lib.protocol import GateInfo
+    from lib.store import Store
+
+log = logging.getLogger(__name__)
+
+_QUALITY_ASSETS = ("qa_pixel", "qa_radsat")
+_RETRY_S = 3.0
+
+
+class Errands:
+    """One cluster's errands. `run` goes through all that is due, once."""
+
+    def __init__(
+        self,
+        cluster: ClusterId,
+        link: Link,
+        store: Store,
+        modules: Mapping[ModuleId, Module],
+        portal_origin: str,
+    ) -> None:
+        self._cluster = cluster
+        self._link = link
+        self._work = store.work
+        self._modules = modules
+        self._origin = portal_origin
+        self._started = time.time()
+        self._asked: set[str] = set()
+        self._busy: dict[str, asyncio.Task[None]] = {}
+        self._not_before: dict[str, float] = {}
+
+    async def run(self, info: GateInfo | None) -> None:
+        """Begin what is due; `info` is None while the gate cannot be asked."""
+        sessions = await asyncio.to_thread(self._work.live_sessions, self._cluster)
+        runs = await asyncio.to_thread(self._work.live_runs, self._cluster)
+        due: list[Session | Run] = [*sessions, *(r for r in runs if r.session is None)]
+        for work in due:
+            if work.id in self._busy or time.time() < self._not_before.get(work.id, 0.0):
+                continue
+            is_new = work.state in (SessionState.NEW, RunState.NEW)
+            if work.stopping and is_new and self._never_asked(work):
+                await asyncio.to_thread(self._end_unsubmitted, work, EndReason.CANCELLED, "")
+            elif work.stopping and info is not None:
+                self._begin(work, self._cancel(work))
+            elif is_new and info is not None:
+                self._asked.add(work.id)
+                self._begin(work, self._submit(work, info))
+
+    async def close(self) -> None:
+        for task in self._busy.values():
+            task.cancel()
+        await asyncio.gather(*self._busy.values(), return_exceptions=True)
+
+    def _never_asked(self, work: Session | Run) -> bool:
+        """True when no submit of it can have reached the gate."""
+        return work.id not in self._asked and work.created_at.timestamp() >= self._started
+
+    def _begin(self, work: Session | Run, errand: Any) -> None:
+        async def guarded() -> None:
+            try:
+                await errand
+            except Unavailable as exc:
+                self._not_before[work.id] = time.time() + _RETRY_S
+                log.info("%s: %s", work.id, exc)
+                await asyncio.to_thread(self._update, work, reason=f"{HANDING_OVER} {exc.message}")
+            except Exception:
+                self._not_before[work.id] = time.time() + _RETRY_S
+                log.exception("%s: an errand failed", work.id)
+            finally:
+                del self._busy[work.id]
+
+        self._busy[work.id] = asyncio.create_task(guarded())
+
+    async def _submit(self, work: Session | Run, info: GateInfo) -> None:
+        try:
+            request = await self._request(work, info)
+            reply = await self._link.submit(request)
+        except Unavailable:
+            raise
+        except SceneBridgeError as exc:
+            await asyncio.to_thread(self._end_unsubmitted, work, EndReason.REFUSED, exc.message)
+            return
+        state = RunState.SUBMITTED if isinstance(work, Run) else SessionState.SUBMITTED
+        await asyncio.to_thread(
+            self._update,
+            work,
+            state=state,
+            job=reply.status.job,
+            submitted_at=time.time(),
+            reason=ACCEPTED,
+        )
+
+    async def _request(self, work: Session | Run, info: GateInfo) -> SubmitRequest:
+        if isinstance(work, Session):
+            run = await asyncio.to_thread(self._work.run, work.run)
+            continued = work.continued_from or ""
+        else:
+            run, continued = work, ""
+        module = self._modules[run.module]
+        items = await asyncio.to_thread(self._work.items, run.id)
+        return SubmitRequest(
+            id=work.id,
+            kind=JobKind.RUN if isinstance(work, Run) else JobKind.SESSION,
+            owner=work.owner,
+            module=run.module,
+            module_version=run.module_version,
+            params=dict(run.params),
+            items=[await self._place(work.id, item, module, info) for item in items],
+            preset=work.resources.preset,
+            walltime_s=work.resources.walltime_s,
+            title=work.title,
+            continue_from=continued,
+            portal_origin=self._origin,
+        )
+
+    async def _place(
+        self, job_id: str, item: dict[str, Any], module: Module, info: GateInfo
+    ) -> dict[str, Any]:
+        """The item with only the assets that the module needs, each readable from there:
+        a path the cluster has, an address it may read, or staged through the gate."""
+        assets = {}
+        for key, asset in item["assets"].items():
+            if not _needed(key, asset, item, module):
+                continue
+            href = asset["href"]
+            there = any(Path(href).is_relative_to(p) for p in info.data_paths)
+            if there or href.startswith("https://"):
+                assets[key] = asset
+            else:
+                await self._stage(job_id, item["id"], key, Path(href))
+                assets[key] = {**asset, "href": STAGED_SCHEME}
+        return {**item, "assets": assets, "links": []}
+
+    async def _stage(self, job_id: str, scene: str, key: str, source: Path) -> None:
+        size, digest = await asyncio.to_thread(_measure, source)
+        await self._link.put(PutRequest(job_id, scene, key, size, digest), source)
+
+    async def _cancel(self, work: Session | Run) -> None:
+        try:
+            await self._link.cancel(work.id)
+        except NotFound:
+            await asyncio.to_thread(self._end_unsubmitted, work, EndReason.CANCELLED, "")
+        self._not_before[work.id] = time.time() + _RETRY_S
+
+    def _end_unsubmitted(self, work: Session | Run, why: EndReason, detail: str) -> None:
+        reason, now = ending(why, detail), time.time()
+        state = RunState.CANCELLED if why is EndReason.CANCELLED else RunState.FAILED
+        if isinstance(work, Run):
+            self._update(work, state=state, reason=reason, ended_at=now)
+            return
+        ended = SessionState.ENDED
+        self._update(work, state=ended, end_reason=why, reason=reason, ended_at=now)
+        if work.continued_from is None:
+            self._work.update_run(work.run, state=state, reason=reason, ended_at=now)
+
+    def _update(self, work: Session | Run, **columns: Any) -> None:
+        if isinstance(work, Run):
+            self._work.update_run(work.id, **columns)
+        else:
+            self._work.update_session(work.id, **columns)
+
+
+def _needed(key: str, asset: Mapping[str, Any], item: Mapping[str, Any], module: Module) -> bool:
+    if key in _QUALITY_ASSETS:
+        return True
+    platform = item["properties"].get("platform")
+    bands = {band for need in module.needs if need.platform == platform for band in need.bands}
+    return any(band.get("eo:common_name") in bands for band in asset.get("bands", ()))
+
+
+def _measure(source: Path) -> tuple[int, str]:
+    digest = hashlib.sha256()
+    size = 0
+    with source.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+            size += len(block)
+    return size, digest.hexdigest()

@@ -1,0 +1,106 @@
+"""From an endpoint to READY: a forward is added, proved by an authenticated request, and
+only then is the notebook offered; when the session ends all of it is taken away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from lib.errors import SceneBridgeError
+from lib.keeper.transitions import CONNECTING, READY
+from lib.model import SessionState
+
+if TYPE_CHECKING:
+    from lib.keeper.ports import Link, NotebookDoor
+    from lib.model import Endpoint, SessionId
+    from lib.store import Store
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 5.0
+
+
+class Connections:
+    """The notebooks of one cluster that are connected or being connected."""
+
+    def __init__(self, link: Link, store: Store, door: NotebookDoor) -> None:
+        self._link = link
+        self._work = store.work
+        self._door = door
+        self._tasks: dict[SessionId, asyncio.Task[None]] = {}
+        self._proved: set[SessionId] = set()
+
+    def connected(self, session: SessionId) -> bool:
+        return session in self._proved
+
+    def prove_all_again(self) -> None:
+        """The connection to the gate was made anew: take nothing for granted."""
+        self._proved.clear()
+
+    def want(self, session: SessionId, endpoint: Endpoint) -> None:
+        """See to it that this notebook gets connected. Idempotent."""
+        if session not in self._proved and session not in self._tasks:
+            self._tasks[session] = asyncio.create_task(self._connect(session, endpoint))
+
+    async def drop(self, session: SessionId) -> None:
+        """The session has ended. Idempotent."""
+        task = self._tasks.pop(session, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        self._proved.discard(session)
+        await self._door.close(session)
+        try:
+            await self._link.close_forward(session)
+        except SceneBridgeError as exc:
+            log.info("session %s: the forward goes with its master: %s", session, exc)
+
+    async def drop_strays(self, live: frozenset[SessionId]) -> None:
+        """Close forwards that belong to no live session (left by a portal that died)."""
+        for session in await self._link.forwards() - live:
+            await self.drop(session)
+
+    async def close(self) -> None:
+        """Stop trying. Forwards stay: they belong to the master."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks.clear()
+
+    async def _connect(self, session: SessionId, endpoint: Endpoint) -> None:
+        pause = _FIRST_PAUSE_S
+        try:
+            while not await self._try(session, endpoint):
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("session %s could not be connected", session)
+        finally:
+            if self._tasks.get(session) is asyncio.current_task():
+                del self._tasks[session]
+
+    async def _try(self, session: SessionId, endpoint: Endpoint) -> bool:
+        try:
+            socket = await self._link.open_forward(session)
+            await self._door.open(session, socket, endpoint)
+        except (SceneBridgeError, OSError) as exc:
+            log.info("session %s does not answer yet: %s", session, exc)
+            await asyncio.to_thread(
+                self._work.update_session, session, reason=f"{CONNECTING} ({exc})"
+            )
+            return False
+        self._proved.add(session)
+        now = await asyncio.to_thread(self._work.session, session)
+        await asyncio.to_thread(
+            self._work.update_session,
+            session,
+            state=SessionState.READY,
+            ready_at=now.ready_at.timestamp() if now.ready_at else time.time(),
+            reason=READY,
+        )
+        return True

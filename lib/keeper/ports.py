@@ -1,0 +1,66 @@
+"""What the keeper needs of the connections. `lib.tunnels` and `lib.proxy` provide it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from lib.model import Endpoint, SessionId
+    from lib.protocol import (
+        CancelReply,
+        GateInfo,
+        GetRequest,
+        LogReply,
+        LogRequest,
+        PutReply,
+        PutRequest,
+        SubmitReply,
+        SubmitRequest,
+        WatchMessage,
+    )
+
+
+class Link(Protocol):
+    """One cluster's gate.
+
+    Every method raises `ClusterUnreachable` when the gate cannot be asked: the call may
+    or may not have been carried out, and repeating it is safe.
+    """
+
+    async def ensure(self) -> None: ...
+
+    async def info(self) -> GateInfo: ...
+
+    async def submit(self, request: SubmitRequest) -> SubmitReply: ...
+
+    async def cancel(self, job_id: str) -> CancelReply: ...
+
+    async def log(self, request: LogRequest) -> LogReply: ...
+
+    async def get(self, request: GetRequest, into: Path) -> int: ...
+
+    async def put(self, request: PutRequest, source: Path) -> PutReply: ...
+
+    def watch(self, have: Mapping[str, int]) -> AsyncIterator[WatchMessage]: ...
+
+    async def open_forward(self, session: SessionId) -> Path: ...
+
+    async def close_forward(self, session: SessionId) -> None: ...
+
+    async def forwards(self) -> frozenset[SessionId]: ...
+
+    async def disconnect(self) -> None: ...
+
+
+class NotebookDoor(Protocol):
+    """Where proved notebooks are handed to the proxy."""
+
+    async def open(self, session: SessionId, socket: Path, endpoint: Endpoint) -> None:
+        """Prove with an authenticated request that this notebook answers, then let
+        visitors in. Idempotent. Raises `Unavailable` while it does not answer."""
+
+    async def close(self, session: SessionId) -> None:
+        """Let nobody in any more and cut open connections. Idempotent."""

@@ -1,0 +1,109 @@
+"""What a job's status means for a Session and a Run. Pure: values in, columns out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lib.model import EndReason, JobState, RunState, SceneState, SessionState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lib.model import RunScene
+    from lib.protocol import JobStatus
+
+HANDING_OVER = "The job is being handed to the cluster."
+ACCEPTED = "The cluster has accepted the job."
+STARTING = "The notebook server is starting."
+CONNECTING = "The notebook runs; the connection to it is being made."
+READY = "The notebook is ready."
+STOPPING = "Stopping."
+
+_ENDINGS = {
+    EndReason.FINISHED: "It has finished.",
+    EndReason.STOPPED: "It was stopped.",
+    EndReason.CANCELLED: "It was cancelled before it started.",
+    EndReason.WALLTIME: "Its time was up.",
+    EndReason.IDLE: "It was idle for too long and was stopped.",
+    EndReason.OUT_OF_MEMORY: "It ran out of memory. Choose larger resources and start again.",
+    EndReason.NODE_FAILURE: "The computer that it ran on failed. Start it again.",
+    EndReason.FAILED_TO_START: "It could not be started.",
+    EndReason.REFUSED: "The cluster refused it.",
+    EndReason.CRASHED: "It ended with an error.",
+    EndReason.LOST: "The cluster does not know it any more.",
+}
+
+
+def ending(reason: EndReason | None, detail: str = "") -> str:
+    """The sentence for a card, with the gate's own words behind it where it has some."""
+    sentence = _ENDINGS[reason or EndReason.FINISHED]
+    return f"{sentence} {detail}" if detail and detail != sentence else sentence
+
+
+def session_columns(status: JobStatus, *, connected: bool) -> dict[str, Any]:
+    """Columns of a Session after the gate said `status`.
+
+    Args:
+        connected: its forward is proved in this process; READY needs that.
+    """
+    columns: dict[str, Any] = {"job": status.job, "ends_at": status.ends_at}
+    for name in ("started_at", "endpoint_at"):
+        if getattr(status, name) is not None:
+            columns[name] = getattr(status, name)
+    if status.state is JobState.ENDED:
+        columns |= {
+            "state": SessionState.ENDED,
+            "end_reason": status.end_reason or EndReason.FINISHED,
+            "reason": ending(status.end_reason, status.reason),
+            "ended_at": status.ended_at or status.started_at or status.submitted_at,
+            "files_until": status.keep_until,
+        }
+    elif status.state in (JobState.QUEUED, JobState.HELD):
+        columns |= {"state": SessionState.QUEUED, "reason": status.reason or ACCEPTED}
+    elif status.state in (JobState.RUNNING, JobState.SUSPENDED):
+        columns["state"] = SessionState.READY if connected else SessionState.STARTING
+        columns["reason"] = status.reason or _running_reason(status, connected)
+    return columns
+
+
+def _running_reason(status: JobStatus, connected: bool) -> str:
+    if connected:
+        return READY
+    return CONNECTING if status.endpoint is not None else STARTING
+
+
+def run_columns(status: JobStatus) -> dict[str, Any]:
+    """Columns of a Run that has a job of its own, while the job lives."""
+    columns: dict[str, Any] = {"job": status.job}
+    if status.started_at is not None:
+        columns["started_at"] = status.started_at
+    if status.state in (JobState.QUEUED, JobState.HELD):
+        columns |= {"state": RunState.QUEUED, "reason": status.reason or ACCEPTED}
+    elif status.state in (JobState.RUNNING, JobState.SUSPENDED):
+        columns |= {"state": RunState.RUNNING, "reason": status.reason}
+    return columns
+
+
+def conclusion(
+    scenes: Sequence[RunScene], *, stopped: bool, detail: str = ""
+) -> tuple[RunState, str]:
+    """How a Run ended, once nothing more will come.
+
+    Args:
+        stopped: somebody stopped it before its scenes were through.
+        detail: what the gate or the module said, for the reason.
+    """
+    done = sum(s.state is SceneState.DONE for s in scenes)
+    failed = sum(s.state is SceneState.FAILED for s in scenes)
+    if done == len(scenes):
+        return RunState.DONE, ""
+    if stopped and failed == 0:
+        kept = f" The results of {_scenes(done)} are kept." if done else ""
+        return RunState.CANCELLED, f"It was stopped.{kept}"
+    if done:
+        return RunState.PARTIAL, f"{_scenes(len(scenes) - done)} could not be searched. {detail}"
+    return RunState.FAILED, detail or "No scene could be searched."
+
+
+def _scenes(count: int) -> str:
+    return "1 scene" if count == 1 else f"{count} scenes"
