@@ -1,0 +1,23 @@
+"""What jobs run in. One module per runtime; `make_runtime` knows them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lib.errors import InvalidInput
+from lib.jobs.ports import Runtime
+from lib.jobs.runtimes.process import ProcessRuntime
+
+_RUNTIMES = {"process": ProcessRuntime.from_options}
+
+
+def make_runtime(name: str, options: Mapping[str, Any]) -> Runtime:
+    """The runtime of that name with the options of the policy's `[runtime]` table.
+
+    Raises:
+        InvalidInput: unknown name, or options it does not take.
+    """
+    if name not in _RUNTIMES:
+        raise InvalidInput(f"policy [runtime]: {name!r:.40} is none of: {', '.join(_RUNTIMES)}.")
+    return _RUNTIMES[name](options)

@@ -1,0 +1,28 @@
+"""Who schedules jobs. One module per scheduler; `make_scheduler` knows them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lib.errors import InvalidInput
+from lib.jobs.ports import Scheduler
+from lib.jobs.schedulers.local import LocalScheduler
+
+_SCHEDULERS = {"local": LocalScheduler.from_options}
+
+
+def make_scheduler(name: str, options: Mapping[str, Any], home: Path) -> Scheduler:
+    """The scheduler of that name with the options of the policy's `[scheduler]` table.
+
+    Args:
+        home: the gate's folder; a scheduler may keep files below it.
+    Raises:
+        InvalidInput: unknown name, or options it does not take.
+    """
+    if name not in _SCHEDULERS:
+        raise InvalidInput(
+            f"policy [scheduler]: {name!r:.40} is none of: {', '.join(_SCHEDULERS)}."
+        )
+    return _SCHEDULERS[name](options, home)

@@ -1,0 +1,256 @@
+"""What a gate allows, read from its own `policy.toml`.
+
+The file is edited only by logging in to the cluster, never by a verb. An empty
+list allows nothing. docs/gate.md explains every key.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from lib.errors import InvalidInput
+from lib.jobs.ports import Runtime, Scheduler
+from lib.jobs.runtimes import make_runtime
+from lib.jobs.schedulers import make_scheduler
+from lib.jobs.strict import Table
+from lib.model import Preset
+from lib.protocol import NAME_PATTERN, ModuleOffer
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+FORMAT = 1
+_DAY_S = 86_400
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,39}")
+_ENTRY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
+_HOST = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:([0-9]{1,5}|\*))?")
+_TITLE = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedModule:
+    """A module that may run: `python -m entry` in the runtime.
+
+    `notebook` is copied into each new session; None where the module has none.
+    """
+
+    id: str
+    version: str
+    entry: str
+    notebook: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedPreset:
+    """A named set of resources and the site's scheduler flags behind the name."""
+
+    preset: Preset
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Caps. `max_disk_bytes` is per session; `idle_s` 0 means never."""
+
+    max_live: int
+    max_disk_bytes: int
+    keep_s: int
+    idle_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A whole policy, checked."""
+
+    cluster: str
+    port: int
+    portal_origins: tuple[str, ...]
+    data_paths: tuple[Path, ...]
+    https_hosts: tuple[str, ...]
+    scheduler_name: str
+    scheduler_options: Mapping[str, Any]
+    runtime_name: str
+    runtime_options: Mapping[str, Any]
+    modules: tuple[AllowedModule, ...]
+    presets: tuple[AllowedPreset, ...]
+    limits: Limits
+
+    def scheduler(self, home: Path) -> Scheduler:
+        """The scheduler that this policy names."""
+        return make_scheduler(self.scheduler_name, self.scheduler_options, home)
+
+    def runtime(self) -> Runtime:
+        """The runtime that this policy names."""
+        return make_runtime(self.runtime_name, self.runtime_options)
+
+    def offers(self) -> list[ModuleOffer]:
+        """The modules as the portal sees them."""
+        return [ModuleOffer(m.id, m.version) for m in self.modules]
+
+    def module(self, module_id: str, version: str) -> AllowedModule | None:
+        """The allowed module of that id and version."""
+        return next((m for m in self.modules if (m.id, m.version) == (module_id, version)), None)
+
+    def preset(self, name: str) -> AllowedPreset | None:
+        """The preset of that name."""
+        return next((p for p in self.presets if p.preset.name == name), None)
+
+    def may_frame(self, origin: str) -> bool:
+        """Whether this portal origin may show a notebook in a frame."""
+        if _ORIGIN.fullmatch(origin) is None or "*" in origin:
+            return False
+        any_port = re.sub(r":[0-9]+\Z", "", origin) + ":*"
+        return origin in self.portal_origins or any_port in self.portal_origins
+
+    def may_read_host(self, address: str) -> bool:
+        """Whether jobs may read this https address."""
+        try:
+            parts = urlsplit(address)
+            port = parts.port
+        except ValueError:
+            return False
+        plain = address.isascii() and not re.search(r"[\x00-\x20\x7f\\]", address)
+        return (
+            plain
+            and parts.scheme == "https"
+            and parts.username is None
+            and port in (None, 443)
+            and parts.hostname in self.https_hosts
+        )
+
+
+def load(path: Path, home: Path) -> Policy:
+    """Read and check a policy file.
+
+    Args:
+        home: the gate's own folder, which no rule may open to jobs.
+    Raises:
+        InvalidInput: with one sentence that names the key.
+    """
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except OSError as exc:
+        raise InvalidInput(f"The policy {path} cannot be read: {exc.strerror}.") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise InvalidInput(f"The policy {path} is not TOML: {exc}.") from exc
+    return parse(data, home, where=str(path))
+
+
+def parse(data: Mapping[str, Any], home: Path, *, where: str = "policy.toml") -> Policy:
+    """Check a policy that was read already. Errors as in `load`."""
+    table = Table(data, where)
+    table.whole("format", low=FORMAT, high=FORMAT)
+    listen = table.table("listen")
+    scheduler, scheduler_options = _part(table, "scheduler")
+    runtime, runtime_options = _part(table, "runtime")
+    modules = tuple(_module(t, runtime_options) for t in table.tables("modules"))
+    presets = tuple(_preset(t) for t in table.tables("presets"))
+    policy = Policy(
+        cluster=table.text("cluster", like=NAME_PATTERN),
+        port=listen.whole("port", 0, high=65535),
+        portal_origins=_each(table, "portal_origins", _ORIGIN),
+        data_paths=tuple(_data_path(p, home, where) for p in table.texts("data_paths")),
+        https_hosts=_each(table, "https_hosts", _HOST),
+        scheduler_name=scheduler,
+        scheduler_options=scheduler_options,
+        runtime_name=runtime,
+        runtime_options=runtime_options,
+        modules=modules,
+        presets=presets,
+        limits=_limits(table.table("limits")),
+    )
+    listen.close()
+    table.close()
+    _once("module", [f"{m.id} {m.version}" for m in modules], where)
+    _once("preset", [p.preset.name for p in presets], where)
+    policy.scheduler(home)  # both check their own options
+    policy.runtime()
+    return policy
+
+
+def _part(table: Table, key: str) -> tuple[str, dict[str, Any]]:
+    options = dict(table.get(key, dict))
+    name = options.pop("name", None)
+    if not isinstance(name, str):
+        raise InvalidInput(f"policy [{key}] lacks the key 'name'.")
+    return name, options
+
+
+def _module(table: Table, runtime_options: Mapping[str, Any]) -> AllowedModule:
+    notebook = table.get("notebook", str, "")
+    path = Path(str(runtime_options.get("code", "/")), notebook) if notebook else None
+    if path is not None and path.suffix != ".ipynb":
+        raise InvalidInput(f"The notebook {path} of a module must end in .ipynb.")
+    module = AllowedModule(
+        id=table.text("id", like=NAME_PATTERN),
+        version=table.text("version", like=_VERSION),
+        entry=table.text("entry", like=_ENTRY),
+        notebook=path,
+    )
+    table.close()
+    return module
+
+
+def _preset(table: Table) -> AllowedPreset:
+    longest = table.whole("max_walltime_s", low=60, high=30 * _DAY_S)
+    preset = Preset(
+        name=table.text("name", like=NAME_PATTERN),
+        title=table.text("title", like=_TITLE),
+        cores=table.whole("cores", low=1, high=1024),
+        memory_mb=table.whole("memory_mb", low=64, high=2**24),
+        gpus=table.whole("gpus", 0, high=64),
+        max_walltime_s=longest,
+        default_walltime_s=table.whole("default_walltime_s", longest, low=60, high=longest),
+    )
+    flags = table.texts("flags")
+    table.close()
+    return AllowedPreset(preset, flags)
+
+
+def _limits(table: Table) -> Limits:
+    limits = Limits(
+        max_live=table.whole("max_live", 4, low=0, high=1000),
+        max_disk_bytes=table.whole("max_disk_mb", 20_000, low=1, high=2**30) * 2**20,
+        keep_s=table.whole("keep_days", 14, high=3650) * _DAY_S,
+        idle_s=table.whole("idle_s", 0, high=30 * _DAY_S),
+    )
+    table.close()
+    return limits
+
+
+def _each(table: Table, key: str, like: re.Pattern[str]) -> tuple[str, ...]:
+    values = table.texts(key)
+    for value in values:
+        if like.fullmatch(value) is None:
+            raise InvalidInput(f"policy: {key} has an entry that is not allowed: {value!r:.80}.")
+    return values
+
+
+def _data_path(text: str, home: Path, where: str) -> Path:
+    """A folder that jobs may read; refused where it would open the account or the gate."""
+    path = Path(text)
+    if not path.is_absolute():
+        raise InvalidInput(f"{where}: data_paths entry {text!r:.80} must be an absolute path.")
+    real = path.resolve()
+    gate = home.resolve()
+    account = Path.home().resolve()
+    if real == account or real in account.parents:
+        raise InvalidInput(f"{where}: data_paths must not contain {text}: that is too much.")
+    if real == gate or real in gate.parents or gate in real.parents:
+        raise InvalidInput(f"{where}: data_paths entry {text} would open the gate's own folder.")
+    return real
+
+
+def _once(what: str, names: list[str], where: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise InvalidInput(f"{where} names the {what} {name} twice.")

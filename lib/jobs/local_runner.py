@@ -1,0 +1,197 @@
+"""The detached process that keeps one job of the scheduler `local`.
+
+Started as `python -m lib.jobs.local_runner FOLDER`; FOLDER holds `job.json`. It leaves
+its starter's session, waits for a free slot, starts the command in a process group of
+its own, enforces the walltime, and ends everything the command left behind. It writes
+`runner.json` (who it is), `state.json` (once the command runs) and `end.json`.
+
+Standard library only, and few imports: it is started for every job.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lib.jobs.files import read_json, write_json
+from lib.jobs.processes import (
+    ProcessId,
+    become_subreaper,
+    die_with_parent,
+    start_of,
+    sweep,
+    this_process,
+)
+
+GRACE_S = 10.0
+_SWEEP_GRACE_S = 1.0
+_QUEUE_POLL_S = 0.1
+
+
+class Runner:
+    """One job from queue to end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._job: dict[str, Any] = read_json(folder / "job.json")
+        self._started_at: float | None = None
+        self._wake, waker = socket.socketpair()
+        self._waker = waker
+        self._cancelled = False
+
+    def run(self) -> None:
+        """Do all of it; returns when the job is over and written down."""
+        self._listen_for_signals()
+        become_subreaper()
+        slot = self._wait_for_slot()
+        if slot is None:
+            self._end("cancelled-queued", None)
+            return
+        try:
+            process = self._start()
+        except OSError as exc:
+            self._end("not-started", None, f"The job could not be started: {exc.strerror}.")
+            return
+        why = self._watch(process)
+        sweep(grace_s=_SWEEP_GRACE_S)
+        shutil.rmtree(self._job["scratch"], ignore_errors=True)
+        code = process.returncode
+        self._end(why, 128 - code if code is not None and code < 0 else code)
+
+    def _listen_for_signals(self) -> None:
+        self._waker.setblocking(False)
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._cancel)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+    def _cancel(self, *_: object) -> None:
+        self._cancelled = True
+
+    def _sleep(self, seconds: float) -> None:
+        """Until a signal comes, at most `seconds`."""
+        if select.select([self._wake], [], [], max(seconds, 0.0))[0]:
+            self._wake.recv(4096)
+
+    def _wait_for_slot(self) -> int | None:
+        """The locked slot's descriptor, in order of submission; None when cancelled."""
+        while not (self._cancelled or (self._folder / "cancel").exists()):
+            if not self._somebody_is_ahead():
+                for number in range(self._job["slots"]):
+                    slot = self._try_slot(number)
+                    if slot is not None:
+                        return slot
+            self._sleep(_QUEUE_POLL_S)
+        return None
+
+    def _try_slot(self, number: int) -> int | None:
+        path = self._folder.parent.parent / f"slot-{number}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        return fd
+
+    def _somebody_is_ahead(self) -> bool:
+        earlier = [f for f in self._folder.parent.iterdir() if f.name < self._folder.name]
+        return any(waits(folder) for folder in earlier)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        output = os.open(self._job["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            # die_with_parent makes one system call: safe in this single-threaded process.
+            process = subprocess.Popen(
+                self._job["argv"],
+                env=self._job["env"],
+                cwd=self._job["folder"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=die_with_parent(),  # noqa: PLW1509
+            )
+        finally:
+            os.close(output)
+        self._started_at = time.time()
+        write_json(
+            self._folder / "state.json",
+            {"started_at": self._started_at, "pid": process.pid, "start": start_of(process.pid)},
+        )
+        return process
+
+    def _watch(self, process: subprocess.Popen[bytes]) -> str:
+        """Until the command is over. Returns why."""
+        deadline = time.monotonic() + self._job["walltime_s"]
+        while process.poll() is None:
+            if self._cancelled:
+                return self._terminate(process, "cancelled")
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return self._terminate(process, "walltime")
+            self._sleep(left)
+        return "cancelled" if self._cancelled else "exited"
+
+    def _terminate(self, process: subprocess.Popen[bytes], why: str) -> str:
+        """TERM to the command, which tidies up its own; KILL to all after the grace."""
+        write_json(self._folder / "ending.json", {"why": why})
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_S
+        while process.poll() is None and time.monotonic() < deadline:
+            self._sleep(min(0.2, deadline - time.monotonic()))
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        return why
+
+    def _end(self, why: str, exit_code: int | None, message: str = "") -> None:
+        end = {"why": why, "exit_code": exit_code, "message": message, "ended_at": time.time()}
+        write_json(self._folder / "end.json", end)
+
+
+def waits(folder: Path) -> bool:
+    """Whether the job in this folder still waits for a slot, its runner being alive."""
+    if (folder / "state.json").exists() or (folder / "end.json").exists():
+        return False
+    runner = identity(folder / "runner.json")
+    return runner is not None and runner.alive()
+
+
+def identity(path: Path) -> ProcessId | None:
+    """The process that a file with `pid` and `start` names."""
+    data = read_json(path)
+    return None if data is None else ProcessId(data["pid"], data["start"])
+
+
+def main() -> None:
+    """Detach, say so by exiting, and run the job."""
+    folder = Path(sys.argv[1])
+    ready, tell = os.pipe()
+    if os.fork():
+        os.close(tell)
+        os._exit(0 if os.read(ready, 1) == b"1" else 1)
+    os.close(ready)
+    os.setsid()
+    me = this_process()
+    write_json(folder / "runner.json", {"pid": me.pid, "start": me.start})
+    os.write(tell, b"1")
+    os.close(tell)
+    Runner(folder).run()
+
+
+if __name__ == "__main__":
+    main()

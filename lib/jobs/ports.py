@@ -1,0 +1,187 @@
+"""The two ports of a cluster: who schedules jobs, and what they run in.
+
+`tests/contract/` holds one suite per port; every implementation passes all of it.
+A scheduler of a site (Slurm, Grid Engine, PBS) is a command line to run, a parser of
+its output and a table of its states; what a parser does not know is `UNKNOWN`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from lib.model import EndReason, Isolation, JobState
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One job to schedule.
+
+    Args:
+        name: unique over all jobs, holds the session's id and a nonce.
+        argv: the command, trusted; nothing in it comes from a user.
+        env: the job's whole environment.
+        folder: working directory of the command, on every node.
+        output: file for stdout and stderr of the command.
+        scratch: node-local folder that the command makes for itself; a scheduler
+            removes it after the job where it can.
+        flags: the site's own options for the preset.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    folder: Path
+    output: Path
+    scratch: Path
+    walltime_s: int
+    cores: int
+    memory_mb: int
+    gpus: int = 0
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as the scheduler sees it. Times are Unix seconds.
+
+    `reason` is a plain sentence; `end_reason` and `exit_code` may be None for an
+    ended job where the scheduler does not know.
+    """
+
+    id: str
+    name: str
+    state: JobState
+    reason: str = ""
+    end_reason: EndReason | None = None
+    exit_code: int | None = None
+    started_at: float | None = None
+    ends_at: float | None = None
+    ended_at: float | None = None
+
+
+class Scheduler(Protocol):
+    """Obligations of every scheduler.
+
+    Jobs outlive the process that submitted them, and any later process with the same
+    gate folder sees and controls them. No method keeps the event loop busy. Every
+    wait has a timeout. `Unavailable` means "could not ask", and never that a job is over.
+    """
+
+    #: As `policy.toml` and `GateInfo` name it.
+    name: str
+    #: How often `query` may be asked while jobs live, seconds.
+    poll_s: float
+    #: How long a job may be missing from `query` before it counts as gone, seconds.
+    gone_after_s: float
+
+    async def submit(self, job: JobSpec) -> str:
+        """Hand the job over; answers with the scheduler's id for it.
+
+        Not idempotent: after `Unavailable` the job may exist; look with `find`.
+
+        Raises:
+            Refused: the scheduler does not take such a job; it does not exist.
+            Unavailable: no clear answer.
+        """
+        ...
+
+    async def query(self) -> Mapping[str, JobView]:
+        """All jobs of this gate that the scheduler knows, by id; one question for all.
+
+        Read-only, may be repeated. Ended jobs stay until `forget`, or as long as the
+        scheduler remembers them.
+
+        Raises:
+            Unavailable: could not ask.
+        """
+        ...
+
+    async def find(self, name: str) -> str | None:
+        """The id of the job of that name, or None when it certainly does not exist.
+
+        Raises:
+            Unavailable: could not ask.
+        """
+        ...
+
+    async def cancel(self, job_id: str) -> None:
+        """Ask the job to end: TERM, some grace, then KILL of everything it started.
+
+        Idempotent; returns before the job has ended; an unknown or ended job is no error.
+
+        Raises:
+            Unavailable: could not ask.
+        """
+        ...
+
+    async def forget(self, job_id: str) -> None:
+        """The gate holds what it needs of an ended job. Idempotent; never ends a job."""
+        ...
+
+    def endpoint_host(self) -> str:
+        """What a job binds its endpoint to: an address, or "" for its node's own name."""
+        ...
+
+    def vouches(self, job_id: str, host: str, port: int) -> bool:
+        """Whether this endpoint lies on the node that the scheduler gave this job.
+
+        Where it can be known, also whether the job itself listens there. Quick.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something to run inside the runtime with that runtime's Python.
+
+    Args:
+        args: what follows `python` on the command line; names paths as `Runtime.inside`
+            gives them. No secrets: command lines are public on a node.
+        env: what the task needs beside the runtime's own environment; may hold secrets.
+        work: the session's work folder, writable.
+        private: the node-local folder, writable.
+        readable: folders and files that the task may read.
+    """
+
+    args: tuple[str, ...]
+    env: Mapping[str, str]
+    work: Path
+    private: Path
+    readable: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """What to execute outside the container, exactly."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    cwd: Path
+
+
+class Runtime(Protocol):
+    """Obligations of every runtime.
+
+    Pure: turns a task into a command line and starts nothing. `Invocation.env` is
+    complete (nothing is inherited); `Invocation.cwd` never lies below `work`. When the
+    process of `Invocation.argv` gets TERM, the task gets it; when that process is gone
+    and its process group was killed, nothing of the task is left.
+    """
+
+    name: str
+    isolation: Isolation
+
+    def inside(self, task_path: Path, *, work: Path, private: Path) -> Path:
+        """Where the task sees a path that lies in `work` or `private`."""
+        ...
+
+    def invocation(self, task: Task) -> Invocation:
+        """The command line for a task."""
+        ...
+
+    def problem(self) -> str:
+        """Why this runtime cannot work on this computer, one sentence; "" when it can."""
+        ...

@@ -1,0 +1,78 @@
+"""Runtime `process`: a Python of this computer. It isolates nothing.
+
+A notebook or module runs with all rights of the account, and can read the gate's own
+files. It is for trying out on one's own computer; a cluster uses containers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lib.errors import InvalidInput
+from lib.jobs.ports import Invocation, Task
+from lib.jobs.strict import Table
+from lib.model import Isolation
+
+#: What a task inherits from the account. Everything else is left out.
+_PASS_ON = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "USER", "LOGNAME", "SHELL")
+_PASS_ON_PREFIXES = ("OPENBLAS_", "OMP_", "MKL_", "NUMBA_")
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRuntime:
+    """Runs `python ARGS` with `code` on its import path.
+
+    Args:
+        python: the interpreter, with the modules' packages installed.
+        code: the folder that holds the package `modules`.
+        cache: folder for compiled code that outlives the job, or None.
+    """
+
+    python: Path
+    code: Path
+    cache: Path | None
+    name: str = "process"
+    isolation: Isolation = Isolation.NONE
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> ProcessRuntime:
+        """From the policy's `[runtime]` table. Raises `InvalidInput`."""
+        table = Table(options, "policy [runtime]")
+        python = Path(table.get("python", str))
+        code = Path(table.get("code", str))
+        cache = table.get("cache", str, "")
+        table.close()
+        for key, path in (("python", python), ("code", code), ("cache", Path(cache or "/"))):
+            if not path.is_absolute():
+                raise InvalidInput(f"policy [runtime]: {key} must be an absolute path.")
+        return cls(python, code, Path(cache) if cache else None)
+
+    def inside(self, task_path: Path, *, work: Path, private: Path) -> Path:  # noqa: ARG002
+        """The same path: there is no container."""
+        return task_path
+
+    def invocation(self, task: Task) -> Invocation:
+        """Python itself, with a short environment and the private folder as cwd."""
+        env = {
+            k: v for k, v in os.environ.items() if k in _PASS_ON or k.startswith(_PASS_ON_PREFIXES)
+        }
+        env["PATH"] = f"{self.python.parent}:{os.environ.get('PATH', '/usr/bin:/bin')}"
+        env["PYTHONPATH"] = str(self.code)
+        env["TMPDIR"] = str(task.private)
+        env.setdefault("LANG", "C.UTF-8")
+        if self.cache is not None:
+            env["NUMBA_CACHE_DIR"] = str(self.cache)
+        env.update(task.env)
+        return Invocation((str(self.python), *task.args), env, task.private)
+
+    def problem(self) -> str:
+        """Says when the interpreter or the code folder is missing."""
+        if not os.access(self.python, os.X_OK):
+            return f"The Python of the policy is missing: {self.python}."
+        if not self.code.is_dir():
+            return f"The code folder of the policy is missing: {self.code}."
+        return ""
