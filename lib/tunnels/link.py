@@ -1,0 +1,316 @@
+"""`ClusterLink`: everything the portal may ask of one cluster's gate."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lib.errors import ClusterUnreachable, InvalidInput, ProtocolError, SceneBridgeError
+from lib.model import ClusterId, SessionId
+from lib.protocol import (
+    MAX_PUT_BYTES,
+    MAX_REPLY_BYTES,
+    MAX_REQUEST_BYTES,
+    WATCH_PING_S,
+    CancelReply,
+    CancelRequest,
+    GateInfo,
+    GetRequest,
+    InfoRequest,
+    LogReply,
+    LogRequest,
+    PutReply,
+    PutRequest,
+    SubmitReply,
+    SubmitRequest,
+    Verb,
+    WatchMessage,
+    WatchRequest,
+    decode,
+    encode,
+    read_reply,
+)
+from lib.tunnels import child, command, reasons, transfer
+from lib.tunnels.child import Child
+from lib.tunnels.command import Places
+from lib.tunnels.master import Master
+from lib.tunnels.reach import Reach
+
+log = logging.getLogger(__name__)
+
+#: How long a verb may take, seconds; `get` and `put` as long as bytes move.
+VERB_TIMEOUT_S: Mapping[Verb, float] = {
+    Verb.INFO: 10.0,
+    Verb.SUBMIT: 60.0,
+    Verb.CANCEL: 30.0,
+    Verb.LOG: 30.0,
+}
+SILENCE_S = 3 * WATCH_PING_S
+#: A master that answered so lately is not asked again before it is used.
+_FRESH_S = 2.0
+#: How long a suspected master has to show that its gate still answers.
+_PROBE_S = 4.0
+#: Commands at the same time, `watch` not counted. The gate has a limit of its own.
+_AT_ONCE = 8
+
+T = TypeVar("T")
+
+
+class ClusterLink:
+    """One cluster's gate, through one OpenSSH ControlMaster in a process of its own.
+
+    Every method connects when needed and raises `ClusterUnreachable` when the gate
+    cannot be asked; what the gate itself refuses comes as the error it reported.
+    Nothing is retried here. Cancelling a call ends its ssh process. All calls must
+    come from one event loop.
+    """
+
+    def __init__(
+        self,
+        cluster: ClusterId,
+        *,
+        reach: Callable[[], Reach],
+        key: Path,
+        host_key: str,
+        runtime: Path,
+    ) -> None:
+        """
+        Args:
+            reach: asked anew at each connect; may raise `ClusterUnreachable`.
+            key: the portal's private key for this cluster (0600).
+            host_key: the gate's public key, as in a `.pub` file; nothing else is trusted.
+            runtime: a short private folder (0700) for sockets; made when missing.
+        """
+        runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._places = Places(cluster, runtime)
+        self._known_hosts = command.known_hosts_line(cluster, host_key)
+        self._reach = reach
+        self._master = Master(self._places, key.absolute())
+        self._open = set(self._master.recorded)
+        self._answered_at = float("-inf")
+        #: Until a gate has answered through it, a master found here is not trusted.
+        self._suspect = True
+        self._connecting: asyncio.Task[None] | None = None
+        self._forwarding = asyncio.Lock()
+        self._slots = asyncio.Semaphore(_AT_ONCE)
+
+    # --- connection ---------------------------------------------------------
+
+    async def ensure(self) -> None:
+        """Start the master, or adopt the living one; rebuild the forwards of a dead one.
+
+        Callers that come while this happens share its outcome.
+
+        Raises:
+            ClusterUnreachable: not running, host key changed, key refused, no answer.
+        """
+        if not self._suspect and time.monotonic() - self._answered_at < _FRESH_S:
+            return
+        if self._connecting is None:
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(self._connected)
+        await asyncio.shield(self._connecting)
+
+    async def disconnect(self) -> None:
+        """End the master and take every forward away. Call `ensure` to come back."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+        async with self._forwarding:
+            await self._master.end()
+            for session in self._master.recorded | self._open:
+                self._master.forget(session)
+            self._open.clear()
+        self._suspect = True
+        for path in (self._places.known_hosts, self._places.log, self._places.record):
+            path.unlink(missing_ok=True)
+
+    def _connected(self, task: asyncio.Task[None]) -> None:
+        self._connecting = None
+        if not task.cancelled():
+            task.exception()  # every caller may have been cancelled: then nobody reads it
+
+    async def _connect(self) -> None:
+        try:
+            alive = await self._master.check()
+        except TimeoutError:
+            alive = False
+        if alive and self._suspect:
+            alive = await self._gate_answers()
+        async with self._forwarding:
+            if not alive:
+                await self._restart()
+            elif self._suspect:
+                await self._rebuild({s for s in self._open if not self._master.listens(s)})
+        self._suspect = False
+        self._answered_at = time.monotonic()
+
+    async def _gate_answers(self) -> bool:
+        with suppress(ClusterUnreachable):
+            await self._ask(GateInfo, Verb.INFO, InfoRequest(), timeout_s=_PROBE_S)
+            return True
+        return False
+
+    async def _restart(self) -> None:
+        reach = self._reach()
+        self._places.known_hosts.write_text(self._known_hosts, encoding="ascii")
+        await self._master.start(reach)
+        await self._rebuild(self._open)
+
+    async def _rebuild(self, sessions: Iterable[SessionId]) -> None:
+        for session in sorted(sessions):
+            try:
+                await self._master.forward(session)
+            except ClusterUnreachable as exc:
+                log.warning("The forward of session %s was not rebuilt: %s", session, exc)
+
+    # --- verbs --------------------------------------------------------------
+
+    async def info(self) -> GateInfo:
+        """What the cluster offers now."""
+        return await self._call(GateInfo, Verb.INFO, InfoRequest())
+
+    async def submit(self, r: SubmitRequest) -> SubmitReply:
+        """Start a job. The id makes it safe to ask again after `ClusterUnreachable`."""
+        return await self._call(SubmitReply, Verb.SUBMIT, r)
+
+    async def cancel(self, id: str) -> CancelReply:
+        """End a job; safe to ask again."""
+        return await self._call(CancelReply, Verb.CANCEL, CancelRequest(id=id))
+
+    async def log(self, r: LogRequest) -> LogReply:
+        """The end of one of a job's logs."""
+        return await self._call(LogReply, Verb.LOG, r)
+
+    async def get(self, r: GetRequest, into: Path) -> int:
+        """Fetch one artifact into the file `into`, complete or not at all; its size in bytes."""
+        await self.ensure()
+        async with self._slots, self._verb(Verb.GET) as ssh:
+            return await transfer.receive(ssh, r, into)
+
+    async def put(self, r: PutRequest, source: Path) -> PutReply:
+        """Stage the file `source`; safe to ask again."""
+        if not 0 <= r.size <= MAX_PUT_BYTES:
+            raise InvalidInput(
+                f"{source.name} has {r.size} bytes; a gate takes {MAX_PUT_BYTES} at most."
+            )
+        await self.ensure()
+        async with self._slots, self._verb(Verb.PUT) as ssh:
+            return read_reply(PutReply, await transfer.send(ssh, r, source))
+
+    async def watch(self, have: Mapping[str, int]) -> AsyncGenerator[WatchMessage, None]:
+        """The gate's stream: a snapshot, then changes, with a ping when nothing changes.
+
+        Close the iterator (`contextlib.aclosing`) to end its ssh process.
+
+        Raises:
+            ClusterUnreachable: the stream broke, or was silent for `SILENCE_S`.
+            ProtocolError: a line that is no message.
+        """
+        await self.ensure()
+        async with self._verb(Verb.WATCH) as ssh:
+            ssh.stdin.write(encode(WatchRequest(have=dict(have))))
+            while True:
+                async with asyncio.timeout(SILENCE_S):
+                    line = await _line(ssh)
+                self._answered_at = time.monotonic()
+                yield _message(line)
+
+    async def _call(self, reply: type[T], verb: Verb, request: Any) -> T:
+        await self.ensure()
+        async with self._slots:
+            return await self._ask(reply, verb, request, timeout_s=VERB_TIMEOUT_S[verb])
+
+    async def _ask(self, reply: type[T], verb: Verb, request: Any, *, timeout_s: float) -> T:
+        line = encode(request)
+        if len(line) > MAX_REQUEST_BYTES:
+            raise InvalidInput("The request is too large for the gate; choose fewer scenes.")
+        async with self._verb(verb) as ssh, asyncio.timeout(timeout_s):
+            ssh.stdin.write(line)
+            await ssh.close_input()
+            answer = await _line(ssh)
+        self._answered_at = time.monotonic()
+        return read_reply(reply, answer)
+
+    @asynccontextmanager
+    async def _verb(self, verb: Verb) -> AsyncIterator[Child]:
+        """A running verb; what goes wrong with ssh itself becomes `ClusterUnreachable`."""
+        cluster = self._places.cluster
+        argv = command.verb(self._places, verb)
+        async with child.running(argv, line_limit=MAX_REPLY_BYTES) as ssh:
+            try:
+                yield ssh
+            except TimeoutError as exc:
+                self._suspect = True
+                raise reasons.silent(cluster) from exc
+            except EOFError as exc:
+                self._suspect = True
+                said = ""
+                with suppress(TimeoutError):
+                    _, said = await ssh.finish(2.0)
+                raise reasons.unreachable(cluster, said) from exc
+
+    # --- forwards -----------------------------------------------------------
+
+    async def open_forward(self, session: SessionId) -> Path:
+        """The UNIX socket that leads to the session's notebook; safe to ask again.
+
+        The gate decides at each connection whether it goes through, so prove the
+        notebook with a request before telling anybody that it is there.
+        """
+        command.destination(session)
+        await self.ensure()
+        path = self._places.forward(session)
+        async with self._forwarding:
+            if session not in self._open or not path.is_socket():
+                await self._master.forward(session)
+                self._open.add(session)
+        return path
+
+    async def close_forward(self, session: SessionId) -> None:
+        """Take the forward away and unlink its socket; no error if there is none."""
+        command.destination(session)
+        async with self._forwarding:
+            self._open.discard(session)
+            try:
+                if await self._master.check():
+                    await self._master.cancel(session)
+                    return
+            except (TimeoutError, ClusterUnreachable):
+                self._suspect = True
+            self._master.forget(session)
+
+    async def forwards(self) -> frozenset[SessionId]:
+        """The sessions that this link keeps a forward for, adopted ones included."""
+        return frozenset(self._open)
+
+
+async def _line(ssh: Child) -> bytes:
+    try:
+        line = await ssh.stdout.readline()
+    except ValueError as exc:
+        raise ProtocolError("The gate sent a line longer than the protocol allows.") from exc
+    except ConnectionError as exc:
+        raise EOFError from exc
+    if not line.endswith(b"\n"):
+        raise EOFError
+    return line
+
+
+def _message(line: bytes) -> WatchMessage:
+    """One message of the stream; the stream may also begin with a refusal."""
+    try:
+        return decode(WatchMessage, line)
+    except InvalidInput as exc:
+        try:
+            read_reply(WatchMessage, line)
+        except ProtocolError:
+            raise ProtocolError("The gate sent a message that is not understood.") from exc
+        except SceneBridgeError:
+            raise
+        raise ProtocolError("The gate sent a message that is not understood.") from exc

@@ -1,0 +1,235 @@
+"""One OpenSSH ControlMaster in a process of its own.
+
+It is started in its own session with nothing of the portal's attached, so it outlives
+the portal; a portal that starts again finds it by its control socket and adopts it.
+What is known about it lies in one small record file: its process id and its forwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from lib.errors import ClusterUnreachable
+from lib.model import SessionId
+from lib.protocol import ID_PATTERN
+from lib.tunnels import child, command, reasons
+from lib.tunnels.command import Places
+from lib.tunnels.reach import Reach
+
+#: Longest wait for an answer on the control socket; a healthy master needs milliseconds.
+CONTROL_TIMEOUT_S = 5.0
+_POLL_S = 0.01
+_END_TIMEOUT_S = 3.0
+_PID = re.compile(r"pid=(\d+)")
+
+
+class Master:
+    """Starts, finds, asks and ends the master of one cluster. One user at a time."""
+
+    def __init__(self, places: Places, key: Path) -> None:
+        self._places = places
+        self._key = key
+        self._recorded = _read_record(places.record)
+
+    @property
+    def recorded(self) -> frozenset[SessionId]:
+        """The sessions whose forwards were asked of this master or its predecessor."""
+        return frozenset(self._recorded[1])
+
+    async def check(self) -> bool:
+        """Whether a master answers on the control socket. Raises TimeoutError when it hangs."""
+        if not self._places.control.exists():
+            return False
+        asked = command.control(self._places, "check")
+        done = await child.run(asked, timeout_s=CONTROL_TIMEOUT_S)
+        found = _PID.search(done.err) if done.code == 0 else None
+        if found is None:
+            return False
+        if int(found[1]) != self._recorded[0]:
+            self._record(int(found[1]), self.recorded)
+        return True
+
+    async def start(self, reach: Reach) -> None:
+        """Start a master and wait until it has signed in.
+
+        Raises:
+            ClusterUnreachable: with the reason; no process is left.
+        """
+        await self.end()
+        argv = command.master(self._places, reach, self._key)
+        with _private(self._places.log) as log:
+            pid = _spawn_detached(argv, log)
+        self._record(pid, self.recorded)
+        try:
+            await self._signed_in(pid)
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            await _gone(self._places, pid)
+            self._places.control.unlink(missing_ok=True)
+            raise
+
+    async def end(self) -> None:
+        """End whatever master there is, politely if it still listens; no error if none."""
+        pid = self._recorded[0]
+        if self._places.control.exists():
+            with suppress(TimeoutError):
+                await child.run(
+                    command.control(self._places, "exit"), timeout_s=min(CONTROL_TIMEOUT_S, 2.0)
+                )
+        if pid and not await _gone(self._places, pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            await _gone(self._places, pid)
+        self._places.control.unlink(missing_ok=True)
+        self._record(0, self.recorded)
+
+    async def forward(self, session: SessionId) -> None:
+        """Add the forward of a session, afresh.
+
+        Success says only that the socket is there: whether the gate lets a connection
+        through shows when one is made (measured: rc 0 although the gate will refuse).
+        """
+        self._places.forwards.mkdir(mode=0o700, exist_ok=True)
+        await self._cancel(session)
+        self._record(self._recorded[0], self.recorded | {session})
+        done = await self._control("forward", session)
+        if done.code != 0 or not self._places.forward(session).is_socket():
+            raise reasons.unreachable(self._places.cluster, done.err)
+
+    def listens(self, session: SessionId) -> bool:
+        """Whether a process holds the session's socket: a dead master leaves the file."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            return probe.connect_ex(str(self._places.forward(session))) == 0
+
+    async def cancel(self, session: SessionId) -> None:
+        """Take the forward away; no error if there is none."""
+        await self._cancel(session)
+        self._record(self._recorded[0], self.recorded - {session})
+
+    def forget(self, session: SessionId) -> None:
+        """As `cancel`, where no master lives that could be asked."""
+        self._places.forward(session).unlink(missing_ok=True)
+        self._record(self._recorded[0], self.recorded - {session})
+
+    async def _cancel(self, session: SessionId) -> None:
+        await self._control("cancel", session)
+        # Measured: `-O cancel` leaves the socket file behind.
+        self._places.forward(session).unlink(missing_ok=True)
+
+    async def _control(self, operation: str, session: SessionId) -> child.Finished:
+        argv = command.forward(self._places, operation, session)
+        try:
+            return await child.run(argv, timeout_s=CONTROL_TIMEOUT_S)
+        except TimeoutError as exc:
+            raise reasons.silent(self._places.cluster) from exc
+
+    async def _signed_in(self, pid: int) -> None:
+        """Wait for the control socket, which ssh makes once it has signed in."""
+        until = time.monotonic() + command.CONNECT_TIMEOUT_S + 5
+        while not self._places.control.exists():
+            if _ended(self._places, pid):
+                said = self._places.log.read_text(encoding="utf-8", errors="replace")
+                raise reasons.unreachable(self._places.cluster, said)
+            if time.monotonic() > until:
+                raise ClusterUnreachable(
+                    f"The gate of cluster {self._places.cluster} took too long to answer. "
+                    "It is asked again by itself."
+                )
+            await asyncio.sleep(_POLL_S)
+
+    def _record(self, pid: int, forwards: Iterable[SessionId]) -> None:
+        self._recorded = (pid, frozenset(forwards))
+        text = json.dumps({"pid": pid, "forwards": sorted(self._recorded[1])})
+        fresh = self._places.record.with_suffix(".new")
+        with _private(fresh) as file:
+            file.write(text.encode())
+        fresh.replace(self._places.record)
+
+
+def _spawn_detached(argv: list[str], log: IO[bytes]) -> int:
+    """Start `argv` in a session of its own, which no object of ours will ever end.
+
+    Neither asyncio's nor `subprocess`' processes fit: both consider a child that is
+    still running when they are collected an error, and asyncio kills it.
+    """
+    program = shutil.which(argv[0])
+    if program is None:
+        raise child.missing(argv[0])
+    return os.posix_spawn(
+        program,
+        argv,
+        child.environment(),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_DUP2, log.fileno(), 2),
+        ],
+        setsid=True,
+        setsigdef=(signal.SIGPIPE, signal.SIGINT, signal.SIGTERM),
+    )
+
+
+async def _gone(places: Places, pid: int) -> bool:
+    """Wait a little for a master to end; whether it has."""
+    until = time.monotonic() + _END_TIMEOUT_S
+    while not _ended(places, pid):
+        if time.monotonic() > until:
+            return False
+        await asyncio.sleep(_POLL_S)
+    return True
+
+
+def _ended(places: Places, pid: int) -> bool:
+    """Whether the master has ended. A child of ours is collected then."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return not _is_master(places, pid)
+
+
+def _is_master(places: Places, pid: int) -> bool:
+    """Whether `pid` is a process with our control path in its arguments.
+
+    The path lies in a private folder, so nothing else has it: a process id that was
+    given to another program since is never taken for the master's. Not for a child just
+    started: its arguments show a moment after `posix_spawn` returned.
+    """
+    if Path("/proc/self/cmdline").exists():
+        try:
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+        return os.fsencode(places.control) in arguments
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, timeout=5, check=False
+    )
+    return os.fsencode(places.control) in listed.stdout
+
+
+def _private(path: Path) -> IO[bytes]:
+    """A new file that only we may read."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+
+
+def _read_record(path: Path) -> tuple[int, frozenset[SessionId]]:
+    """The record of a portal that ran before, or an empty one."""
+    try:
+        data = json.loads(path.read_bytes())
+        pid, listed = int(data["pid"]), [str(item) for item in data["forwards"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, frozenset()
+    return pid, frozenset(SessionId(item) for item in listed if ID_PATTERN.fullmatch(item))

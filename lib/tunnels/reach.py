@@ -1,0 +1,24 @@
+"""Where the gate of a cluster can be reached from this computer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class TcpReach:
+    """A port that the gate itself listens on (the embedded cluster: loopback)."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class SocketReach:
+    """A UNIX socket that leads to the gate: an outer tunnel, or a gate that dialled out."""
+
+    path: Path
+
+
+Reach = TcpReach | SocketReach
