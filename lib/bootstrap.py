@@ -305,7 +305,7 @@ def run_logged(
             raise SetupError(f"{command[0]} could not be started: {exc.strerror}.") from exc
     if program.returncode:
         raise SetupError(
-            f"{what} could not be installed: {last_error(project.log)}. Check the internet "
+            f"{what} could not be installed: {first_errors(project.log)}. Check the internet "
             f"connection and the free disk space, then run this again. Log: {project.log}"
         )
 
@@ -323,12 +323,13 @@ def copy_output(output: IO[str], log: IO[str]) -> None:
             say("  unpacking")
 
 
-def last_error(log: Path) -> str:
-    """The last line of a log that calls itself an error, else its last line."""
+def first_errors(log: Path) -> str:
+    """The first two lines of a log that call themselves errors, else its last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if re.match(r"(npm )?err(or|!)", line, re.IGNORECASE)]
-    chosen = (errors or lines or ["no reason was given"])[-1]
-    return re.sub(r"^(npm )?err(or|!):?\s*", "", chosen, flags=re.IGNORECASE).rstrip(".")[:300]
+    mark = re.compile(r"(npm )?err(or|!):?\s*", re.IGNORECASE)
+    errors = [line for line in lines if mark.match(line)][:2]
+    chosen = errors or lines[-1:] or ["no reason was given"]
+    return "; ".join(mark.sub("", line, count=1).rstrip(".") for line in chosen)[:300]
 
 
 def say(line: str) -> None:
