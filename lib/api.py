@@ -1,0 +1,375 @@
+"""The HTTP API for programs, and what the pages fetch. Same rules, same `Portal`.
+
+`docs/openapi.yaml` documents it; a test holds the two against each other.
+"""
+
+# Every handler takes the request, needed or not.
+# ruff: noqa: ARG001
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import datetime, timedelta, timezone
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from lib import portal
+from lib.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    Refused,
+    SceneBridgeError,
+    Unavailable,
+)
+from lib.model import (
+    ClusterId,
+    LaunchRequest,
+    ModuleId,
+    Resources,
+    RunId,
+    SceneId,
+    SceneQuery,
+    SessionId,
+)
+from lib.protocol import ArtifactKind
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+
+    from lib.model import Scene, User
+
+_STATUS = (
+    (NotFound, 404),
+    (Refused, 403),
+    (Conflict, 409),
+    (InvalidInput, 422),
+    (Unavailable, 503),
+)
+_MAX_BODY = 2**20
+_OPENAPI = Path(__file__).resolve().parent.parent / "docs" / "openapi.yaml"
+_PICTURE_HEADERS = {"Cache-Control": "private, max-age=3600", "Content-Security-Policy": "sandbox"}
+
+
+def routes() -> list[Route]:
+    """All routes of the API, for the portal's own origin."""
+    table: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
+        ("GET", "/healthz", healthz),
+        ("GET", "/api/openapi.yaml", openapi),
+        ("GET", "/api/scenes", scenes),
+        ("GET", "/api/scenes/{scene}", scene),
+        ("GET", "/api/scenes/{scene}/quicklook.webp", quicklook),
+        ("GET", "/api/scenes/{scene}/tiles/{z:int}/{x:int}/{y:int}.webp", tile),
+        ("GET", "/api/footprints", footprints),
+        ("GET", "/api/modules", modules),
+        ("GET", "/api/clusters", clusters),
+        ("GET", "/api/sessions", sessions),
+        ("POST", "/api/sessions", open_session),
+        ("GET", "/api/sessions/{session}", session),
+        ("DELETE", "/api/sessions/{session}", stop_session),
+        ("GET", "/api/runs", runs),
+        ("POST", "/api/runs", start_run),
+        ("GET", "/api/runs/{run}", run),
+        ("DELETE", "/api/runs/{run}", stop_run),
+        ("GET", "/api/runs/{run}/detections", detections),
+        ("GET", "/api/runs/{run}/scenes/{scene}/chips/{n:int}.webp", chip),
+        ("GET", "/api/runs/{run}/scenes/{scene}/overview.webp", overview),
+    ]
+    return [Route(path, _guarded(handler), methods=[method]) for method, path, handler in table]
+
+
+def error_response(error: SceneBridgeError) -> JSONResponse:
+    """The one table from errors to HTTP statuses."""
+    status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
+    headers = {"Retry-After": "5"} if error.transient else None
+    return JSONResponse({"error": {"code": error.code, "message": error.message}}, status, headers)
+
+
+def _guarded(handler: Callable[[Request], Awaitable[Response]]) -> Any:
+    async def endpoint(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except SceneBridgeError as exc:
+            return error_response(exc)
+
+    return endpoint
+
+
+# --- what is asked ------------------------------------------------------------
+
+
+async def healthz(request: Request) -> Response:
+    """Alive, without saying anything about the inside."""
+    portal.current()
+    return JSONResponse({"status": "ok", "version": portal.Portal.version})
+
+
+async def openapi(request: Request) -> Response:
+    return Response(await run_in_threadpool(_OPENAPI.read_bytes), media_type="application/yaml")
+
+
+async def scenes(request: Request) -> Response:
+    hits = await _ask(request, "search", _query(request, default_limit=100))
+    return _json(
+        {
+            "type": "FeatureCollection",
+            "numberMatched": hits.total,
+            "numberReturned": len(hits.scenes),
+            "features": [_feature(s) for s in hits.scenes],
+        }
+    )
+
+
+async def scene(request: Request) -> Response:
+    found = await _ask(request, "scene", SceneId(request.path_params["scene"]))
+    return _json(_feature(found))
+
+
+async def footprints(request: Request) -> Response:
+    found = await _ask(request, "footprints", _query(request, default_limit=20_000))
+    return Response(
+        found.geojson,
+        media_type="application/geo+json",
+        headers={"X-Total-Count": str(found.total), "Cache-Control": "private, max-age=5"},
+    )
+
+
+async def quicklook(request: Request) -> Response:
+    size = _whole(request, "size", 256, 32, 2048)
+    picture = await _ask(request, "quicklook", SceneId(request.path_params["scene"]), size)
+    return Response(picture.webp, media_type="image/webp", headers=_PICTURE_HEADERS)
+
+
+async def tile(request: Request) -> Response:
+    at = request.path_params
+    content = await _ask(request, "tile", SceneId(at["scene"]), at["z"], at["x"], at["y"])
+    return Response(content, media_type="image/webp", headers=_PICTURE_HEADERS)
+
+
+async def modules(request: Request) -> Response:
+    return _json(await _ask(request, "modules"))
+
+
+async def clusters(request: Request) -> Response:
+    return _json(await _ask(request, "clusters"))
+
+
+async def sessions(request: Request) -> Response:
+    return _json(await _ask(request, "sessions"))
+
+
+async def session(request: Request) -> Response:
+    return _json(await _ask(request, "session", SessionId(request.path_params["session"])))
+
+
+async def open_session(request: Request) -> Response:
+    opened = await _ask(request, "open_notebook", await _launch_request(request))
+    return _json(opened, 201, {"Location": f"/api/sessions/{opened.id}"})
+
+
+async def stop_session(request: Request) -> Response:
+    session_id = SessionId(request.path_params["session"])
+    await _ask(request, "session", session_id)
+    await _ask(request, "stop", session_id)
+    return _json(await _ask(request, "session", session_id), 202)
+
+
+async def runs(request: Request) -> Response:
+    return _json(await _ask(request, "runs"))
+
+
+async def run(request: Request) -> Response:
+    return _json(await _ask(request, "run", RunId(request.path_params["run"])))
+
+
+async def start_run(request: Request) -> Response:
+    started = await _ask(request, "start_run", await _launch_request(request))
+    return _json(started, 201, {"Location": f"/api/runs/{started.id}"})
+
+
+async def stop_run(request: Request) -> Response:
+    run_id = RunId(request.path_params["run"])
+    await _ask(request, "run", run_id)
+    await _ask(request, "stop", run_id)
+    return _json(await _ask(request, "run", run_id), 202)
+
+
+async def detections(request: Request) -> Response:
+    run_id = RunId(request.path_params["run"])
+    content = await _ask(request, "export_geojson", run_id)
+    headers = {}
+    if request.query_params.get("download"):
+        headers["Content-Disposition"] = f'attachment; filename="detections-{run_id[:8]}.geojson"'
+    return Response(content, media_type="application/geo+json", headers=headers)
+
+
+async def chip(request: Request) -> Response:
+    return await _picture(request, ArtifactKind.CHIP, request.path_params["n"])
+
+
+async def overview(request: Request) -> Response:
+    return await _picture(request, ArtifactKind.OVERVIEW, 0)
+
+
+async def _picture(request: Request, kind: ArtifactKind, n: int) -> Response:
+    at = request.path_params
+    content = await _ask(request, "picture", RunId(at["run"]), SceneId(at["scene"]), kind, n)
+    return Response(content, media_type="image/webp", headers=_PICTURE_HEADERS)
+
+
+# --- in and out ---------------------------------------------------------------
+
+
+async def _ask(request: Request, method: str, *args: Any) -> Any:
+    """Call the Portal in a worker thread, in the name of who asks."""
+    user: User = request.state.user
+    return await run_in_threadpool(getattr(portal.current(), method), user, *args)
+
+
+async def _launch_request(request: Request) -> LaunchRequest:
+    body = b""
+    async for block in request.stream():
+        body += block
+        if len(body) > _MAX_BODY:
+            raise InvalidInput("The request is too large.")
+    try:
+        data = json.loads(body)
+        resources = data["resources"]
+        launch = LaunchRequest(
+            scenes=tuple(SceneId(s) for s in data["scenes"]),
+            module=ModuleId(data["module"]),
+            params=data.get("params", {}),
+            cluster=ClusterId(data["cluster"]),
+            resources=Resources(resources["preset"], resources["walltime_s"]),
+            title=data.get("title", ""),
+        )
+    except KeyError as exc:
+        raise InvalidInput(f"The request lacks {exc.args[0]!r}. See /api/openapi.yaml.") from exc
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise InvalidInput("The request is not the JSON object of /api/openapi.yaml.") from exc
+    texts = (*launch.scenes, launch.module, launch.cluster, launch.resources.preset, launch.title)
+    walltime = launch.resources.walltime_s
+    if (
+        not all(isinstance(t, str) for t in texts)
+        or not isinstance(launch.params, dict)
+        or not isinstance(walltime, int)
+        or isinstance(walltime, bool)
+    ):
+        raise InvalidInput("A field of the request has the wrong type. See /api/openapi.yaml.")
+    return launch
+
+
+def _query(request: Request, *, default_limit: int) -> SceneQuery:
+    given = request.query_params
+    end = _date(given.get("end"), "end")
+    return SceneQuery(
+        area=_bbox(given.get("bbox")),
+        polygon=_polygon(given.get("polygon")),
+        start=_date(given.get("start"), "start"),
+        end=end + timedelta(days=1, microseconds=-1) if end else None,
+        max_cloud=_percent(given.get("cloud")),
+        platforms=tuple(given.getlist("platform")),
+        text=given.get("q", "")[:200],
+        limit=_whole(request, "limit", default_limit, 1, 20_000),
+    )
+
+
+def _bbox(text: str | None) -> tuple[float, float, float, float] | None:
+    if not text:
+        return None
+    try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError as exc:
+        raise InvalidInput("bbox is west,south,east,north in degrees.") from exc
+    if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= north <= 90):
+        raise InvalidInput("bbox is west,south,east,north in degrees.")
+    return west, south, east, north
+
+
+def _polygon(text: str | None) -> dict[str, Any] | None:
+    if not text:
+        return None
+    try:
+        polygon = json.loads(text)
+        if polygon["type"] != "Polygon" or not polygon["coordinates"][0]:
+            raise InvalidInput("polygon is a GeoJSON Polygon.")
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as exc:
+        raise InvalidInput("polygon is a GeoJSON Polygon.") from exc
+    return {"type": "Polygon", "coordinates": polygon["coordinates"]}
+
+
+def _date(text: str | None, name: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=timezone.utc)
+    except ValueError as exc:
+        raise InvalidInput(f"{name} is a date like 2019-08-25.") from exc
+
+
+def _percent(text: str | None) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError as exc:
+        raise InvalidInput("cloud is a percentage, 0 to 100.") from exc
+    if not 0 <= value <= 100:
+        raise InvalidInput("cloud is a percentage, 0 to 100.")
+    return value
+
+
+def _whole(request: Request, name: str, default: int, low: int, high: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not low <= int(text[:9]) <= high:
+        raise InvalidInput(f"{name} is a whole number from {low} to {high}.")
+    return int(text)
+
+
+def _feature(scene: Scene) -> dict[str, Any]:
+    """A scene as a GeoJSON feature, without the addresses of its files."""
+    return {
+        "type": "Feature",
+        "id": scene.id,
+        "bbox": list(scene.bbox),
+        "geometry": dict(scene.footprint),
+        "properties": {
+            "title": scene.title,
+            "collection": scene.collection,
+            "platform": scene.platform,
+            "datetime": scene.time,
+            "cloud_cover": scene.cloud_cover,
+            "level": scene.level,
+            "bands": sorted(scene.bands),
+            "synthetic": scene.synthetic,
+        },
+    }
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    content = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"))
+    return Response(content, status, headers, media_type="application/json")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, dict) or hasattr(value, "items"):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(v) for v in value]
+    return value

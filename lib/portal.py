@@ -1,0 +1,356 @@
+"""Everything the pages and the API may ask, and nothing about ssh.
+
+Every method takes the `User` who asks and answers only what is theirs. Methods are
+synchronous and quick, except where a docstring says that a cluster is asked. All raise
+errors of `lib.errors`, whose messages are fit to be shown.
+"""
+
+# `user` comes first everywhere, also where everybody may ask today: rules change.
+# ruff: noqa: ARG002
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from concurrent.futures import TimeoutError as WaitedTooLong
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lib import __version__
+from lib.catalogs import fit
+from lib.cluster_views import ClusterViews
+from lib.errors import (
+    ClusterUnreachable,
+    Conflict,
+    NotFound,
+    SceneBridgeError,
+)
+from lib.launching import Launcher
+from lib.model import (
+    Cluster,
+    ClusterId,
+    Reachability,
+    Run,
+    RunId,
+    Session,
+    SessionId,
+    SessionState,
+)
+from lib.protocol import ID_PATTERN, ArtifactKind, LogKind, LogRequest
+from lib.results.export import geojson
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from lib.auth import Auth
+    from lib.catalogs import Catalogs
+    from lib.keeper import Keeper
+    from lib.model import Detection, Fit, LaunchRequest, Module, Scene, SceneId, SceneQuery, User
+    from lib.results.folder import ResultFolder
+    from lib.scenes.catalogue import Catalogue, Footprints, SceneHits
+    from lib.store import Store
+
+_LOG_TIMEOUT_S = 15.0
+_PLATFORMS = (
+    ("landsat-8", "Landsat 8"),
+    ("formosat-2", "FORMOSAT-2"),
+    ("formosat-5", "FORMOSAT-5"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LogText:
+    """The end of a log; `truncated` when there was more before it."""
+
+    text: str
+    truncated: bool
+
+
+class Portal:
+    """One per process (`current`). Safe to call from any thread."""
+
+    version = __version__
+
+    def __init__(
+        self,
+        store: Store,
+        auth: Auth,
+        catalogs: Catalogs,
+        catalogue: Catalogue,
+        results: ResultFolder,
+        keeper: Keeper,
+    ) -> None:
+        self._store = store
+        self._auth = auth
+        self._catalogs = catalogs
+        self._catalogue = catalogue
+        self._results = results
+        self._keeper = keeper
+        self._clusters = ClusterViews(catalogs, keeper)
+        self._launcher = Launcher(store, catalogs, catalogue, self._clusters)
+
+    # --- who ----------------------------------------------------------------
+
+    def user_of_cookies(self, cookies: Mapping[str, str]) -> User | None:
+        """Who is signed in with these cookies, if anybody."""
+        login = self._auth.login_of_cookies(cookies)
+        return login.user if login else None
+
+    # --- scenes ---------------------------------------------------------------
+
+    def search(self, user: User, query: SceneQuery) -> SceneHits:
+        """Scenes of all catalogues, newest first."""
+        return self._catalogue.search(query)
+
+    def scene(self, user: User, scene_id: SceneId) -> Scene:
+        """Raises NotFound."""
+        return self._catalogue.get(scene_id)
+
+    def footprints(self, user: User, query: SceneQuery) -> Footprints:
+        """The outlines of a search's scenes as GeoJSON for the map."""
+        return self._catalogue.footprints(query)
+
+    def platforms(self, user: User) -> tuple[tuple[str, str], ...]:
+        """(id, title) of every platform that a scene can be of."""
+        return _PLATFORMS
+
+    # --- modules and clusters -------------------------------------------------
+
+    def modules(self, user: User) -> tuple[Module, ...]:
+        """All modules that this portal offers."""
+        return tuple(self._catalogs.modules.values())
+
+    def fits(self, user: User, scene_ids: Sequence[SceneId]) -> tuple[Fit, ...]:
+        """Every module, those that fit all these scenes first, the others with reasons."""
+        scenes = [self._catalogue.get(s) for s in scene_ids]
+        fits = [fit(module, scenes) for module in self._catalogs.modules.values()]
+        return tuple(sorted(fits, key=lambda f: not f.ok))
+
+    def clusters(self, user: User) -> tuple[Cluster, ...]:
+        """All clusters, with what their gates last said."""
+        return tuple(self._clusters.view(c) for c in self._catalogs.clusters)
+
+    # --- launching ------------------------------------------------------------
+
+    def check_launch(self, user: User, request: LaunchRequest) -> None:
+        """Whether this could be started now.
+
+        Raises:
+            InvalidInput, NotFound, Refused: the sentence says what to change.
+            ClusterUnreachable: the cluster has not been heard of yet.
+        """
+        self._launcher.check(request)
+
+    def open_notebook(self, user: User, request: LaunchRequest) -> Session:
+        """Begin a notebook session with its run; returns at once, the keeper goes on.
+
+        Raises what `check_launch` raises.
+        """
+        with self._audited(user, "open-notebook", request.cluster) as entry:
+            session = self._launcher.open_notebook(user, request)
+            entry["object"] = session.id
+        self._keeper.wake(request.cluster)
+        return session
+
+    def start_run(self, user: User, request: LaunchRequest) -> Run:
+        """Begin a run of its own; returns at once, the keeper goes on.
+
+        Raises what `check_launch` raises.
+        """
+        with self._audited(user, "start-run", request.cluster) as entry:
+            run = self._launcher.start_run(user, request)
+            entry["object"] = run.id
+        self._keeper.wake(request.cluster)
+        return run
+
+    def start_again(self, user: User, session_id: SessionId) -> Session:
+        """A new session that takes over the notebook and files of an ended one.
+
+        Raises:
+            Conflict: it still runs, was continued already, or its files are gone.
+        """
+        with self._audited(user, "start-again", session_id) as entry:
+            session = self._launcher.start_again(self.session(user, session_id))
+            entry["object"] = session.id
+        self._keeper.wake(session.cluster)
+        return session
+
+    # --- watching and stopping --------------------------------------------------
+
+    def sessions(self, user: User) -> tuple[Session, ...]:
+        """The user's notebook sessions, newest first."""
+        return tuple(self._seen(s) for s in self._store.work.sessions_of(user.id))
+
+    def session(self, user: User, session_id: SessionId) -> Session:
+        """Raises NotFound, also where it is somebody else's."""
+        session = self._store.work.session(session_id)
+        if session.owner != user.id:
+            raise NotFound("There is no such notebook session.")
+        return self._seen(session)
+
+    def runs(self, user: User) -> tuple[Run, ...]:
+        """The user's runs, newest first; those inside a session too."""
+        return tuple(self._seen_run(r) for r in self._store.work.runs_of(user.id))
+
+    def run(self, user: User, run_id: RunId) -> Run:
+        """Raises NotFound, also where it is somebody else's."""
+        run = self._store.work.run(run_id)
+        if run.owner != user.id:
+            raise NotFound("There is no such run.")
+        return self._seen_run(run)
+
+    def stop(self, user: User, work_id: SessionId | RunId) -> None:
+        """Stop or cancel a session or a run; what has ended stays as it is.
+
+        Raises:
+            Conflict: a run inside a session is stopped with its session.
+        """
+        with self._audited(user, "stop", work_id):
+            work = self._work(user, work_id)
+            if isinstance(work, Session):
+                self._store.work.update_session(work.id, stopping=True)
+                run = self._store.work.run(work.run)
+                if run.session == work.id and not run.state.over:
+                    self._store.work.update_run(run.id, stopping=True)
+            elif work.session is not None:
+                raise Conflict("This run belongs to a notebook: stop the notebook.")
+            else:
+                self._store.work.update_run(work.id, stopping=True)
+        self._keeper.wake(work.cluster)
+
+    def log(self, user: User, work_id: SessionId | RunId, kind: str = "job") -> LogText:
+        """The end of a log. Asks the cluster: may take seconds.
+
+        Args:
+            kind: "job", "module" or "notebook".
+        Raises:
+            ClusterUnreachable: the cluster cannot be asked now.
+        """
+        work = self._work(user, work_id)
+        job = work.session if isinstance(work, Run) and work.session else work.id
+        loop = self._keeper.loop
+        if loop is None:
+            raise ClusterUnreachable("The portal is starting. Try again in a moment.")
+        asked = asyncio.run_coroutine_threadsafe(
+            self._ask_log(work.cluster, LogRequest(job, LogKind(kind))), loop
+        )
+        try:
+            return asked.result(_LOG_TIMEOUT_S)
+        except WaitedTooLong:
+            asked.cancel()
+            raise ClusterUnreachable("The cluster does not answer. Try again later.") from None
+
+    async def _ask_log(self, cluster: ClusterId, request: LogRequest) -> LogText:
+        reply = await self._keeper.link(cluster).log(request)
+        return LogText(reply.text, reply.truncated)
+
+    def may_open(self, user: User, session_id: SessionId) -> bool:
+        """Whether this user may visit this notebook now."""
+        if not ID_PATTERN.fullmatch(session_id):
+            return False
+        try:
+            session = self.session(user, session_id)
+        except NotFound:
+            return False
+        return session.state is not SessionState.ENDED
+
+    def notebook_path(self, session: Session) -> str:
+        """The portal's own path that leads to the notebook."""
+        return f"/open/{session.id}"
+
+    # --- results ----------------------------------------------------------------
+
+    def detections(
+        self,
+        user: User,
+        run_id: RunId,
+        *,
+        scene: SceneId | None = None,
+        klass: str | None = None,
+        min_score: float = 0.0,
+        limit: int | None = 200,
+        offset: int = 0,
+    ) -> tuple[Detection, ...]:
+        """What a run has found so far, best first."""
+        self.run(user, run_id)
+        return self._store.detections.of_run(
+            run_id, scene=scene, klass=klass, min_score=min_score, limit=limit, offset=offset
+        )
+
+    def detection_counts(self, user: User, run_id: RunId) -> dict[tuple[SceneId, str], int]:
+        """How many objects of which class in which scene."""
+        self.run(user, run_id)
+        return self._store.detections.counts(run_id)
+
+    def export_geojson(self, user: User, run_id: RunId) -> bytes:
+        """All detections of a run as GeoJSON, UTF-8."""
+        run = self.run(user, run_id)
+        items = self._store.work.items(run_id)
+        synthetic = frozenset(
+            i["id"] for i in items if i["properties"].get("scenebridge:synthetic") is True
+        )
+        found = self._store.detections.of_run(run_id, limit=None)
+        return geojson(run, found, synthetic=synthetic)
+
+    def picture(
+        self, user: User, run_id: RunId, scene: SceneId, kind: ArtifactKind, n: int = 0
+    ) -> bytes:
+        """A chip or an overview, WebP. Raises NotFound while it is not here."""
+        self.run(user, run_id)
+        return self._results.image(run_id, scene, kind, n)
+
+    # --- inside -------------------------------------------------------------------
+
+    def _work(self, user: User, work_id: str) -> Session | Run:
+        try:
+            return self.session(user, SessionId(work_id))
+        except NotFound:
+            return self.run(user, RunId(work_id))
+
+    def _seen(self, session: Session) -> Session:
+        if session.state is SessionState.ENDED:
+            return session
+        seen = self._clusters.reachability(session.cluster)
+        if session.state is SessionState.READY and not self._keeper.connected(
+            session.cluster, session.id
+        ):
+            seen = Reachability.UNKNOWN
+        return dataclasses.replace(session, reachability=seen)
+
+    def _seen_run(self, run: Run) -> Run:
+        if run.state.over:
+            return run
+        return dataclasses.replace(run, reachability=self._clusters.reachability(run.cluster))
+
+    @contextmanager
+    def _audited(self, user: User, action: str, object_id: str) -> Iterator[dict[str, str]]:
+        entry = {"object": object_id}
+        try:
+            yield entry
+        except SceneBridgeError as exc:
+            self._store.audit.write(
+                user.id, action, entry["object"], result=exc.code, detail=exc.message
+            )
+            raise
+        self._store.audit.write(user.id, action, entry["object"])
+
+
+_current: Portal | None = None
+
+
+def use(portal: Portal | None) -> None:
+    """Make this the Portal of the process."""
+    global _current
+    _current = portal
+
+
+def current() -> Portal:
+    """The Portal of this process.
+
+    Raises:
+        Unavailable: the portal is still starting.
+    """
+    if _current is None:
+        raise ClusterUnreachable("The portal is starting. Try again in a moment.")
+    return _current
