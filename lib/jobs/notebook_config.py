@@ -1,0 +1,66 @@
+"""Configuration file of the Jupyter server in a session. Jupyter executes it.
+
+It runs inside the runtime, so it imports nothing of the project. The session script
+passes everything by environment; the token is taken out of it again so that kernels do
+not inherit it.
+"""
+
+import hmac
+import os
+from pathlib import Path
+
+from jupyter_server.auth import IdentityProvider, User  # type: ignore[import-not-found,unused-ignore]
+
+c = get_config()  # type: ignore[name-defined]  # noqa: F821
+
+_TOKEN = os.environ.pop("SCENEBRIDGE_TOKEN").encode()
+_PRIVATE = Path(os.environ["SCENEBRIDGE_PRIVATE"])
+_WORK = os.environ["SCENEBRIDGE_WORK"]
+_NOTEBOOK = os.environ.get("SCENEBRIDGE_NOTEBOOK", "")
+_FRAME = os.environ.get("SCENEBRIDGE_FRAME_ORIGIN", "")
+
+
+class HeaderIdentityProvider(IdentityProvider):
+    """Lets in only requests with the token in their Authorization header.
+
+    Jupyter's own `token` stays empty, because JupyterLab writes it into its page. The
+    portal's proxy adds the header, and checks the visitor, the origin and forgery.
+    """
+
+    @property
+    def auth_enabled(self):
+        return True
+
+    async def get_user(self, handler):
+        scheme, _, got = handler.request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "token" or not hmac.compare_digest(got.encode(), _TOKEN):
+            return None
+        handler._token_authenticated = True  # Jupyter then skips its own XSRF check
+        name = handler.request.headers.get("X-Portal-User", "portal")
+        return User(username=name, name=name, display_name=name)
+
+    def validate_security(self, app, ssl_options=None):
+        """Nothing to warn about: the socket is private and every request needs the token."""
+
+
+c.ServerApp.identity_provider_class = HeaderIdentityProvider
+c.HeaderIdentityProvider.token = ""
+c.ServerApp.sock = str(_PRIVATE / "jupyter.sock")
+c.ServerApp.sock_mode = "0600"
+c.ServerApp.root_dir = _WORK
+c.ServerApp.open_browser = False
+c.ServerApp.allow_root = True  # an account that is root in its container, or on its own computer
+c.ServerApp.allow_remote_access = True
+c.ServerApp.trust_xheaders = True
+c.ServerApp.quit_button = False
+c.ServerApp.terminals_enabled = True
+c.ServerApp.websocket_ping_interval = 30_000
+c.ServerApp.tornado_settings = {
+    "headers": {"Content-Security-Policy": f"frame-ancestors 'self' {_FRAME}".strip()}
+}
+c.KernelManager.transport = "ipc"
+c.LabApp.news_url = None
+c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
+c.LabApp.extension_manager = "readonly"
+c.LabApp.default_url = f"/lab/tree/{_NOTEBOOK}" if _NOTEBOOK else "/lab"
+c.FileContentsManager.delete_to_trash = False

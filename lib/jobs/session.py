@@ -1,0 +1,247 @@
+"""The session script: what a job is. Runs on the compute node, outside the container.
+
+`python -m lib.jobs.session CONTROL`. It makes a private node-local folder, binds its
+port, starts the notebook server and the module in the runtime, relays the port to the
+notebook's socket, and reports the endpoint once the notebook answers. TERM stops it
+cleanly: nothing it started is left. See `lib.jobs.spec` for the files it reads and writes.
+
+Standard library only; runs on any Python >= 3.10 without packages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from lib.jobs import spec as control_files
+from lib.jobs.files import text_of, write_json
+from lib.jobs.jupyter import SOCKET, NotebookClient, notebook_task
+from lib.jobs.ports import Runtime, Task
+from lib.jobs.processes import become_subreaper, sweep
+from lib.jobs.relay import Relay, bind, server_context
+from lib.jobs.runtimes import make_runtime
+from lib.jobs.spec import Spec
+from lib.jobs.tasks import RunningTask
+from lib.model import EndReason
+
+_START_TIMEOUT_S = 180.0
+_START_POLL_S = 0.03
+_STOP_GRACE_S = 5.0
+_IDLE_POLL_S = 30.0
+#: A module that ends with one of these did its work (some scenes may have failed).
+_MODULE_DONE = (0, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the job ended: for people, and as an exit code."""
+
+    reason: EndReason
+    text: str
+    exit_code: int
+
+
+class Job:
+    """One job from start to end."""
+
+    def __init__(self, control: Path) -> None:
+        self._control = control
+        self._spec = Spec.read(control)
+        self._work = Path(self._spec.work)
+        self._private = Path(self._spec.scratch)
+        self._runtime: Runtime = make_runtime(self._spec.runtime, self._spec.runtime_options)
+        self._tasks: list[RunningTask] = []
+
+    async def run(self) -> Outcome:
+        """Until the notebook or (for a run) the module ends, or TERM comes."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, stop.set)
+        self._make_private()
+        body = asyncio.ensure_future(self._session() if self._is_session else self._run_only())
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            await asyncio.wait({body, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if body.done():
+                return body.result()
+            return Outcome(EndReason.STOPPED, "Stopped.", 0)
+        finally:
+            for task in (body, stopped):
+                task.cancel()
+            await asyncio.gather(body, stopped, return_exceptions=True)
+            await asyncio.gather(*(t.terminate(_STOP_GRACE_S) for t in self._tasks))
+            await asyncio.gather(*(t.close() for t in self._tasks))
+
+    @property
+    def _is_session(self) -> bool:
+        return self._spec.kind == "session"
+
+    def _make_private(self) -> None:
+        self._private.mkdir(mode=0o700)  # must be new: nobody else may have prepared it
+        for name in ("config", "r", "ipython"):
+            (self._private / name).mkdir(mode=0o700)
+
+    async def _session(self) -> Outcome:
+        """The notebook with the module beside it."""
+        control = self._control
+        context = server_context(
+            control / control_files.SERVER_CERT,
+            control / control_files.SERVER_KEY,
+            control / control_files.CLIENT_CERT,
+        )
+        relay = Relay(bind(self._spec.host), context, self._private / SOCKET)
+        try:
+            return await self._notebook(relay)
+        finally:
+            await relay.close()
+
+    async def _notebook(self, relay: Relay) -> Outcome:
+        token = text_of(self._control / control_files.TOKEN)
+        task = notebook_task(
+            self._runtime,
+            work=self._work,
+            private=self._private,
+            token=token,
+            notebook=self._spec.notebook,
+            frame_origin=self._spec.frame_origin,
+        )
+        server = await self._start(task, control_files.NOTEBOOK_LOG)
+        module = asyncio.ensure_future(self._module())
+        ended = asyncio.ensure_future(server.wait())
+        client = NotebookClient(self._private, token)
+        try:
+            if not await self._becomes_ready(client, ended):
+                return _not_started(server)
+            await relay.start()
+            self._report_endpoint(relay)
+            idle = asyncio.ensure_future(self._until_idle(client))
+            await asyncio.wait({ended, idle}, return_when=asyncio.FIRST_COMPLETED)
+            if idle.done():
+                return Outcome(EndReason.IDLE, "It was not used for a while.", 0)
+            idle.cancel()
+            return _notebook_ended(server, ended.result())
+        finally:
+            for future in (module, ended):
+                future.cancel()
+            await asyncio.gather(module, ended, return_exceptions=True)
+
+    async def _run_only(self) -> Outcome:
+        code, message = await self._module()
+        if code in _MODULE_DONE:
+            return Outcome(EndReason.FINISHED, "", code)
+        return Outcome(EndReason.CRASHED, message, code)
+
+    async def _module(self) -> tuple[int, str]:
+        """Run the module; its exit code and, when it broke off, one sentence."""
+
+        def inside(path: Path) -> str:
+            return str(self._runtime.inside(path, work=self._work, private=self._private))
+
+        args = (
+            *("-m", self._spec.entry, "run"),
+            *("--input", inside(self._work / "in")),
+            *("--output", inside(self._work / "out")),
+            *("--params", inside(self._work / "in" / "params.json")),
+        )
+        env = {"SCENEBRIDGE_WORK": inside(self._work), "PYTHONUNBUFFERED": "1"}
+        readable = tuple(Path(p) for p in self._spec.readable)
+        task = Task(args, env, self._work, self._private, readable)
+        running = await self._start(task, control_files.MODULE_LOG)
+        code = await running.wait()
+        message = "" if code in _MODULE_DONE else _module_broke(running, code)
+        report = {"exit_code": code, "message": message, "time": time.time()}
+        write_json(self._control / control_files.MODULE, report)
+        return code, message
+
+    async def _start(self, task: Task, log: str) -> RunningTask:
+        running = await RunningTask.start(
+            self._runtime.invocation(task),
+            self._control / log,
+            max_file_bytes=self._spec.max_file_bytes,
+        )
+        self._tasks.append(running)
+        return running
+
+    async def _becomes_ready(self, client: NotebookClient, ended: asyncio.Future[int]) -> bool:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline and not ended.done():
+            if (self._private / SOCKET).exists() and await client.answers():
+                return True
+            await asyncio.sleep(_START_POLL_S)
+        return False
+
+    def _report_endpoint(self, relay: Relay) -> None:
+        """The last step of starting: whoever reads this file may connect at once."""
+        endpoint = {"host": relay.host, "port": relay.port, "time": time.time()}
+        write_json(self._control / control_files.ENDPOINT, endpoint)
+
+    async def _until_idle(self, client: NotebookClient) -> None:
+        """Returns when nobody used the notebook for `idle_s`; 0: never."""
+        limit = self._spec.idle_s
+        while True:
+            await asyncio.sleep(min(_IDLE_POLL_S, limit / 4) if limit else 3600.0)
+            seen = await client.activity() if limit else None
+            if seen is not None and not seen.busy and time.time() - seen.last > limit:
+                return
+
+
+def _not_started(server: RunningTask) -> Outcome:
+    code = server.exit_code
+    what = "did not answer in time" if code is None else f"ended with code {code}"
+    text = _with_log(f"The notebook server {what} while it was starting.", server)
+    return Outcome(EndReason.FAILED_TO_START, text, 1)
+
+
+def _notebook_ended(server: RunningTask, code: int) -> Outcome:
+    if code == 0:
+        return Outcome(EndReason.FINISHED, "The notebook server was shut down.", 0)
+    text = _with_log(f"The notebook server ended with code {code}.", server)
+    return Outcome(EndReason.CRASHED, text, 1)
+
+
+def _module_broke(task: RunningTask, code: int) -> str:
+    return _with_log(f"The module broke off with exit code {code}.", task)
+
+
+def _with_log(text: str, task: RunningTask) -> str:
+    lines = task.log.last_lines(3)
+    return f"{text} Last words: {' / '.join(lines)}" if lines else text
+
+
+def main() -> int:
+    """Run the job of the control folder on the command line."""
+    control = Path(sys.argv[1])
+    become_subreaper()
+    job: Job | None = None
+    try:
+        job = Job(control)
+        outcome = asyncio.run(job.run())
+    except Exception as exc:
+        traceback.print_exc()  # the job's log is ours and stays in `control`
+        text = f"The session script failed: {type(exc).__name__}: {exc}"[:500]
+        outcome = Outcome(EndReason.FAILED_TO_START, text, 1)
+    sweep(grace_s=1.0)
+    if job is not None:
+        shutil.rmtree(job._private, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        write_json(
+            control / control_files.EXIT,
+            {
+                "end_reason": outcome.reason.value,
+                "reason": outcome.text,
+                "exit_code": outcome.exit_code,
+            },
+        )
+    return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""What the gate tells the session script, and what the script reports back.
+
+Files in `control/`, all 0600, all written by temporary file and rename:
+
+* `spec.json` (gate): `Spec`;
+* `server.crt server.key client.crt token` (gate): the secrets of this one session;
+* `endpoint.json` (script): `{"host", "port", "time"}`, once, when the notebook answers;
+* `module.json` (script): `{"exit_code", "message", "time"}`, when the module has ended;
+* `exit.json` (script): `{"end_reason", "reason", "exit_code"}`, last of all.
+
+Logs: `job.log` is the script's own output, `module.log` and `notebook.log` what the
+tasks printed (bounded; the older half is in `.1`).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lib.jobs.files import read_json, write_json
+from lib.protocol import from_plain
+
+SPEC = "spec.json"
+ENDPOINT = "endpoint.json"
+MODULE = "module.json"
+EXIT = "exit.json"
+TOKEN = "token"  # noqa: S105 (a file name)
+SERVER_CERT, SERVER_KEY = "server.crt", "server.key"
+CLIENT_CERT, CLIENT_KEY = "client.crt", "client.key"
+JOB_LOG, MODULE_LOG, NOTEBOOK_LOG = "job.log", "module.log", "notebook.log"
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One job for the session script.
+
+    Args:
+        kind: "session" or "run".
+        work: the work folder, absolute.
+        scratch: node-local folder to make, a short path.
+        host: address to bind the endpoint to; "" for the node's own name.
+        entry: Python module of the detector.
+        notebook: file name in `work` to open first; "" for none.
+        frame_origin: portal origin that may frame the notebook; "" for none.
+        idle_s: end after so long without use; 0 never.
+        max_file_bytes: largest single file that the tasks may write.
+        readable: paths that the tasks read beside `work`.
+    """
+
+    kind: str
+    work: str
+    scratch: str
+    host: str
+    entry: str
+    notebook: str
+    frame_origin: str
+    idle_s: int
+    max_file_bytes: int
+    readable: list[str]
+    runtime: str
+    runtime_options: dict[str, Any]
+
+    def write(self, control: Path) -> None:
+        """Into `control/spec.json`."""
+        write_json(control / SPEC, asdict(self))
+
+    @classmethod
+    def read(cls, control: Path) -> Spec:
+        """From `control/spec.json`."""
+        return from_plain(cls, read_json(control / SPEC))
+
+
+def script_argv(control: Path) -> tuple[str, ...]:
+    """The command that runs the session script with this very Python."""
+    return (sys.executable, "-S", "-m", "lib.jobs.session", str(control))
+
+
+def script_env() -> Mapping[str, str]:
+    """The session script's environment: its code, and what tasks may inherit."""
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SSH_", "LD_"))}
+    return {**keep, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}

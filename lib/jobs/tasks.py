@@ -1,0 +1,116 @@
+"""A program that a session script runs in the runtime, with its output kept in bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lib.jobs.ports import Invocation
+
+_CONFINE = Path(__file__).with_name("confine.py")
+_HALF_LOG_BYTES = 2 * 2**20
+_TAIL_BYTES = 8 * 1024
+
+
+class BoundedLog:
+    """A log file of at most two halves: `NAME` and the older `NAME.1`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._size = 0
+        self._tail = b""
+        self._file = self._open()
+
+    def write(self, data: bytes) -> None:
+        """Append; the older half is dropped when the newer is full."""
+        self._tail = (self._tail + data)[-_TAIL_BYTES:]
+        with contextlib.suppress(OSError):  # a full disk must not end the session
+            if self._size + len(data) > _HALF_LOG_BYTES:
+                os.close(self._file)
+                self._path.replace(self._path.with_name(self._path.name + ".1"))
+                self._file = self._open()
+                self._size = 0
+            self._size += os.write(self._file, data)
+
+    def last_lines(self, count: int) -> list[str]:
+        """The last lines that are not empty, as text fit to show."""
+        text = self._tail.decode("utf-8", "replace")
+        lines = ["".join(c for c in line if c.isprintable()).strip() for line in text.split("\n")]
+        return [line[:300] for line in lines if line][-count:]
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(self._path, flags, 0o600)
+
+
+class RunningTask:
+    """A started task. `log` holds what it printed."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: BoundedLog) -> None:
+        self._process = process
+        self.log = log
+        self._pump = asyncio.ensure_future(self._copy())
+
+    @classmethod
+    async def start(cls, what: Invocation, log: Path, *, max_file_bytes: int) -> RunningTask:
+        """Start it in a process group of its own. Raises `OSError`."""
+        argv: Sequence[str] = (
+            *(sys.executable, "-I", "-S", str(_CONFINE)),
+            *(str(os.getpid()), str(max_file_bytes)),
+            *what.argv,
+        )
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            cwd=what.cwd,
+            env=dict(what.env),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+        )
+        return cls(process, BoundedLog(log))
+
+    @property
+    def exit_code(self) -> int | None:
+        """As a shell would say it (128 + signal), or None while it runs."""
+        code = self._process.returncode
+        return 128 - code if code is not None and code < 0 else code
+
+    async def wait(self) -> int:
+        """Until it is over and its output is written. Returns `exit_code`."""
+        await self._process.wait()
+        with contextlib.suppress(asyncio.TimeoutError):  # a grandchild may hold the pipe
+            await asyncio.wait_for(asyncio.shield(self._pump), 1.0)
+        code = self.exit_code
+        return 1 if code is None else code
+
+    async def terminate(self, grace_s: float) -> None:
+        """TERM, up to `grace_s`, then KILL of the whole group."""
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._process.wait(), grace_s)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await self._process.wait()
+
+    async def close(self) -> None:
+        """Stop reading its output. The process must be over."""
+        self._pump.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._pump
+        self.log.close()
+
+    async def _copy(self) -> None:
+        stream = self._process.stdout
+        while stream is not None and (data := await stream.read(65536)):
+            self.log.write(data)
