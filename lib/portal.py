@@ -26,6 +26,8 @@ from lib.errors import (
     NotFound,
     SceneBridgeError,
 )
+from lib.imagery.quicklook import Quicklook, quicklook
+from lib.imagery.tiles import tile
 from lib.launching import Launcher
 from lib.model import (
     Cluster,
@@ -110,6 +112,20 @@ class Portal:
     def footprints(self, user: User, query: SceneQuery) -> Footprints:
         """The outlines of a search's scenes as GeoJSON for the map."""
         return self._catalogue.footprints(query)
+
+    def quicklook(
+        self, user: User, scene_id: SceneId, max_size: int = 512, composite: str | None = None
+    ) -> Quicklook:
+        """A preview of a scene and where on the map it belongs.
+
+        Raises:
+            NotFound, SceneUnavailable, InvalidInput: see `lib.imagery.quicklook`.
+        """
+        return quicklook(self._catalogue.get(scene_id), max_size=max_size, composite=composite)
+
+    def tile(self, user: User, scene_id: SceneId, z: int, x: int, y: int) -> bytes:
+        """One map tile of a scene, 256 x 256 pixels, WebP. Errors as of `quicklook`."""
+        return tile(self._catalogue.get(scene_id), z, x, y)
 
     def platforms(self, user: User) -> tuple[tuple[str, str], ...]:
         """(id, title) of every platform that a scene can be of."""
