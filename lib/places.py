@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import stat
 import tempfile
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 #: The address of a UNIX socket ends at 104 characters on some systems; what lies below
 #: the runtime folder needs up to 62 of them (`CLUSTER.ctl` and ssh's temporary suffix).
 LONGEST_RUNTIME = 40
+#: ssh's options read nothing else in a path.
+_PLAIN = re.compile(r"/[A-Za-z0-9._/-]*")
 PORTAL_FILE = "portal.json"
 
 
@@ -117,7 +120,8 @@ def runtime_path(data: Path) -> Path:
     mark = hashlib.sha256(os.fsencode(data)).hexdigest()[:8]
     session = os.environ.get("XDG_RUNTIME_DIR", "")
     short = Path(session) / f"sb-{mark}"
-    if Path(session).is_absolute() and len(str(short)) <= LONGEST_RUNTIME and _is_ours(session):
+    fits = len(str(short)) <= LONGEST_RUNTIME and _PLAIN.fullmatch(session) is not None
+    if fits and _is_ours(session):
         return short
     return Path("/tmp") / f"sb-{os.getuid()}-{mark}"  # noqa: S108 - made 0700 and checked
 

@@ -1,0 +1,310 @@
+"""The embedded cluster: a real gate on this computer, started beside the portal.
+
+It is a process of its own (`python -m lib.gate`), never imported here, and outlives a
+portal that is killed. `start` takes over the gate that it finds, unless policy or code
+have changed since that one was started; jobs do not notice a restart of their gate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from lib.errors import ClusterUnreachable, Unavailable
+from lib.model import ClusterId
+from lib.settings import PROJECT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from lib.catalogs import Catalogs
+    from lib.model import Module
+    from lib.settings import Settings
+
+CLUSTER = ClusterId("here")
+START_TIMEOUT_S = 30.0
+#: Ending live jobs takes their grace time.
+STOP_TIMEOUT_S = 60.0
+COMMAND_TIMEOUT_S = 30.0
+
+_HOUR_S = 3600
+#: What the gate runs from; when it changes, a gate that still runs is replaced.
+_SHIPPED = ("lib/gate", "lib/jobs", "lib/protocol.py", "lib/model.py", "lib/errors.py")
+
+
+@dataclass(frozen=True, slots=True)
+class GateAddress:
+    """Where the gate answers on loopback, and the one host key it may show."""
+
+    pid: int
+    port: int
+    host_key: str
+
+
+class EmbeddedCluster:
+    """The gate of this computer for one data folder.
+
+    Args:
+        catalogs: the modules that it may run.
+    """
+
+    def __init__(self, settings: Settings, catalogs: Catalogs) -> None:
+        self._settings = settings
+        self._catalogs = catalogs
+        self._home = settings.data / "embedded"
+        self._key = settings.data / "keys" / CLUSTER
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> GateAddress:
+        """Take over the gate that runs, or start one. Idempotent; call it again to mend.
+
+        Raises:
+            ClusterUnreachable: it did not start; the sentence carries its last words.
+            Unavailable: a key or file of it could not be made.
+        """
+        self._make_key()
+        policy = policy_text(self._settings, self._catalogs)
+        running = self.address()
+        if running is not None:
+            if self._read_policy() == policy:
+                return self._pin(running)
+            self._gate("stop", "--home", str(self._home))
+        self._prepare(policy)
+        return self._pin(self._serve())
+
+    def address(self) -> GateAddress | None:
+        """The gate that answers now, if one does."""
+        if self._process is not None:
+            self._process.poll()  # reaps a gate of ours that has died
+        try:
+            found = json.loads((self._home / "gate.json").read_text("utf-8"))
+            address = GateAddress(found["pid"], found["port"], found["host_key"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return address if _answers(address) else None
+
+    def stop(self) -> None:
+        """End every live job, then the gate. Nothing of either is left.
+
+        Raises:
+            ClusterUnreachable: something could not be ended, and what.
+        """
+        if (self._home / "policy.toml").exists():
+            self._gate("stop", "--home", str(self._home), "--jobs", timeout=STOP_TIMEOUT_S)
+        if self._process is not None:
+            self._process.wait(COMMAND_TIMEOUT_S)
+
+    # --- making -----------------------------------------------------------------------
+
+    def _make_key(self) -> None:
+        """The portal's restricted key for this gate, once."""
+        if self._key.exists():
+            return
+        self._key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "scenebridge-portal"]
+        _run([*command, "-f", str(self._key)], "The portal's key could not be made")
+
+    def _prepare(self, policy: str) -> None:
+        """The gate's home with this policy; what is there already stays."""
+        file = self._settings.data / "embedded-policy.toml"
+        file.write_text(policy, "utf-8")
+        arguments = ["--home", str(self._home), "--cluster", CLUSTER]
+        arguments += ["--portal-key", f"{self._key}.pub", "--policy", str(file)]
+        self._gate("init", *arguments)
+        file.unlink()
+
+    def _serve(self) -> GateAddress:
+        """Start the gate in a session of its own and wait until it answers."""
+        log = self._home / "gate.log"
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [*_GATE, "serve", "--home", str(self._home)],
+                cwd="/",
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            address = self.address()
+            if address is not None and address.pid == self._process.pid:
+                return address
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.05)
+        self._process.kill()
+        self._process.wait()
+        raise ClusterUnreachable(
+            f"The gate of this computer did not start: {_last_line(log)} The whole log is in {log}."
+        )
+
+    def _pin(self, address: GateAddress) -> GateAddress:
+        """Note the host key that the portal trusts."""
+        self._key.with_suffix(".host").write_text(address.host_key + "\n", "utf-8")
+        return address
+
+    def _read_policy(self) -> str:
+        try:
+            return (self._home / "policy.toml").read_text("utf-8")
+        except OSError:
+            return ""
+
+    def _gate(self, *arguments: str, timeout: float = COMMAND_TIMEOUT_S) -> None:
+        what = f"The gate of this computer could not do “{arguments[0]}”"
+        _run([*_GATE, *arguments], what, timeout=timeout)
+
+
+_GATE = (sys.executable, "-P", "-m", "lib.gate")
+
+
+# --- policy -------------------------------------------------------------------------------
+
+
+def policy_text(settings: Settings, catalogs: Catalogs) -> str:
+    """The gate's policy file: this computer, its offered modules, the data folder's scenes."""
+    slots = settings.slots or max(2, (os.cpu_count() or 1) // 2)
+    runtime = {
+        "name": "process",
+        "python": sys.executable,
+        "code": str(PROJECT),
+        "cache": str(settings.data / "cache"),
+    }
+    limits = {"max_live": slots + 16, "keep_days": settings.keep_days}
+    lines = [
+        f"# Written by ./run at each start; changes here are lost. Code: {_code_digest()}",
+        "format = 1",
+        f"cluster = {json.dumps(CLUSTER)}",
+        'portal_origins = ["http://localhost:*"]',
+        f"data_paths = [{json.dumps(str(settings.data / 'scenes'))}]",
+        "https_hosts = []",
+        *_table("listen", {"port": 0}),
+        *_table("scheduler", {"name": "local", "slots": slots}),
+        *_table("runtime", runtime),
+        *_table("limits", limits),
+    ]
+    for module in catalogs.modules.values():
+        lines += _table("[modules]", _module_entry(module))
+    for preset in presets(psutil.cpu_count() or 1, psutil.virtual_memory().total // 2**20):
+        lines += _table("[presets]", preset)
+    return "\n".join(lines) + "\n"
+
+
+def presets(cores: int, memory_mb: int) -> tuple[dict[str, Any], ...]:
+    """Small and medium for a computer of that many cores and that much memory.
+
+    Small leaves room for a second job and for the user's own work; medium takes nearly
+    all. The local scheduler enforces neither: they are what modules are told.
+    """
+    half, most = max(1, cores // 2), max(1, cores - 1)
+    return (
+        {
+            "name": "small",
+            "title": f"Small ({_cores(half)}, a quarter of the memory)",
+            "cores": half,
+            "memory_mb": max(64, memory_mb // 4),
+            "gpus": 0,
+            "max_walltime_s": 24 * _HOUR_S,
+            "default_walltime_s": 2 * _HOUR_S,
+        },
+        {
+            "name": "medium",
+            "title": f"Medium ({_cores(most)}, half of the memory)",
+            "cores": most,
+            "memory_mb": max(64, memory_mb // 2),
+            "gpus": 0,
+            "max_walltime_s": 72 * _HOUR_S,
+            "default_walltime_s": 8 * _HOUR_S,
+        },
+    )
+
+
+def _cores(number: int) -> str:
+    return "1 core" if number == 1 else f"{number} cores"
+
+
+def _module_entry(module: Module) -> dict[str, Any]:
+    folder = module.id.replace("-", "_")
+    described = tomllib.loads((PROJECT / "modules" / folder / "module.toml").read_text("utf-8"))
+    entry = {"id": module.id, "version": module.version, "entry": f"modules.{folder}"}
+    if "notebook" in described:
+        entry["notebook"] = f"modules/{folder}/{described['notebook']}"
+    return entry
+
+
+def _table(name: str, values: dict[str, Any]) -> Iterator[str]:
+    """One table of TOML. A JSON string or number is also one of TOML."""
+    yield ""
+    yield f"[{name}]"
+    for key, value in values.items():
+        yield f"{key} = {json.dumps(value)}"
+
+
+def _code_digest() -> str:
+    total = hashlib.sha256()
+    for name in _SHIPPED:
+        path = PROJECT / name
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            total.update(file.read_bytes())
+    return total.hexdigest()[:16]
+
+
+# --- processes ----------------------------------------------------------------------------
+
+
+def _answers(address: GateAddress) -> bool:
+    """Whether an SSH server greets on that port while the process lives."""
+    if not psutil.pid_exists(address.pid):
+        return False
+    try:
+        with socket.create_connection(("127.0.0.1", address.port), timeout=2) as connection:
+            connection.settimeout(2)
+            return connection.recv(8).startswith(b"SSH-2.0")
+    except OSError:
+        return False
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(PROJECT)}
+
+
+def _run(command: Sequence[str], what: str, *, timeout: float = COMMAND_TIMEOUT_S) -> None:
+    """Run a program to its end.
+
+    Raises:
+        Unavailable: it failed; `what` begins the sentence, its last line ends it.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            cwd="/",
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise Unavailable(f"{what}: no answer within {timeout:.0f} s.") from exc
+    except OSError as exc:
+        raise Unavailable(f"{what}: {command[0]} cannot be started ({exc.strerror}).") from exc
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[-1]
+        raise Unavailable(f"{what}: {last}")
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text("utf-8", errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing."

@@ -1,0 +1,271 @@
+"""What `./run` becomes once the project is set up: the portal with its embedded cluster.
+
+    python -m lib.serve [--port PORT] [--data DIR] [--no-browser]
+
+Everything runs for one person on loopback. A portal that is stopped (Ctrl-C, SIGTERM)
+stops all that it started; one that is killed leaves gate, ssh master and jobs running,
+and the next one takes them over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import webbrowser
+from contextlib import ExitStack, suppress
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvloop
+
+from lib import settings
+from lib.auth import Auth
+from lib.catalogs import load_catalogs
+from lib.embedded import CLUSTER, EmbeddedCluster
+from lib.errors import Conflict, SceneBridgeError, Unavailable
+from lib.places import Running, claim, make_data_folder, make_runtime_folder
+from lib.samples import take_in_samples
+from lib.server import PortalServer
+from lib.store import Store
+from lib.tunnels.link import ClusterLink
+from lib.tunnels.reach import TcpReach
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import FrameType
+
+    from lib.settings import Settings
+
+_WATCH_S = 2.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a portal until it is told to stop; the exit code."""
+    options = _options(arguments)
+    data = Path(options.data).expanduser().absolute()
+    os.chdir(settings.PROJECT)  # Streamlit reads .streamlit/config.toml from there
+    os.umask(0o077)
+    signals = _Signals()
+    try:
+        chosen = settings.load(data, port=options.port)
+        settings.use(chosen)
+        with ExitStack() as stack:
+            listeners = _prepare(chosen, stack)
+            _log_into(chosen.data / "portal.log")
+            cluster = EmbeddedCluster(chosen, load_catalogs(settings.PROJECT))
+            _take_in_samples(chosen)
+            stack.callback(_stop, chosen, cluster, signals)
+            cluster.start()
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                browser = not options.no_browser
+                runner.run(_serve(chosen, cluster, listeners, signals, browser=browser))
+    except SceneBridgeError as exc:
+        print(f"SceneBridge: {exc.message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("SceneBridge was stopped before it was ready.", file=sys.stderr)
+        return 130
+    print("SceneBridge has stopped.")
+    return 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="./run", description="Start SceneBridge on this computer.", allow_abbrev=False
+    )
+    parser.add_argument("--port", type=int, help="port of the portal (default: 8501)")
+    parser.add_argument(
+        "--data",
+        default=settings.DEFAULT_DATA,
+        metavar="DIR",
+        help="folder for everything that is kept (default: var/ in the project)",
+    )
+    parser.add_argument("--no-browser", action="store_true", help="do not open the page")
+    return parser.parse_args(arguments)
+
+
+class _Signals:
+    """One handler for SIGINT, SIGTERM and SIGHUP; what it does follows the portal's phase."""
+
+    def __init__(self) -> None:
+        self.act: Callable[[], None] = _interrupt
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets SIGHUP
+                signal.signal(number, self._handle)
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        act, self.act = self.act, _ask_for_patience
+        act()
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _ask_for_patience() -> None:
+    print("Still stopping; a moment, please.", flush=True)
+
+
+def _log_into(file: Path) -> None:
+    """Everything that is logged goes to a file; the terminal keeps to what a user needs."""
+    handler = RotatingFileHandler(file, maxBytes=5 * 2**20, backupCount=2, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("lib").setLevel(logging.INFO)
+
+
+# --- before ---------------------------------------------------------------------------------
+
+
+def _prepare(chosen: Settings, stack: ExitStack) -> list[socket.socket]:
+    """All that can stand in the way of a start, checked before anything is started."""
+    for program in ("ssh", "ssh-keygen"):
+        if shutil.which(program) is None:
+            raise Unavailable(
+                f"the program {program} is missing. Install the OpenSSH client "
+                "(on Debian or Ubuntu: sudo apt install openssh-client) and start again."
+            )
+    make_data_folder(chosen.data)
+    running = Running(os.getpid(), chosen.origin, str(chosen.runtime))
+    stack.enter_context(claim(chosen.data, running))
+    listeners = listen(chosen.port)
+    for listener in listeners:
+        stack.callback(listener.close)
+    make_runtime_folder(chosen.runtime)
+    Store(chosen.data / "portal.sqlite").close()
+    return listeners
+
+
+def listen(port: int) -> list[socket.socket]:
+    """Listening sockets for the port on every loopback address of this computer.
+
+    Both families, since "localhost" may mean either: where only one were ours, another
+    account could answer on the other and receive the sign-in link.
+
+    Raises:
+        Conflict: the port is in use.
+    """
+    listeners: list[socket.socket] = []
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        try:
+            listener = socket.socket(family, socket.SOCK_STREAM)
+        except OSError:
+            continue  # this computer has no such addresses
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((address, port))
+            listener.listen(2048)
+        except OSError as exc:
+            listener.close()
+            if family is socket.AF_INET6 and exc.errno == errno.EADDRNOTAVAIL:
+                continue
+            for other in listeners:
+                other.close()
+            raise Conflict(
+                f"port {port} is in use by another program. "
+                f"Choose another, for example: ./run --port {port + 10}"
+            ) from exc
+        listeners.append(listener)
+    return listeners
+
+
+def _take_in_samples(chosen: Settings) -> None:
+    """The sample scenes, on the first start; a portal without them starts as well."""
+    if (chosen.data / "scenes").exists():
+        return
+    try:
+        take_in_samples(chosen.data, print)
+    except SceneBridgeError as exc:
+        print(f"The sample scenes are not complete: {exc.message}", file=sys.stderr)
+
+
+# --- while it runs ----------------------------------------------------------------------------
+
+
+async def _serve(
+    chosen: Settings,
+    cluster: EmbeddedCluster,
+    listeners: list[socket.socket],
+    signals: _Signals,
+    *,
+    browser: bool,
+) -> None:
+    """Serve until a signal; says when it is ready and what is running at the end."""
+    server = PortalServer()
+    signals.act = server.stop
+    serving = asyncio.create_task(server.serve(sockets=listeners))
+    watching = asyncio.create_task(_keep_gate(cluster))
+    try:
+        await server.ready(serving)
+        _announce(chosen, browser=browser)
+        await server.stopping.wait()
+        _say_what_runs(chosen)
+        await serving
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
+def _announce(chosen: Settings, *, browser: bool) -> None:
+    store = Store(chosen.data / "portal.sqlite")
+    try:
+        link = Auth(store).new_sign_in_link(chosen.origin)
+    finally:
+        store.close()
+    print(f"SceneBridge is ready: {link}", flush=True)
+    if browser:
+        webbrowser.open(link)
+
+
+async def _keep_gate(cluster: EmbeddedCluster) -> None:
+    """Start the gate again when it dies; its jobs go on meanwhile."""
+    while True:
+        await asyncio.sleep(_WATCH_S)
+        try:
+            if await asyncio.to_thread(cluster.address) is None:
+                await asyncio.to_thread(cluster.start)
+        except SceneBridgeError as exc:
+            print(f"SceneBridge: {exc.message}", file=sys.stderr)
+
+
+# --- afterwards -------------------------------------------------------------------------------
+
+
+def _say_what_runs(chosen: Settings) -> None:
+    store = Store(chosen.data / "portal.sqlite")
+    try:
+        titles = [session.title for session in store.work.live_sessions(CLUSTER)]
+    finally:
+        store.close()
+    print("\nStopping SceneBridge.", flush=True)
+    if titles:
+        print(f"These notebooks are running and end now; their files are kept: {', '.join(titles)}")
+
+
+def _stop(chosen: Settings, cluster: EmbeddedCluster, signals: _Signals) -> None:
+    """End jobs, gate and ssh master, and remove the runtime folder."""
+    signals.act = _ask_for_patience
+    key = chosen.data / "keys" / CLUSTER
+    try:
+        cluster.stop()
+    finally:
+        host_key = key.with_suffix(".host")
+        if host_key.exists():
+            link = ClusterLink(
+                CLUSTER,
+                reach=lambda: TcpReach("127.0.0.1", 0),
+                key=key,
+                host_key=host_key.read_text(),
+                runtime=chosen.runtime,
+            )
+            asyncio.run(link.disconnect())
+        shutil.rmtree(chosen.runtime, ignore_errors=True)

@@ -1,0 +1,69 @@
+"""The web server of a portal: uvicorn in this process, on sockets that listen already."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from lib.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_POLL_S = 0.02
+
+
+class PortalServer(uvicorn.Server):
+    """Serves `app:app` until `stop`. Signals are left to whoever runs it.
+
+    `streamlit run` would do without: no limit on how long open pages hold up a stop,
+    and compression of WebSockets, which costs more than loopback does.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            uvicorn.Config(
+                "app:app",
+                http="httptools",
+                ws="websockets-sansio",
+                ws_per_message_deflate=False,
+                ws_max_size=200 * 2**20,
+                timeout_graceful_shutdown=5,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                log_config=None,
+                lifespan="on",
+            )
+        )
+        self.stopping = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's own would raise the signal again when it has shut down."""
+        yield
+
+    async def ready(self, serving: asyncio.Task[None]) -> None:
+        """Wait until it answers.
+
+        Raises:
+            Unavailable: it ended instead; why is in the log.
+        """
+        while not self.started:
+            if serving.done():
+                raise Unavailable(
+                    "The portal could not start; portal.log in the data folder says why."
+                )
+            await asyncio.sleep(_POLL_S)
+
+    def stop(self) -> None:
+        """Finish requests, close WebSockets and end. For any thread or signal handler."""
+        self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        self.should_exit = True
+        self.stopping.set()
