@@ -1,0 +1,150 @@
+"""Composites for eyes: chips of objects and an overview of the scene, as WebP.
+
+The stretch is fixed per scene (limits of the module, or percentiles of the whole
+scene), never per chip, so chips of one scene can be compared.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from modulekit.detector import Channel
+from modulekit.errors import SceneError
+from modulekit.raster import Array, SceneReader
+
+CHIP_SIZE = 128
+#: A chip shows at least this many pixels of the scene, and at most CHIP_MOST.
+CHIP_LEAST = 48
+CHIP_MOST = 1024
+#: A chip's side is this many times the longer side of its object.
+CHIP_MARGIN = 2.0
+OVERVIEW_SIZE = 1024
+GAMMA = 1.2
+_QUALITY = 82
+_SAMPLE_SIZE = 512
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Digital numbers shown as black and white, per channel; `fill` is no data (0)."""
+
+    bands: tuple[str, str, str]
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+    zero_is_fill: bool
+
+    def apply(self, channels: Sequence[Array]) -> Array:
+        """Digital numbers (3 arrays of one shape) as uint8 (rows, columns, 3).
+
+        Where all are fill the picture is black. A single fill value beside valid ones
+        is a saturated one (`facts` of Landsat: flames), so it is shown as bright.
+        """
+        rgb = np.empty((*channels[0].shape, 3), np.uint8)
+        some = np.logical_or.reduce([c != 0 for c in channels])
+        for k, numbers in enumerate(channels):
+            unit = (numbers.astype(np.float32) - self.low[k]) / (self.high[k] - self.low[k])
+            if self.zero_is_fill:
+                unit[some & (numbers == 0)] = 1.0
+            rgb[..., k] = np.clip(unit, 0, 1) ** (1 / GAMMA) * 255 + 0.5
+        rgb[~some] = 0
+        return rgb
+
+
+def make_stretch(scene: SceneReader, composite: tuple[Channel, Channel, Channel]) -> Stretch:
+    """Limits in digital numbers for the composite of this scene.
+
+    A channel without limits, or without a calibration to apply them, gets the 2nd and
+    98th percentile of a reduced copy of the whole scene.
+    """
+    lows, highs = [], []
+    for channel in composite:
+        band = scene.item.band(channel.band)
+        if band.calibrated and channel.low is not None and channel.high is not None:
+            sine = _sine(scene)
+            low = (channel.low * sine - band.offset) / band.scale
+            high = (channel.high * sine - band.offset) / band.scale
+        else:
+            low, high = _percentiles(scene, channel.band)
+        lows.append(low)
+        highs.append(max(high, low + 1))
+    names = tuple(c.band for c in composite)
+    calibrated = all(scene.item.band(n).calibrated for n in names)
+    return Stretch(
+        (names[0], names[1], names[2]),
+        (lows[0], lows[1], lows[2]),
+        (highs[0], highs[1], highs[2]),
+        calibrated,
+    )
+
+
+def _sine(scene: SceneReader) -> float:
+    """Level-1 reflectance is corrected for the sun; Level-2 is already."""
+    elevation = scene.item.sun_elevation
+    if elevation is None or scene.item.level.startswith("L2"):
+        return 1.0
+    return float(np.sin(np.radians(elevation)))
+
+
+def _percentiles(scene: SceneReader, name: str) -> tuple[float, float]:
+    scene.open([name])
+    height, width = _fitted(scene.shape, _SAMPLE_SIZE)
+    sample = scene.reduced(name, height, width)
+    values = sample[sample != 0]
+    if not values.size:
+        return 0.0, 1.0
+    low, high = np.percentile(values, (2, 98))
+    return float(low), float(high)
+
+
+def _fitted(shape: tuple[int, int], longest: int) -> tuple[int, int]:
+    factor = min(1.0, longest / max(shape))
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
+
+
+def chip(scene: SceneReader, stretch: Stretch, box: tuple[int, int, int, int]) -> bytes:
+    """A square picture around `box` (row0, column0, row1, column1), WebP.
+
+    Parts outside the scene are black.
+    """
+    row0, column0, row1, column1 = box
+    longest = max(row1 - row0, column1 - column0)
+    side = int(min(max(CHIP_LEAST, CHIP_MARGIN * longest), CHIP_MOST))
+    top, left = (row0 + row1 - side) // 2, (column0 + column1 - side) // 2
+    height, width = scene.shape
+    r0, c0 = max(0, top), max(0, left)
+    r1, c1 = min(height, top + side), min(width, left + side)
+    canvas = np.zeros((side, side, 3), np.uint8)
+    read = [scene.window(name, r0, c0, r1 - r0, c1 - c0) for name in stretch.bands]
+    canvas[r0 - top : r1 - top, c0 - left : c1 - left] = stretch.apply(read)
+    how = Image.Resampling.BICUBIC if side <= CHIP_SIZE else Image.Resampling.BOX
+    return _webp(Image.fromarray(canvas).resize((CHIP_SIZE, CHIP_SIZE), how))
+
+
+def overview(
+    scene: SceneReader, stretch: Stretch, boxes: Sequence[tuple[int, int, int, int]]
+) -> bytes:
+    """The whole scene, longest side at most OVERVIEW_SIZE, objects ringed; WebP."""
+    height, width = _fitted(scene.shape, OVERVIEW_SIZE)
+    read = [scene.reduced(name, height, width) for name in stretch.bands]
+    picture = Image.fromarray(stretch.apply(read))
+    draw = ImageDraw.Draw(picture)
+    scale = height / scene.shape[0]
+    for row0, column0, row1, column1 in boxes:
+        y, x = (row0 + row1) / 2 * scale, (column0 + column1) / 2 * scale
+        radius = max(4.0, max(row1 - row0, column1 - column0) / 2 * scale + 3)
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=(255, 230, 0))
+    return _webp(picture)
+
+
+def _webp(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    try:
+        picture.save(stream, "WEBP", quality=_QUALITY, method=2)
+    except OSError as exc:
+        raise SceneError("A picture could not be encoded as WebP.") from exc
+    return stream.getvalue()
