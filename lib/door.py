@@ -14,7 +14,7 @@ The user is then in `scope["state"]["user"]`.
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -46,10 +46,10 @@ class FrontDoor:
 
     Args:
         origin: e.g. "http://localhost:8501"; the only origin whose pages may act.
-        auth: a callable, since the store opens when the application starts.
+        auth: who is signed in.
     """
 
-    def __init__(self, app: ASGIApp, *, origin: str, auth: Any) -> None:
+    def __init__(self, app: ASGIApp, *, origin: str, auth: Auth) -> None:
         self._app = app
         self._origin = origin
         self._auth = auth
@@ -79,8 +79,7 @@ class FrontDoor:
         if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
             return _plain(421, "This address is not the portal's.")
         path = scope["path"]
-        auth: Auth = self._auth()
-        token_user = await _user_of_token(auth, headers, path)
+        token_user = await _user_of_token(self._auth, headers, path)
         if token_user is not None:
             scope.setdefault("state", {})["user"] = token_user
             return None
@@ -93,7 +92,7 @@ class FrontDoor:
         if path in OPEN_PATHS:
             return None
         cookies = "; ".join(headers.getlist("cookie"))
-        login: Login | None = await run_in_threadpool(auth.login_of_header, cookies)
+        login: Login | None = await run_in_threadpool(self._auth.login_of_header, cookies)
         if login is None:
             return _stranger(scope, headers)
         scope.setdefault("state", {})["user"] = login.user

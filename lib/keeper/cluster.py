@@ -141,8 +141,9 @@ class ClusterKeeper:
             if r.session is None and r.id in have
         ]
         self._connections.prove_all_again()
-        async for message in self.link.watch(have):
-            await self._message(message, info, submitted_sessions, submitted_runs)
+        async with contextlib.aclosing(self.link.watch(have)) as stream:
+            async for message in stream:
+                await self._message(message, info, submitted_sessions, submitted_runs)
         raise ClusterUnreachable("The gate closed the connection.")
 
     async def _message(

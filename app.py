@@ -1,0 +1,28 @@
+"""The portal's ASGI application: pages, API, notebook proxy, keeper.
+
+Imported by a server it builds `app`; run as a script by Streamlit, which happens at each
+rerun of a page, it draws the page. What both share lives in `lib`.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+if get_script_run_ctx(suppress_warning=True) is None:
+    from lib import settings
+    from lib.assembly import Assembly
+
+    assembly = Assembly(settings.current())
+    app = st.App(
+        __file__,
+        lifespan=assembly.lifespan,
+        routes=assembly.routes(),
+        middleware=assembly.middleware(),
+    )
+else:
+    from ui import frame
+
+    frame.begin()
+    frame.signed_in()
+    st.navigation(frame.pages(), position="top").run()

@@ -1,0 +1,171 @@
+"""Putting one portal process together: which part gets which, and in what order they
+start and stop. Nothing here decides anything else."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from starlette.middleware import Middleware
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from lib import api, portal
+from lib.auth import Auth
+from lib.catalogs import load_catalogs
+from lib.door import FrontDoor
+from lib.embedded import EmbeddedCluster
+from lib.entrance import Entrance
+from lib.errors import ClusterUnreachable, Unavailable
+from lib.gatekeeper import PortalGatekeeper
+from lib.keeper import Keeper
+from lib.proxy import NotebookProxy, Proxy, ProxySettings, Upstream
+from lib.results.folder import ResultFolder
+from lib.scenes.catalogue import Catalogue
+from lib.settings import PROJECT
+from lib.store import Store
+from lib.tunnels.link import ClusterLink
+from lib.tunnels.reach import TcpReach
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from pathlib import Path
+
+    from starlette.routing import BaseRoute
+
+    from lib.auth import Login
+    from lib.catalogs import Catalogs
+    from lib.keeper.ports import Link
+    from lib.model import ClusterId, Endpoint, SessionId
+    from lib.settings import Settings
+
+
+class Assembly:
+    """One portal. Routes and middleware are for the application that serves it; the rest
+    exists from the start of `lifespan` to its end."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._catalogs = load_catalogs(PROJECT)
+        self._store = Store(settings.data / "portal.sqlite")
+        self.auth = Auth(self._store)
+        self._results = ResultFolder(settings.data / "results")
+        self._catalogue = Catalogue(settings.data / "scenes")
+        self._keeper = Keeper(
+            _links(settings, self._catalogs),
+            self._store,
+            self._results,
+            _Door(self),
+            self._catalogs.modules,
+            settings.origin,
+        )
+        self.portal = portal.Portal(
+            self._store, self.auth, self._catalogs, self._catalogue, self._results, self._keeper
+        )
+        self.proxy = Proxy(
+            ProxySettings(
+                portal_origin=settings.origin,
+                secret=_lasting_secret(settings.data / "secrets" / "notebook-cookies"),
+                notebooks=settings.notebooks.value,
+            ),
+            PortalGatekeeper(self.auth, self.portal),
+        )
+
+    def routes(self) -> list[BaseRoute]:
+        """The portal's own routes, before Streamlit's."""
+        assets = PROJECT / "assets"
+        return [
+            *api.routes(),
+            *Entrance(self).routes(),
+            Mount("/assets", StaticFiles(directory=assets, check_dir=False), name="assets"),
+        ]
+
+    def middleware(self) -> list[Middleware]:
+        """Outermost first: notebooks' origins, then the front door of the portal's own."""
+        return [
+            Middleware(NotebookProxy, proxy=self.proxy),
+            Middleware(FrontDoor, origin=self.settings.origin, auth=self.auth),
+        ]
+
+    def entry_url(self, session: SessionId, login: Login, onward: str) -> str:
+        """Where a visitor who was checked goes next, once. Raises Conflict if not open."""
+        return self.proxy.entry_url(session, login.user.id, login.id, onward)
+
+    @asynccontextmanager
+    async def lifespan(self, _app: object) -> AsyncIterator[dict[str, Any]]:
+        """Run the keeper while the server runs. Jobs, gates and masters go on after it."""
+        self._keeper.start()
+        portal.use(self.portal)
+        try:
+            yield {}
+        finally:
+            portal.use(None)
+            await self._keeper.close()
+            await self.proxy.aclose()
+            self._store.close()
+
+
+class _Door:
+    """`keeper.NotebookDoor` over the proxy."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._assembly = assembly
+
+    async def open(self, session: SessionId, socket: Path, endpoint: Endpoint) -> None:
+        known = self._assembly.proxy.get(session)
+        if known is not None:
+            try:
+                await known.probe()
+            except Unavailable:
+                pass  # its forward was made anew: connect afresh
+            else:
+                return
+        fresh = Upstream(socket, endpoint)
+        try:
+            await fresh.probe()
+        except BaseException:
+            await fresh.aclose()
+            raise
+        await self._assembly.proxy.open(session, fresh)
+
+    async def close(self, session: SessionId) -> None:
+        await self._assembly.proxy.close(session)
+
+
+def _links(settings: Settings, catalogs: Catalogs) -> Mapping[ClusterId, Link]:
+    """A link per cluster that can be reached from here."""
+    links: dict[ClusterId, Link] = {}
+    for cluster, entry in catalogs.clusters.items():
+        if not entry.embedded:
+            continue
+        gate = EmbeddedCluster(settings, catalogs)
+
+        def reach(gate: EmbeddedCluster = gate) -> TcpReach:
+            address = gate.address()
+            if address is None:
+                raise ClusterUnreachable("The gate of this computer is not running; it is started.")
+            return TcpReach("127.0.0.1", address.port)
+
+        key = settings.data / "keys" / cluster
+        links[cluster] = ClusterLink(
+            cluster,
+            reach=reach,
+            key=key,
+            host_key=key.with_suffix(".host").read_text("utf-8"),
+            runtime=settings.runtime,
+        )
+    return links
+
+
+def _lasting_secret(file: Path) -> bytes:
+    """32 random bytes that are made once and stay."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as new:
+            new.write(secrets.token_bytes(32))
+    except FileExistsError:
+        pass
+    return file.read_bytes()
