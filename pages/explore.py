@@ -1,0 +1,85 @@
+"""Explore: find scenes, choose them, choose a module and a cluster, press a button."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from lib.errors import NotFound, SceneBridgeError
+from lib.model import Scene, SceneId, User
+from lib.portal import Portal
+from ui import choosing, filters, frame, launch, scene_table, tray
+from ui import map as scene_map
+from ui.address import footprints_url
+from ui.map import MapState, union
+from ui.text import count
+
+MAP_HEIGHT = 560
+
+
+def chosen_scenes(here: Portal, user: User) -> tuple[Scene, ...]:
+    """The scenes of the choice; ids that are not known here are said and forgotten."""
+    found: list[Scene] = []
+    for scene_id in choosing.current().scenes:
+        try:
+            found.append(here.scene(user, SceneId(scene_id)))
+        except NotFound:
+            choosing.add_problem(f"The scene “{scene_id}” is not known here and was left out.")
+    choosing.keep(tuple(found))
+    return tuple(found)
+
+
+def show_problems() -> None:
+    """What a link asked for and could not be had."""
+    found = choosing.problems()
+    if not found:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        frame.notice(" ".join(found))
+        st.button("Dismiss", type="tertiary", on_click=choosing.forget_problems)
+
+
+def show_search(here: Portal, user: User, scenes: tuple[Scene, ...]) -> None:
+    """The map and the table of what the filters find."""
+    choice = choosing.current()
+    url = footprints_url(choice)
+    box, seq = choosing.view()
+    state = MapState(
+        footprints=url,
+        chosen=scenes,
+        drape=tuple(s.id for s in scenes[-scene_map.MAX_DRAPED :]),
+        pick=True,
+        area=choice.shape,
+        view=box,
+        view_seq=seq,
+    )
+    scene_map.show(state, key="explore-map", height=MAP_HEIGHT, on_event=choosing.on_event)
+    try:
+        hits = here.search(user, choice.query(limit=1))
+        st.caption(count(hits.total, "scene matches", "scenes match") + " these filters.")
+    except SceneBridgeError as exc:
+        frame.problem(exc)
+    scene_table.show(url, choice.scenes, key="explore-table", on_event=choosing.on_event)
+
+
+def main() -> None:
+    """The page."""
+    here, user = frame.signed_in()
+    from_link = choosing.read_address()
+    frame.heading("Explore", "Choose scenes, a detection module and a cluster.")
+    problems = st.container()
+    filters.show(here.platforms(user))
+    scenes = chosen_scenes(here, user)
+    if from_link:
+        choosing.look_at(union([s.bbox for s in scenes]) or choosing.current().area)
+    left, right = st.columns([5, 2.4], gap="medium")
+    with left:
+        show_search(here, user, scenes)
+    with right:
+        tray.show(scenes)
+        launch.show(here, user, scenes)
+    with problems:
+        show_problems()
+    choosing.write_address()
+
+
+main()

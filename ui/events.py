@@ -1,0 +1,77 @@
+"""What the browser parts of the page tell Python, without losing anything.
+
+A component's value holds its last few events, each with a number, because Streamlit keeps
+only the newest value when several come before the script runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import streamlit as st
+
+KINDS = frozenset({"toggle", "area", "mark"})
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that the user did.
+
+    kind "toggle": `id` is a scene, `on` whether it is chosen now. "area": `ring` is a
+    closed ring of (lon, lat). "mark": `id` is a scene, `n` a detection's number.
+    """
+
+    kind: str
+    id: str = ""
+    on: bool = False
+    n: int = 0
+    rectangle: bool = False
+    ring: tuple[tuple[float, float], ...] = ()
+
+
+def taken(key: str) -> tuple[str, int]:
+    """(instance of the component, number of its last event that was taken)."""
+    boot, seq = st.session_state.get(f"{key}-taken", ("", 0))
+    return boot, seq
+
+
+def take(key: str, value: Any) -> list[Event]:
+    """The events in the value of component `key` that were not taken before.
+
+    A value that is not understood gives no events: it comes from the browser.
+    """
+    if not isinstance(value, Mapping) or not isinstance(value.get("boot"), str):
+        return []
+    boot, done = taken(key)
+    if boot != value["boot"]:
+        done = 0
+    events: list[Event] = []
+    sent = value.get("events")
+    for raw in sent if isinstance(sent, list) else []:
+        seq = raw.get("seq") if isinstance(raw, Mapping) else None
+        if not isinstance(seq, int) or seq <= done:
+            continue
+        done = seq
+        event = _read(raw)
+        if event is not None:
+            events.append(event)
+    st.session_state[f"{key}-taken"] = (value["boot"], done)
+    return events
+
+
+def _read(raw: Mapping[str, Any]) -> Event | None:
+    if raw.get("kind") not in KINDS:
+        return None
+    try:
+        return Event(
+            kind=str(raw["kind"]),
+            id=str(raw.get("id") or raw.get("scene") or ""),
+            on=raw.get("on") is True,
+            n=int(raw.get("n") or 0),
+            rectangle=raw.get("rectangle") is True,
+            ring=tuple((float(x), float(y)) for x, y in raw.get("ring") or ()),
+        )
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,137 @@
+"""A run's summary: figures, scenes, what was searched, as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lib.model import Module, Run, RunScene, RunState, SceneState
+from ui import steps
+from ui.text import count, esc, listing, tag, when
+
+_STATES = {
+    SceneState.WAITING: "waiting",
+    SceneState.RUNNING: "running",
+    SceneState.DONE: "done",
+    SceneState.FAILED: "failed",
+}
+_RUN_STATES = {
+    RunState.NEW: "being handed over",
+    RunState.SUBMITTED: "submitted",
+    RunState.QUEUED: "in the queue",
+    RunState.RUNNING: "running",
+    RunState.DONE: "done",
+    RunState.PARTIAL: "done in part",
+    RunState.FAILED: "failed",
+    RunState.CANCELLED: "cancelled",
+}
+#: Told in words of their own.
+_KNOWN = ("pixels", "valid_fraction", "algorithm")
+
+
+def run_title(run: Run) -> str:
+    """How a run is listed: what, when, how far."""
+    found = count(run.objects, "object")
+    return f"{run.title or run.module}, {when(run.created_at)}, {_RUN_STATES[run.state]}, {found}"
+
+
+def figures(run: Run, module: Module | None, shown: int) -> str:
+    """The run's figures in one line."""
+    done = sum(s.state is SceneState.DONE for s in run.scenes)
+    failed = sum(s.state is SceneState.FAILED for s in run.scenes)
+    cells = [
+        (f"{run.objects:,}", "objects found" if run.objects != 1 else "object found"),
+        (f"{done} / {len(run.scenes)}", "scenes done" + (f", {failed} failed" if failed else "")),
+        (_RUN_STATES[run.state].capitalize(), f"{module.title if module else run.module} {run.module_version}"),
+    ]
+    if shown != run.objects and run.objects:
+        cells.insert(1, (f"{shown:,}", "match the filter"))
+    body = "".join(f'<div class="sb-figure"><b>{esc(a)}</b><span>{esc(b)}</span></div>' for a, b in cells)
+    return f'<div class="sb-summary" role="status">{body}</div>'
+
+
+def scenes_table(run: Run, titles: Mapping[str, str], synthetic: frozenset[str]) -> str:
+    """Every scene of the run: state, objects, what was searched or why it failed."""
+    rows = "".join(_scene_row(s, titles.get(str(s.scene), str(s.scene)), synthetic) for s in run.scenes)
+    return (
+        '<div class="sb-scroll"><table class="sb-scenes"><thead><tr><th scope="col">Scene</th>'
+        '<th scope="col">State</th><th scope="col">Objects</th><th scope="col">What was searched</th>'
+        f"</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _scene_row(scene: RunScene, title: str, synthetic: frozenset[str]) -> str:
+    mark = " " + tag("synthetic", "synthetic") if str(scene.scene) in synthetic else ""
+    kind = {SceneState.DONE: "good", SceneState.FAILED: "bad"}.get(scene.state, "")
+    state = tag(_STATES[scene.state], kind)
+    if scene.state is SceneState.RUNNING:
+        percent = round(100 * min(1.0, max(0.0, scene.fraction)))
+        state += (
+            f'<div class="sb-bar" role="progressbar" aria-valuenow="{percent}" aria-valuemin="0" '
+            f'aria-valuemax="100" aria-label="Progress"><i style="width:{percent}%"></i></div>'
+        )
+    text = scene.message or searched_text(scene.searched)
+    same = "" if title == scene.scene else f'<br><span class="sb-soft">{esc(scene.scene)}</span>'
+    return (
+        f"<tr><td>{esc(title)}{mark}{same}</td><td>{state}</td>"
+        f"<td>{scene.objects:,}</td><td>{esc(text)}</td></tr>"
+    )
+
+
+def searched_text(searched: Mapping[str, Any]) -> str:
+    """600,967 pixels, 98 % of them valid, with vote; then whatever else the module says."""
+    parts: list[str] = []
+    pixels, valid = searched.get("pixels"), searched.get("valid_fraction")
+    if isinstance(pixels, (int, float)):
+        parts.append(f"{pixels:,.0f} pixels")
+    if isinstance(valid, (int, float)):
+        parts.append(f"{100 * valid:.4g} % of them valid")
+    if searched.get("algorithm"):
+        parts.append(f"with {searched['algorithm']}")
+    for name, value in searched.items():
+        if name not in _KNOWN and isinstance(value, (str, int, float)):
+            shown = f"{value:,.4g}" if isinstance(value, float) else str(value)
+            parts.append(f"{name.replace('_', ' ')} {shown}")
+    return ", ".join(parts)
+
+
+def nothing_found(run: Run, module: Module | None) -> str:
+    """One paragraph that says what a run without objects has searched."""
+    done = [s for s in run.scenes if s.state is SceneState.DONE]
+    name = f"{module.title if module else run.module} {run.module_version}"
+    if not done:
+        return f"{name} could not work on any scene; the table of scenes says why."
+    pixels = sum(_number(s.searched.get("pixels")) for s in done)
+    good = sum(_number(s.searched.get("pixels")) * _number(s.searched.get("valid_fraction"), 1.0) for s in done)
+    text = f"{name} searched {count(len(done), 'scene')} ({listing([str(s.scene) for s in done])})"
+    if pixels:
+        text += f": {pixels:,.0f} pixels, {100 * good / pixels:.4g} % of them valid"
+    algorithms = dict.fromkeys(str(s.searched["algorithm"]) for s in done if s.searched.get("algorithm"))
+    if algorithms:
+        text += f", with {listing(algorithms)}"
+    return f"{text}. No object passed the test with {_params(run.params)}."
+
+
+def _params(params: Mapping[str, Any]) -> str:
+    if not params:
+        return "the module's parameters"
+    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in params.items())
+
+
+def _number(value: Any, default: float = 0.0) -> float:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return float(value) if number else default
+
+
+def failures(scenes: Sequence[RunScene]) -> list[str]:
+    """One sentence per scene that failed."""
+    return [
+        f"{s.scene}: {s.message or 'The module gave no reason.'}"
+        for s in scenes
+        if s.state is SceneState.FAILED
+    ]
+
+
+def progress_text(run: Run) -> str:
+    """The sentence beside a run that is not over."""
+    return f"{steps.sentence(run)} {steps.scenes_text(run)}."

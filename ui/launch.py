@@ -1,0 +1,255 @@
+"""The launch form: module, parameters, cluster, resources, and the two buttons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import streamlit as st
+
+from lib.errors import SceneBridgeError
+from lib.model import (
+    Cluster,
+    ClusterId,
+    Fit,
+    Isolation,
+    LaunchRequest,
+    Module,
+    Preset,
+    Reachability,
+    Resources,
+    Scene,
+    User,
+)
+from lib.portal import Portal
+from ui import choosing, frame, schema_form
+from ui.text import count, duration, esc, md, now, walltime
+
+NO_ISOLATION = "no isolation, for trying out"
+#: What a user may pick up to the preset's limit.
+WALLTIMES_S = tuple(
+    m * 60 for m in (15, 30, 60, 120, 240, 480, 720, 1440, 2880, 4320, 7200, 10080)
+)
+
+
+def show(here: Portal, user: User, scenes: Sequence[Scene]) -> None:
+    """Draw the form; a press of a button starts the work and goes to the Work page."""
+    module = _module(here.fits(user, tuple(s.id for s in scenes)))
+    if module is None:
+        return
+    filled = _params(module)
+    cluster = _cluster(here.clusters(user), module)
+    if cluster is None:
+        return
+    resources = _resources(cluster)
+    if resources is None:
+        return
+    request = LaunchRequest(
+        scenes=tuple(s.id for s in scenes),
+        module=module.id,
+        params=filled.values,
+        cluster=ClusterId(cluster.id),
+        resources=resources,
+    )
+    _buttons(here, user, request, filled.problems)
+
+
+def _module(fits: Sequence[Fit]) -> Module | None:
+    st.html('<h2 class="sb-section">Detection module</h2>')
+    good = {str(f.module.id): f.module for f in fits if f.ok}
+    others = [f for f in fits if not f.ok]
+    wish = choosing.current().module
+    if wish and wish not in {str(f.module.id) for f in fits}:
+        choosing.add_problem(f"The link's module “{wish}” is not offered here and was left out.")
+    chosen: Module | None = None
+    if good:
+        names = list(good)
+        picked = st.selectbox(
+            "Detection module",
+            names,
+            index=names.index(wish) if wish in good else 0,
+            format_func=lambda name: f"{good[name].title} {good[name].version}",
+            key=choosing.key(f"module-{'-'.join(names)}"),
+            label_visibility="collapsed",
+        )
+        chosen = good[picked or names[0]]
+        choosing.update(module=str(chosen.id))
+        st.caption(md(chosen.summary))
+    elif fits:
+        frame.notice("No module fits all the chosen scenes together. The reasons are below.")
+    else:
+        frame.empty("No detection module is offered", "The administrator can offer modules.")
+    if others:
+        with st.expander(count(len(others), "module does", "modules do") + " not fit these scenes"):
+            st.html(_reasons(others))
+    return chosen
+
+
+def _reasons(fits: Sequence[Fit]) -> str:
+    rows = (
+        f"<li><b>{esc(f.module.title)} {esc(f.module.version)}</b>"
+        f"<span>{'<br>'.join(map(esc, f.reasons))}</span></li>"
+        for f in fits
+    )
+    return f'<ul class="sb-reasons">{"".join(rows)}</ul>'
+
+
+def _params(module: Module) -> schema_form.Filled:
+    if not schema_form.properties(module.params_schema):
+        return schema_form.Filled({}, {}, ())
+    choice = choosing.current()
+    given = choice.params if choice.module == module.id else {}
+    with st.expander("Parameters", key=f"params-{module.id}"):
+        filled = schema_form.show(
+            module.params_schema, given, key=choosing.key(f"param-{module.id}-{module.version}")
+        )
+    choosing.update(params=filled.changed)
+    if filled.changed:
+        st.caption(f"Changed: {md(', '.join(f'{k} = {v}' for k, v in filled.changed.items()))}")
+    return filled
+
+
+# --- where --------------------------------------------------------------------------
+
+
+def _cluster(clusters: Sequence[Cluster], module: Module) -> Cluster | None:
+    st.html('<h2 class="sb-section">Cluster</h2>')
+    offer = {str(c.id): c for c in clusters if (str(module.id), module.version) in c.modules}
+    wish = choosing.current().cluster
+    if wish and wish not in {str(c.id) for c in clusters}:
+        choosing.add_problem(f"The link's cluster “{wish}” is not known here and was left out.")
+    if not offer:
+        frame.notice(_nobody(clusters, module))
+        return None
+    names = list(offer)
+    picked = st.radio(
+        "Cluster",
+        names,
+        index=names.index(wish) if wish in offer else 0,
+        format_func=lambda name: md(offer[name].title),
+        captions=[md(describe(offer[name])) for name in names],
+        key=choosing.key(f"cluster-{'-'.join(names)}"),
+        label_visibility="collapsed",
+    )
+    chosen = offer[picked or names[0]]
+    choosing.update(cluster=str(chosen.id))
+    return chosen
+
+
+def _nobody(clusters: Sequence[Cluster], module: Module) -> str:
+    silent = [c.title for c in clusters if c.reachability is Reachability.UNKNOWN]
+    if silent:
+        return (
+            f"No cluster offers {module.title} {module.version} right now. "
+            f"{', '.join(silent)} cannot be asked at the moment; this page asks again by itself."
+        )
+    return (
+        f"No cluster offers {module.title} {module.version}. "
+        "The administrator of a cluster can add it to the policy of its gate."
+    )
+
+
+def describe(cluster: Cluster) -> str:
+    """One line about a cluster: isolation first, then whether it can be asked, and load."""
+    parts = [cluster.institute] if cluster.institute else []
+    if cluster.isolation is Isolation.NONE:
+        parts.insert(0, NO_ISOLATION)
+    if cluster.reachability is Reachability.UNKNOWN:
+        since = cluster.unreachable_since
+        ago = f" for {duration((now() - since).total_seconds())}" if since else ""
+        reason = f": {cluster.unreachable_reason}" if cluster.unreachable_reason else ""
+        parts.append(f"cannot be asked{ago}{reason}")
+    elif cluster.max_live:
+        parts.append(f"{cluster.live} of {cluster.max_live} places taken")
+    return ", ".join(parts)
+
+
+def _resources(cluster: Cluster) -> Resources | None:
+    presets = {p.name: p for p in cluster.presets}
+    if not presets:
+        frame.notice(f"{cluster.title} offers no resources; its administrator can add a preset.")
+        return None
+    choice = choosing.current()
+    names = list(presets)
+    left, right = st.columns([3, 2])
+    picked = left.selectbox(
+        "Resources",
+        names,
+        index=names.index(choice.preset) if choice.preset in presets else 0,
+        format_func=lambda name: preset_text(presets[name]),
+        key=choosing.key(f"preset-{cluster.id}"),
+    )
+    preset = presets[picked or names[0]]
+    times = times_for(preset)
+    wish = choice.walltime_s if choice.walltime_s in times else preset.default_walltime_s
+    seconds = right.selectbox(
+        "At most",
+        times,
+        index=times.index(wish),
+        format_func=walltime,
+        key=choosing.key(f"walltime-{cluster.id}-{preset.name}"),
+        help="The cluster ends the work after this time. It can be stopped earlier.",
+    )
+    resources = Resources(preset.name, int(seconds or preset.default_walltime_s))
+    choosing.update(preset=resources.preset, walltime_s=resources.walltime_s)
+    return resources
+
+
+def times_for(preset: Preset) -> list[int]:
+    """The walltimes that a preset allows, its default among them, seconds."""
+    allowed = {t for t in WALLTIMES_S if t <= preset.max_walltime_s}
+    return sorted(allowed | {preset.default_walltime_s})
+
+
+def preset_text(preset: Preset) -> str:
+    """Small: 2 cores, 4 GB."""
+    parts = [count(preset.cores, "core"), f"{preset.memory_mb / 1024:.3g} GB"]
+    if preset.gpus:
+        parts.append(count(preset.gpus, "GPU"))
+    return f"{preset.title}: {', '.join(parts)}"
+
+
+# --- the buttons ---------------------------------------------------------------------
+
+
+def _buttons(
+    here: Portal, user: User, request: LaunchRequest, problems: Sequence[str]
+) -> None:
+    stand = list(problems)
+    if request.scenes and not stand:
+        try:
+            here.check_launch(user, request)
+        except SceneBridgeError as exc:
+            stand.append(exc.message)
+    for text in stand:
+        frame.notice(text, "bad")
+    if not request.scenes:
+        st.caption("Choose at least one scene first.")
+    ready = bool(request.scenes) and not stand
+    with st.container(horizontal=True):
+        note = st.button(
+            "Open notebook",
+            type="primary",
+            icon=":material/edit_note:",
+            disabled=not ready,
+            help="A JupyterLab on the cluster with the scenes and the module; the module runs beside it.",
+        )
+        scenes = count(len(request.scenes), "scene") if request.scenes else "scenes"
+        run = st.button(
+            f"Run on {scenes}",
+            icon=":material/play_arrow:",
+            disabled=not ready,
+            key="run",
+            help="Only the module runs; the detections appear in Results.",
+        )
+    if note or run:
+        _start(here, user, request, notebook=note)
+
+
+def _start(here: Portal, user: User, request: LaunchRequest, *, notebook: bool) -> None:
+    try:
+        started = here.open_notebook(user, request) if notebook else here.start_run(user, request)
+    except SceneBridgeError as exc:
+        frame.problem(exc)
+        return
+    st.session_state["work-new"] = str(started.id)
+    st.switch_page(frame.WORK)

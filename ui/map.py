@@ -1,0 +1,203 @@
+"""One constant folium map that needs no internet and is never rebuilt.
+
+The map is rendered once. What changes (footprints, choice, area, marks) is a `MapState`
+of a few hundred bytes, handed over with streamlit-folium's `feature_group_to_add`;
+footprints and detections are fetched by the browser itself. What the user does comes back
+as `ui.events`, see `ui/components/map/core.js`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import folium
+import streamlit as st
+from folium.elements import JSCSSMixin
+from folium.plugins import Draw
+from folium.template import Template
+from streamlit_folium import st_folium
+
+from lib.model import BBox, Scene
+from ui import assets, events
+from ui.events import Event
+
+MAX_DRAPED = 8
+_SCRIPTS = ("core.js", "base.js", "scenes.js", "results.js")
+
+
+@dataclass(frozen=True, slots=True)
+class MapState:
+    """All that the map shows beside the world.
+
+    Args:
+        footprints: address of the GeoJSON of the search, "" for none.
+        chosen: scenes drawn on top, whether or not the search finds them.
+        drape: ids of chosen scenes whose imagery lies on the map, at most `MAX_DRAPED`.
+        pick: whether a click on a footprint chooses it.
+        area: GeoJSON geometry of the search's area.
+        view, view_seq: (west, south, east, north) to show whenever `view_seq` changes.
+        detections: address of a run's GeoJSON, "" for none.
+        filter: class, scene and lowest score of the detections to show.
+        mark: one detection to ring and centre: scene, n, lon, lat.
+    """
+
+    footprints: str = ""
+    chosen: tuple[Scene, ...] = ()
+    drape: tuple[str, ...] = ()
+    pick: bool = False
+    area: Mapping[str, Any] | None = None
+    view: BBox | None = None
+    view_seq: int = 0
+    detections: str = ""
+    filter: Mapping[str, Any] = field(default_factory=dict)
+    mark: Mapping[str, Any] | None = None
+
+
+def show(state: MapState, *, key: str, height: int, on_event: Callable[[Event], None]) -> None:
+    """Draw the map; `on_event` is called once for each thing the user did, oldest first."""
+
+    def arrived() -> None:
+        for event in events.take(key, st.session_state.get(key)):
+            on_event(event)
+
+    st_folium(
+        _base_map(draw=state.pick),
+        key=key,
+        height=height,
+        use_container_width=True,
+        returned_objects=[],
+        feature_group_to_add=_State(_wire(state, key)),
+        on_change=arrived,
+    )
+
+
+def feature_of(scene: Scene) -> dict[str, Any]:
+    """A scene as the map and the table know it; the same fields as /api/footprints."""
+    return {
+        "type": "Feature",
+        "geometry": dict(scene.footprint),
+        "properties": {
+            "id": scene.id,
+            "title": scene.title,
+            "platform": scene.platform,
+            "time": scene.time.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "cloud": scene.cloud_cover,
+            "synthetic": scene.synthetic,
+        },
+    }
+
+
+def _wire(state: MapState, key: str) -> dict[str, Any]:
+    boot, seq = events.taken(key)
+    by_id = {s.id: s for s in state.chosen}
+    return {
+        "boot": boot,
+        "seq": seq,
+        "footprints": state.footprints,
+        "pick": state.pick,
+        "chosen": [feature_of(s) for s in state.chosen],
+        "drape": [
+            {"id": i, "bbox": by_id[i].bbox} for i in state.drape[:MAX_DRAPED] if i in by_id
+        ],
+        "area": state.area,
+        "view": {"bbox": state.view, "seq": state.view_seq} if state.view else None,
+        "detections": state.detections,
+        "filter": dict(state.filter),
+        "mark": state.mark,
+    }
+
+
+def union(boxes: Sequence[BBox]) -> BBox | None:
+    """The smallest box around all; boxes that cross the antimeridian stay east of it."""
+    if not boxes:
+        return None
+    east = [e + 360 if e < w else e for w, _, e, _ in boxes]
+    return (min(b[0] for b in boxes), min(b[1] for b in boxes), max(east), max(b[3] for b in boxes))
+
+
+# --- the parts of the folium map ---------------------------------------------
+
+
+class _OfflineMap(folium.Map):  # type: ignore[misc]
+    """folium's map with Leaflet from the portal instead of a public server."""
+
+    default_js = (("leaflet", "/assets/leaflet/leaflet.js"),)
+    default_css = (("leaflet_css", "/assets/leaflet/leaflet.css"),)
+
+
+class _OfflineDraw(Draw):  # type: ignore[misc]
+    default_js = (("leaflet_draw_js", "/assets/leaflet-draw/leaflet.draw.js"),)
+    default_css = (("leaflet_draw_css", "/assets/leaflet-draw/leaflet.draw.css"),)
+
+
+class _Bridge(JSCSSMixin):  # type: ignore[misc]
+    """Loads our scripts and gives them the map."""
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}"
+        "window.sceneBridge.attach({{ this._parent.get_name() }});"
+        "{% endmacro %}"
+    )
+
+    def __init__(self, version: str) -> None:
+        super().__init__()
+        self._name = "Bridge"
+        base = "/assets/scenebridge"
+        self.default_js = [
+            ("topojson", "/assets/topojson/topojson-client.min.js"),
+            *((name, f"{base}/{name}?v={version}") for name in _SCRIPTS),
+        ]
+        self.default_css = [("scenebridge_css", f"{base}/map.css?v={version}")]
+
+
+class _State(folium.FeatureGroup):  # type: ignore[misc]
+    """Carries a state to the browser without touching the map."""
+
+    _template = Template(
+        "{% macro script(this, kwargs) %}"
+        "var {{ this.get_name() }} = L.featureGroup();"
+        "window.sceneBridge.apply({{ this.state|tojson }});"
+        "{% endmacro %}"
+    )
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        super().__init__(name="state")
+        self.state = state
+
+
+@lru_cache(maxsize=1)
+def _version() -> str:
+    return assets.fingerprint()[:10]
+
+
+def _base_map(*, draw: bool) -> folium.Map:
+    """A new map object each time (streamlit-folium writes into it), always the same script."""
+    world = _OfflineMap(
+        location=[24, 122],
+        zoom_start=4,
+        tiles=None,
+        prefer_canvas=True,
+        control_scale=True,
+        world_copy_jump=True,
+        max_bounds=True,
+        min_lat=-86,
+        max_lat=86,
+        min_lon=-400,
+        max_lon=400,
+        minZoom=2,
+        maxZoom=18,
+    )
+    if draw:
+        # showArea must be off: leaflet-draw 1.0.4 fails on it in strict mode.
+        shape = {"showArea": False, "shapeOptions": {"color": "#5b6b76", "weight": 1.5}}
+        off = dict.fromkeys(("polyline", "circle", "marker", "circlemarker"), False)
+        _OfflineDraw(
+            show_geometry_on_click=False,
+            draw_options={**off, "rectangle": shape, "polygon": {**shape, "allowIntersection": False}},
+            edit_options={"edit": False, "remove": False},
+        ).add_to(world)
+    _Bridge(_version()).add_to(world)
+    return world

@@ -1,0 +1,32 @@
+"""The table that says the same as the map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import streamlit as st
+
+from ui import components, events
+from ui.events import Event
+
+_table = components.load("scene_table")
+
+
+def show(
+    url: str, chosen: Sequence[str], *, key: str, on_event: Callable[[Event], None]
+) -> None:
+    """Draw the scenes of the GeoJSON at `url`, those in `chosen` ticked.
+
+    `on_event` is called once for each box the user ticked or cleared, oldest first.
+    """
+
+    def arrived() -> None:
+        for event in events.take(key, st.session_state[key].get("events")):
+            on_event(event)
+
+    boot, seq = events.taken(key)
+    _table(
+        key=key,
+        data={"url": url, "chosen": list(chosen), "boot": boot, "seq": seq},
+        on_events_change=arrived,
+    )

@@ -1,0 +1,73 @@
+"""The chosen scenes with their quicklooks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+import streamlit as st
+
+from lib.model import Scene
+from ui import choosing, frame
+from ui.map import union
+from ui.text import cloud, count, esc, tag, when
+
+SHOWN = 30
+
+
+def show(scenes: Sequence[Scene]) -> None:
+    """Draw the tray; its buttons change the choice."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        title = count(len(scenes), "scene") + " chosen" if scenes else "Chosen scenes"
+        st.html(f'<h2 class="sb-section">{esc(title)}</h2>')
+        if scenes:
+            st.button(
+                "Show all",
+                type="tertiary",
+                icon=":material/center_focus_strong:",
+                on_click=choosing.look_at,
+                args=(union([s.bbox for s in scenes]),),
+            )
+            st.button("Clear", type="tertiary", icon=":material/delete_sweep:", on_click=choosing.clear)
+    if not scenes:
+        frame.empty(
+            "Nothing chosen yet",
+            "Click footprints on the map, or tick scenes in the table below it.",
+        )
+    for scene in scenes[:SHOWN]:
+        _row(scene)
+    if len(scenes) > SHOWN:
+        st.caption(f"and {len(scenes) - SHOWN} more; the table below the map has them ticked.")
+
+
+def _row(scene: Scene) -> None:
+    with st.container(horizontal=True, vertical_alignment="top", gap="xsmall", key=f"tray-{scene.id}"):
+        st.html(_card(scene), width="stretch")
+        st.button(
+            "Show on the map",
+            key=f"look-{scene.id}",
+            icon=":material/center_focus_strong:",
+            type="tertiary",
+            on_click=choosing.look_at,
+            args=(scene.bbox,),
+        )
+        st.button(
+            f"Remove {scene.id}",
+            key=f"remove-{scene.id}",
+            icon=":material/close:",
+            type="tertiary",
+            on_click=choosing.remove,
+            args=(scene.id,),
+        )
+
+
+def _card(scene: Scene) -> str:
+    image = f"/api/scenes/{quote(scene.id, safe='')}/quicklook.webp?size=256"
+    mark = tag("synthetic", "synthetic") if scene.synthetic else ""
+    return (
+        f'<div class="sb-scene"><img src="{esc(image)}" loading="lazy" alt="Quicklook of {esc(scene.title)}">'
+        f"<div><b>{esc(scene.title)}</b>"
+        f'<span class="line">{esc(when(scene.time))}</span>'
+        f'<span class="line">{esc(scene.platform)} {esc(scene.level)}, {esc(cloud(scene.cloud_cover))}</span>'
+        f"{mark}</div></div>"
+    )

@@ -1,0 +1,68 @@
+"""The wall of thumbnails: best first, one press marks an object on the map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import streamlit as st
+
+from lib.model import Detection, Module
+from ui import components
+from ui.text import area, exactly
+
+_wall = components.load("wall")
+
+
+def mark_key(scene: str, n: int) -> str:
+    """The name of one detection of a run, also in the address."""
+    return f"{scene}/{n}"
+
+
+def read_mark(text: str) -> tuple[str, int] | None:
+    """The scene and number of a name, or None for anything else."""
+    scene, _, n = text.rpartition("/")
+    return (scene, int(n)) if scene and n.isascii() and n.isdigit() else None
+
+
+def show(
+    found: Sequence[Detection],
+    module: Module | None,
+    *,
+    synthetic: frozenset[str],
+    marked: str,
+    key: str,
+    on_mark: Callable[[str], None],
+) -> None:
+    """Draw the chips in the order of `found`; `on_mark` gets the name of a pressed one."""
+
+    def pressed() -> None:
+        name = st.session_state[key].get("marked")
+        if isinstance(name, str) and read_mark(name):
+            on_mark(name)
+
+    chips = [_chip(d, module, str(d.scene) in synthetic) for d in found]
+    _wall(key=key, data={"chips": chips, "marked": marked}, on_marked_change=pressed)
+
+
+def _chip(d: Detection, module: Module | None, synthetic: bool) -> dict[str, Any]:
+    scene = quote(d.scene, safe="")
+    return {
+        "key": mark_key(d.scene, d.n),
+        "src": f"/api/runs/{d.run}/scenes/{scene}/chips/{d.n}.webp" if d.has_chip else "",
+        "label": class_title(module, d.klass),
+        "score": f"{d.score:.2f}",
+        "share": min(1.0, max(0.0, d.score)),
+        "meaning": module.score_meaning if module else "",
+        "time": exactly(d.time),
+        "size": f"{d.pixels:,} px, {area(d.area_m2)}",
+        "scene": d.scene,
+        "flags": [f.replace("_", " ").replace("-", " ") for f in d.flags],
+        "synthetic": synthetic,
+    }
+
+
+def class_title(module: Module | None, klass: str) -> str:
+    """What the module calls a class."""
+    return str(module.classes.get(klass, klass)) if module else klass
