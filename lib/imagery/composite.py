@@ -1,26 +1,16 @@
-"""Which bands make a picture, and how their values become brightness."""
+"""Which bands make a picture, and where they are."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import numpy as np
-import numpy.typing as npt
-
 from lib.errors import InvalidInput, SceneUnavailable
-from lib.imagery.raster import opened
 from lib.model import Scene
-
-GAMMA = 1.2
-_OVERVIEW_SIDE = 1024
-#: Flames reach far beyond land: the upper end of band 7 is fixed, as a reflectance.
-_FIRE_TOP = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,51 +100,3 @@ def _band_source(
         float(band["raster:offset"]) if reflectance else math.nan,
         str(band["eo:common_name"]),
     )  # fmt: skip
-
-
-def stretch_limits(source: BandSource, composite: str | None) -> tuple[float, float]:
-    """The pixel values that become black and white, for the whole scene, never per tile.
-
-    2nd and 98th percentile of valid pixels of an overview; in the fire composite the
-    upper end of band 7 is a reflectance of 0.8, so that flames stay apart from bare soil.
-    """
-    low, high = _percentiles(
-        source.path, source.index, source.nodata, source.path.stat().st_mtime_ns
-    )
-    if composite == "fire" and source.common_name == "swir22" and math.isfinite(source.scale):
-        high = max(high, (_FIRE_TOP - source.offset) / source.scale)
-    return low, max(high, low + 1)
-
-
-@lru_cache(maxsize=4096)
-def _percentiles(path: Path, index: int, nodata: int, stamp: int) -> tuple[float, float]:
-    del stamp  # part of the key: a file that was replaced is read again
-    with opened(path) as ds:
-        step = max(1.0, max(ds.width, ds.height) / _OVERVIEW_SIDE)
-        shape = (max(1, round(ds.height / step)), max(1, round(ds.width / step)))
-        data = ds.read(index, out_shape=shape)
-    valid = data[data != nodata]
-    if valid.size == 0:
-        return 0.0, 1.0
-    low, high = np.percentile(valid, (2, 98))
-    return float(low), float(high)
-
-
-def brightness(values: npt.NDArray[Any], limits: tuple[float, float]) -> npt.NDArray[np.uint8]:
-    """Pixel values to 0..255 between the limits, with gamma 1.2; any shape."""
-    low, high = limits
-    unit = np.clip((values.astype(np.float32) - low) / (high - low), 0, 1)
-    return np.asarray(unit ** np.float32(1 / GAMMA) * 255 + 0.5, dtype=np.uint8)
-
-
-def webp(rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_], *, quality: int = 80) -> bytes:
-    """Encode (3, rows, columns) as WebP, transparent where not `valid` (rows, columns)."""
-    import io
-
-    from PIL import Image
-
-    alpha = np.where(valid, 255, 0).astype(np.uint8)
-    image = Image.fromarray(np.dstack([*rgb, alpha]))
-    sink = io.BytesIO()
-    image.save(sink, "WEBP", quality=quality, method=2)
-    return sink.getvalue()

@@ -7,32 +7,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any
 
-import numpy as np
-from affine import Affine
 from PIL import Image
-from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
-from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform as transform_points
 from rasterio.warp import transform_bounds
 
 from lib.errors import InvalidInput, SceneUnavailable
-from lib.imagery.composite import (
-    BandSource,
-    brightness,
-    default_composite,
-    sources,
-    stretch_limits,
-    webp,
-)
+from lib.imagery.composite import BandSource, default_composite, sources
 from lib.imagery.raster import opened
+from lib.imagery.render import MERCATOR, draw
 from lib.model import BBox, Scene
 
 __all__ = ["Quicklook", "default_composite", "quicklook"]
 
-_MERCATOR = "EPSG:3857"
 MAX_SIZE = 4096
 
 
@@ -70,7 +58,7 @@ def quicklook(scene: Scene, *, max_size: int = 512, composite: str | None = None
         kept = bands[0].path.parent / f"quicklook-{name}-{max_size}.webp"
         data = _kept(kept, bands, (width, height))
         if data is None:
-            data = _draw(bands, name, bounds, width, height)
+            data = draw(bands, name, bounds, width, height)
             _keep(kept, data)
     except (RasterioError, OSError) as exc:
         raise SceneUnavailable(f"The files of {scene.id} cannot be read.") from exc
@@ -82,36 +70,11 @@ def quicklook(scene: Scene, *, max_size: int = 512, composite: str | None = None
 def _frame(path: Path, max_size: int) -> tuple[BBox, int, int]:
     """Bounds in Web Mercator metres, and the size in pixels."""
     with opened(path) as ds:
-        west, south, east, north = transform_bounds(ds.crs, _MERCATOR, *ds.bounds)
+        west, south, east, north = transform_bounds(ds.crs, MERCATOR, *ds.bounds)
         longest = max(ds.width, ds.height)
     scale = min(max_size, longest) / max(east - west, north - south)
     width, height = (max(1, round(side * scale)) for side in (east - west, north - south))
     return (west, south, east, north), width, height
-
-
-def _draw(
-    bands: tuple[BandSource, ...],
-    composite: str,
-    bounds: tuple[float, ...],
-    width: int,
-    height: int,
-) -> bytes:
-    west, south, east, north = bounds
-    transform = Affine((east - west) / width, 0, west, 0, (south - north) / height, north)
-    planes, valid = [], np.ones((height, width), dtype=bool)
-    for source in bands:
-        values = _warped(source, transform, width, height)
-        planes.append(brightness(values, stretch_limits(source, composite)))
-        valid &= values != source.nodata
-    return webp(np.stack(planes), valid)
-
-
-def _warped(source: BandSource, transform: Any, width: int, height: int) -> Any:
-    with opened(source.path) as ds, WarpedVRT(
-        ds, crs=_MERCATOR, transform=transform, width=width, height=height,
-        src_nodata=source.nodata, nodata=source.nodata, resampling=Resampling.bilinear,
-    ) as vrt:  # fmt: skip
-        return vrt.read(source.index)
 
 
 def _kept(path: Path, bands: tuple[BandSource, ...], size: tuple[int, int]) -> bytes | None:
@@ -133,5 +96,5 @@ def _keep(path: Path, data: bytes) -> None:
 
 
 def _to_lonlat(x: float, y: float) -> tuple[float, float]:
-    lons, lats = transform_points(_MERCATOR, "EPSG:4326", [x], [y])
+    lons, lats = transform_points(MERCATOR, "EPSG:4326", [x], [y])
     return float(lons[0]), float(lats[0])

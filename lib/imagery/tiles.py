@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
+
 from rasterio.errors import RasterioError
-from rio_tiler.errors import TileOutsideBounds
-from rio_tiler.io import Reader
 
 from lib.errors import InvalidInput, SceneUnavailable
-from lib.imagery.composite import (
-    BandSource,
-    brightness,
-    default_composite,
-    sources,
-    stretch_limits,
-    webp,
-)
-from lib.imagery.raster import opened
-from lib.model import Scene
+from lib.imagery.composite import default_composite, sources
+from lib.imagery.render import draw
+from lib.model import BBox, Scene
 
 MAX_ZOOM = 20
+#: Half of the side of the Web Mercator square, metres: pi times the radius of EPSG:3857.
+_HALF_M = math.pi * 6_378_137.0
 
 
 def tile(
     scene: Scene, z: int, x: int, y: int, *, composite: str | None = None, size: int = 256
 ) -> bytes:
-    """One tile as WebP, transparent outside of the scene; (x, y) counts from the north-west.
-
-    The stretch belongs to the whole scene, so neighbouring tiles match.
+    """One tile as WebP, transparent outside of the scene; (0, 0) is in the north-west.
 
     Args:
         size: side in pixels, 256 or 512.
@@ -38,26 +30,14 @@ def tile(
     if not (0 <= z <= MAX_ZOOM and 0 <= x < 2**z and 0 <= y < 2**z) or size not in (256, 512):
         raise InvalidInput(f"There is no tile {z}/{x}/{y} of {size} pixels.")
     name = composite or default_composite(scene)
-    planes, valid = [], np.ones((size, size), dtype=bool)
-    for source in sources(scene, name):
-        try:
-            values, inside = _read(source, z, x, y, size)
-        except (RasterioError, OSError) as exc:
-            raise SceneUnavailable(f"The files of {scene.id} cannot be read.") from exc
-        planes.append(brightness(values, stretch_limits(source, name)))
-        valid &= inside
-    return webp(np.stack(planes), valid)
+    try:
+        return draw(sources(scene, name), name, tile_bounds_m(z, x, y), size, size)
+    except (RasterioError, OSError) as exc:
+        raise SceneUnavailable(f"The files of {scene.id} cannot be read.") from exc
 
 
-def _read(
-    source: BandSource, z: int, x: int, y: int, size: int
-) -> tuple[
-    np.ndarray[tuple[int, int], np.dtype[np.generic]],
-    np.ndarray[tuple[int, int], np.dtype[np.bool_]],
-]:
-    with opened(source.path) as ds, Reader(None, dataset=ds) as reader:
-        try:
-            found = reader.tile(x, y, z, tilesize=size, indexes=source.index, nodata=source.nodata)
-        except TileOutsideBounds:
-            return np.zeros((size, size), np.uint8), np.zeros((size, size), dtype=bool)
-    return found.array.data[0], ~np.ma.getmaskarray(found.array)[0]
+def tile_bounds_m(z: int, x: int, y: int) -> BBox:
+    """West, south, east, north of a tile in Web Mercator metres."""
+    side = 2 * _HALF_M / 2**z
+    west, north = x * side - _HALF_M, _HALF_M - y * side
+    return (west, north - side, west + side, north)

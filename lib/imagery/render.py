@@ -1,0 +1,99 @@
+"""Draw a composite of a scene on a Web Mercator frame.
+
+The stretch belongs to the whole scene and never to the frame, so neighbouring tiles match.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from affine import Affine
+from PIL import Image
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+
+from lib.imagery.composite import BandSource
+from lib.imagery.raster import opened
+from lib.model import BBox
+
+MERCATOR = "EPSG:3857"
+GAMMA = 1.2
+_OVERVIEW_SIDE = 1024
+#: Flames reach far beyond land: the upper end of band 7 is fixed, as a reflectance.
+_FIRE_TOP = 0.8
+
+
+def draw(
+    bands: tuple[BandSource, ...], composite: str, bounds_m: BBox, width: int, height: int
+) -> bytes:
+    """Three bands as a WebP picture, transparent where any of them holds no data.
+
+    Args:
+        bounds_m: west, south, east, north in Web Mercator metres.
+        width, height: pixels.
+    """
+    west, south, east, north = bounds_m
+    transform = Affine((east - west) / width, 0, west, 0, (south - north) / height, north)
+    planes, valid = [], np.ones((height, width), dtype=bool)
+    for source in bands:
+        values = _warped(source, transform, width, height)
+        planes.append(brightness(values, stretch_limits(source, composite)))
+        valid &= values != source.nodata
+    return _webp(np.stack(planes), valid)
+
+
+def _warped(source: BandSource, transform: Affine, width: int, height: int) -> npt.NDArray[Any]:
+    with opened(source.path) as ds, WarpedVRT(
+        ds, crs=MERCATOR, transform=transform, width=width, height=height,
+        src_nodata=source.nodata, nodata=source.nodata, resampling=Resampling.bilinear,
+    ) as vrt:  # fmt: skip
+        values: npt.NDArray[Any] = vrt.read(source.index)
+        return values
+
+
+def stretch_limits(source: BandSource, composite: str | None) -> tuple[float, float]:
+    """The pixel values that become black and white, for the whole scene, never per tile.
+
+    2nd and 98th percentile of valid pixels of an overview; in the fire composite the
+    upper end of band 7 is a reflectance of 0.8, so that flames stay apart from bare soil.
+    """
+    low, high = _percentiles(
+        source.path, source.index, source.nodata, source.path.stat().st_mtime_ns
+    )
+    if composite == "fire" and source.common_name == "swir22" and math.isfinite(source.scale):
+        high = max(high, (_FIRE_TOP - source.offset) / source.scale)
+    return low, max(high, low + 1)
+
+
+@lru_cache(maxsize=4096)
+def _percentiles(path: Path, index: int, nodata: int, stamp: int) -> tuple[float, float]:
+    del stamp  # part of the key: a file that was replaced is read again
+    with opened(path) as ds:
+        step = max(1.0, max(ds.width, ds.height) / _OVERVIEW_SIDE)
+        shape = (max(1, round(ds.height / step)), max(1, round(ds.width / step)))
+        data = ds.read(index, out_shape=shape)
+    valid = data[data != nodata]
+    if valid.size == 0:
+        return 0.0, 1.0
+    low, high = np.percentile(valid, (2, 98))
+    return float(low), float(high)
+
+
+def brightness(values: npt.NDArray[Any], limits: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    """Pixel values to 0..255 between the limits, with gamma 1.2; any shape."""
+    low, high = limits
+    unit = np.clip((values.astype(np.float32) - low) / (high - low), 0, 1)
+    return np.asarray(unit ** np.float32(1 / GAMMA) * 255 + 0.5, dtype=np.uint8)
+
+
+def _webp(rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_], quality: int = 80) -> bytes:
+    alpha = np.where(valid, 255, 0).astype(np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(np.dstack([*rgb, alpha])).save(sink, "WEBP", quality=quality, method=2)
+    return sink.getvalue()
