@@ -1,0 +1,61 @@
+"""The commands of `admin.py`.
+
+Each command is a function that takes the parsed arguments and returns an `Answer`, which
+is printed for people or, with `--json`, for programs. What is wrong is one sentence on
+stderr. Exit codes: 0 success, 1 not found or refused, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib import settings
+from lib.commands import detect, doctor, portal, scenes
+from lib.errors import InvalidInput, InvalidProduct, SceneBridgeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+USAGE, FAILED = 2, 1
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        answer = options.command(options)
+    except SceneBridgeError as exc:
+        print(exc.message, file=sys.stderr)
+        return exit_code(exc)
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    print(json.dumps(answer.value, indent=2, ensure_ascii=False) if options.json else answer.text)
+    return FAILED if answer.failed else 0
+
+
+def exit_code(error: SceneBridgeError) -> int:
+    """A wrong request is usage; a wrong product, like all the rest, is not."""
+    wrong = isinstance(error, InvalidInput) and not isinstance(error, InvalidProduct)
+    return USAGE if wrong else FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--data",
+        type=Path,
+        default=settings.DEFAULT_DATA,
+        metavar="DIR",
+        help="the portal's data folder (default: var/ in the project)",
+    )
+    common.add_argument("--json", action="store_true", help="print for programs")
+    parser = argparse.ArgumentParser(prog="admin.py", description="Looks after a portal.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for part in (scenes, detect, portal, doctor):
+        part.add_to(commands, common)
+    return parser

@@ -1,0 +1,130 @@
+"""`scenes add|list|show|remove` and `samples get`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib.commands.answer import Answer, Commands, command, table
+from lib.errors import InvalidProduct
+from lib.model import SceneId, SceneQuery
+from lib.places import make_data_folder
+from lib.samples import take_in_samples
+from lib.scenes.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    import argparse
+
+    from lib.model import Scene
+
+_ALL = 1_000_000
+
+
+def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Add both groups of commands."""
+    group = commands.add_parser("scenes", help="the scenes of this portal")
+    part = group.add_subparsers(metavar="COMMAND", required=True)
+    add = command(part, "add", _add, common, "Take in products: folders, .tar or .tar.gz files.")
+    add.add_argument("paths", metavar="PATH", type=Path, nargs="+")
+    listing = command(part, "list", _list, common, "List scenes, newest first.")
+    listing.add_argument("--platform", action="append", default=[], help="landsat-8, formosat-2")
+    listing.add_argument("--text", default="", help="part of an id or title")
+    listing.add_argument("--limit", type=int, default=_ALL, metavar="N")
+    show = command(part, "show", _show, common, "Show one scene as its STAC item.")
+    show.add_argument("scene", metavar="ID")
+    remove = command(part, "remove", _remove, common, "Remove scenes and their files.")
+    remove.add_argument("scenes", metavar="ID", nargs="+")
+    samples = commands.add_parser("samples", help="the sample scenes")
+    part = samples.add_subparsers(metavar="COMMAND", required=True)
+    command(part, "get", _samples, common, "Take in the sample scenes that are not there yet.")
+
+
+def catalogue_of(options: argparse.Namespace) -> Catalogue:
+    """The portal's own scenes."""
+    data = options.data.expanduser().resolve()
+    make_data_folder(data)
+    return Catalogue(data / "scenes")
+
+
+def _add(options: argparse.Namespace) -> Answer:
+    """Goes on after a product that cannot be read, so that one does not hold up the rest."""
+    catalogue = catalogue_of(options)
+    added, broken = [], []
+    for path in options.paths:
+        try:
+            scene = catalogue.add(path)
+        except InvalidProduct as exc:
+            print(exc.message, file=sys.stderr)
+            broken.append({"path": str(path), "message": exc.message})
+        else:
+            added.append(scene)
+    lines = [f"Added {scene.id}: {scene.title}" for scene in added]
+    value = {"added": [_brief(scene) for scene in added], "failed": broken}
+    return Answer(value, "\n".join(lines), failed=bool(broken))
+
+
+def _list(options: argparse.Namespace) -> Answer:
+    query = SceneQuery(platforms=tuple(options.platform), text=options.text, limit=options.limit)
+    hits = catalogue_of(options).search(query)
+    rows = [
+        (s.id, f"{s.time:%Y-%m-%d}", s.platform, s.level or "-", _cloud(s.cloud_cover), s.title)
+        for s in hits.scenes
+    ]
+    text = table(("ID", "DATE", "PLATFORM", "LEVEL", "CLOUD", "TITLE"), rows)
+    return Answer([_brief(s) for s in hits.scenes], text if rows else "There are no such scenes.")
+
+
+def _show(options: argparse.Namespace) -> Answer:
+    scene = catalogue_of(options).get(SceneId(options.scene))
+    west, south, east, north = scene.bbox
+    lines = [
+        f"{scene.id}: {scene.title}",
+        f"taken      {scene.time:%Y-%m-%d %H:%M:%S} UTC by {scene.platform}",
+        f"level      {scene.level or 'unknown'}",
+        f"cloud      {_cloud(scene.cloud_cover)}",
+        f"bands      {', '.join(sorted(scene.bands))}",
+        f"bounds     west {west:.4f}, south {south:.4f}, east {east:.4f}, north {north:.4f}",
+        f"synthetic  {'yes' if scene.synthetic else 'no'}",
+        *(f"file       {asset['href']}" for asset in scene.item["assets"].values()),
+    ]
+    return Answer(dict(scene.item), "\n".join(lines))
+
+
+def _remove(options: argparse.Namespace) -> Answer:
+    """All of them are looked up first: a wrong id removes nothing."""
+    catalogue = catalogue_of(options)
+    chosen = [catalogue.get(SceneId(scene)) for scene in options.scenes]
+    for scene in chosen:
+        catalogue.remove(scene.id)
+    removed = [scene.id for scene in chosen]
+    return Answer({"removed": removed}, "\n".join(f"Removed {scene}" for scene in removed))
+
+
+def _samples(options: argparse.Namespace) -> Answer:
+    data = options.data.expanduser().resolve()
+    make_data_folder(data)
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+    scenes = take_in_samples(data, say)
+    return Answer([_brief(scene) for scene in scenes], f"{len(scenes)} sample scenes are there.")
+
+
+def _brief(scene: Scene) -> dict[str, Any]:
+    return {
+        "id": scene.id,
+        "title": scene.title,
+        "time": scene.time.isoformat(),
+        "platform": scene.platform,
+        "level": scene.level,
+        "cloud_cover": scene.cloud_cover,
+        "bbox": list(scene.bbox),
+        "bands": sorted(scene.bands),
+        "synthetic": scene.synthetic,
+    }
+
+
+def _cloud(percent: float | None) -> str:
+    return "-" if percent is None else f"{percent:.0f} %"
