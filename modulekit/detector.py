@@ -31,8 +31,8 @@ class Found:
     """What a detector says about one strip.
 
     mask: uint8 (rows, width), the strip's inner rows only; the bits are the module's.
-    strength: float32, one value for each non-zero pixel of `mask` in row-major order;
-        the module gets them back per object.
+    strength: float32, one value for each pixel with `mask & object_bits`, in row-major
+        order; the detector gets them back per object.
     """
 
     mask: Array

@@ -99,13 +99,10 @@ def object_pixels(mask: Array, strength: Array, object_bits: int) -> Iterator[Ob
 
     Args:
         mask: uint8 (height, width).
-        strength: one value per non-zero pixel of `mask`, in row-major order.
         object_bits: pixels that share a bit with it belong to objects.
+        strength: one value for each of those pixels, in row-major order.
     """
-    at = np.flatnonzero(mask)
-    values = mask.ravel()[at]
-    chosen = values & object_bits != 0
-    at, values, strength = at[chosen], values[chosen], strength[chosen]
+    at = np.flatnonzero(mask & np.uint8(object_bits))
     if not at.size:
         return
     rows, columns = np.divmod(at, mask.shape[1])
@@ -114,7 +111,8 @@ def object_pixels(mask: Array, strength: Array, object_bits: int) -> Iterator[Ob
     ends = np.cumsum(np.bincount(labels))
     for start, end in zip(np.concatenate([[0], ends[:-1]]), ends, strict=True):
         own = order[start:end]
-        yield ObjectPixels(rows[own], columns[own], values[own], strength[own])
+        values = mask[rows[own], columns[own]]
+        yield ObjectPixels(rows[own], columns[own], values, strength[own])
 
 
 def find_objects(

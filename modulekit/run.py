@@ -257,7 +257,7 @@ def check_fit(manifest: Manifest, item: SceneItem, log: Callable[[str], None]) -
 def detect_scene(
     scene: SceneReader, detector: SceneDetector, progress: Callable[[float], None]
 ) -> tuple[Array, Array]:
-    """The whole scene's mask (uint8) and the strength of its non-zero pixels (float32)."""
+    """The whole scene's mask (uint8) and the strength of its object pixels (float32)."""
     scene.open(detector.bands)
     height, width = scene.shape
     mask = np.zeros((height, width), np.uint8)

@@ -93,10 +93,10 @@ class FireDetector:
         self._restored += restored
         self._total += mask.size
         self._valid += int(np.count_nonzero(strip.bands["red"][inner]))
-        hits = np.nonzero(mask)
-        found = mask[hits]
+        found = mask[mask != 0]
         for bit in range(4):
             self._per_algorithm[bit] += np.count_nonzero(found >> bit & 1)
+        hits = mask & np.uint8(self.object_bits) != 0
         numbers = strip.bands["swir22"][inner][hits]
         strength = (self._scale[7] * numbers + self._offset[7]) / self._sine
         return Found(mask, strength.astype(np.float32))

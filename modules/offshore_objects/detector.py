@@ -1,0 +1,204 @@
+"""Ships, turbines and platforms: what stands out in near infrared over water."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from modulekit.detector import Channel, Description, Found, ObjectPixels, Params
+from modulekit.errors import SceneError
+from modulekit.raster import Array, SceneReader, Strip
+
+BINS = 2048
+#: Otsu's threshold is kept within these; without land (or water) it means nothing.
+NDWI_LIMITS = (0.0, 0.3)
+#: Beyond this an exact count of the outer square does not suit the memory.
+MOST_REACH = 127
+
+
+class OffshoreObjects:
+    """See `modulekit.detector.Detector`."""
+
+    mask_bits = ("object", "water")
+
+    def open(
+        self, scene: SceneReader, params: Params, log: Callable[[str], None]
+    ) -> OffshoreDetector:
+        """Reads green and NIR of the whole scene once, for the water threshold."""
+        return OffshoreDetector(scene, params, log)
+
+    def warm(self) -> None:
+        """Compile the kernels for 8 and 16 bit scenes on small ones."""
+        for kind in (np.uint8, np.uint16):
+            band = np.full((64, 64), 9, kind)
+            histogram = np.zeros(BINS, np.int64)
+            calibration = np.array([1.0, 0.0, 1.0, 0.0])
+            _kernels().count_ndwi(band, band, calibration, histogram)
+            detect(Strip(0, 64, 0, {"green": band, "nir": band}), "nir", calibration, 0.0, (12, 2))
+
+
+class OffshoreDetector:
+    """One scene. See `modulekit.detector.SceneDetector`.
+
+    `strength` of a pixel is z: how many standard deviations it stands above the water
+    around it.
+    """
+
+    def __init__(self, scene: SceneReader, params: Params, log: Callable[[str], None]) -> None:
+        item = scene.item
+        self._nir = "nir08" if "nir08" in item.bands else "nir"
+        self.bands = ("green", self._nir)
+        self.object_bits = 1
+        self.strip_rows = int(params["strip_rows"])
+        self.composite = _composite(self._nir)
+        self._k = float(params["k"])
+        self._share = float(params["water_share"])
+        self._min_pixels = int(params["min_pixels"])
+        self._max_length_m = float(params["max_length_m"])
+        calibration = [item.band(name) for name in self.bands]
+        self._calibration = np.array([v for b in calibration for v in (b.scale, b.offset)])
+        scene.open(self.bands)
+        self._pixel_m = float(np.sqrt(scene.pixel_area_m2))
+        self._reaches = _reaches(params, self._pixel_m)
+        self.halo = self._reaches[0]
+        self._water = self._valid = self._total = 0
+        histogram = ndwi_histogram(scene, self.bands, self._calibration, self.strip_rows)
+        if not histogram.any():
+            raise SceneError("The scene holds no data: green and near infrared are all fill.")
+        self._otsu = otsu(histogram)
+        fixed = params["water_from"] == "fixed"
+        self.threshold = (
+            float(params["ndwi_threshold"]) if fixed else float(np.clip(self._otsu, *NDWI_LIMITS))
+        )
+        log(
+            f"Water is NDWI above {self.threshold:.3f} (Otsu's threshold is {self._otsu:.3f}); "
+            f"ring of {2 * self._reaches[0] + 1} pixels around {2 * self._reaches[1] + 1}."
+        )
+
+    def detect(self, strip: Strip) -> Found:
+        """Mask bit 0 is an object, bit 1 is water."""
+        mask, z = detect(
+            strip,
+            self._nir,
+            self._calibration,
+            self.threshold,
+            self._reaches,
+            k=self._k,
+            water_share=self._share,
+        )
+        inner = strip.inner
+        self._total += mask.size
+        green, nir = strip.bands["green"][inner], strip.bands[self._nir][inner]
+        self._valid += int(np.count_nonzero(green | nir))
+        self._water += int(np.count_nonzero(mask & 2))
+        return Found(mask, z[mask & 1 != 0])
+
+    def describe(self, pixels: ObjectPixels) -> Description | None:
+        """Score: z / (z + k) of the brightest pixel. Too small or too long: None."""
+        length, width = _extent_m(pixels, self._pixel_m)
+        if len(pixels.rows) < self._min_pixels or length > self._max_length_m:
+            return None
+        z = float(pixels.strength.max())
+        properties = {"z": round(z, 2), "length_m": round(length), "width_m": round(width)}
+        return Description("offshore-object", z / (z + self._k), properties)
+
+    def searched(self) -> Mapping[str, Any]:
+        """Pixels with data, the part of them that is water, and the threshold."""
+        return {
+            "pixels": self._valid,
+            "valid_fraction": round(self._valid / max(1, self._total), 4),
+            "water_pixels": self._water,
+            "water_fraction": round(self._water / max(1, self._valid), 4),
+            "ndwi_threshold": round(self.threshold, 4),
+            "otsu_threshold": round(self._otsu, 4),
+        }
+
+
+def detect(
+    strip: Strip,
+    nir: str,
+    calibration: Array,
+    threshold: float,
+    reaches: tuple[int, int],
+    *,
+    k: float = 8.0,
+    water_share: float = 0.75,
+) -> tuple[Array, Array]:
+    """Mask (uint8) and z (float32) of the strip's inner rows."""
+    kernels = _kernels()
+    green, infrared = strip.bands["green"], strip.bands[nir]
+    valid, water = kernels.find_water(green, infrared, calibration, threshold)
+    inner = strip.inner
+    found: tuple[Array, Array] = kernels.cfar(
+        infrared, valid, water, reaches, k, water_share, inner.start, inner.stop
+    )
+    return found
+
+
+def ndwi_histogram(
+    scene: SceneReader, bands: tuple[str, str], calibration: Array, rows: int
+) -> Array:
+    """Histogram of the NDWI of all pixels with data: BINS bins over -1..1."""
+    histogram = np.zeros(BINS, np.int64)
+    for strip in scene.strips(bands, rows, 0):
+        green, nir = (strip.bands[name] for name in bands)
+        _kernels().count_ndwi(green, nir, calibration, histogram)
+    return histogram
+
+
+def otsu(histogram: Array) -> float:
+    """The value in -1..1 that splits a histogram best in two (Otsu 1979).
+
+    Largest variance between the classes; of several equal ones the middle.
+    """
+    centres = (np.arange(BINS) + 0.5) / BINS * 2 - 1
+    below = np.cumsum(histogram)[:-1].astype(float)
+    total = float(histogram.sum())
+    mass = np.cumsum(histogram * centres)
+    above = total - below
+    split = (below > 0) & (above > 0)
+    if not split.any():
+        return float(centres[histogram.argmax()])
+    variance = np.zeros(BINS - 1)
+    mean = mass[-1] / total
+    variance[split] = (mean * below - mass[:-1])[split] ** 2 / (below * above)[split]
+    best = np.flatnonzero(variance >= variance.max() * (1 - 1e-12))
+    return float((best.mean() + 1) / BINS * 2 - 1)
+
+
+def _reaches(params: Params, pixel_m: float) -> tuple[int, int]:
+    """Half sizes in pixels of the outer and the guard square; both squares are odd."""
+    guard = max(1, round(params["guard_m"] / pixel_m / 2 - 0.5))
+    outer = max(guard + 2, round(params["outer_m"] / pixel_m / 2 - 0.5))
+    if outer > MOST_REACH:
+        raise SceneError(
+            f"The ring of {params['outer_m']:g} m spans more than {2 * MOST_REACH} pixels "
+            f"of {pixel_m:.1f} m; make outer_m smaller."
+        )
+    return outer, guard
+
+
+def _extent_m(pixels: ObjectPixels, pixel_m: float) -> tuple[float, float]:
+    """Length and width along the object's principal axes, metres, pixel edges included."""
+    points = np.column_stack([pixels.rows, pixels.columns]).astype(float)
+    points -= points.mean(axis=0)
+    _, axes = np.linalg.eigh(points.T @ points)
+    along = points @ axes
+    width, length = (along.max(axis=0) - along.min(axis=0) + 1) * pixel_m
+    return max(float(length), float(width)), min(float(length), float(width))
+
+
+def _composite(nir: str) -> tuple[Channel, Channel, Channel]:
+    return (Channel(nir, 0.0, 0.25), Channel("red", 0.0, 0.2), Channel("green", 0.0, 0.2))
+
+
+def _kernels() -> Any:
+    from modules.offshore_objects import kernels
+
+    return kernels
+
+
+#: The module's algorithm, as `modulekit.cli` looks for it.
+DETECTOR = OffshoreObjects()
