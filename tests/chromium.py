@@ -1,0 +1,112 @@
+"""A stock Chromium for tests, driven by Playwright over its debugging port.
+
+Playwright's own launcher switches storage partitioning off, which changes how a notebook
+inside a page of the portal behaves; so the browser is started here, as a user's would be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_ARGUMENTS = (
+    "--headless=new",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--no-default-browser-check",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+    "--remote-debugging-port=0",
+    "--window-size=1400,1000",
+    "about:blank",
+)
+
+
+def find_chromium() -> str:
+    """The browser's path; skips the test where there is none."""
+    for name in _NAMES:
+        path = shutil.which(name)
+        if path:
+            return path
+    pytest.skip("no Chromium on this computer: install the package chromium to run this test")
+
+
+@contextlib.contextmanager
+def chromium() -> Iterator[Browser]:
+    """A running browser with an empty profile; gone at the end."""
+    path = find_chromium()
+    with tempfile.TemporaryDirectory(prefix="sb-chromium-", ignore_cleanup_errors=True) as profile:
+        arguments = [path, f"--user-data-dir={profile}", *_ARGUMENTS]
+        if os.geteuid() == 0:
+            arguments.insert(1, "--no-sandbox")
+        log = Path(profile) / "stderr"
+        with log.open("wb") as stderr:
+            process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=stderr)
+        try:
+            address = _debugging_address(log, process)
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.connect_over_cdp(address)
+                yield browser
+                browser.close()
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _debugging_address(log: Path, process: subprocess.Popen[bytes]) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        found = re.search(r"DevTools listening on (ws://\S+)", log.read_text(errors="replace"))
+        if found:
+            return found[1]
+        if process.poll() is not None:
+            break
+        time.sleep(0.05)
+    pytest.fail(f"Chromium did not start: {log.read_text(errors='replace')[-2000:]}")
+
+
+@contextlib.contextmanager
+def fresh_context(
+    browser: Browser, *, width: int = 1400, height: int = 1000, dark: bool = False
+) -> Iterator[BrowserContext]:
+    """A profile of its own, without cookies."""
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if dark else "light",
+    )
+    context.set_default_timeout(30_000)
+    try:
+        yield context
+    finally:
+        context.close()
+
+
+def requests_outside(page: Page, seen: list[str]) -> None:
+    """Collect every request that leaves this computer."""
+
+    def note(request: object) -> None:
+        url: str = request.url  # type: ignore[attr-defined]
+        host = re.match(r"\w+://([^/:]+)", url)
+        local = host and re.fullmatch(r"localhost|127\.0\.0\.1|.*\.localhost", host[1])
+        if host and not local:
+            seen.append(url)
+
+    page.on("request", note)

@@ -1,0 +1,119 @@
+"""A portal as `./run` starts it, for tests: same program, same processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+PROJECT = Path(__file__).resolve().parent.parent
+_READY = re.compile(r"SceneBridge is ready: (http://localhost:\d+/\S*)")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class RunningPortal:
+    """`python -m lib.serve` on a data folder of its own."""
+
+    data: Path
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[str] | None = None
+    link: str = ""
+    output: list[str] = field(default_factory=list)
+
+    @property
+    def origin(self) -> str:
+        return f"http://localhost:{self.port}"
+
+    def start(self, timeout_s: float = 120.0) -> str:
+        """Start and wait until it says it is ready; the one-time sign-in link."""
+        command = [sys.executable, "-m", "lib.serve", "--data", str(self.data)]
+        self.process = subprocess.Popen(
+            [*command, "--port", str(self.port), "--no-browser"],
+            cwd=PROJECT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + timeout_s
+        for line in self.process.stdout:
+            self.output.append(line.rstrip())
+            found = _READY.search(line)
+            if found:
+                self.link = found[1]
+                return self.link
+            if time.monotonic() > deadline:
+                break
+        raise AssertionError("the portal did not start:\n" + "\n".join(self.output))
+
+    def stop(self, timeout_s: float = 60.0) -> str:
+        """SIGTERM, as a service manager does; everything it said since the start."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        said, _ = self.process.communicate(timeout=timeout_s)
+        self.output += said.splitlines()
+        return said
+
+    def kill(self) -> None:
+        """SIGKILL to the portal alone."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.communicate(timeout=10)
+
+    def api(self) -> httpx.Client:
+        """A client for the API with a fresh token."""
+        command = [sys.executable, "admin.py", "token", "--data", str(self.data)]
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+        token = done.stdout.split()[-1]
+        return httpx.Client(
+            base_url=self.origin, headers={"Authorization": f"Bearer {token}"}, timeout=30
+        )
+
+    def leftovers(self) -> list[str]:
+        """Processes and sockets that belong to this data folder and should be gone."""
+        found = []
+        for process in psutil.process_iter(["pid", "cmdline"]):
+            words = " ".join(process.info["cmdline"] or ())
+            if str(self.data) in words and process.pid != os.getpid():
+                found.append(f"{process.pid}: {words}")
+        runtime = runtime_of(self.data)
+        if runtime.exists():
+            found += [str(p) for p in [runtime, *runtime.rglob("*")]]
+        return found
+
+
+def runtime_of(data: Path) -> Path:
+    from lib.places import runtime_path
+
+    return runtime_path(data.resolve())
+
+
+def wait_for(what: str, ask: Any, *, timeout_s: float = 60.0, every_s: float = 0.1) -> Any:
+    """Ask until the answer is true; the answer. Fails with the last one."""
+    deadline = time.monotonic() + timeout_s
+    answer: Any = None
+    while time.monotonic() < deadline:
+        answer = ask()
+        if answer:
+            return answer
+        time.sleep(every_s)
+    raise AssertionError(f"{what}: not within {timeout_s:.0f} s; last: {answer!r}")
