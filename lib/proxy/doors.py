@@ -1,0 +1,95 @@
+"""Listeners for the setting `notebooks = "port"`: one uvicorn server per notebook."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from lib.errors import Unavailable
+from lib.model import SessionId
+from lib.proxy.addresses import PortAddresses, Scope
+from lib.proxy.answers import Receive, Send
+from lib.proxy.websocket import MAX_MESSAGE_BYTES
+
+#: How a server in front of the proxy has to be set up; the portal's own too.
+SERVER_SETTINGS: dict[str, Any] = {
+    "http": "httptools",
+    "ws": "websockets-sansio",
+    # Compressing what stays on this computer only costs time.
+    "ws_per_message_deflate": False,
+    "ws_max_size": MAX_MESSAGE_BYTES,
+    "timeout_graceful_shutdown": 5,
+    "server_header": False,
+    # Forwarded-For is ours to say: nobody in front of the portal is trusted by default.
+    "proxy_headers": False,
+}
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Doors:
+    """Opens and closes a port per notebook; `addresses.ports` says which."""
+
+    def __init__(self, app: App, addresses: PortAddresses) -> None:
+        self._app = app
+        self._addresses = addresses
+        self._servers: dict[SessionId, tuple[_Server, asyncio.Task[None]]] = {}
+
+    async def open(self, session: SessionId) -> None:
+        """Listen for that notebook; nothing changes where it has its port already.
+
+        Raises:
+            Unavailable: no port is left, or it could not be listened on.
+        """
+        if session in self._servers:
+            return
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            listener.bind((self._addresses.host, 0))
+        except OSError as exc:
+            listener.close()
+            raise Unavailable("This computer has no port left for the notebook.") from exc
+        server = _Server(
+            uvicorn.Config(
+                self._app,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                **{**SERVER_SETTINGS, "timeout_graceful_shutdown": 1},
+            )
+        )
+        self._addresses.ports[session] = listener.getsockname()[1]
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        self._servers[session] = (server, serving)
+        await server.listening.wait()
+
+    async def close(self, session: SessionId) -> None:
+        """Stop listening; no error if there is no such door."""
+        server, serving = self._servers.pop(session, (None, None))
+        self._addresses.ports.pop(session, None)
+        if server is not None and serving is not None:
+            server.should_exit = True
+            await asyncio.gather(serving, return_exceptions=True)
+
+
+class _Server(uvicorn.Server):
+    """A server among others in one process: signals belong to the one that runs it."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets=sockets)
+        finally:
+            self.listening.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

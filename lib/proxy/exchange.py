@@ -1,0 +1,133 @@
+"""One HTTP request to a notebook and its answer, streamed both ways.
+
+Nothing is collected: a chunk is read when the one before it was taken, so a browser that
+stalls makes the notebook's server wait. When the browser leaves, the request upstream is
+given up at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from lib.proxy import headers
+from lib.proxy.addresses import Scope
+from lib.proxy.answers import Receive, Send
+from lib.proxy.upstream import Upstream
+
+log = logging.getLogger(__name__)
+
+
+class NoAnswer(Exception):
+    """The notebook gave no answer, and nothing has been sent to the browser yet."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.sentence = sentence
+
+
+class Exchange:
+    """Use once: `await Exchange(...).run(ended)`."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        upstream: Upstream,
+        *,
+        origin: str,
+        portal_origin: str,
+    ) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._upstream = upstream
+        self._portal_origin = portal_origin
+        self._scheme = urlsplit(origin).scheme
+        self._body_read = asyncio.Event()
+        self._left = False
+        self._started = False
+
+    async def run(self, ended: asyncio.Future[None]) -> None:
+        """Until the answer is complete, the browser has left, or `ended` completes.
+
+        Raises:
+            NoAnswer: the caller has to say so to the browser.
+        """
+        passing = asyncio.create_task(self._pass())
+        leaving = asyncio.create_task(self._wait_for_leaving())
+        waited: set[asyncio.Future[None]] = {passing, leaving, ended}
+        try:
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            finished = passing.done()
+            passing.cancel()
+            leaving.cancel()
+            await asyncio.gather(passing, leaving, return_exceptions=True)
+        if not finished or passing.cancelled():
+            if ended.done() and not self._started and not self._left:
+                raise NoAnswer(503, "This notebook was closed while it was asked.")
+            return
+        self._tell(passing.exception())
+
+    def _tell(self, error: BaseException | None) -> None:
+        """What an error means; returning leaves an answer that has begun incomplete."""
+        if error is None or self._left:
+            return
+        if not isinstance(error, (aiohttp.ClientError, OSError, TimeoutError)):
+            raise error
+        log.info("%r: %s", self._upstream, type(error).__name__)
+        if self._started:
+            return
+        if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
+            raise NoAnswer(400, "This address is not valid.") from error
+        if isinstance(error, aiohttp.SocketTimeoutError):
+            raise NoAnswer(504, "The notebook did not answer in time.") from error
+        if isinstance(error, aiohttp.ClientResponseError):
+            raise NoAnswer(502, "The notebook gave an answer that is not valid.") from error
+        raise NoAnswer(502, "The notebook cannot be reached at the moment.") from error
+
+    async def _pass(self) -> None:
+        scope = self._scope
+        has_body = headers.has_body(scope)
+        if not has_body:
+            self._body_read.set()
+        async with self._upstream.session.request(
+            scope["method"],
+            self._upstream.url(scope["raw_path"], scope["query_string"]),
+            headers=headers.to_notebook(scope, token=self._upstream.token, scheme=self._scheme),
+            data=self._body() if has_body else None,
+            allow_redirects=False,
+        ) as answer:
+            out = headers.to_browser(answer.raw_headers, portal_origin=self._portal_origin)
+            self._started = True
+            await self._send(
+                {"type": "http.response.start", "status": answer.status, "headers": out}
+            )
+            async for chunk in answer.content.iter_any():
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _body(self) -> AsyncIterator[bytes]:
+        more = True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self._left = True
+                raise ConnectionError("the browser left")
+            more = bool(message.get("more_body"))
+            if message.get("body"):
+                yield message["body"]
+        self._body_read.set()
+
+    async def _wait_for_leaving(self) -> None:
+        await self._body_read.wait()
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._left = True

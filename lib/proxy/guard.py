@@ -1,0 +1,51 @@
+"""Which requests a notebook's origin takes from whom.
+
+Jupyter skips its own checks for requests that carry its token, and here all do, so they
+are made before: a page of another origin, the portal's included, may navigate to a
+notebook (the answer's `frame-ancestors` says who may frame it) and nothing else.
+"""
+
+from __future__ import annotations
+
+from lib.proxy import headers
+from lib.proxy.addresses import Scope
+
+MAX_HEADER_BYTES = 64 * 1024
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_OWN_SITE = frozenset({"same-origin", "none"})
+_WINDOWS = frozenset({"document", "iframe"})
+
+
+def refusal(scope: Scope, own_origin: str) -> str | None:
+    """Why the request is refused, in a plain sentence; None when it is not."""
+    origin = headers.one(scope, b"origin")
+    repeated = sum(name == b"origin" for name, _ in scope["headers"]) > 1
+    if scope["type"] == "websocket" or scope["method"] not in _SAFE:
+        if origin != own_origin:
+            return "This request did not come from the notebook's own page."
+    elif repeated or (origin not in (None, own_origin) and not is_navigation(scope)):
+        return "Another page asked for this; only the notebook's own page may."
+    if headers.one(scope, b"sec-fetch-site") not in (None, *_OWN_SITE) and not (
+        is_navigation(scope) and headers.one(scope, b"sec-fetch-dest") in _WINDOWS
+    ):
+        return "Another page asked for this; only the notebook's own page may."
+    if _is_service_worker(scope):
+        return "Notebooks may not install service workers, which would outlive them."
+    return None
+
+
+def is_navigation(scope: Scope) -> bool:
+    """Whether a browser asks for a page to show, in a window or a frame."""
+    if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD"):
+        return False
+    mode = headers.one(scope, b"sec-fetch-mode")
+    if mode is not None:
+        return mode == "navigate"
+    return "text/html" in (headers.one(scope, b"accept") or "")
+
+
+def _is_service_worker(scope: Scope) -> bool:
+    return (
+        any(name == b"service-worker" for name, _ in scope["headers"])
+        or headers.one(scope, b"sec-fetch-dest") == "serviceworker"
+    )

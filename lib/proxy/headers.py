@@ -1,0 +1,135 @@
+"""What passes between browser and notebook, header by header. Pure functions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lib.proxy.addresses import Scope
+from lib.proxy.visitors import COOKIE_PREFIX
+
+RawHeaders = Sequence[tuple[bytes, bytes]]
+
+#: RFC 9110 section 7.6.1, with the older names that proxies meet.
+_HOP_BY_HOP = frozenset(
+    b"connection keep-alive proxy-authenticate proxy-authorization proxy-connection te trailer "
+    b"trailers transfer-encoding upgrade".split()
+)
+#: Ours to say, never the browser's.
+_NOT_FROM_BROWSER = frozenset(
+    b"host authorization cookie content-length expect forwarded x-real-ip x-scheme x-forwarded-for "
+    b"x-forwarded-host x-forwarded-port x-forwarded-proto x-forwarded-prefix x-forwarded-server "
+    b"x-forwarded-ssl x-original-url x-rewrite-url x-http-method-override x-scenebridge-user "
+    b"x-portal-user".split()
+)
+_HANDSHAKE = frozenset(
+    b"sec-websocket-key sec-websocket-version sec-websocket-extensions "
+    b"sec-websocket-protocol".split()
+)
+#: A notebook may not speak for the browser's relation to this origin or to others.
+_NOT_FROM_NOTEBOOK = frozenset(
+    b"server date alt-svc clear-site-data strict-transport-security service-worker-allowed "
+    b"x-frame-options report-to reporting-endpoints nel cross-origin-opener-policy "
+    b"access-control-allow-origin access-control-allow-credentials access-control-allow-headers "
+    b"access-control-allow-methods access-control-expose-headers access-control-max-age "
+    b"access-control-allow-private-network".split()
+)
+_FRAME_ANCESTORS = re.compile(rb"\s*frame-ancestors(\s|$)", re.IGNORECASE)
+_COOKIE_DOMAIN = re.compile(rb";\s*domain\s*=", re.IGNORECASE)
+
+
+def one(scope: Scope, name: bytes) -> str | None:
+    """The value of a header that came once; None where it is absent or repeated."""
+    found = [value for key, value in scope["headers"] if key == name]
+    return str(found[0].decode("latin-1")) if len(found) == 1 else None
+
+
+def size(scope: Scope) -> int:
+    """Bytes of all request headers and the address together."""
+    headers = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    return headers + len(scope["query_string"]) + len(scope.get("raw_path") or scope["path"])
+
+
+def to_notebook(scope: Scope, *, token: str, scheme: str) -> list[tuple[str, str]]:
+    """The headers of the request to the notebook's server, the token among them.
+
+    Args:
+        scheme: of the notebook's origin as the browser sees it.
+    """
+    websocket = scope["type"] == "websocket"
+    raw: RawHeaders = scope["headers"]
+    dropped = _HOP_BY_HOP | _NOT_FROM_BROWSER | _named_by_connection(raw)
+    if websocket:
+        dropped |= _HANDSHAKE
+    kept = [(_text(name), _text(value)) for name, value in raw if name not in dropped]
+    cookies = b"; ".join(_foreign_cookies(value for name, value in raw if name == b"cookie"))
+    if cookies:
+        kept.append(("Cookie", _text(cookies)))
+    kept.append(("Host", one(scope, b"host") or ""))
+    kept.append(("Authorization", f"token {token}"))
+    kept.append(("X-Forwarded-For", (scope.get("client") or ("",))[0]))
+    kept.append(("X-Forwarded-Proto", scheme))
+    length = one(scope, b"content-length")
+    if length is not None and not websocket and not one(scope, b"transfer-encoding"):
+        kept.append(("Content-Length", length))
+    return kept
+
+
+def to_browser(raw: RawHeaders, *, portal_origin: str) -> list[tuple[bytes, bytes]]:
+    """The headers of the answer to the browser, ours among them."""
+    lowered = [(name.lower(), value) for name, value in raw]
+    dropped = _HOP_BY_HOP | _NOT_FROM_NOTEBOOK | _named_by_connection(lowered)
+    kept = []
+    for name, value in lowered:
+        if name in dropped or (name == b"set-cookie" and not _may_set(value)):
+            continue
+        if name == b"content-security-policy":
+            value = _without_frame_ancestors(value)
+            if not value:
+                continue
+        kept.append((name, value))
+    return [*kept, *of_every_answer(portal_origin)]
+
+
+def of_every_answer(portal_origin: str) -> list[tuple[bytes, bytes]]:
+    """Only the portal may frame a notebook, and windows do not reach each other."""
+    return [
+        (b"content-security-policy", f"frame-ancestors 'self' {portal_origin}".encode()),
+        (b"cross-origin-opener-policy", b"same-origin"),
+        (b"cross-origin-resource-policy", b"same-origin"),
+        (b"referrer-policy", b"same-origin"),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+
+
+def has_body(scope: Scope) -> bool:
+    """Whether a request announces a body (RFC 9112 section 6.3)."""
+    names = {name for name, _ in scope["headers"]}
+    return b"transfer-encoding" in names or one(scope, b"content-length") not in (None, "0")
+
+
+def _named_by_connection(raw: RawHeaders) -> frozenset[bytes]:
+    named = (value.lower().split(b",") for name, value in raw if name == b"connection")
+    return frozenset(name.strip() for names in named for name in names)
+
+
+def _foreign_cookies(values: Iterable[Any]) -> list[bytes]:
+    ours = (COOKIE_PREFIX.lower().encode(), b"_streamlit")
+    pairs = (pair.strip() for value in values for pair in value.split(b";"))
+    return [pair for pair in pairs if pair and not pair.lower().startswith(ours)]
+
+
+def _may_set(cookie: bytes) -> bool:
+    """A notebook sets cookies for its own host only, and none that look like ours."""
+    ours = (COOKIE_PREFIX.lower().encode(), b"_streamlit")
+    return not cookie.lower().startswith(ours) and not _COOKIE_DOMAIN.search(cookie)
+
+
+def _without_frame_ancestors(policy: bytes) -> bytes:
+    kept = [part for part in policy.split(b";") if not _FRAME_ANCESTORS.match(part)]
+    return b";".join(kept).strip(b"; ")
+
+
+def _text(value: bytes) -> str:
+    return value.decode("latin-1")

@@ -1,0 +1,109 @@
+"""The notebooks that are open now, and what passes through each of them at this moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lib.model import SessionId
+from lib.proxy.upstream import Upstream
+from lib.proxy.visitors import Gatekeeper, Visitor
+
+#: How often the gatekeeper is asked about WebSockets and transfers that stay open.
+RECHECK_S = 5.0
+_REMEMBERED = 1000
+_NOT_OPEN = "This notebook is not running. Its card on the portal says why."
+
+
+class Notebooks:
+    """Session -> upstream. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._open: dict[SessionId, Upstream] = {}
+        self._why_not: OrderedDict[SessionId, str] = OrderedDict()
+
+    def get(self, session: SessionId) -> Upstream | None:
+        return self._open.get(session)
+
+    def why_not(self, session: SessionId) -> str:
+        """One sentence for who asks for a notebook that is not open."""
+        return self._why_not.get(session, _NOT_OPEN)
+
+    def add(self, session: SessionId, upstream: Upstream) -> Upstream | None:
+        """Returns the upstream that was there before; the caller closes it."""
+        previous = self._open.get(session)
+        self._open[session] = upstream
+        self._why_not.pop(session, None)
+        return previous
+
+    def remove(self, session: SessionId, reason: str) -> Upstream | None:
+        """Returns the upstream that was there; the caller closes it."""
+        self._why_not[session] = reason or _NOT_OPEN
+        while len(self._why_not) > _REMEMBERED:
+            self._why_not.popitem(last=False)
+        return self._open.pop(session, None)
+
+    def sessions(self) -> frozenset[SessionId]:
+        return frozenset(self._open)
+
+
+class Visits:
+    """Requests and WebSockets under way; each can be ended from outside.
+
+    While there are any, the gatekeeper is asked about each visitor every `RECHECK_S`.
+    """
+
+    def __init__(self, gatekeeper: Gatekeeper) -> None:
+        self._gatekeeper = gatekeeper
+        self._under_way: dict[asyncio.Future[None], Visitor] = {}
+        self._rechecking: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def enter(self, visitor: Visitor) -> Iterator[asyncio.Future[None]]:
+        """While inside, the future completes when the visit has to end."""
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._under_way[ended] = visitor
+        if self._rechecking is None:
+            self._rechecking = asyncio.create_task(self._recheck())
+        try:
+            yield ended
+        finally:
+            del self._under_way[ended]
+            ended.cancel()
+
+    def end(self, *, session: SessionId | None = None, login: str | None = None) -> None:
+        """End the visits to a session, or of a sign-in; all of them where both are None."""
+        for ended, visitor in self._under_way.items():
+            if session in (None, visitor.session) and login in (None, visitor.login):
+                _finish(ended)
+
+    def close(self) -> None:
+        """End everything, for good."""
+        self.end()
+        if self._rechecking is not None:
+            self._rechecking.cancel()
+
+    async def _recheck(self) -> None:
+        try:
+            while self._under_way:
+                await asyncio.sleep(RECHECK_S)
+                for visitor in set(self._under_way.values()):
+                    allowed = await self._gatekeeper.may_open(
+                        visitor.session, visitor.user, visitor.login
+                    )
+                    if not allowed:
+                        self._end_of(visitor)
+        finally:
+            self._rechecking = None
+
+    def _end_of(self, visitor: Visitor) -> None:
+        for ended, other in self._under_way.items():
+            if other == visitor:
+                _finish(ended)
+
+
+def _finish(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)

@@ -1,0 +1,152 @@
+"""One notebook's origin as an ASGI application: entry, checks, then the notebook itself."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qs, quote
+
+from lib.errors import Refused, SceneBridgeError
+from lib.model import SessionId
+from lib.proxy import guard, headers, websocket
+from lib.proxy.addresses import Addresses, Scope
+from lib.proxy.answers import Answers, Receive, Send
+from lib.proxy.exchange import Exchange, NoAnswer
+from lib.proxy.registry import Notebooks, Visits
+from lib.proxy.visitors import Cookies, Gatekeeper, Tickets, Visitor, local_path
+
+#: Everything below belongs to the proxy, whatever the notebook's server has there.
+OWN_PATHS = "/_portal/"
+ENTER = "/_portal/enter"
+ENTERED = "/_portal/entered"
+
+
+class NotebookSite:
+    """Answers for every notebook; which one is said by the caller."""
+
+    def __init__(
+        self,
+        addresses: Addresses,
+        notebooks: Notebooks,
+        visits: Visits,
+        tickets: Tickets,
+        cookies: Cookies,
+        gatekeeper: Gatekeeper,
+    ) -> None:
+        self._addresses = addresses
+        self._notebooks = notebooks
+        self._visits = visits
+        self._tickets = tickets
+        self._cookies = cookies
+        self._gatekeeper = gatekeeper
+        self._answers = Answers(addresses.portal_origin)
+
+    async def serve(self, session: SessionId, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request or WebSocket to the notebook of `session`."""
+        if scope["type"] == "websocket":
+            await receive()  # "websocket.connect" comes before anything may be said
+        own = self._addresses.origin(session)
+        if headers.size(scope) > guard.MAX_HEADER_BYTES:
+            await self._answers.say(scope, send, 431, "The request's headers are too large.")
+        elif not _raw_path(scope).startswith(b"/"):
+            await self._answers.say(scope, send, 400, "This address is not valid.")
+        elif (refused := guard.refusal(scope, own)) is not None:
+            await self._answers.say(scope, send, 403, refused)
+        elif scope["path"].startswith(OWN_PATHS):
+            await self._own(session, scope, send)
+        else:
+            await self._visit(session, own, scope, receive, send)
+
+    async def _visit(
+        self, session: SessionId, own: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        visitor = await self._visitor(session, scope)
+        if visitor is None:
+            await self._send_to_portal(session, scope, send)
+            return
+        upstream = self._notebooks.get(session)
+        if upstream is None:
+            await self._answers.say(scope, send, 503, self._notebooks.why_not(session))
+            return
+        try:
+            with self._visits.enter(visitor) as ended:
+                if scope["type"] == "websocket":
+                    await websocket.join(scope, receive, send, upstream, origin=own, ended=ended)
+                else:
+                    await Exchange(
+                        scope,
+                        receive,
+                        send,
+                        upstream,
+                        origin=own,
+                        portal_origin=self._addresses.portal_origin,
+                    ).run(ended)
+        except NoAnswer as none:
+            still_open = self._notebooks.get(session) is not None
+            sentence = none.sentence if still_open else self._notebooks.why_not(session)
+            again = 5 if still_open and none.status == 502 else 0
+            await self._answers.say(scope, send, none.status, sentence, refresh_s=again)
+
+    async def _visitor(self, session: SessionId, scope: Scope) -> Visitor | None:
+        """The visitor of the cookie, while the portal lets them."""
+        sent = [value for name, value in scope["headers"] if name == b"cookie"]
+        visitor = self._cookies.read(session, sent) if sent else None
+        if visitor is None:
+            return None
+        allowed = await self._gatekeeper.may_open(session, visitor.user, visitor.login)
+        return visitor if allowed else None
+
+    async def _send_to_portal(self, session: SessionId, scope: Scope, send: Send) -> None:
+        """Somebody without a valid cookie: the portal knows who they are, we do not."""
+        if not guard.is_navigation(scope):
+            await self._answers.say(scope, send, 401, "Open this notebook from the portal again.")
+            return
+        query = scope["query_string"].decode("latin-1")
+        wanted = _raw_path(scope).decode("latin-1") + (f"?{query}" if query else "")
+        await self._answers.redirect(scope, send, self._door(session, local_path(wanted)))
+
+    async def _own(self, session: SessionId, scope: Scope, send: Send) -> None:
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        if not guard.is_navigation(scope) or scope["method"] != "GET":
+            await self._answers.say(scope, send, 404, "There is nothing at this address.")
+        elif scope["path"] == ENTER:
+            await self._enter(session, query.get("t", [""])[0], scope, send)
+        elif scope["path"] == ENTERED:
+            await self._entered(session, local_path(query.get("next", ["/"])[0]), scope, send)
+        else:
+            await self._answers.say(scope, send, 404, "There is nothing at this address.")
+
+    async def _enter(self, session: SessionId, ticket: str, scope: Scope, send: Send) -> None:
+        """Change a ticket into the cookie."""
+        again = (self._door(session, "/"), "Open this notebook from the portal")
+        try:
+            visitor, onward = self._tickets.redeem(ticket, session)
+            if not await self._gatekeeper.may_open(session, visitor.user, visitor.login):
+                raise Refused("The portal does not let you use this notebook.")
+        except SceneBridgeError as exc:
+            await self._answers.say(scope, send, 403, exc.message, link=again)
+            return
+        cookie = (b"set-cookie", self._cookies.set(visitor).encode("ascii"))
+        check = f"{ENTERED}?next={quote(onward, safe='/')}"
+        await self._answers.redirect(scope, send, check, cookie)
+
+    async def _entered(self, session: SessionId, onward: str, scope: Scope, send: Send) -> None:
+        """Go on, once the cookie has come back: without this step a browser that keeps
+        no cookies would go round between portal and notebook for ever."""
+        if await self._visitor(session, scope) is not None:
+            await self._answers.redirect(scope, send, onward)
+            return
+        await self._answers.say(
+            scope,
+            send,
+            403,
+            "Your browser did not keep the notebook's cookie. Allow cookies for this address, "
+            "or open the notebook in a tab of its own.",
+            link=(self._door(session, "/"), "Open it in a new tab"),
+        )
+
+    def _door(self, session: SessionId, onward: str) -> str:
+        """Where the portal checks who is asking and sends them back with a ticket."""
+        return f"{self._addresses.portal_origin}/open/{session}?next={quote(onward, safe='/')}"
+
+
+def _raw_path(scope: Scope) -> bytes:
+    return bytes(scope.get("raw_path") or scope["path"].encode())

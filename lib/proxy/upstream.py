@@ -1,0 +1,170 @@
+"""The notebook's server as the proxy sees it: TLS on both sides' certificates, over a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp.client_exceptions import UnixClientConnectorError
+from yarl import URL
+
+from lib.errors import ProtocolError, Unavailable
+from lib.model import Endpoint
+
+if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.client_reqrep import ClientRequest
+    from aiohttp.tracing import Trace
+
+CONNECT_TIMEOUT_S = 10.0
+#: A server that says nothing for so long while an answer is due is given up.
+SILENCE_S = 15 * 60.0
+_KEEP_ALIVE_S = 30.0
+_READ_BUFFER = 2**18
+_MAX_ANSWER_LINE = 64 * 1024
+
+
+class Upstream:
+    """One running notebook: requests through its forward's socket.
+
+    Nothing is connected before the first request. Connections are kept for
+    `_KEEP_ALIVE_S`; after the forward was rebuilt new ones take the new socket.
+    """
+
+    def __init__(self, socket: Path, endpoint: Endpoint) -> None:
+        """
+        Raises:
+            ProtocolError: certificates or key of the endpoint cannot be used.
+        """
+        self.token = endpoint.token
+        self._base = f"https://{endpoint.name}"
+        self._name = endpoint.name
+        self._connector = (str(socket), tls_context(endpoint, socket.parent))
+        self._session: aiohttp.ClientSession | None = None
+
+    def __repr__(self) -> str:
+        return f"Upstream({self._name})"
+
+    def url(self, raw_path: bytes, query: bytes) -> URL:
+        """The address of a request; path and query are passed on as they came."""
+        target = raw_path + (b"?" + query if query else b"")
+        return URL(self._base + _ascii(target), encoded=True)
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The client session; made on first use, since it belongs to an event loop."""
+        if self._session is None or self._session.closed:
+            path, context = self._connector
+            self._session = aiohttp.ClientSession(
+                connector=TlsUnixConnector(path, context, self._name),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                read_bufsize=_READ_BUFFER,
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_S
+                ),
+                max_line_size=_MAX_ANSWER_LINE,
+                max_field_size=_MAX_ANSWER_LINE,
+                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+            )
+        return self._session
+
+    async def probe(self, timeout_s: float = 5.0) -> None:
+        """Prove that the notebook answers: an authenticated request through the forward.
+
+        Raises:
+            Unavailable: it cannot be reached (yet).
+            ProtocolError: something answers, but not the notebook that was started.
+        """
+        headers = {"Authorization": f"token {self.token}", "Host": self._name}
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self.session.get(self.url(b"/api/status", b""), headers=headers) as answer,
+            ):
+                await answer.read()
+        except ssl.SSLCertVerificationError as exc:
+            raise _impostor() from exc
+        except (aiohttp.ClientError, OSError, TimeoutError) as exc:
+            raise Unavailable("The notebook cannot be reached yet.") from exc
+        if answer.status in (401, 403):
+            raise ProtocolError("The notebook does not accept its own token.")
+        if answer.status != 200:
+            raise Unavailable(f"The notebook answered with status {answer.status}.")
+
+    async def aclose(self) -> None:
+        """Close every connection; the next request would open new ones."""
+        if self._session is not None:
+            await self._session.close()
+
+
+class TlsUnixConnector(aiohttp.UnixConnector):
+    """aiohttp's `UnixConnector` with TLS, which it lacks (aiohttp 3.14, pinned).
+
+    Overrides one private method; `tests/contract/test_proxy_connector.py` fails when
+    another release calls it differently.
+    """
+
+    def __init__(self, path: str, context: ssl.SSLContext, server_name: str) -> None:
+        super().__init__(path=path, limit=0, keepalive_timeout=_KEEP_ALIVE_S)
+        self._context = context
+        self._server_name = server_name
+
+    async def _create_connection(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],  # noqa: ARG002
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109
+    ) -> ResponseHandler:
+        factory: Callable[[], ResponseHandler] = self._factory
+        try:
+            async with asyncio.timeout(timeout.sock_connect):
+                _, protocol = await self._loop.create_unix_connection(
+                    factory, self._path, ssl=self._context, server_hostname=self._server_name
+                )
+        except ssl.SSLCertVerificationError:
+            raise
+        except OSError as exc:
+            raise UnixClientConnectorError(self._path, req.connection_key, exc) from exc
+        return protocol
+
+
+def tls_context(endpoint: Endpoint, private: Path) -> ssl.SSLContext:
+    """Trust the one server certificate, under its own name, and show the client's.
+
+    Args:
+        private: a folder that only we can read; OpenSSL takes a key from files only,
+            so it lies there for the moment of loading.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    # One self-signed certificate is the whole chain; strict mode asks for a real authority.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    try:
+        context.load_verify_locations(cadata=endpoint.server_cert)
+        fd, name = tempfile.mkstemp(dir=private)
+        try:
+            with os.fdopen(fd, "w", encoding="ascii") as file:
+                file.write(endpoint.client_cert + "\n" + endpoint.client_key)
+            context.load_cert_chain(name)
+        finally:
+            Path(name).unlink()
+    except (ssl.SSLError, ValueError) as exc:
+        raise ProtocolError("The gate sent certificates that cannot be used.") from exc
+    return context
+
+
+def _impostor() -> ProtocolError:
+    return ProtocolError("What answers at the notebook's address is not the notebook.")
+
+
+def _ascii(target: bytes) -> str:
+    """Bytes that no request line may hold as they are (RFC 3986), percent-encoded."""
+    return "".join(chr(b) if 0x21 <= b <= 0x7E and b != 0x23 else f"%{b:02X}" for b in target)

@@ -1,0 +1,122 @@
+"""Who may use a notebook: one-time tickets, the cookie they are changed into, the gatekeeper."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from itsdangerous import BadData, URLSafeTimedSerializer
+
+from lib.errors import Refused
+from lib.model import SessionId, UserId
+
+TICKET_LIFE_S = 30.0
+COOKIE_LIFE_S = 12 * 3600
+#: Everything of ours in a browser's cookie jar begins so; it never reaches a notebook.
+COOKIE_PREFIX = "__Host-sb-"
+#: Partitioned, so that a notebook inside a page of the portal has it, and only there.
+_COOKIE_FLAGS = "Path=/; Secure; HttpOnly; SameSite=None; Partitioned"
+_MAX_TICKETS = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """A user who came to a notebook from the portal, and the sign-in they came with."""
+
+    session: SessionId
+    user: UserId
+    login: str
+
+
+class Gatekeeper(Protocol):
+    """The portal's word on who may use a notebook.
+
+    Asked at every request, every WebSocket, and every few seconds while one is open:
+    it must answer in well under a millisecond. False closes what is open.
+    """
+
+    async def may_open(self, session: SessionId, user: UserId, login: str) -> bool:
+        """Whether that sign-in is still valid and the session still theirs to use."""
+
+
+class Tickets:
+    """Tickets of one use each, kept in memory: whoever loses one asks for another."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._issued: dict[str, tuple[float, Visitor, str]] = {}
+
+    def issue(self, visitor: Visitor, onward: str) -> str:
+        """A ticket that brings `visitor` to the local path `onward`."""
+        now = self._clock()
+        for ticket in [t for t, (until, _, _) in self._issued.items() if until <= now]:
+            del self._issued[ticket]
+        if len(self._issued) >= _MAX_TICKETS:
+            raise Refused("Too many notebooks are being opened at once. Try again in a minute.")
+        ticket = secrets.token_urlsafe(32)
+        self._issued[ticket] = (now + TICKET_LIFE_S, visitor, onward)
+        return ticket
+
+    def redeem(self, ticket: str, session: SessionId) -> tuple[Visitor, str]:
+        """The visitor and where they go. Whatever comes of it, the ticket is spent.
+
+        Raises:
+            Refused: unknown, spent, too old, or for another notebook.
+        """
+        until, visitor, onward = self._issued.pop(ticket, (0.0, None, ""))
+        if visitor is None or until <= self._clock() or visitor.session != session:
+            raise Refused("This link was used already or is too old.")
+        return visitor, onward
+
+
+class Cookies:
+    """The signed cookie that a notebook's origin keeps for one visitor."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._signer = URLSafeTimedSerializer(secret, salt="scenebridge.notebook-visitor")
+
+    def set(self, visitor: Visitor) -> str:
+        """A `Set-Cookie` value."""
+        value = self._signer.dumps([visitor.session, visitor.user, visitor.login])
+        assert isinstance(value, str)  # noqa: S101 - a narrowing for mypy
+        return f"{_name(visitor.session)}={value}; Max-Age={COOKIE_LIFE_S}; {_COOKIE_FLAGS}"
+
+    def read(self, session: SessionId, cookie_headers: Iterable[bytes]) -> Visitor | None:
+        """The visitor whom the cookie names, or None.
+
+        Two cookies of that name mean that somebody planted one: neither counts.
+        """
+        name = _name(session)
+        pairs = (
+            pair.strip().partition("=")
+            for header in cookie_headers
+            for pair in header.decode("latin-1").split(";")
+        )
+        values = [value for key, _, value in pairs if key == name]
+        if len(values) != 1:
+            return None
+        try:
+            bound, user, login = self._signer.loads(values[0], max_age=COOKIE_LIFE_S)
+        except (BadData, ValueError, TypeError):
+            return None
+        return Visitor(session, UserId(user), login) if bound == session else None
+
+
+def _name(session: SessionId) -> str:
+    # A name per session: with a port per notebook all of them share one cookie jar.
+    return f"{COOKIE_PREFIX}notebook-{session.replace('-', '')}"
+
+
+def local_path(onward: str) -> str:
+    """`onward` where it is a plain path on the notebook's own origin, else ``/``."""
+    plain = (
+        onward.startswith("/")
+        and not onward.startswith(("//", "/_portal/"))
+        and "\\" not in onward
+        and len(onward) <= 2000
+        and all("\x20" < c < "\x7f" for c in onward)
+    )
+    return onward if plain else "/"

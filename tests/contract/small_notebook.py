@@ -1,0 +1,218 @@
+"""A stage for proxy tests: any server behind the real TLS relay, the real proxy before it.
+
+browser (aiohttp or raw) -> uvicorn -> NotebookProxy -> UNIX socket -> TLS -> relay -> server
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import uvicorn
+from aiohttp import web
+
+from lib.gate.certificates import make_pair
+from lib.jobs.relay import Relay, bind, server_context
+from lib.model import Endpoint, SessionId, UserId
+from lib.proxy import SERVER_SETTINGS, NotebookProxy, Proxy, ProxySettings, Upstream
+
+Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+USER = UserId("ada")
+LOGIN = "login-1"
+TOKEN = "token-of-the-notebook"
+
+
+@dataclass
+class Porter:
+    """A gatekeeper that lets in whom the test wants."""
+
+    allowed: bool = True
+    asked: list[tuple[SessionId, UserId, str]] = field(default_factory=list)
+
+    async def may_open(self, session: SessionId, user: UserId, login: str) -> bool:
+        self.asked.append((session, user, login))
+        return self.allowed
+
+
+@dataclass
+class Stage:
+    proxy: Proxy
+    session: SessionId
+    endpoint: Endpoint
+    socket: Path
+    port: int
+    porter: Porter
+    http: aiohttp.ClientSession
+    cookie: str = ""
+
+    @property
+    def host(self) -> str:
+        return self.proxy.origin(self.session).removeprefix("http://")
+
+    @property
+    def origin(self) -> str:
+        return self.proxy.origin(self.session)
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def headers(self, **extra: str) -> dict[str, str]:
+        """As the notebook's own page sends them; `_` stands for `-`, None removes one."""
+        base = {"Host": self.host, "Origin": self.origin, "Sec-Fetch-Site": "same-origin"}
+        if self.cookie:
+            base["Cookie"] = self.cookie
+        base.update({name.replace("_", "-"): value for name, value in extra.items()})
+        return {name: value for name, value in base.items() if value is not None}
+
+    def navigation(self, **extra: Any) -> dict[str, str]:
+        """As a browser asks for a page from the portal."""
+        asked = {
+            "Origin": None,
+            "Sec_Fetch_Site": "cross-site",
+            "Sec_Fetch_Mode": "navigate",
+            "Sec_Fetch_Dest": "document",
+        }
+        return self.headers(**{**asked, **extra})
+
+    async def get(self, path: str, **extra: Any) -> tuple[int, bytes]:
+        async with self.http.get(
+            self.url(path), headers=self.headers(**extra), allow_redirects=False
+        ) as answer:
+            return answer.status, await answer.read()
+
+    async def enter(self) -> None:
+        """Come in through a ticket, as a browser does; the cookie is kept."""
+        entry = self.proxy.entry_url(self.session, USER, LOGIN, "/tree?x=1")
+        path = entry.removeprefix(self.origin)
+        async with self.http.get(
+            self.url(path), headers=self.navigation(), allow_redirects=False
+        ) as answer:
+            assert answer.status == 303, await answer.text()
+            self.cookie = answer.headers["Set-Cookie"].split(";")[0]
+
+    def websocket(self, path: str, **extra: Any) -> Any:
+        protocols = extra.pop("protocols", ())
+        return self.http.ws_connect(
+            self.url(path), headers=self.headers(**extra), protocols=protocols, max_msg_size=0
+        )
+
+    async def raw(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Bytes as they are; `{HOST}`, `{ORIGIN}` and `{COOKIE}` are filled in."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**20)
+        for name, value in (("HOST", self.host), ("ORIGIN", self.origin), ("COOKIE", self.cookie)):
+            request = request.replace(b"{%s}" % name.encode(), value.encode())
+        writer.write(request)
+        return reader, writer
+
+
+class Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield
+
+
+@asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[int]:
+    """Serve an ASGI application as the portal is served; its port."""
+    config = uvicorn.Config(
+        app, port=0, lifespan="off", log_level="warning", access_log=False, **SERVER_SETTINGS
+    )
+    server = Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        await task
+
+
+@asynccontextmanager
+async def relayed(target: Path, folder: Path, session: SessionId) -> AsyncIterator[Endpoint]:
+    """The session script's relay before `target`, and a UNIX socket that leads to it."""
+    name = f"s-{session}"
+    server, client = make_pair(name, server=True), make_pair(name, server=False)
+    for file, data in (("cert", server.cert), ("key", server.key), ("client", client.cert)):
+        (folder / file).write_bytes(data)
+    context = server_context(folder / "cert", folder / "key", folder / "client")
+    relay = Relay(bind("127.0.0.1"), context, target)
+    await relay.start()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", relay.port)
+        await asyncio.gather(pipe(reader, far_writer), pipe(far_reader, writer))
+
+    forward = await asyncio.start_unix_server(carry, str(folder / "f.sock"))
+    try:
+        yield Endpoint(
+            name=name,
+            token=TOKEN,
+            server_cert=server.cert.decode(),
+            client_cert=client.cert.decode(),
+            client_key=client.key.decode(),
+        )
+    finally:
+        forward.close()
+        await relay.close()
+
+
+async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(2**16):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+async def inner(scope: Any, receive: Any, send: Any) -> None:
+    """The portal itself."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"the portal"})
+
+
+@asynccontextmanager
+async def stage(
+    target: web.Application
+    | Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    *,
+    notebooks: Any = "host",
+) -> AsyncIterator[Stage]:
+    """A notebook server (aiohttp's, or any stream handler) on stage, and a visitor inside."""
+    session = SessionId(str(uuid.uuid4()))
+    porter = Porter()
+    settings = ProxySettings("http://localhost:8501", b"s" * 32, notebooks=notebooks)
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp")))
+        listening = folder / "n.sock"
+        if isinstance(target, web.Application):
+            runner = web.AppRunner(target, handler_cancellation=True, shutdown_timeout=0.1)
+            await runner.setup()
+            await web.UnixSite(runner, str(listening)).start()
+            stack.push_async_callback(runner.cleanup)
+        else:
+            server = await asyncio.start_unix_server(target, str(listening))
+            stack.callback(server.close)
+        endpoint = await stack.enter_async_context(relayed(listening, folder, session))
+        proxy = Proxy(settings, porter)
+        port = await stack.enter_async_context(serving(NotebookProxy(inner, proxy)))
+        stack.push_async_callback(proxy.aclose)
+        await proxy.open(session, Upstream(folder / "f.sock", endpoint))
+        http = await stack.enter_async_context(
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False)
+        )
+        if notebooks == "port":
+            port = int(proxy.origin(session).rsplit(":", 1)[1])
+        made = Stage(proxy, session, endpoint, folder / "f.sock", port, porter, http)
+        await made.enter()
+        yield made

@@ -1,0 +1,354 @@
+"""HTTP through the proxy: what arrives, what comes back, and what happens when a side fails."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import json
+import resource
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from tests.contract.small_notebook import TOKEN, Stage, stage
+
+
+class Notebook:
+    """A server with one of every kind of answer."""
+
+    def __init__(self) -> None:
+        self.cancelled = asyncio.Event()
+        self.sent = 0
+        app = web.Application(client_max_size=2**30)
+        for path, handler in (
+            ("/slow", self.slow),
+            ("/endless", self.endless),
+            ("/cookies", self.cookies),
+            ("/gzip", self.gzip),
+            ("/upload", self.upload),
+            ("/early", self.early),
+            ("/status/{code}", self.status),
+        ):
+            app.router.add_route("*", path, handler)
+        app.router.add_route("*", "/{rest:.*}", self.echo)
+        self.app = app
+
+    async def echo(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        return web.json_response(
+            {
+                "method": request.method,
+                "target": request.raw_path,
+                "headers": [[k.lower(), v] for k, v in request.headers.items()],
+                "body": body.decode("latin-1"),
+            },
+            headers={
+                "X-Frame-Options": "DENY",
+                "Content-Security-Policy": "sandbox; frame-ancestors 'self'",
+                "Access-Control-Allow-Origin": "*",
+                "Service-Worker-Allowed": "/",
+                "Clear-Site-Data": '"*"',
+                "Connection": "X-Private",
+                "X-Private": "1",
+            },
+        )
+
+    async def slow(self, request: web.Request) -> web.Response:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+        return web.Response()
+
+    async def endless(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(b"x" * 2**18)
+                self.sent += 2**18
+        except (ConnectionError, asyncio.CancelledError):
+            self.cancelled.set()
+            raise
+
+    async def cookies(self, request: web.Request) -> web.Response:
+        response = web.Response()
+        for value in (
+            "_xsrf=2|abc; Path=/",
+            "plain=1; Path=/; HttpOnly",
+            "__Host-sb-notebook-x=1; Path=/; Secure",
+            "_streamlit_user=evil; Path=/",
+            "wide=1; Domain=localhost; Path=/",
+            "wide2=1; path=/; DOMAIN = .example.org",
+        ):
+            response.headers.add("Set-Cookie", value)
+        return response
+
+    async def gzip(self, request: web.Request) -> web.Response:
+        return web.Response(body=gzip.compress(b"z" * 9999), headers={"Content-Encoding": "gzip"})
+
+    async def upload(self, request: web.Request) -> web.Response:
+        digest, size = hashlib.sha256(), 0
+        try:
+            async for chunk in request.content.iter_any():
+                digest.update(chunk)
+                size += len(chunk)
+                self.sent = size
+        except (ConnectionError, asyncio.CancelledError):
+            self.cancelled.set()
+            raise
+        return web.json_response({"sha256": digest.hexdigest(), "size": size})
+
+    async def early(self, request: web.Request) -> web.Response:
+        return web.Response(status=413, text="too large")
+
+    async def status(self, request: web.Request) -> web.Response:
+        return web.Response(status=int(request.match_info["code"]))
+
+
+@pytest.fixture
+def notebook() -> Notebook:
+    return Notebook()
+
+
+@pytest.fixture
+async def on(notebook: Notebook) -> AsyncIterator[Stage]:
+    async with stage(notebook.app) as made:
+        yield made
+
+
+async def seen(on: Stage, path: str, **extra: Any) -> dict[str, Any]:
+    status, body = await on.get(path, **extra)
+    assert status == 200, body
+    found: dict[str, Any] = json.loads(body)
+    return found
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/a%2Fb/..%2f/c", "/a//b/./c", "/a/../b", "/?q=a+b&q=%20&=", "/%C3%BC/%00"],
+)
+async def test_target_passes_as_it_came(on: Stage, target: str) -> None:
+    reader, writer = await on.raw(
+        b"GET %s HTTP/1.1\r\nHost: {HOST}\r\nCookie: {COOKIE}\r\nConnection: close\r\n\r\n"
+        % target.encode()
+    )
+    answer = await reader.read()
+    writer.close()
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["target"] == target
+
+
+async def test_token_is_added_and_ours_is_taken_away(on: Stage) -> None:
+    got = await seen(
+        on,
+        "/x",
+        Authorization="token stolen",
+        X_Forwarded_For="6.6.6.6",
+        X_Forwarded_Host="evil.example",
+        Forwarded="for=6.6.6.6",
+        X_Real_IP="6.6.6.6",
+        X_Scheme="https",
+        X_Portal_User="root",
+        Connection="keep-alive, X-Hop",
+        X_Hop="1",
+        TE="trailers",
+        Cookie=f"_xsrf=keep; {on.cookie}; _streamlit_user=secret; __host-SB-other=1; last=2",
+    )
+    headers = got["headers"]
+    named = dict(headers)
+    assert [v for k, v in headers if k == "authorization"] == [f"token {TOKEN}"]
+    assert named["x-forwarded-for"] == "127.0.0.1"
+    assert named["x-forwarded-proto"] == "http"
+    assert named["host"] == on.host
+    assert named["cookie"] == "_xsrf=keep; last=2"
+    assert not {"forwarded", "x-real-ip", "x-scheme", "x-portal-user", "x-hop", "te"} & set(named)
+    assert "6.6.6.6" not in str(headers)
+
+
+async def test_answer_keeps_its_own_headers_and_gets_ours(on: Stage) -> None:
+    async with on.http.get(on.url("/x"), headers=on.headers()) as answer:
+        policies = answer.headers.getall("Content-Security-Policy")
+        assert policies == ["sandbox", "frame-ancestors 'self' http://localhost:8501"]
+        assert answer.headers["Referrer-Policy"] == "same-origin"
+        for gone in (
+            "X-Frame-Options",
+            "Access-Control-Allow-Origin",
+            "Service-Worker-Allowed",
+            "Clear-Site-Data",
+            "X-Private",
+        ):
+            assert gone not in answer.headers
+        assert len(answer.headers.getall("Date")) == 1
+        assert TOKEN not in str(answer.headers)
+
+
+async def test_cookies_of_the_notebook_stay_on_its_own_host(on: Stage) -> None:
+    async with on.http.get(on.url("/cookies"), headers=on.headers()) as answer:
+        names = [value.split("=")[0] for value in answer.headers.getall("Set-Cookie")]
+    assert names == ["_xsrf", "plain"]
+
+
+async def test_compressed_answers_are_not_touched(on: Stage) -> None:
+    status, body = await on.get("/gzip")
+    assert (status, gzip.decompress(body)) == (200, b"z" * 9999)
+
+
+@pytest.mark.parametrize("code", [204, 304, 404, 500])
+async def test_status_passes(on: Stage, code: int) -> None:
+    assert (await on.get(f"/status/{code}"))[0] == code
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+async def test_methods_and_bodies_pass(on: Stage, method: str) -> None:
+    async with on.http.request(
+        method, on.url("/api"), headers=on.headers(), data=b"hello"
+    ) as answer:
+        got = await answer.json()
+    assert (got["method"], got["body"]) == (method, "hello")
+    assert dict(got["headers"])["content-length"] == "5"
+
+
+async def test_head_has_no_body(on: Stage) -> None:
+    async with on.http.head(on.url("/x"), headers=on.headers()) as answer:
+        assert answer.status == 200
+        assert int(answer.headers["Content-Length"]) > 0
+
+
+async def test_chunked_upload_passes_whole(on: Stage) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for number in range(50):
+            yield bytes([number]) * 2**16
+
+    whole = b"".join([bytes([n]) * 2**16 for n in range(50)])
+    async with on.http.put(on.url("/upload"), headers=on.headers(), data=chunks()) as answer:
+        assert await answer.json() == {
+            "sha256": hashlib.sha256(whole).hexdigest(),
+            "size": len(whole),
+        }
+
+
+async def test_browser_that_leaves_cancels_the_request(on: Stage, notebook: Notebook) -> None:
+    _, writer = await on.raw(b"GET /slow HTTP/1.1\r\nHost: {HOST}\r\nCookie: {COOKIE}\r\n\r\n")
+    await asyncio.sleep(0.2)
+    writer.close()
+    async with asyncio.timeout(3):
+        await notebook.cancelled.wait()
+
+
+async def test_browser_that_leaves_during_an_upload_cancels_it(
+    on: Stage, notebook: Notebook
+) -> None:
+    _, writer = await on.raw(
+        b"PUT /upload HTTP/1.1\r\nHost: {HOST}\r\nOrigin: {ORIGIN}\r\nCookie: {COOKIE}\r\n"
+        b"Content-Length: 1000000\r\n\r\n" + b"x" * 1000
+    )
+    await asyncio.sleep(0.3)
+    assert notebook.sent == 1000
+    writer.close()
+    async with asyncio.timeout(3):
+        await notebook.cancelled.wait()
+
+
+async def test_stalled_browser_makes_the_notebook_wait(on: Stage, notebook: Notebook) -> None:
+    _, writer = await on.raw(b"GET /endless HTTP/1.1\r\nHost: {HOST}\r\nCookie: {COOKIE}\r\n\r\n")
+    writer.transport.pause_reading()
+    await asyncio.sleep(1.0)
+    before, sent = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, notebook.sent
+    await asyncio.sleep(1.0)
+    assert notebook.sent == sent, "the notebook is still being read"
+    assert sent < 64 * 2**20
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024
+    writer.transport.abort()
+    async with asyncio.timeout(5):
+        await notebook.cancelled.wait()
+
+
+async def test_answer_before_the_upload_ends_passes(on: Stage) -> None:
+    reader, writer = await on.raw(
+        b"PUT /early HTTP/1.1\r\nHost: {HOST}\r\nOrigin: {ORIGIN}\r\nCookie: {COOKIE}\r\n"
+        b"Content-Length: 100000000\r\n\r\n" + b"x" * 1000
+    )
+    async with asyncio.timeout(5):
+        assert b" 413 " in await reader.readline()
+    writer.close()
+
+
+async def test_closing_a_notebook_ends_what_is_under_way(on: Stage, notebook: Notebook) -> None:
+    asked = asyncio.create_task(on.get("/slow"))
+    await asyncio.sleep(0.2)
+    await on.proxy.close(on.session, "Stopped by its owner.")
+    status, body = await asked
+    assert (status, json.loads(body)["message"]) == (503, "Stopped by its owner.")
+    async with asyncio.timeout(3):
+        await notebook.cancelled.wait()
+    assert (await on.get("/x"))[0] == 503
+
+
+async def test_newer_upstream_takes_over(on: Stage) -> None:
+    from lib.proxy import Upstream
+
+    await on.proxy.open(on.session, Upstream(on.socket, on.endpoint))
+    await seen(on, "/x")
+
+
+async def test_notebook_that_is_gone_is_told_plainly(on: Stage) -> None:
+    on.socket.unlink()
+    await on.proxy.open(on.session, type(on.proxy.get(on.session))(on.socket, on.endpoint))  # type: ignore[misc, call-arg]
+    status, body = await on.get("/x")
+    assert status == 502
+    assert json.loads(body)["message"] == "The notebook cannot be reached at the moment."
+    async with on.http.get(on.url("/lab"), headers=on.navigation()) as answer:
+        assert answer.status == 502
+        page = await answer.text()
+    assert "cannot be reached" in page
+    assert 'http-equiv="refresh"' in page
+
+
+async def close_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readline()
+    writer.close()
+
+
+async def rubbish(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"SSH-2.0-not-http\r\n\r\n")
+    writer.close()
+
+
+async def huge_header(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000 + b"\r\n\r\n")
+    writer.close()
+
+
+async def cut_short(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this")
+    writer.close()
+
+
+@pytest.mark.parametrize("server", [close_at_once, rubbish, huge_header])
+async def test_broken_notebook_is_bad_gateway(server: Any) -> None:
+    async with stage(server) as on:
+        status, body = await on.get("/x")
+        assert status == 502
+        assert json.loads(body)["message"].startswith("The notebook")
+
+
+async def test_answer_cut_short_is_not_passed_as_whole() -> None:
+    async with stage(cut_short) as on:
+        reader, writer = await on.raw(b"GET / HTTP/1.1\r\nHost: {HOST}\r\nCookie: {COOKIE}\r\n\r\n")
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        writer.close()
+        assert b"content-length: 1000" in answer.lower()
+        assert answer.endswith(b"only this")
+
+
+async def test_many_requests_at_once(on: Stage) -> None:
+    found = await asyncio.gather(*(seen(on, f"/n/{n}") for n in range(100)))
+    assert [got["target"] for got in found] == [f"/n/{n}" for n in range(100)]
