@@ -169,9 +169,7 @@ class Intake:
         columns: dict[str, Any] = {"fetched": True}
         try:
             found = reading.from_file(path, self._run, scene, time)
-            self._store.detections.put(found)
-            self._store.detections.trim(self._run, scene, max((d.n for d in found), default=0))
-            columns["objects"] = len(found)
+            columns["objects"] = self._store.detections.replace(self._run, scene, found)
         except (InvalidInput, OSError) as exc:
             reason = exc.message if isinstance(exc, InvalidInput) else "It cannot be read."
             columns["message"] = f"The outlines of the objects are missing. {reason}"

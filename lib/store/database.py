@@ -11,7 +11,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from lib.errors import Conflict, SceneBridgeError, StorageFull, Unavailable
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
+_WRITES = "scenebridge_writes"
 
 
 def open_database(path: Path) -> Engine:
@@ -33,24 +34,54 @@ def open_database(path: Path) -> Engine:
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
     except OSError as exc:
         raise Unavailable(f"The portal's store {path} cannot be opened: {exc.strerror}.") from exc
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 15.0})
+    address = URL.create("sqlite", database=str(path))
+    engine = create_engine(address, connect_args={"timeout": 15.0})
     event.listen(engine, "connect", _configure)
+    event.listen(engine, "begin", _begin)
     try:
         _migrate(engine)
-    except DatabaseError as exc:
-        engine.dispose()
-        raise Unavailable(f"The portal's store {path} is damaged: {exc.orig}.") from exc
     except SceneBridgeError:
         engine.dispose()
         raise
+    except DatabaseError as exc:
+        engine.dispose()
+        raise _explained(exc, path) from exc
     return engine
 
 
 def _configure(connection: Any, _record: object) -> None:
+    # sqlite3 would begin a transaction only at the first write, so what was read before
+    # it might have changed: we begin it ourselves, in `_begin`.
+    connection.isolation_level = None
     cursor = connection.cursor()
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _explained(exc: DatabaseError, path: Path) -> SceneBridgeError:
+    if not isinstance(exc, OperationalError):
+        return Unavailable(f"The portal's store {path} is damaged: {exc.orig}.")
+    return _known(exc) or Unavailable(f"The portal's store {path} cannot be used: {exc.orig}.")
+
+
+def _known(exc: OperationalError) -> SceneBridgeError | None:
+    """The error to show for a fault of the computer; None for a fault of ours."""
+    said = str(exc.orig)
+    if "full" in said:
+        return StorageFull(
+            "The disk that holds the portal's data is full. Free some space; nothing is lost."
+        )
+    if "locked" in said:
+        return Unavailable("The portal's store is busy. Try again in a moment.")
+    if "readonly" in said or "disk I/O" in said or "unable to open" in said:
+        return Unavailable(f"The portal's store cannot be written: {said}.")
+    return None
 
 
 def _config(connection: Connection | None = None) -> Config:
@@ -64,7 +95,7 @@ def _config(connection: Connection | None = None) -> Config:
 
 def _migrate(engine: Engine) -> None:
     scripts = ScriptDirectory.from_config(_config())
-    with engine.begin() as connection:
+    with _writing(engine).begin() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
         if current == scripts.get_current_head():
             return
@@ -76,17 +107,23 @@ def _migrate(engine: Engine) -> None:
         command.upgrade(_config(connection), "head")
 
 
+def _writing(engine: Engine) -> Engine:
+    return engine.execution_options(**{_WRITES: True})
+
+
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Connection]:
-    """One write transaction; a full disk becomes `StorageFull`."""
+    """One write transaction, alone from its first statement to its last.
+
+    Raises:
+        StorageFull: the disk is full; nothing of the transaction was kept.
+        Unavailable: another process holds the store for long, or it cannot be written.
+    """
     try:
-        with engine.begin() as connection:
+        with _writing(engine).begin() as connection:
             yield connection
     except OperationalError as exc:
-        if "full" in str(exc.orig):
-            raise StorageFull(
-                "The disk that holds the portal's data is full. Free some space; nothing is lost."
-            ) from exc
-        if "locked" in str(exc.orig):
-            raise Unavailable("The portal's store is busy. Try again in a moment.") from exc
-        raise
+        known = _known(exc)
+        if known is None:
+            raise
+        raise known from exc

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Row
 
 _CHUNK = 500
+_REPLACED = ("score", "lon", "lat", "geometry", "pixels", "area_m2", "flags", "properties")
 
 
 class Detections:
@@ -34,45 +35,23 @@ class Detections:
         offered = frozenset(chips_offered)
         rows = [{**_values(d), "chip_offered": d.n in offered} for d in found]
         with transaction(self._engine) as connection:
-            for start in range(0, len(rows), _CHUNK):
-                statement = upsert(detections).values(rows[start : start + _CHUNK])
-                new = statement.excluded
-                connection.execute(
-                    statement.on_conflict_do_update(
-                        index_elements=["run_id", "scene_id", "n"],
-                        set_={
-                            "class": new["klass"],
-                            **{
-                                name: new[name]
-                                for name in (
-                                    "score",
-                                    "lon",
-                                    "lat",
-                                    "geometry",
-                                    "pixels",
-                                    "area_m2",
-                                    "flags",
-                                    "properties",
-                                )
-                            },
-                            "has_chip": detections.c.has_chip | new["has_chip"],
-                            "chip_offered": detections.c.chip_offered | new["chip_offered"],
-                        },
-                    )
-                )
+            _upsert(connection, rows)
             _recount(connection, {r["run_id"] for r in rows})
 
-    def trim(self, run: RunId, scene: SceneId, keep: int) -> None:
-        """Drop those numbered above `keep`: the finished scene has no such object."""
+    def replace(self, run: RunId, scene: SceneId, found: Sequence[Detection]) -> int:
+        """All that the finished scene holds, instead of what was there; how many.
+
+        What is known of thumbnails stays known.
+        """
+        kept = {d.n for d in found}
+        here = (detections.c.run_id == run) & (detections.c.scene_id == scene)
         with transaction(self._engine) as connection:
-            connection.execute(
-                delete(detections).where(
-                    detections.c.run_id == run,
-                    detections.c.scene_id == scene,
-                    detections.c.n > keep,
-                )
-            )
+            known = connection.execute(select(detections.c.n).where(here)).scalars().all()
+            for n in set(known) - kept:
+                connection.execute(delete(detections).where(here, detections.c.n == n))
+            _upsert(connection, [_values(d) for d in found])
             _recount(connection, {run})
+        return len(kept)
 
     def missing_chips(self, run: RunId, limit: int = 50) -> tuple[tuple[SceneId, int], ...]:
         """(scene, n) of thumbnails that are offered and not here yet, best first."""
@@ -147,6 +126,21 @@ class Detections:
             return {(SceneId(s), k): n for s, k, n in connection.execute(query)}
 
 
+def _upsert(connection: Any, rows: Sequence[dict[str, Any]]) -> None:
+    for start in range(0, len(rows), _CHUNK):
+        statement = upsert(detections).values(rows[start : start + _CHUNK])
+        new = statement.excluded
+        changes: dict[str, Any] = {name: new[name] for name in _REPLACED}
+        changes["klass"] = new["klass"]
+        changes["has_chip"] = detections.c.has_chip | new["has_chip"]
+        changes["chip_offered"] = detections.c.chip_offered | new["chip_offered"]
+        connection.execute(
+            statement.on_conflict_do_update(
+                index_elements=["run_id", "scene_id", "n"], set_=changes
+            )
+        )
+
+
 def _recount(connection: Any, run_ids: set[str]) -> None:
     for run in run_ids:
         total = select(func.count()).where(detections.c.run_id == run).scalar_subquery()
@@ -166,6 +160,7 @@ def _values(d: Detection) -> dict[str, Any]:
         "pixels": d.pixels,
         "area_m2": d.area_m2,
         "has_chip": d.has_chip,
+        "chip_offered": False,
         "flags": list(d.flags),
         "properties": dict(d.properties),
     }

@@ -103,6 +103,12 @@ class People:
                 )
             )
 
+    def revoke_token(self, token_id: str) -> None:
+        with transaction(self._engine) as connection:
+            connection.execute(
+                update(api_tokens).where(api_tokens.c.id == token_id).values(revoked_at=time.time())
+            )
+
     def user_of_token(self, digest: str) -> User | None:
         query = (
             select(users.c.id, users.c.name)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Engine, Table, insert, select, update
 
-from lib.errors import NotFound
+from lib.errors import Conflict, NotFound
 from lib.model import (
     ClusterId,
     EndReason,
@@ -31,13 +31,20 @@ from lib.store.times import maybe_datetime, to_datetime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from sqlalchemy import Row
 
     from lib.model import Scene
 
-_SESSION_ORDER = list(SessionState)
+_S = TypeVar("_S", SessionState, RunState, SceneState)
+
+_SESSION_ORDER = tuple(SessionState)
+_RUN_ORDER = (RunState.NEW, RunState.SUBMITTED, RunState.QUEUED, RunState.RUNNING)
 _RUN_OVER = [s.value for s in RunState if s.over]
+_SCENE_ORDER = (SceneState.WAITING, SceneState.RUNNING)
+#: What may still change of a session that has ended.
+_AFTER_THE_END = frozenset(("files_until", "continued_as"))
 
 
 class Work:
@@ -53,7 +60,11 @@ class Work:
             _insert_run(connection, run, scenes)
 
     def add_session(self, session: Session, run: Run | None, scenes: Sequence[Scene]) -> None:
-        """With its run, or, when it continues another one, without a new run."""
+        """With its run, or, when it continues another one, without a new run.
+
+        Raises:
+            Conflict: the session to continue was continued already.
+        """
         with transaction(self._engine) as connection:
             if run is not None:
                 _insert_run(connection, run, scenes)
@@ -74,11 +85,7 @@ class Work:
                 )
             )
             if session.continued_from is not None:
-                connection.execute(
-                    update(sessions)
-                    .where(sessions.c.id == session.continued_from)
-                    .values(continued_as=session.id)
-                )
+                _hand_over_files(connection, session.continued_from, session.id)
 
     # --- reading ----------------------------------------------------------
 
@@ -144,6 +151,15 @@ class Work:
         with self._engine.connect() as connection:
             return tuple(SceneId(row.scene_id) for row in connection.execute(query))
 
+    def scene_times(self, run_id: RunId) -> dict[SceneId, datetime]:
+        """When each scene of the run was taken."""
+        query = select(run_scenes.c.scene_id, run_scenes.c.time).where(
+            run_scenes.c.run_id == run_id
+        )
+        with self._engine.connect() as connection:
+            rows = connection.execute(query)
+            return {SceneId(row.scene_id): to_datetime(row.time) for row in rows}
+
     def events_have(self, run_id: RunId) -> int:
         with self._engine.connect() as connection:
             found = connection.execute(
@@ -154,34 +170,48 @@ class Work:
     # --- changing ---------------------------------------------------------
 
     def update_session(self, session_id: SessionId, **values: Any) -> None:
-        """Set columns. A state that lies before the present one is not taken."""
+        """Set columns.
+
+        With a state that lies before the present one, neither it nor its reason is
+        taken: the news is late. A session that has ended stays as it ended.
+        """
         with transaction(self._engine) as connection:
-            if "state" in values:
-                now = connection.execute(
-                    select(sessions.c.state).where(sessions.c.id == session_id)
-                ).scalar_one()
-                if _SESSION_ORDER.index(values["state"]) < _SESSION_ORDER.index(SessionState(now)):
-                    del values["state"]
+            present = SessionState(_state(connection, sessions.c.state, sessions.c.id, session_id))
+            if present is SessionState.ENDED:
+                values = {k: v for k, v in values.items() if k in _AFTER_THE_END}
+            elif "state" in values and _earlier(values["state"], present, _SESSION_ORDER):
+                values = {k: v for k, v in values.items() if k not in ("state", "reason")}
             _set(connection, sessions, session_id, values)
 
     def update_run(self, run_id: RunId, **values: Any) -> None:
-        """Set columns. A run that is over stays as it ended."""
+        """Set columns, by the rules of `update_session`."""
         with transaction(self._engine) as connection:
-            if "state" in values:
-                now = connection.execute(
-                    select(runs.c.state).where(runs.c.id == run_id)
-                ).scalar_one()
-                if RunState(now).over:
-                    values = {k: v for k, v in values.items() if k == "events_have"}
+            present = RunState(_state(connection, runs.c.state, runs.c.id, run_id))
+            if present.over:
+                values = {k: v for k, v in values.items() if k == "events_have"}
+            elif "state" in values and _earlier(values["state"], present, _RUN_ORDER):
+                values = {k: v for k, v in values.items() if k not in ("state", "reason")}
             _set(connection, runs, run_id, values)
 
     def update_scene(self, run_id: RunId, scene: SceneId, **values: Any) -> None:
+        """Set columns, unless they come with a state that lies before the present one.
+
+        A scene that is done or failed keeps that state.
+        """
+        here = (run_scenes.c.run_id == run_id) & (run_scenes.c.scene_id == scene)
         with transaction(self._engine) as connection:
-            connection.execute(
-                update(run_scenes)
-                .where(run_scenes.c.run_id == run_id, run_scenes.c.scene_id == scene)
-                .values(_plain(values))
-            )
+            state = values.get("state")
+            if state is not None:
+                now = connection.execute(select(run_scenes.c.state).where(here)).scalar_one()
+                over = now not in _SCENE_ORDER and state != now
+                if over or _earlier(state, SceneState(now), _SCENE_ORDER):
+                    return
+            connection.execute(update(run_scenes).where(here).values(_plain(values)))
+
+    def release_files(self, session_id: SessionId) -> None:
+        """What continued this session never began: it may be started again."""
+        with transaction(self._engine) as connection:
+            _set(connection, sessions, session_id, {"continued_as": None})
 
     # --- inside -----------------------------------------------------------
 
@@ -237,6 +267,27 @@ def _insert_run(connection: Any, run: Run, scenes: Sequence[Scene]) -> None:
             for position, scene in enumerate(scenes)
         ],
     )
+
+
+def _hand_over_files(connection: Any, old: SessionId, new: SessionId) -> None:
+    found = connection.execute(
+        update(sessions)
+        .where(sessions.c.id == old, sessions.c.continued_as.is_(None))
+        .values(continued_as=new)
+    )
+    if found.rowcount != 1:
+        raise Conflict("This notebook was started again already.")
+
+
+def _state(connection: Any, column: Any, key: Any, row_id: str) -> str:
+    return str(connection.execute(select(column).where(key == row_id)).scalar_one())
+
+
+def _earlier(state: _S, present: _S, order: Sequence[_S]) -> bool:
+    """Whether `state` lies before `present`; what is not in `order` is an end."""
+    last = len(order)
+    places = {s: place for place, s in enumerate(order)}
+    return places.get(state, last) < places.get(present, last)
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,192 @@
+"""Sessions and Runs in a real SQLite file: life cycles, races, what survives a restart."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lib.errors import Conflict, NotFound
+from lib.model import EndReason, RunId, RunState, SceneId, SceneState, SessionId, SessionState
+from lib.store import Store
+from tests.fakes.things import (
+    ALICE,
+    BOB,
+    HERE,
+    TIME,
+    a_run,
+    a_scene,
+    a_session,
+    add_run,
+    add_session,
+    new_id,
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "portal.sqlite")
+    store.people.ensure_user(ALICE)
+    store.people.ensure_user(BOB)
+    yield store
+    store.close()
+
+
+def test_a_session_comes_back_as_it_was_written(store: Store, tmp_path: Path) -> None:
+    made = add_session(store, "B", "A")
+    store.close()
+    again = Store(tmp_path / "portal.sqlite")
+    found = again.work.session(made.id)
+    assert found == made
+    assert found.scenes == ("B", "A")
+    run = again.work.run(made.run)
+    assert run.session == made.id
+    assert [s.state for s in run.scenes] == [SceneState.WAITING] * 2
+    assert [i["id"] for i in again.work.items(run.id)] == ["B", "A"]
+    assert again.work.scene_times(run.id) == {"A": TIME, "B": TIME}
+    again.close()
+
+
+def test_what_is_not_there_is_not_found(store: Store) -> None:
+    with pytest.raises(NotFound):
+        store.work.session(SessionId(new_id()))
+    with pytest.raises(NotFound):
+        store.work.run(RunId("'; drop table runs; --"))
+
+
+def test_lists_hold_the_owner_s_things_newest_first(store: Store) -> None:
+    first, second = add_run(store), add_run(store)
+    add_run(store, owner=BOB)
+    add_session(store, owner=BOB)
+    assert [r.id for r in store.work.runs_of(ALICE.id)] == [second.id, first.id]
+    assert store.work.sessions_of(ALICE.id) == ()
+    assert len(store.work.runs_of(BOB.id)) == 2
+    assert len(store.work.live_sessions(HERE)) == 1
+
+
+@pytest.mark.parametrize(
+    ("present", "late"),
+    [
+        (SessionState.QUEUED, SessionState.SUBMITTED),
+        (SessionState.READY, SessionState.STARTING),
+        (SessionState.READY, SessionState.SUBMITTED),
+        (SessionState.ENDED, SessionState.READY),
+    ],
+)
+def test_late_news_changes_neither_state_nor_reason(
+    store: Store, present: SessionState, late: SessionState
+) -> None:
+    session = add_session(store)
+    store.work.update_session(session.id, state=present, reason="as it is")
+    store.work.update_session(session.id, state=late, reason="as it was", job="7")
+    found = store.work.session(session.id)
+    assert (found.state, found.reason) == (present, "as it is")
+    assert found.job == ("" if present is SessionState.ENDED else "7")
+
+
+def test_a_session_that_ended_stays_as_it_ended(store: Store) -> None:
+    session = add_session(store)
+    store.work.update_session(
+        session.id, state=SessionState.ENDED, end_reason=EndReason.IDLE, reason="idle", ended_at=5.0
+    )
+    store.work.update_session(session.id, reason="being connected", stopping=True)
+    store.work.update_session(
+        session.id, state=SessionState.ENDED, end_reason=EndReason.LOST, reason="lost", ended_at=9.0
+    )
+    store.work.update_session(session.id, files_until=time.time() + 60)
+    found = store.work.session(session.id)
+    assert (found.end_reason, found.reason, found.stopping) == (EndReason.IDLE, "idle", False)
+    assert found.ended_at is not None
+    assert found.ended_at.timestamp() == 5.0
+    assert [s.id for s in store.work.kept_sessions(HERE)] == [session.id]
+
+
+@pytest.mark.parametrize("over", [s for s in RunState if s.over])
+def test_a_run_that_is_over_stays_as_it_ended(store: Store, over: RunState) -> None:
+    run = add_run(store)
+    store.work.update_run(run.id, state=over, reason="so it ended")
+    store.work.update_run(run.id, state=RunState.RUNNING, reason="", stopping=True, events_have=4)
+    store.work.update_run(run.id, reason="the disk is full")
+    found = store.work.run(run.id)
+    assert (found.state, found.reason, found.stopping) == (over, "so it ended", False)
+    assert store.work.events_have(run.id) == 4
+    assert store.work.live_runs(HERE) == ()
+
+
+def test_a_run_that_runs_is_not_submitted_again(store: Store) -> None:
+    run = add_run(store)
+    store.work.update_run(run.id, state=RunState.RUNNING, reason="it searches")
+    store.work.update_run(run.id, state=RunState.SUBMITTED, reason="accepted", submitted_at=3.0)
+    found = store.work.run(run.id)
+    assert (found.state, found.reason) == (RunState.RUNNING, "it searches")
+    assert found.submitted_at is not None
+
+
+def test_scenes_go_forward_only(store: Store) -> None:
+    run = add_run(store, "A", "B")
+    a, b = SceneId("A"), SceneId("B")
+    store.work.update_scene(run.id, a, state=SceneState.RUNNING, fraction=0.5)
+    store.work.update_scene(run.id, a, state=SceneState.DONE, objects=3)
+    store.work.update_scene(run.id, a, state=SceneState.RUNNING, fraction=0.1)
+    store.work.update_scene(run.id, a, state=SceneState.FAILED, message="no")
+    store.work.update_scene(run.id, b, state=SceneState.FAILED, message="broken")
+    store.work.update_scene(run.id, b, state=SceneState.DONE)
+    scenes = store.work.run(run.id).scenes
+    assert [(s.state, s.message) for s in scenes] == [
+        (SceneState.DONE, ""),
+        (SceneState.FAILED, "broken"),
+    ]
+    assert scenes[0].fraction == 0.5
+    assert store.work.unfetched_scenes(run.id) == (a,)
+
+
+def test_no_thread_can_slip_between_reading_and_writing(store: Store) -> None:
+    """READY and ENDED race; whoever comes last in time, ENDED stands."""
+    for _ in range(15):
+        session = add_session(store)
+        together = threading.Barrier(8)
+
+        def tell(
+            state: SessionState, one: SessionId = session.id, all_: threading.Barrier = together
+        ) -> None:
+            all_.wait()
+            store.work.update_session(one, state=state, reason=str(state))
+
+        states = [SessionState.READY, SessionState.STARTING, SessionState.QUEUED] * 2
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(tell, [*states, SessionState.ENDED, SessionState.ENDED]))
+        found = store.work.session(session.id)
+        assert (found.state, found.reason) == (SessionState.ENDED, "ENDED")
+
+
+def test_only_one_session_takes_over_the_files(store: Store) -> None:
+    old = add_session(store)
+    runs = store.work.runs_of(ALICE.id)
+    fresh = [a_session(runs[0], SessionId(new_id()), continued_from=old.id) for _ in range(6)]
+
+    def begin(session: object) -> bool:
+        try:
+            store.work.add_session(session, None, ())  # type: ignore[arg-type]
+        except Conflict:
+            return False
+        return True
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sorted(pool.map(begin, fresh)) == [False] * 5 + [True]
+    assert len(store.work.sessions_of(ALICE.id)) == 2
+    winner = store.work.session(old.id).continued_as
+    assert winner is not None
+    store.work.release_files(old.id)
+    assert store.work.session(old.id).continued_as is None
+
+
+def test_a_run_needs_its_owner(store: Store) -> None:
+    from sqlalchemy.exc import IntegrityError
+
+    stranger = a_run(owner=type(ALICE)(type(ALICE.id)("nobody"), "Nobody"))
+    with pytest.raises(IntegrityError):
+        store.work.add_run(stranger, [a_scene()])
