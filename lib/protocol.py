@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lib.errors import InvalidInput, ProtocolError, SceneBridgeError, from_code
-from lib.model import EndReason, Endpoint, Isolation, JobState, Preset, StrEnum
+from lib.model import Endpoint, EndReason, Isolation, JobState, Preset, StrEnum
 
 VERSION = 1
 COMMAND = f"scenebridge-{VERSION}"
@@ -156,7 +156,9 @@ class JobStatus:
     `reason` is a plain sentence for the user; `endpoint` is there from the moment the
     session script reported it until the job ends; `events` counts the module events
     the gate has validated so far; `keep_until` is when the files are deleted, known
-    once the job has ended.
+    once the job has ended. `module_exit_code` is there from the moment the module has
+    ended and all its events were taken (its notebook may go on); where it broke off,
+    `module_message` says how, in a sentence with its last words.
     """
 
     id: str
@@ -175,6 +177,8 @@ class JobStatus:
     keep_until: float | None = None
     events: int = 0
     endpoint: Endpoint | None = None
+    module_exit_code: int | None = None
+    module_message: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ not inherit it.
 import hmac
 import os
 from pathlib import Path
+from typing import Any
 
 from jupyter_server.auth import IdentityProvider, User  # type: ignore[import-not-found,unused-ignore]
 
@@ -28,10 +29,10 @@ class HeaderIdentityProvider(IdentityProvider):
     """
 
     @property
-    def auth_enabled(self):
+    def auth_enabled(self) -> bool:
         return True
 
-    async def get_user(self, handler):
+    async def get_user(self, handler: Any) -> User | None:
         scheme, _, got = handler.request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "token" or not hmac.compare_digest(got.encode(), _TOKEN):
             return None
@@ -39,7 +40,7 @@ class HeaderIdentityProvider(IdentityProvider):
         name = handler.request.headers.get("X-Portal-User", "portal")
         return User(username=name, name=name, display_name=name)
 
-    def validate_security(self, app, ssl_options=None):
+    def validate_security(self, app: Any, ssl_options: Any = None) -> None:
         """Nothing to warn about: the socket is private and every request needs the token."""
 
 

@@ -70,12 +70,15 @@ class Scheduler(Protocol):
     wait has a timeout. `Unavailable` means "could not ask", and never that a job is over.
     """
 
-    #: As `policy.toml` and `GateInfo` name it.
-    name: str
-    #: How often `query` may be asked while jobs live, seconds.
-    poll_s: float
-    #: How long a job may be missing from `query` before it counts as gone, seconds.
-    gone_after_s: float
+    @property
+    def poll_s(self) -> float:
+        """How often `query` may be asked while jobs live, seconds."""
+        ...
+
+    @property
+    def gone_after_s(self) -> float:
+        """How long a job may be missing from `query` before it counts as gone, seconds."""
+        ...
 
     async def submit(self, job: JobSpec) -> str:
         """Hand the job over; answers with the scheduler's id for it.
@@ -171,8 +174,10 @@ class Runtime(Protocol):
     and its process group was killed, nothing of the task is left.
     """
 
-    name: str
-    isolation: Isolation
+    @property
+    def isolation(self) -> Isolation:
+        """How far a task is kept from the account."""
+        ...
 
     def inside(self, task_path: Path, *, work: Path, private: Path) -> Path:
         """Where the task sees a path that lies in `work` or `private`."""

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG = 1
@@ -137,12 +138,12 @@ def listens(pid: int, host: str, port: int) -> bool:
     if not inode:
         return False
     try:
-        names = os.listdir(f"/proc/{pid}/fd")
+        opened = list(Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return False
-    for name in names:
+    for fd in opened:
         with contextlib.suppress(OSError):
-            if os.readlink(f"/proc/{pid}/fd/{name}") == f"socket:[{inode}]":
+            if str(fd.readlink()) == f"socket:[{inode}]":
                 return True
     return False
 
@@ -155,11 +156,10 @@ def tcp_address(host: str, port: int) -> str:
 
 def _listener_inode(host: str, port: int) -> str:
     wanted = tcp_address(host, port)
-    with open("/proc/net/tcp", encoding="ascii") as table:
-        for line in table:
-            fields = line.split()
-            if fields[1] == wanted and fields[3] == "0A":
-                return fields[9]
+    for line in Path("/proc/net/tcp").read_text("ascii").splitlines():
+        fields = line.split()
+        if fields[1] == wanted and fields[3] == "0A":
+            return fields[9]
     return ""
 
 
@@ -171,7 +171,7 @@ def _signal_all(pids: Iterable[int], number: int) -> None:
 
 def _parents() -> list[tuple[int, int]]:
     if LINUX:
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
         stats = [(pid, _stat(pid)) for pid in pids]
         return [(pid, int(s[1])) for pid, s in stats if s and s[0] not in "ZX"]
     lines = _ps("-axo", "pid=,ppid=,state=").splitlines()
@@ -182,8 +182,7 @@ def _parents() -> list[tuple[int, int]]:
 def _stat(pid: int) -> tuple[str, str, str] | None:
     """State, parent and start time of /proc/PID/stat (fields 3, 4, 22)."""
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
+        text = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
     fields = text[text.rindex(b")") + 2 :].split()
@@ -193,8 +192,7 @@ def _stat(pid: int) -> tuple[str, str, str] | None:
 @functools.cache
 def _boot_id() -> str:
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read(8)
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii")[:8]
     except OSError:
         return ""
 

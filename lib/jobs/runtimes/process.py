@@ -35,7 +35,6 @@ class ProcessRuntime:
     python: Path
     code: Path
     cache: Path | None
-    name: str = "process"
     isolation: Isolation = Isolation.NONE
 
     @classmethod

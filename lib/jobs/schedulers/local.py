@@ -40,7 +40,6 @@ _END_REASONS = {
 class LocalScheduler:
     """See `lib.jobs.ports.Scheduler`. Keeps its files in `HOME/local/`."""
 
-    name = "local"
     poll_s = 0.1
     gone_after_s = 0.0
 

@@ -1,0 +1,51 @@
+"""The gate's append-only record of who asked for what: `audit.jsonl`.
+
+One JSON object per line with `time`, `event`, and what belongs to it. No secrets, no
+parameters, no file contents.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+_MAX_TEXT = 300
+_REFUSALS_PER_MINUTE = 300
+
+
+class Audit:
+    """Appends to one file; a line is written whole or not at all.
+
+    A flood of refusals (a browser that keeps asking for an ended notebook, or an attack)
+    is cut off per minute; how many lines were left out is written instead.
+    """
+
+    def __init__(self, path: Path) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._fd = os.open(path, flags, 0o600)
+        self._minute = 0
+        self._refusals = 0
+
+    def write(self, event: str, **fields: str | int | float | bool | None) -> None:
+        """Add one line. Texts are cut at 300 characters."""
+        short = {k: v[:_MAX_TEXT] if isinstance(v, str) else v for k, v in fields.items()}
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **short}) + "\n"
+        os.write(self._fd, line.encode())
+
+    def refused(self, what: str, **fields: str | int) -> None:
+        """Add a line about something that was not allowed."""
+        minute = int(time.time() // 60)
+        if minute != self._minute:
+            left_out = self._refusals - _REFUSALS_PER_MINUTE
+            if left_out > 0:
+                self.write("refusals-left-out", count=left_out)
+            self._minute, self._refusals = minute, 0
+        self._refusals += 1
+        if self._refusals <= _REFUSALS_PER_MINUTE:
+            self.write("refused", what=what, **fields)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._fd)

@@ -1,0 +1,173 @@
+"""The gate's own folder: keys, policy, lock, and the note of the gate that runs."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import asyncssh
+
+from lib.errors import Conflict, InvalidInput, NotFound, Refused
+from lib.gate.policy import Policy, load
+from lib.jobs.files import read_json, write_json, write_private
+from lib.jobs.processes import ProcessId
+from lib.protocol import NAME_PATTERN, from_plain
+
+_FIRST_POLICY = """\
+# What this gate allows. docs/gate.md explains every key; empty lists allow nothing.
+format = 1
+cluster = "{cluster}"
+portal_origins = []
+data_paths = []
+https_hosts = []
+
+[scheduler]
+name = "local"
+
+[runtime]
+name = "process"
+python = "{python}"
+code = "{code}"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningGate:
+    """The content of `gate.json`. `pid` and `start` together name one process."""
+
+    pid: int
+    start: str
+    port: int
+    host_key: str
+    cluster: str
+    version: str
+
+    @property
+    def process(self) -> ProcessId:
+        """The process, for signals."""
+        return ProcessId(self.pid, self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """A gate's folder, mode 0700."""
+
+    path: Path
+
+    @property
+    def sessions(self) -> Path:
+        return self.path / "sessions"
+
+    @property
+    def audit(self) -> Path:
+        return self.path / "audit.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "gate.log"
+
+    def init(
+        self, cluster: str, portal_key: Path, policy: Path | None, first: dict[str, str]
+    ) -> str:
+        """Make or complete the folder. Returns the public host key.
+
+        Existing keys are kept, so the portal's pinned host key stays right; the
+        authorized key and a given policy are replaced.
+
+        Raises:
+            InvalidInput: a name, key or policy that is not acceptable.
+            Refused: the folder belongs to somebody else.
+        """
+        if NAME_PATTERN.fullmatch(cluster) is None:
+            raise InvalidInput(f"{cluster!r:.60} cannot be the id of a cluster.")
+        key = _public_key(portal_key)
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._check_mode(mend=True)
+        self.sessions.mkdir(mode=0o700, exist_ok=True)
+        if not (self.path / "host_key").exists():
+            made = asyncssh.generate_private_key("ssh-ed25519", comment=f"gate {cluster}")
+            write_private(self.path / "host_key", made.export_private_key())
+        write_private(self.path / "authorized_key", key.export_public_key())
+        if policy is not None:
+            write_private(self.path / "policy.toml", policy.read_bytes())
+        elif not (self.path / "policy.toml").exists():
+            text = _FIRST_POLICY.format(cluster=cluster, **first)
+            write_private(self.path / "policy.toml", text.encode())
+        if self.policy().cluster != cluster:
+            raise InvalidInput(f"The policy is for {self.policy().cluster}, not for {cluster}.")
+        return public_text(self.host_key())
+
+    def policy(self) -> Policy:
+        """The policy, checked. Raises `InvalidInput`."""
+        return load(self.path / "policy.toml", self.path)
+
+    def host_key(self) -> asyncssh.SSHKey:
+        """The gate's own key. Raises `NotFound`."""
+        self._check_mode(mend=False)
+        try:
+            return asyncssh.read_private_key(self.path / "host_key")
+        except OSError as exc:
+            raise NotFound(f"{self.path} is no gate's folder; make one with init.") from exc
+
+    def portal_key(self) -> asyncssh.SSHKey:
+        """The one key that may connect."""
+        return _public_key(self.path / "authorized_key")
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held by the gate that serves this folder. Raises `Conflict`."""
+        fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            os.close(fd)
+            raise Conflict(f"A gate serves {self.path} already.") from exc
+        try:
+            yield
+        finally:
+            os.close(fd)
+
+    def running(self) -> RunningGate | None:
+        """The gate that serves this folder now, if one does."""
+        data = read_json(self.path / "gate.json")
+        if data is None:
+            return None
+        gate = from_plain(RunningGate, data)
+        return gate if gate.process.alive() else None
+
+    def announce(self, gate: RunningGate) -> None:
+        """Say that a gate listens."""
+        write_json(self.path / "gate.json", asdict(gate))
+
+    def withdraw(self) -> None:
+        """No gate listens any more."""
+        (self.path / "gate.json").unlink(missing_ok=True)
+
+    def _check_mode(self, *, mend: bool) -> None:
+        try:
+            info = self.path.lstat()
+        except FileNotFoundError as exc:
+            raise NotFound(f"{self.path} does not exist; make it with init.") from exc
+        if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.getuid():
+            raise Refused(f"{self.path} is not a folder of this account.")
+        if info.st_mode & 0o077:
+            if not mend:
+                raise Refused(f"{self.path} is open to others; make its mode 0700.")
+            self.path.chmod(0o700)
+
+
+def public_text(key: asyncssh.SSHKey) -> str:
+    """`ssh-ed25519 AAAA...` without a comment."""
+    return " ".join(key.export_public_key().decode().split()[:2])
+
+
+def _public_key(path: Path) -> asyncssh.SSHKey:
+    try:
+        return asyncssh.read_public_key(path)
+    except (OSError, asyncssh.KeyImportError) as exc:
+        raise InvalidInput(f"{path} cannot be read as an SSH public key.") from exc

@@ -1,0 +1,150 @@
+"""What the gate remembers of each job: `control/record.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lib.errors import InvalidInput
+from lib.jobs import spec as control_files
+from lib.jobs.files import read_json, text_of, write_private
+from lib.model import Endpoint, EndReason, JobState
+from lib.protocol import ID_PATTERN, JobKind, JobStatus, encode, from_plain
+
+RECORD = "record.json"
+
+
+@dataclass(slots=True)
+class Record:
+    """One job. Written before the job is submitted, so a crash loses nothing.
+
+    Args:
+        name: the job's name at the scheduler, with a nonce; finds it again after a crash.
+        job: the scheduler's id; "" until it is known.
+        scenes: ids of the submitted scenes.
+        preset: name of the resources.
+        cancelled: somebody asked for the end; `cancel_text` is why, if it was the gate.
+        host, port: the endpoint once it was reported and vouched for; fixed from then on.
+        files_in, out: when another session continued this one, where its files are now
+            (session id) and what its `out` folder is called there.
+    """
+
+    id: str
+    kind: JobKind
+    owner: str
+    module: str
+    module_version: str
+    title: str
+    name: str
+    preset: str
+    walltime_s: int
+    scenes: list[str]
+    submitted_at: float
+    job: str = ""
+    state: JobState = JobState.QUEUED
+    reason: str = ""
+    end_reason: EndReason | None = None
+    exit_code: int | None = None
+    started_at: float | None = None
+    endpoint_at: float | None = None
+    ends_at: float | None = None
+    ended_at: float | None = None
+    keep_until: float | None = None
+    events: int = 0
+    events_note: str = ""
+    module_exit_code: int | None = None
+    module_message: str = ""
+    cancelled: bool = False
+    cancel_text: str = ""
+    host: str = ""
+    port: int = 0
+    files_in: str = ""
+    out: str = "out"
+    continued_as: str = ""
+
+    @property
+    def live(self) -> bool:
+        """True until the job has ended."""
+        return self.state is not JobState.ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where a gate keeps its sessions."""
+
+    home: Path
+
+    @property
+    def sessions(self) -> Path:
+        """The folder of all sessions."""
+        return self.home / "sessions"
+
+    def session(self, job_id: str) -> Path:
+        """One session's folder. The id was checked by whoever calls."""
+        if ID_PATTERN.fullmatch(job_id) is None:
+            raise InvalidInput("That is not the id of a job.")
+        return self.sessions / job_id
+
+    def control(self, job_id: str) -> Path:
+        """The half that is never shown to a container."""
+        return self.session(job_id) / "control"
+
+    def work(self, record: Record) -> Path:
+        """The half that the job writes, wherever it has moved."""
+        return self.session(record.files_in or record.id) / "work"
+
+    def save(self, record: Record) -> None:
+        """Write a record, whole."""
+        write_private(self.control(record.id) / RECORD, encode(record))
+
+    def load(self) -> Iterator[Record]:
+        """All records."""
+        for folder in sorted(self.sessions.iterdir()):
+            data = read_json(folder / "control" / RECORD)
+            if data is not None:
+                yield from_plain(Record, data)
+
+    def endpoint(self, record: Record) -> Endpoint:
+        """The secrets that open this job's notebook."""
+        control = self.control(record.id)
+        return Endpoint(
+            name=f"s-{record.id}",
+            token=text_of(control / control_files.TOKEN),
+            server_cert=text_of(control / control_files.SERVER_CERT),
+            client_cert=text_of(control / control_files.CLIENT_CERT),
+            client_key=text_of(control / control_files.CLIENT_KEY),
+        )
+
+
+@dataclass(slots=True)
+class Known:
+    """A record with what is only in memory: its endpoint's secrets."""
+
+    record: Record
+    endpoint: Endpoint | None = field(default=None, repr=False)
+
+    def status(self) -> JobStatus:
+        """As the portal sees it."""
+        r = self.record
+        reasons = [r.reason, r.events_note if r.reason != r.events_note else ""]
+        return JobStatus(
+            id=r.id,
+            kind=r.kind,
+            job=r.job,
+            state=r.state,
+            owner=r.owner,
+            reason=" ".join(text for text in reasons if text),
+            end_reason=r.end_reason,
+            exit_code=r.exit_code,
+            submitted_at=r.submitted_at,
+            started_at=r.started_at,
+            endpoint_at=r.endpoint_at,
+            ends_at=r.ends_at,
+            ended_at=r.ended_at,
+            keep_until=r.keep_until,
+            events=r.events,
+            endpoint=self.endpoint if r.live and r.port else None,
+            module_exit_code=r.module_exit_code,
+            module_message=r.module_message,
+        )

@@ -1,0 +1,194 @@
+"""Bring one record up to date: the scheduler's view, the endpoint, the module's events."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from lib.errors import NotFound, Refused
+from lib.gate.audit import Audit
+from lib.gate.events import EventLog
+from lib.gate.policy import Policy
+from lib.gate.records import Folders, Known, Record
+from lib.gate.untrusted import disk_usage, open_file
+from lib.jobs import spec as control_files
+from lib.jobs.ports import JobView, Scheduler
+from lib.model import EndReason, JobState
+from lib.protocol import JobKind
+
+_MAX_REPORT_BYTES = 64 * 1024
+_DISK_EVERY_S = 30.0
+_ALL_CHUNKS = 256
+#: End reasons that the scheduler knows better than the session script.
+_SCHEDULER_KNOWS = frozenset(
+    {
+        EndReason.WALLTIME,
+        EndReason.CANCELLED,
+        EndReason.OUT_OF_MEMORY,
+        EndReason.NODE_FAILURE,
+        EndReason.FAILED_TO_START,
+    }
+)
+
+
+class Refresher:
+    """Reads what the script and the module wrote. All methods block on files."""
+
+    def __init__(
+        self, folders: Folders, policy: Policy, scheduler: Scheduler, audit: Audit
+    ) -> None:
+        self._folders = folders
+        self._policy = policy
+        self._scheduler = scheduler
+        self._audit = audit
+        self._events: dict[str, EventLog] = {}
+        self._missing_since: dict[str, float] = {}
+        self._distrusted: set[str] = set()
+        self._disk_at = 0.0
+
+    def events(self, record: Record) -> EventLog:
+        """The event log of a job, opened once."""
+        log = self._events.get(record.id)
+        if log is None:
+            source = (self._folders.work(record), record.out)
+            control = self._folders.control(record.id)
+            log = EventLog(control, source, frozenset(record.scenes))
+            self._events[record.id] = log
+        return log
+
+    def refresh(self, known: Known, views: Mapping[str, JobView] | None) -> bool:
+        """Update a live record, save it if it changed. Returns whether it did.
+
+        Args:
+            views: what the scheduler said; None when it could not be asked, and then
+                nothing ends.
+        """
+        record = known.record
+        before = asdict(record)
+        view = self._view(record, views)
+        report = None
+        if record.kind is JobKind.SESSION and not record.port and record.job:
+            self._take_endpoint(known)
+        if record.module_exit_code is None:
+            report = self._report(record, control_files.MODULE)
+        over = view is not None and view.state is JobState.ENDED
+        self._take_events(record, to_the_end=over or report is not None)
+        if report is not None:
+            record.module_exit_code = _whole(report.get("exit_code"))
+            record.module_message = str(report.get("message", ""))[:1000]
+        if view is not None:
+            self._take_view(record, view)
+        if asdict(record) == before:
+            return False
+        self._folders.save(record)
+        return True
+
+    def too_large(self, records: Iterable[Record]) -> list[Record]:
+        """Live jobs whose files use more disk than a session may; looks now and then."""
+        if time.monotonic() < self._disk_at + _DISK_EVERY_S:
+            return []
+        self._disk_at = time.monotonic()
+        allowed = self._policy.limits.max_disk_bytes
+        live = [r for r in records if r.live and not r.cancelled]
+        return [r for r in live if disk_usage(self._folders.work(r), stop_at=allowed) > allowed]
+
+    def _view(self, record: Record, views: Mapping[str, JobView] | None) -> JobView | None:
+        """The scheduler's view; a job it no longer knows is over, after some patience."""
+        if views is None or not record.job:
+            return None
+        view = views.get(record.job)
+        if view is not None:
+            self._missing_since.pop(record.id, None)
+            return view
+        since = self._missing_since.setdefault(record.id, time.monotonic())
+        if time.monotonic() - since < self._scheduler.gone_after_s:
+            return None
+        return JobView(record.job, record.name, JobState.ENDED, end_reason=EndReason.LOST)
+
+    def _take_view(self, record: Record, view: JobView) -> None:
+        record.started_at = view.started_at or record.started_at
+        record.ends_at = view.ends_at or record.ends_at
+        if view.state is JobState.ENDED:
+            self._end(record, view)
+            return
+        record.state, record.reason = view.state, view.reason
+        if view.state is JobState.RUNNING and record.cancelled:
+            record.reason = record.cancel_text or "Stopping."
+
+    def _end(self, record: Record, view: JobView) -> None:
+        report = self._report(record, control_files.EXIT) or {}
+        record.state = JobState.ENDED
+        record.exit_code = view.exit_code
+        record.end_reason, record.reason = _why(record, view, report)
+        record.ended_at = view.ended_at or time.time()
+        record.keep_until = record.ended_at + self._policy.limits.keep_s
+        record.host, record.port = "", 0
+        self._audit.write(
+            "ended", session=record.id, owner=record.owner, reason=record.end_reason.value
+        )
+
+    def _take_endpoint(self, known: Known) -> None:
+        """Once; whatever is written there later counts for nothing."""
+        record = known.record
+        report = self._report(record, control_files.ENDPOINT)
+        if report is None:
+            return
+        host, port = report.get("host"), _whole(report.get("port"))
+        if not isinstance(host, str) or port is None or not 0 < port < 65536:
+            return
+        if not self._scheduler.vouches(record.job, host, port):
+            if record.id not in self._distrusted:
+                self._distrusted.add(record.id)
+                self._audit.refused("endpoint", session=record.id, host=host, port=port)
+            return
+        record.host, record.port = host, port
+        said = report.get("time")
+        now = time.time()
+        plausible = isinstance(said, float) and record.submitted_at <= said <= now
+        record.endpoint_at = said if plausible else now
+        known.endpoint = known.endpoint or self._folders.endpoint(record)
+
+    def _take_events(self, record: Record, *, to_the_end: bool) -> None:
+        log = self.events(record)
+        log.take(chunks=_ALL_CHUNKS if to_the_end else 8)
+        record.events, record.events_note = len(log), log.note()
+
+    def _report(self, record: Record, name: str) -> dict[str, Any] | None:
+        """A small JSON object of the session script."""
+        control: Path = self._folders.control(record.id)
+        try:
+            file = open_file(control, (name,), max_bytes=_MAX_REPORT_BYTES)
+        except (NotFound, Refused):
+            return None
+        try:
+            found = json.loads(os.pread(file.fd, _MAX_REPORT_BYTES, 0))
+        except (ValueError, RecursionError):
+            return None
+        finally:
+            os.close(file.fd)
+        return found if isinstance(found, dict) else None
+
+
+def _why(record: Record, view: JobView, report: Mapping[str, Any]) -> tuple[EndReason, str]:
+    """The end reason and its sentence, from whoever knows best."""
+    said = str(report.get("reason", ""))[:1000]
+    if view.end_reason in _SCHEDULER_KNOWS and view.end_reason is not None:
+        minutes = record.walltime_s // 60
+        walltime = f"Its time of {minutes} minutes was over."
+        text = walltime if view.end_reason is EndReason.WALLTIME else view.reason
+        return view.end_reason, text
+    if record.cancelled:
+        return EndReason.STOPPED, record.cancel_text
+    try:
+        return EndReason(report.get("end_reason")), said
+    except ValueError:
+        return view.end_reason or EndReason.LOST, view.reason
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,291 @@
+"""The SSH side of the gate: who gets in, and the two things that are possible then.
+
+Refusal is the default of every request. Allowed are the command ``scenebridge-1 VERB``
+and `direct-tcpip` to ``s-UUID`` port 1, where UUID is a live session whose scheduler
+vouches for its endpoint at that very moment. asyncssh itself refuses stream-local, remote
+and tun forwards; pty, env, agent and X11, which it would accept, are refused here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, cast
+
+import asyncssh
+from asyncssh.channel import SSHChannel, SSHServerChannel
+from asyncssh.forward import SSHForwarder
+from asyncssh.packet import SSHPacket
+from asyncssh.stream import SSHReader, SSHServerStreamSession, SSHWriter
+
+from lib.gate.audit import Audit
+from lib.gate.jobs import Jobs
+from lib.gate.peers import is_own_account
+from lib.gate.verbs import Exchange, Verbs, verb_of
+from lib.protocol import ID_PATTERN
+
+USER = "portal"
+#: AES-GCM only: as fast as OpenSSH's own, where chacha20 in Python is five times slower.
+CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+LOGIN_TIMEOUT_S = 10
+_MAX_WAITING = 16
+_MAX_CONNECTIONS = 64
+_MAX_COMMANDS = 128
+_MAX_FORWARDS = 2048
+_CONNECT_TIMEOUT_S = 10.0
+_WINDOW = 2 * 2**20
+_PACKET = 32 * 1024
+
+_log = logging.getLogger(__name__)
+
+
+class Door:
+    """What all connections share: the key, the jobs, and how much is open."""
+
+    def __init__(self, key: asyncssh.SSHKey, jobs: Jobs, verbs: Verbs, audit: Audit) -> None:
+        self.key = key
+        self.jobs = jobs
+        self.verbs = verbs
+        self.audit = audit
+        self.connections: set[Connection] = set()
+        self.commands = 0
+        self.forwards = 0
+
+    @property
+    def waiting(self) -> int:
+        """Connections that have not proved anything yet."""
+        return sum(not c.authenticated for c in self.connections)
+
+    async def listen(self, port: int, host_key: asyncssh.SSHKey) -> asyncssh.SSHAcceptor:
+        """Serve on 127.0.0.1."""
+        return await asyncssh.listen(
+            "127.0.0.1",
+            port,
+            server_factory=lambda: Connection(self),
+            server_host_keys=[host_key],
+            encryption_algs=CIPHERS,
+            compression_algs=None,
+            password_auth=False,
+            kbdint_auth=False,
+            host_based_auth=False,
+            gss_host=None,
+            x509_trusted_certs=None,
+            agent_forwarding=False,
+            x11_forwarding=False,
+            allow_pty=False,
+            allow_scp=False,
+            login_timeout=LOGIN_TIMEOUT_S,
+            keepalive_interval=15,
+            keepalive_count_max=4,
+            server_version="SceneBridge",
+            backlog=128,
+        )
+
+
+class Connection(asyncssh.SSHServer):
+    """One connection to the gate."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._conn: asyncssh.SSHServerConnection | None = None
+        self._forwarded: set[str] = set()
+        self.authenticated = False
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        """Drops other accounts' connections, and more than a few silent ones, at once."""
+        self._conn = conn
+        peer, local = conn.get_extra_info("peername"), conn.get_extra_info("sockname")
+        if not peer or not local or not is_own_account(peer[:2], local[:2]):
+            self._door.audit.refused("connection", message="another account of this computer")
+            conn.abort()
+        elif self._door.waiting >= _MAX_WAITING or len(self._door.connections) >= _MAX_CONNECTIONS:
+            self._door.audit.refused("connection", message="too many")
+            conn.abort()
+        else:
+            self._door.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._door.connections.discard(self)
+
+    def drop(self) -> None:
+        """Close it, with all its forwards."""
+        if self._conn is not None:
+            self._conn.abort()
+
+    def begin_auth(self, username: str) -> bool:
+        """Always asks for proof."""
+        if username != USER:
+            self._door.audit.refused("user", user=username)
+        return True
+
+    def public_key_auth_supported(self) -> bool:
+        return True
+
+    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
+        """Exactly one user name and one key."""
+        if username == USER and key == self._door.key:
+            return True
+        fingerprint = key.get_fingerprint()
+        self._door.audit.refused("key", user=username, fingerprint=fingerprint)
+        return False
+
+    def auth_completed(self) -> None:
+        self.authenticated = True
+        self._door.audit.write("connected")
+
+    def session_requested(self) -> Any:
+        """A channel that can carry a verb."""
+        if self._conn is None or self._door.commands >= _MAX_COMMANDS:
+            self._door.audit.refused("command", message="too many at once")
+            return False
+        channel = CommandChannel(self._conn, self._door.audit)
+        return channel, Command(self._door)
+
+    def connection_requested(  # a plain def: refusing in a coroutine ends the whole connection
+        self,
+        dest_host: str,
+        dest_port: int,
+        orig_host: str,  # noqa: ARG002
+        orig_port: int,  # noqa: ARG002
+    ) -> Any:
+        """A forward, to a live notebook by its symbolic name and to nothing else."""
+        session = dest_host[2:]
+        named = dest_port == 1 and dest_host.startswith("s-") and ID_PATTERN.fullmatch(session)
+        where = self._door.jobs.where(session) if named else None
+        if where is None or self._door.forwards >= _MAX_FORWARDS:
+            self._door.audit.refused("forward", host=dest_host, port=dest_port)
+            raise asyncssh.ChannelOpenError(
+                asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "not a notebook of this gate"
+            )
+        if session not in self._forwarded:
+            self._forwarded.add(session)
+            owner = self._door.jobs.record(session).owner
+            self._door.audit.write("forwarded", session=session, owner=owner)
+        return self._forward(*where)
+
+    async def _forward(self, host: str, port: int) -> SSHForwarder:
+        loop = asyncio.get_running_loop()
+        try:
+            _, peer = await asyncio.wait_for(
+                loop.create_connection(SSHForwarder, host, port), _CONNECT_TIMEOUT_S
+            )
+        except (OSError, asyncio.TimeoutError) as exc:
+            raise asyncssh.ChannelOpenError(
+                asyncssh.OPEN_CONNECT_FAILED, "the notebook does not answer"
+            ) from exc
+        return CountedForwarder(peer, self._door)
+
+
+class CountedForwarder(SSHForwarder):
+    """The SSH end of a forward; counted while it is open."""
+
+    def __init__(self, peer: SSHForwarder, door: Door) -> None:
+        super().__init__(peer)
+        self._door: Door | None = door
+        door.forwards += 1
+
+    def close(self) -> None:
+        if self._door is not None:
+            self._door.forwards -= 1
+            self._door = None
+        super().close()
+
+
+class CommandChannel(SSHServerChannel[bytes]):
+    """A session channel that refuses pty, env, agent and X11, and says so in the audit.
+
+    asyncssh looks these handlers up by name; tests/security/test_gate_matrix.py fails if
+    a new version names them otherwise.
+    """
+
+    def __init__(self, conn: asyncssh.SSHServerConnection, audit: Audit) -> None:
+        super().__init__(
+            conn,
+            asyncio.get_running_loop(),
+            allow_pty=False,
+            line_editor=False,
+            line_echo=False,
+            line_history=0,
+            max_line_length=0,
+            encoding=None,
+            errors="strict",
+            window=_WINDOW,
+            max_pktsize=_PACKET,
+        )
+        self._audit = audit
+
+    def _process_env_request(self, packet: SSHPacket) -> bool:  # noqa: ARG002
+        return self._refuse("env")
+
+    def _process_pty_req_request(self, packet: SSHPacket) -> bool:  # noqa: ARG002
+        return self._refuse("pty")
+
+    def _process_x11_req_request(self, packet: SSHPacket) -> bool:  # noqa: ARG002
+        return self._refuse("x11")
+
+    def _process_auth_agent_req_at_openssh_dot_com_request(self, packet: SSHPacket) -> bool:  # type: ignore[override]  # noqa: ARG002
+        return self._refuse("agent")
+
+    def _refuse(self, what: str) -> bool:
+        self._audit.refused(what)
+        return False
+
+
+class Command(SSHServerStreamSession[bytes]):
+    """One command on a session channel."""
+
+    def __init__(self, door: Door) -> None:
+        super().__init__(None)
+        self._door = door
+        self._command = ""
+        self._channel: SSHServerChannel[bytes] | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def shell_requested(self) -> bool:
+        self._door.audit.refused("shell")
+        return False
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        self._door.audit.refused("subsystem", name=subsystem)
+        return False
+
+    def exec_requested(self, command: str) -> bool:
+        if verb_of(command) is None:
+            self._door.audit.refused("exec", command=command)
+            return False
+        self._command = command
+        return True
+
+    def connection_made(self, chan: SSHChannel[bytes]) -> None:
+        super().connection_made(chan)
+        self._channel = cast("SSHServerChannel[bytes]", chan)
+        self._door.commands += 1
+
+    def session_started(self) -> None:
+        self._task = asyncio.ensure_future(self._serve())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._door.commands -= 1
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _serve(self) -> None:
+        channel, verb = self._channel, verb_of(self._command)
+        assert channel is not None  # noqa: S101 (the session runs on it)
+        assert verb is not None  # noqa: S101 (checked in exec_requested)
+        exchange = Exchange(SSHReader(self, channel), SSHWriter(self, channel))
+        try:
+            channel.exit(await self._answer(verb, exchange))
+        except (asyncssh.Error, ConnectionError):
+            channel.close()  # the portal is gone
+
+    async def _answer(self, verb: Any, exchange: Exchange) -> int:
+        try:
+            return await self._door.verbs.handle(verb, exchange)
+        except (asyncssh.Error, ConnectionError):
+            raise
+        except Exception:
+            _log.exception("the verb %s failed", verb)
+            await self._door.verbs.fault(exchange)
+            return 1
