@@ -1,0 +1,205 @@
+"""The rules of this repository: lint, types, who imports whom, and what may be tracked."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import grimp
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[2]
+LONGEST_MODULE = 450
+SHIPPED = {"lib.gate", "lib.jobs", "lib.protocol", "lib.model", "lib.errors"}
+#: What a login node has beside the standard library. The configuration of Jupyter is read
+#: by Jupyter itself, inside the runtime; tomli is for Python 3.10.
+SHIPPED_PACKAGES = {"asyncssh", "cryptography", "tomli"}
+INSIDE_RUNTIME = {"lib.jobs.notebook_config": {"jupyter_server", "tornado", "traitlets"}}
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """Files that belong to the project: tracked ones that are still there."""
+    command = ["git", "ls-files", "-z", "--", *patterns]
+    try:
+        listed = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        pytest.skip("this folder is no git work tree")
+    files = [PROJECT / name for name in listed.stdout.split("\0") if name]
+    return [file for file in files if file.is_file()]
+
+
+def tool(*arguments: str, folder: Path = PROJECT) -> subprocess.CompletedProcess:
+    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
+
+
+def script(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+# --- lint, types, imports ----------------------------------------------------------------
+
+
+def test_ruff_finds_nothing():
+    done = tool(script("ruff"), "check", "--no-cache", ".")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_everything_is_formatted():
+    done = tool(script("ruff"), "format", "--check", "--no-cache", ".")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_mypy_finds_nothing():
+    done = tool(script("mypy"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess:
+    return tool(script("lint-imports"), "--no-cache", "--no-logo", folder=folder)
+
+
+def test_nobody_imports_what_they_may_not():
+    done = lint_imports(PROJECT)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "contract"),
+    [
+        ("pages/work.py", "import lib.store", "Pages and widgets"),
+        ("ui/cards.py", "from lib import settings", "Pages and widgets"),
+        ("lib/portal.py", "import streamlit", "Only app.py"),
+        ("lib/jobs/ports.py", "import lib.gate.policy", "gate on jobs"),
+        ("lib/protocol.py", "import lib.jobs.ports", "gate on jobs"),
+        ("lib/gate/policy.py", "import lib.settings", "knows nothing else"),
+        ("lib/tunnels/link.py", "import lib.gate.policy", "never imports one"),
+        ("modules/active_fire/detector.py", "import lib.model", "never import lib"),
+        ("modulekit/cli.py", "import modules.active_fire", "Modules stand on modulekit"),
+    ],
+)
+def test_a_forbidden_import_is_found(tmp_path, module, line, contract):
+    for name in ("lib", "ui", "pages", "modules", "modulekit"):
+        shutil.copytree(PROJECT / name, tmp_path / name, ignore=shutil.ignore_patterns("*.pyc"))
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    with (tmp_path / module).open("a") as file:
+        file.write(f"\n{line}\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1
+    assert re.search(rf"{contract}.* BROKEN", done.stdout), done.stdout
+
+
+def test_what_is_shipped_needs_asyncssh_and_nothing_else():
+    graph = grimp.build_graph("lib", include_external_packages=True, cache_dir=None)
+    shipped = {m for m in graph.modules if m in SHIPPED or m.startswith(("lib.gate.", "lib.jobs."))}
+    assert shipped > SHIPPED
+    for module in shipped:
+        imported = graph.find_modules_directly_imported_by(module)
+        outside = {m for m in imported if m not in shipped and m != "lib"}
+        packages = {m.split(".")[0] for m in outside} - set(sys.stdlib_module_names)
+        allowed = SHIPPED_PACKAGES | INSIDE_RUNTIME.get(module, set())
+        assert packages <= allowed, f"{module} imports {packages - allowed}"
+
+
+# --- what is tracked -----------------------------------------------------------------------
+
+
+def test_no_module_is_too_long():
+    lengths = {file: len(file.read_text().splitlines()) for file in tracked("*.py")}
+    long = {str(f.relative_to(PROJECT)): n for f, n in lengths.items() if n > LONGEST_MODULE}
+    assert not long
+
+
+def test_no_file_names_a_machine_or_a_package_registry():
+    hosts = ["pypi" + ".org", "pythonhosted" + ".org", "registry" + ".npmjs", "deb" + ".debian.org"]
+    folders = ["/" + "work/", "/" + "root/", "/home/(?!user|you|USER)[a-z]"]
+    wrong = re.compile("|".join([*(re.escape(host) for host in hosts), *folders]))
+    found = []
+    for file in tracked():
+        try:
+            text = file.read_text("utf-8")
+        except UnicodeDecodeError:
+            continue
+        for number, line in enumerate(text.splitlines(), 1):
+            # A path inside the project may end in the same letters, as in ".../in-work/".
+            for match in wrong.finditer(line):
+                before = line[: match.start()][-1:]
+                if not (before.isalnum() or before in "._-})>"):
+                    found.append(f"{file.relative_to(PROJECT)}:{number}: {line.strip()[:120]}")
+    assert not found
+
+
+def test_the_lock_file_of_npm_carries_checksums_and_no_addresses():
+    lock = json.loads((PROJECT / "package-lock.json").read_text())
+    packages = {name: entry for name, entry in lock["packages"].items() if name}
+    assert packages
+    for name, entry in packages.items():
+        assert "resolved" not in entry, name
+        assert entry["integrity"].startswith("sha512-"), name
+
+
+def test_no_third_party_file_is_tracked():
+    names = [str(file.relative_to(PROJECT)) for file in tracked()]
+    foreign = re.compile(r"(^|/)(node_modules|site-packages|vendor|third_party|assets)/|\.min\.")
+    assert [name for name in names if foreign.search(name)] == []
+
+
+def test_what_is_made_at_run_time_is_ignored():
+    for name in (
+        ".venv/x",
+        ".venv.lock",
+        "var/x",
+        "assets/x",
+        "node_modules/x",
+        "lib/__pycache__/x",
+    ):
+        done = tool("git", "check-ignore", "-q", name)
+        assert done.returncode == 0, name
+    assert tool("git", "check-ignore", "-q", "lib/gate/x.py").returncode == 1
+
+
+# --- packages ------------------------------------------------------------------------------
+
+
+def pins(name: str) -> dict[str, str]:
+    text = (PROJECT / name).read_text()
+    return {
+        found[1].lower().replace("_", "-"): found[2]
+        for found in re.finditer(r"^([\w.-]+)==(\S+)", text, re.MULTILINE)
+    }
+
+
+def test_every_requirement_is_pinned_as_in_the_constraints():
+    constraints = pins("constraints.txt")
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        lines = (PROJECT / name).read_text().splitlines()
+        assert lines.count("-c constraints.txt") == 1
+        wanted = [x for x in lines if x and not x.startswith(("#", "-c"))]
+        assert len(wanted) == len(pins(name)), f"{name}: a line is not pinned with =="
+        for package, version in pins(name).items():
+            assert constraints[package] == version, package
+
+
+def test_every_runtime_requirement_says_why_it_is_there():
+    for line in (PROJECT / "requirements.txt").read_text().splitlines():
+        if "==" in line:
+            assert re.search(r"  # \w", line), line
+
+
+def test_every_package_that_is_imported_is_a_requirement():
+    known = {
+        "PIL": "pillow", "streamlit_folium": "streamlit-folium", "pystac_client": "pystac-client",
+        "rio_tiler": "rio-tiler", "jupyter_server": "jupyterlab", "traitlets": "jupyterlab",
+        "tornado": "jupyterlab", "branca": "folium", "affine": "rasterio", "yarl": "aiohttp", "tomli": None,
+        "IPython": "ipykernel",
+    }  # fmt: skip
+    graph = grimp.build_graph(
+        "lib", "ui", "pages", "modules", "modulekit", include_external_packages=True, cache_dir=None
+    )
+    own = {"lib", "ui", "pages", "modules", "modulekit"}
+    external = {m.split(".")[0] for m in graph.modules} - own - set(sys.stdlib_module_names)
+    needed = {known.get(name, name.lower()) for name in external} - {None}
+    assert needed <= set(pins("requirements.txt")), needed - set(pins("requirements.txt"))
