@@ -1,0 +1,220 @@
+"""WebSockets through the proxy: messages, subprotocols, close codes, stalls, refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from aiohttp import WSMsgType, web
+
+from tests.contract.small_notebook import Stage, stage
+
+
+class Notebook:
+    def __init__(self) -> None:
+        self.closed: asyncio.Queue[tuple[int | None, str]] = asyncio.Queue()
+        self.flooded = 0
+        self.swallowed = 0
+        self.app = web.Application()
+        self.app.router.add_get("/echo", self.echo)
+        self.app.router.add_get("/close/{code}", self.close)
+        self.app.router.add_get("/flood", self.flood)
+        self.app.router.add_get("/swallow", self.swallow)
+        self.app.router.add_get("/hang", self.hang)
+        self.app.router.add_get("/abort", self.abort)
+        self.app.router.add_get("/refuse", self.refuse)
+
+    async def _prepared(self, request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse(protocols=("v1.kernel.example",), max_msg_size=0)
+        await ws.prepare(request)
+        return ws
+
+    async def echo(self, request: web.Request) -> web.WebSocketResponse:
+        ws = await self._prepared(request)
+        async for message in ws:
+            if message.type is WSMsgType.TEXT:
+                await ws.send_str(message.data)
+            elif message.type is WSMsgType.BINARY:
+                await ws.send_bytes(message.data)
+        self.closed.put_nowait((ws.close_code, ""))
+        return ws
+
+    async def close(self, request: web.Request) -> web.WebSocketResponse:
+        ws = await self._prepared(request)
+        await ws.close(code=int(request.match_info["code"]), message=b"because")
+        return ws
+
+    async def flood(self, request: web.Request) -> web.WebSocketResponse:
+        ws = await self._prepared(request)
+        try:
+            while not ws.closed:
+                await ws.send_bytes(b"x" * 2**16)
+                self.flooded += 2**16
+        except (ConnectionError, asyncio.CancelledError):
+            pass
+        self.closed.put_nowait((ws.close_code, ""))
+        return ws
+
+    async def swallow(self, request: web.Request) -> web.WebSocketResponse:
+        """Take one message, then none."""
+        ws = await self._prepared(request)
+        await ws.receive()
+        await asyncio.sleep(60)
+        return ws
+
+    async def hang(self, request: web.Request) -> web.WebSocketResponse:
+        await asyncio.sleep(60)
+        return web.WebSocketResponse()
+
+    async def abort(self, request: web.Request) -> web.WebSocketResponse:
+        ws = await self._prepared(request)
+        assert request.transport is not None
+        request.transport.abort()
+        return ws
+
+    async def refuse(self, request: web.Request) -> web.Response:
+        return web.Response(status=403)
+
+
+@pytest.fixture
+def notebook() -> Notebook:
+    return Notebook()
+
+
+@pytest.fixture
+async def on(notebook: Notebook) -> AsyncIterator[Stage]:
+    async with stage(notebook.app) as made:
+        yield made
+
+
+async def test_text_and_bytes_pass_both_ways(on: Stage) -> None:
+    async with on.websocket("/echo") as ws:
+        await ws.send_str("héllo")
+        assert await ws.receive_str() == "héllo"
+        for size in (0, 1, 125, 126, 2**16, 5 * 2**20):
+            data = os.urandom(size)
+            await ws.send_bytes(data)
+            assert await ws.receive_bytes() == data
+
+
+async def test_subprotocol_is_agreed_with_the_notebook(on: Stage) -> None:
+    async with on.websocket("/echo", protocols=("other", "v1.kernel.example")) as ws:
+        assert ws.protocol == "v1.kernel.example"
+    async with on.websocket("/echo") as ws:
+        assert ws.protocol is None
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1011, 3000, 4999])
+async def test_close_code_and_reason_reach_the_browser(on: Stage, code: int) -> None:
+    async with on.websocket(f"/close/{code}") as ws:
+        message = await ws.receive()
+        assert (message.type, message.data, message.extra) == (WSMsgType.CLOSE, code, "because")
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 4321])
+async def test_close_code_reaches_the_notebook(on: Stage, notebook: Notebook, code: int) -> None:
+    async with on.websocket("/echo") as ws:
+        await ws.close(code=code)
+    async with asyncio.timeout(3):
+        assert (await notebook.closed.get())[0] == code
+
+
+async def test_browser_that_vanishes_is_told_to_the_notebook(on: Stage, notebook: Notebook) -> None:
+    async with on.websocket("/echo") as ws:
+        ws._response.connection.transport.abort()
+        async with asyncio.timeout(5):
+            await notebook.closed.get()  # uvicorn reports 1005 here, as for a close without code
+
+
+async def test_notebook_that_vanishes_is_told_to_the_browser(on: Stage) -> None:
+    async with on.websocket("/abort") as ws:
+        message = await ws.receive(timeout=5)
+        assert (message.type, message.data) == (WSMsgType.CLOSE, 1011)
+
+
+@pytest.mark.parametrize(("path", "status"), [("/absent", 404), ("/refuse", 403)])
+async def test_refused_handshake_keeps_its_status(on: Stage, path: str, status: int) -> None:
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await on.websocket(path)
+    assert refused.value.status == status
+
+
+async def test_stalled_browser_makes_the_notebook_wait(on: Stage, notebook: Notebook) -> None:
+    async with on.websocket("/flood") as ws:
+        await ws.receive_bytes()
+        ws._response.connection.transport.pause_reading()
+        await asyncio.sleep(1.0)
+        before, sent = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, notebook.flooded
+        await asyncio.sleep(0.7)
+        assert notebook.flooded == sent, "the notebook is still being read"
+        assert sent < 64 * 2**20
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8 * 1024
+        ws._response.connection.transport.abort()
+    async with asyncio.timeout(5):
+        await notebook.closed.get()
+
+
+async def test_stalled_notebook_makes_the_browser_wait(on: Stage) -> None:
+    sent = 0
+    async with on.websocket("/swallow") as ws:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1.5):
+                while sent < 100 * 2**20:
+                    await ws.send_bytes(b"x" * 2**18)
+                    sent += 2**18
+        assert sent < 64 * 2**20
+        ws._response.connection.transport.abort()
+
+
+async def test_closing_a_notebook_ends_its_websockets(on: Stage) -> None:
+    async with on.websocket("/echo") as ws:
+        await on.proxy.close(on.session, "Stopped.")
+        message = await ws.receive(timeout=5)
+        assert (message.type, message.data) == (WSMsgType.CLOSE, 1008)
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await on.websocket("/echo")
+    assert refused.value.status == 503
+
+
+async def test_signing_out_ends_its_websockets(on: Stage) -> None:
+    async with on.websocket("/echo") as ws:
+        on.proxy.sign_out("somebody else's")
+        await ws.send_str("still here")
+        assert await ws.receive_str() == "still here"
+        on.proxy.sign_out("login-1")
+        assert (await ws.receive(timeout=5)).data == 1008
+
+
+async def test_visitor_who_may_no_longer_is_cut_off(
+    on: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.sleep(0)
+    monkeypatch.setattr("lib.proxy.registry.RECHECK_S", 0.1)
+    async with on.websocket("/echo") as ws:
+        await ws.send_str("x")
+        assert await ws.receive_str() == "x"
+        await asyncio.sleep(0.3)
+        on.porter.allowed = False
+        assert (await ws.receive(timeout=5)).data == 1008
+
+
+async def test_unreachable_notebook_refuses_the_handshake(on: Stage) -> None:
+    from lib.proxy import Upstream
+
+    on.socket.unlink()
+    await on.proxy.open(on.session, Upstream(on.socket, on.endpoint))
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await on.websocket("/echo")
+    assert refused.value.status == 502
+
+
+async def test_hanging_handshake_is_given_up(on: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib.proxy.websocket._HANDSHAKE_TIMEOUT_S", 0.3)
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await on.websocket("/hang")
+    assert refused.value.status == 502
