@@ -9,22 +9,21 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import rasterio
 import rasterio.shutil
 from affine import Affine
+from rasterio._err import CPLE_BaseError
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
-from rasterio.vrt import WarpedVRT
-from rasterio.warp import calculate_default_transform
+from rasterio.warp import calculate_default_transform, reproject
 from rasterio.windows import Window
 
 from lib.errors import InvalidProduct, StorageFull
@@ -93,7 +92,7 @@ def describe(path: Path) -> RasterInfo:
     Raises:
         InvalidProduct: not a GeoTIFF, too large, or of an unusual type.
     """
-    with _damaged(path), _quiet(), opened(path) as ds:
+    with _damaged(path), without_georeference(), opened(path) as ds:
         info = RasterInfo(
             ds.width, ds.height, ds.count, str(ds.dtypes[0]), _grid(ds, path), _is_cog(ds)
         )
@@ -133,18 +132,8 @@ def store_cog(
             shutil.copyfile(source, target)
         return
     plain = target.with_name(target.name + ".part")
-    profile = _profile(grid, info, nodata)
-    with rasterio.Env(**SAFE_ENV), _quiet():
-        with (
-            _damaged(source),
-            opened(source) as ds,
-            _disk(),
-            rasterio.open(plain, "w", **profile) as sink,
-        ):
-            for window in _strips(ds):
-                with _damaged(source):
-                    data = ds.read(window=window)
-                sink.write(data, window=window)
+    with rasterio.Env(**SAFE_ENV), without_georeference():
+        _copy(source, plain, _profile(grid, info, nodata))
         to_cog(plain, target, categories=categories)
     plain.unlink()
 
@@ -177,15 +166,18 @@ def store_warped(
         raise InvalidProduct(f"The tie points of {source.name} do not fit its size.")
     grid = Grid(epsg, transform, width, height)
     plain = target.with_name(target.name + ".part")
-    with rasterio.Env(**SAFE_ENV), _quiet(), opened(source) as ds:
-        options = {"crs": crs, "transform": transform, "width": width, "height": height}
-        vrt = WarpedVRT(ds, src_crs=lonlat, gcps=list(gcps), src_nodata=0, nodata=0,
-                        resampling=Resampling.bilinear, **options)  # fmt: skip
-        with vrt, _disk(), rasterio.open(plain, "w", **_profile(grid, info, 0)) as sink:
-            for window in _strips(vrt):
+    with rasterio.Env(**SAFE_ENV), without_georeference():
+        profile = _profile(grid, info, 0)
+        with opened(source) as ds, _disk(), rasterio.open(plain, "w", **profile) as sink:
+            for band in ds.indexes:
+                # From an array: rasterio 1.4 ignores the points when it is given a dataset.
                 with _damaged(source):
-                    data = vrt.read(window=window)
-                sink.write(data, window=window)
+                    pixels = ds.read(band)
+                reproject(
+                    pixels, rasterio.band(sink, band), gcps=list(gcps), src_crs=lonlat,
+                    src_nodata=0, dst_transform=transform, dst_crs=crs, dst_nodata=0,
+                    resampling=Resampling.bilinear,
+                )  # fmt: skip
         to_cog(plain, target, categories=False)
     plain.unlink()
     return grid
@@ -201,11 +193,18 @@ def to_cog(source: Path, target: Path, *, categories: bool) -> None:
         )  # fmt: skip
 
 
-def map_windows(path: Path, visit: Callable[[Window, np.ndarray[Any, Any]], None]) -> None:
-    """Call `visit` with every strip of a raster, from the top."""
-    with _damaged(path), opened(path) as ds:
+def _copy(source: Path, target: Path, profile: Mapping[str, Any]) -> None:
+    """Every pixel of `source`, strip by strip, into a new GeoTIFF of `profile`."""
+    with (
+        _damaged(source),
+        opened(source) as ds,
+        _disk(),
+        rasterio.open(target, "w", **profile) as sink,
+    ):
         for window in _strips(ds):
-            visit(window, ds.read(window=window))
+            with _damaged(source):
+                data = ds.read(window=window)
+            sink.write(data, window=window)
 
 
 def _profile(grid: Grid, info: RasterInfo, nodata: int | None) -> dict[str, Any]:
@@ -242,7 +241,7 @@ def _is_cog(ds: Any) -> bool:
 def _damaged(path: Path) -> Iterator[None]:
     try:
         yield
-    except RasterioError as exc:
+    except (RasterioError, CPLE_BaseError) as exc:
         raise InvalidProduct(
             f"{path.name} is damaged or is not a GeoTIFF. Download the product again."
         ) from exc
@@ -252,14 +251,14 @@ def _damaged(path: Path) -> Iterator[None]:
 def _disk() -> Iterator[None]:
     try:
         yield
-    except OSError as exc:
+    except (OSError, CPLE_BaseError) as exc:
         raise StorageFull(
             "A file could not be written. Free some disk space and try again."
         ) from exc
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def without_georeference() -> Iterator[None]:
     """Products without a georeference are expected here; rasterio warns at each."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)

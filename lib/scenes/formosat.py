@@ -262,7 +262,9 @@ class _Part:
                 raise InvalidProduct(
                     f"{self.path.name}: a Tie_Point is not in longitude and latitude."
                 )
-            yield GroundControlPoint(row=row - origin + centre, col=col - origin + centre, x=x, y=y)
+            yield GroundControlPoint(
+                row=row - origin + centre, col=col - origin + centre, x=x, y=y, z=0.0
+            )
 
     def _bands(self, info: RasterInfo) -> Iterator[dict[str, Any]]:
         if self.asset == "pan":
