@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
 CLUSTER = ClusterId("here")
 START_TIMEOUT_S = 30.0
 #: Ending live jobs takes their grace time.
-STOP_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 90.0
 COMMAND_TIMEOUT_S = 30.0
 
 _HOUR_S = 3600
@@ -76,15 +75,15 @@ class EmbeddedCluster:
         self._make_key()
         policy = policy_text(self._settings, self._catalogs)
         running = self.address()
-        if running is not None:
-            if self._read_policy() == policy:
-                return self._pin(running)
-            self._gate("stop", "--home", str(self._home))
-        self._prepare(policy)
-        return self._pin(self._serve())
+        if self._read_policy() != policy:
+            if running is not None:
+                self._gate("stop", "--home", str(self._home))
+            self._prepare(policy)
+            running = None
+        return self._pin(running or self._serve())
 
     def address(self) -> GateAddress | None:
-        """The gate that answers now, if one does."""
+        """The gate that runs now, if one does."""
         if self._process is not None:
             self._process.poll()  # reaps a gate of ours that has died
         try:
@@ -92,7 +91,7 @@ class EmbeddedCluster:
             address = GateAddress(found["pid"], found["port"], found["host_key"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return address if _answers(address) else None
+        return address if _lives(address, self._home) else None
 
     def stop(self) -> None:
         """End every live job, then the gate. Nothing of either is left.
@@ -205,10 +204,10 @@ def policy_text(settings: Settings, catalogs: Catalogs) -> str:
 def presets(cores: int, memory_mb: int) -> tuple[dict[str, Any], ...]:
     """Small and medium for a computer of that many cores and that much memory.
 
-    Small leaves room for a second job and for the user's own work; medium takes nearly
-    all. The local scheduler enforces neither: they are what modules are told.
+    Small leaves room for a second job; medium takes nearly all. The local scheduler
+    enforces neither: they are what modules are told.
     """
-    half, most = max(1, cores // 2), max(1, cores - 1)
+    half, most = max(1, cores // 2), cores if cores <= 2 else cores - 1
     return (
         {
             "name": "small",
@@ -264,15 +263,12 @@ def _code_digest() -> str:
 # --- processes ----------------------------------------------------------------------------
 
 
-def _answers(address: GateAddress) -> bool:
-    """Whether an SSH server greets on that port while the process lives."""
-    if not psutil.pid_exists(address.pid):
-        return False
+def _lives(address: GateAddress, home: Path) -> bool:
+    """Whether that process is a gate of `home`, and not one that was given its id since."""
     try:
-        with socket.create_connection(("127.0.0.1", address.port), timeout=2) as connection:
-            connection.settimeout(2)
-            return connection.recv(8).startswith(b"SSH-2.0")
-    except OSError:
+        process = psutil.Process(address.pid)
+        return process.status() != psutil.STATUS_ZOMBIE and str(home) in process.cmdline()
+    except psutil.Error:
         return False
 
 
