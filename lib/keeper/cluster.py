@@ -9,13 +9,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lib.errors import ClusterUnreachable, SceneBridgeError, StorageFull
+from lib.errors import ClusterUnreachable, NotFound, SceneBridgeError, StorageFull
 from lib.keeper.transitions import ending, session_columns
-from lib.model import EndReason, JobState, SessionId, SessionState
+from lib.model import EndReason, JobState, RunId, RunState, SessionId, SessionState
+from lib.protocol import JobKind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from lib.keeper.errands import Errands
     from lib.keeper.notebooks import Connections
     from lib.keeper.ports import Link
@@ -29,6 +28,8 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.3
 _LONGEST_PAUSE_S = 10.0
 _ERRANDS_EVERY_S = 2.0
+#: Ended by the portal before the gate had said that it has the job.
+_NEVER_BEGAN = (EndReason.CANCELLED, EndReason.REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,14 @@ class ClusterHealth:
     since: float
     reason: str
     info: GateInfo | None
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """Live work that the gate must know."""
+
+    sessions: tuple[Session, ...]
+    runs: tuple[Run, ...]
 
 
 class ClusterKeeper:
@@ -129,36 +138,33 @@ class ClusterKeeper:
     async def _follow(self) -> None:
         await self.link.ensure()
         info = await self.link.info()
-        submitted_sessions = [
-            s
-            for s in await asyncio.to_thread(self._work.live_sessions, self._cluster)
-            if s.state is not SessionState.NEW
-        ]
+        submitted = await asyncio.to_thread(self._submitted)
         have = await self._runs.have()
-        submitted_runs = [
-            r
-            for r in await asyncio.to_thread(self._work.live_runs, self._cluster)
-            if r.session is None and r.id in have
-        ]
         self._connections.prove_all_again()
-        async with contextlib.aclosing(self.link.watch(have)) as stream:
-            async for message in stream:
-                await self._message(message, info, submitted_sessions, submitted_runs)
+        async with contextlib.aclosing(self.link.watch(have)) as messages:
+            async for message in messages:
+                await self._message(message, info, submitted)
         raise ClusterUnreachable("The gate closed the connection.")
 
-    async def _message(
-        self,
-        message: WatchMessage,
-        info: GateInfo,
-        sessions: Sequence[Session],
-        runs: Sequence[Run],
-    ) -> None:
+    def _submitted(self) -> Submitted:
+        """Live work whose job the gate has accepted; what is being submitted is not in it."""
+        sessions = self._work.live_sessions(self._cluster)
+        being_submitted = {s.id for s in sessions if s.state is SessionState.NEW}
+        runs = self._work.live_runs(self._cluster)
+        being_submitted |= {
+            SessionId(r.id) for r in runs if r.session is None and r.state is RunState.NEW
+        }
+        return Submitted(
+            tuple(s for s in sessions if s.id not in being_submitted),
+            tuple(r for r in runs if (r.session or r.id) not in being_submitted),
+        )
+
+    async def _message(self, message: WatchMessage, info: GateInfo, submitted: Submitted) -> None:
         if message.kind == "snapshot":
-            await self._missing(frozenset(j.id for j in message.jobs), sessions, runs)
-            self._reachable(info)
+            await self._missing(frozenset(j.id for j in message.jobs), submitted)
         if not message.asked_ok:
             self._unreachable(message.reason or "The scheduler does not answer.", info)
-        elif not self.health.reachable:
+        elif message.kind == "snapshot" or not self.health.reachable:
             self._reachable(info)
         for status in message.jobs:
             await self._status(status)
@@ -167,30 +173,44 @@ class ClusterKeeper:
 
     async def _status(self, status: JobStatus) -> None:
         await self._runs.status(status)
+        if status.kind is JobKind.RUN:
+            await self._stop_unwanted_run(status)
+            return
         session_id = SessionId(status.id)
         try:
             session = await asyncio.to_thread(self._work.session, session_id)
-        except SceneBridgeError:
+        except NotFound:
             return
         if session.state is SessionState.ENDED:
-            if status.keep_until is not None:
-                await asyncio.to_thread(
-                    self._work.update_session, session_id, files_until=status.keep_until
-                )
+            await self._after_the_end(session, status)
             return
         columns = session_columns(status, connected=self._connections.connected(session_id))
+        if session.submitted_at is None and status.submitted_at is not None:
+            columns["submitted_at"] = status.submitted_at
         await asyncio.to_thread(self._work.update_session, session_id, **columns)
         if status.state is JobState.ENDED:
             await self._connections.drop(session_id)
         elif status.endpoint is not None:
             self._connections.want(session_id, status.endpoint)
 
-    async def _missing(
-        self, known: frozenset[str], sessions: Sequence[Session], runs: Sequence[Run]
-    ) -> None:
+    async def _after_the_end(self, session: Session, status: JobStatus) -> None:
+        if status.keep_until is not None:
+            await asyncio.to_thread(
+                self._work.update_session, session.id, files_until=status.keep_until
+            )
+        if status.state is not JobState.ENDED and session.end_reason in _NEVER_BEGAN:
+            self._errands.end(session.id)
+
+    async def _stop_unwanted_run(self, status: JobStatus) -> None:
+        with contextlib.suppress(NotFound):
+            run = await asyncio.to_thread(self._work.run, RunId(status.id))
+            if run.state is RunState.CANCELLED and status.state is not JobState.ENDED:
+                self._errands.end(run.id)
+
+    async def _missing(self, known: frozenset[str], submitted: Submitted) -> None:
         """What was submitted and is not in the gate's snapshot is lost."""
         now = time.time()
-        for session in sessions:
+        for session in submitted.sessions:
             if session.id not in known:
                 await asyncio.to_thread(
                     self._work.update_session,
@@ -201,8 +221,8 @@ class ClusterKeeper:
                     ended_at=now,
                 )
                 await self._connections.drop(session.id)
-        for run in runs:
-            if run.id not in known:
+        for run in submitted.runs:
+            if (run.session or run.id) not in known:
                 await self._runs.lost(run)
         for session in await asyncio.to_thread(self._work.kept_sessions, self._cluster):
             if session.id not in known:

@@ -7,19 +7,27 @@ reply that was lost costs a second call and never a second job.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.errors import NotFound, SceneBridgeError, Unavailable
-from lib.keeper.transitions import ACCEPTED, HANDING_OVER, ending
+from lib.errors import (
+    InvalidInput,
+    NotFound,
+    ProtocolError,
+    Refused,
+    SceneBridgeError,
+    Unavailable,
+)
+from lib.keeper.transitions import ACCEPTED, HANDING_OVER, STOPPING, ending
 from lib.model import EndReason, Run, RunState, Session, SessionState
 from lib.protocol import STAGED_SCHEME, JobKind, PutRequest, SubmitRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from lib.keeper.ports import Link
     from lib.model import ClusterId, Module, ModuleId
@@ -65,10 +73,15 @@ class Errands:
             if work.stopping and is_new and self._never_asked(work):
                 await asyncio.to_thread(self._end_unsubmitted, work, EndReason.CANCELLED, "")
             elif work.stopping and info is not None:
-                self._begin(work, self._cancel(work))
+                self._begin(work, self._cancel(work), STOPPING)
             elif is_new and info is not None:
                 self._asked.add(work.id)
-                self._begin(work, self._submit(work, info))
+                self._begin(work, self._submit(work, info), HANDING_OVER)
+
+    def end(self, job_id: str) -> None:
+        """Cancel a job that nobody wants any more (its submit overtook its cancel)."""
+        if job_id not in self._busy:
+            self._busy[job_id] = asyncio.create_task(self._end(job_id))
 
     async def close(self) -> None:
         for task in self._busy.values():
@@ -79,28 +92,35 @@ class Errands:
         """True when no submit of it can have reached the gate."""
         return work.id not in self._asked and work.created_at.timestamp() >= self._started
 
-    def _begin(self, work: Session | Run, errand: Any) -> None:
+    def _begin(self, work: Session | Run, errand: Coroutine[Any, Any, None], doing: str) -> None:
         async def guarded() -> None:
             try:
                 await errand
-            except Unavailable as exc:
+            except Exception as exc:
                 self._not_before[work.id] = time.time() + _RETRY_S
-                log.info("%s: %s", work.id, exc)
-                await asyncio.to_thread(self._update, work, reason=f"{HANDING_OVER} {exc.message}")
-            except Exception:
-                self._not_before[work.id] = time.time() + _RETRY_S
-                log.exception("%s: an errand failed", work.id)
+                await self._tell(work, doing, exc)
             finally:
                 del self._busy[work.id]
 
         self._busy[work.id] = asyncio.create_task(guarded())
 
+    async def _tell(self, work: Session | Run, doing: str, exc: Exception) -> None:
+        if isinstance(exc, SceneBridgeError):
+            log.info("%s: %s", work.id, exc)
+            said = exc.message
+        else:
+            log.error("%s: an errand failed", work.id, exc_info=exc)
+            said = "The portal failed; it tries again."
+        with contextlib.suppress(Unavailable):  # the store itself may lie on a full disk
+            # With the state it had: where it has gone on, this reason is not taken.
+            await asyncio.to_thread(self._update, work, state=work.state, reason=f"{doing} {said}")
+
     async def _submit(self, work: Session | Run, info: GateInfo) -> None:
         try:
             request = await self._request(work, info)
             reply = await self._link.submit(request)
-        except Unavailable:
-            raise
+        except (Unavailable, ProtocolError):
+            raise  # it may have been carried out
         except SceneBridgeError as exc:
             await asyncio.to_thread(self._end_unsubmitted, work, EndReason.REFUSED, exc.message)
             return
@@ -120,7 +140,9 @@ class Errands:
             continued = work.continued_from or ""
         else:
             run, continued = work, ""
-        module = self._modules[run.module]
+        module = self._modules.get(run.module)
+        if module is None:
+            raise Refused(f"This portal does not offer the module {run.module} any more.")
         items = await asyncio.to_thread(self._work.items, run.id)
         return SubmitRequest(
             id=work.id,
@@ -156,7 +178,12 @@ class Errands:
         return {**item, "assets": assets, "links": []}
 
     async def _stage(self, job_id: str, scene: str, key: str, source: Path) -> None:
-        size, digest = await asyncio.to_thread(_measure, source)
+        try:
+            size, digest = await asyncio.to_thread(_measure, source)
+        except OSError as exc:
+            raise InvalidInput(
+                f"The file {source.name} of the scene {scene} cannot be read ({exc.strerror})."
+            ) from exc
         await self._link.put(PutRequest(job_id, scene, key, size, digest), source)
 
     async def _cancel(self, work: Session | Run) -> None:
@@ -166,6 +193,14 @@ class Errands:
             await asyncio.to_thread(self._end_unsubmitted, work, EndReason.CANCELLED, "")
         self._not_before[work.id] = time.time() + _RETRY_S
 
+    async def _end(self, job_id: str) -> None:
+        try:
+            await self._link.cancel(job_id)
+        except SceneBridgeError as exc:
+            log.info("%s: %s", job_id, exc)
+        finally:
+            del self._busy[job_id]
+
     def _end_unsubmitted(self, work: Session | Run, why: EndReason, detail: str) -> None:
         reason, now = ending(why, detail), time.time()
         state = RunState.CANCELLED if why is EndReason.CANCELLED else RunState.FAILED
@@ -174,7 +209,9 @@ class Errands:
             return
         ended = SessionState.ENDED
         self._update(work, state=ended, end_reason=why, reason=reason, ended_at=now)
-        if work.continued_from is None:
+        if work.continued_from is not None:
+            self._work.release_files(work.continued_from)
+        else:
             self._work.update_run(work.run, state=state, reason=reason, ended_at=now)
 
     def _update(self, work: Session | Run, **columns: Any) -> None:

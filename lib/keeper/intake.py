@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from lib.errors import InvalidInput, NotFound, ProtocolError, Refused, StorageFull
+from lib.errors import InvalidInput, NotFound, ProtocolError, SceneBridgeError, StorageFull
 from lib.model import RunId, RunState, SceneId, SceneState
 from lib.protocol import ArtifactKind, GetRequest
 from lib.results import reading
-from lib.store.times import to_datetime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from lib.keeper.ports import Link
     from lib.model import Detection
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _CHIPS_AT_ONCE = 4
+_UNFINISHED = (SceneState.WAITING, SceneState.RUNNING)
+_SCENE_ENDS = ("scene_done", "scene_failed")
 _LIMITS = {
     ArtifactKind.DETECTIONS: reading.MAX_FILE_BYTES,
     ArtifactKind.OVERVIEW: 8 * 2**20,
@@ -57,11 +58,19 @@ class Intake:
         self._store = store
         self._folder = folder
         self._lock = asyncio.Lock()
-        self._times: dict[str, datetime] = {}
-        self.module_message = ""
+        self._times: dict[SceneId, datetime] = {}
+
+    # --- events ---------------------------------------------------------------
 
     async def take_events(self, first: int, events: Sequence[dict[str, Any]]) -> None:
-        """Store events that are new; `first` is the number of the first one, from 0."""
+        """Store events that are new; `first` is the number of the first one, from 0.
+
+        Rubbish is left out and counts as taken in.
+
+        Raises:
+            ProtocolError: events are missing between those here and these.
+            StorageFull: nothing counts as taken in.
+        """
         async with self._lock:
             await asyncio.to_thread(self._take_events, first, events)
 
@@ -69,72 +78,52 @@ class Intake:
         have = self._store.work.events_have(self._run)
         if first > have:
             raise ProtocolError("The gate left out some of the module's events.")
-        found: list[Detection] = []
-        chips: set[tuple[str, int]] = set()
-        for event in events[have - first :]:
-            if event.get("event") == "object":
-                self._take_object(event, found, chips)
-            else:
-                self._take_step(event)
-        for scene in {d.scene for d in found}:
-            of_scene = [d for d in found if d.scene == scene]
-            offered = {n for s, n in chips if s == scene}
-            self._store.detections.put(of_scene, chips_offered=offered)
+        scenes = self._store.work.run(self._run).scenes
+        unfinished = {s.scene for s in scenes if s.state in _UNFINISHED}
+        new = [e for e in events[have - first :] if _scene_of(e) in unfinished or _of_run(e)]
+        # Objects before steps: a scene's files may be fetched as soon as it says DONE,
+        # and outlines must not be overwritten by boxes.
+        self._take_objects(new)
+        for event in new:
+            self._take_step(event)
         self._store.work.update_run(self._run, events_have=max(have, first + len(events)))
 
-    def _take_object(
-        self, event: dict[str, Any], found: list[Detection], chips: set[tuple[str, int]]
-    ) -> None:
-        time = self._scene_time(str(event.get("scene")))
-        if time is None:
-            return
-        try:
-            detection = reading.from_event(event, self._run, time)
-        except InvalidInput as exc:
-            log.warning("run %s: an object was left out: %s", self._run, exc)
-            return
-        found.append(detection)
-        if event.get("chip") is True:
-            chips.add((detection.scene, detection.n))
+    def _take_objects(self, events: Sequence[dict[str, Any]]) -> None:
+        found: list[Detection] = []
+        offered: dict[SceneId, set[int]] = {}
+        over: set[SceneId] = set()
+        for event in events:
+            scene = _scene_of(event)
+            if event.get("event") in _SCENE_ENDS:
+                over.add(scene)
+            if event.get("event") != "object" or scene in over:
+                continue
+            try:
+                detection = reading.from_event(event, self._run, self._time(scene))
+            except InvalidInput as exc:
+                log.warning("run %s: an object was left out: %s", self._run, exc)
+                continue
+            found.append(detection)
+            if event.get("chip") is True:
+                offered.setdefault(scene, set()).add(detection.n)
+        for scene in {d.scene for d in found}:
+            of_scene = [d for d in found if d.scene == scene]
+            self._store.detections.put(of_scene, chips_offered=offered.get(scene, ()))
 
     def _take_step(self, event: dict[str, Any]) -> None:
-        work, kind = self._store.work, event.get("event")
-        if kind == "run_started":
-            work.update_run(self._run, state=RunState.RUNNING, reason="")
-            return
-        if kind == "run_failed":
-            self.module_message = str(event.get("message", ""))[:500]
-            return
-        scene = SceneId(str(event.get("scene", "")))
-        if self._scene_time(scene) is None:
-            return
-        if kind == "scene_started":
-            work.update_scene(self._run, scene, state=SceneState.RUNNING)
-            work.update_run(self._run, state=RunState.RUNNING, reason="")
-        elif kind == "progress":
-            fraction = event.get("fraction")
-            if isinstance(fraction, (int, float)):
-                work.update_scene(self._run, scene, fraction=min(1.0, max(0.0, float(fraction))))
-        elif kind == "scene_done":
-            objects, searched = event.get("objects"), event.get("searched")
-            work.update_scene(
-                self._run,
-                scene,
-                state=SceneState.DONE,
-                fraction=1.0,
-                objects=objects if isinstance(objects, int) else 0,
-                searched=searched if isinstance(searched, dict) else {},
-            )
-        elif kind == "scene_failed":
-            message = str(event.get("message", ""))[:500] or "The module gave no reason."
-            work.update_scene(self._run, scene, state=SceneState.FAILED, message=message)
+        kind, scene = event.get("event"), _scene_of(event)
+        if kind in ("run_started", "scene_started"):
+            self._store.work.update_run(self._run, state=RunState.RUNNING, reason="")
+        columns = _scene_columns(event)
+        if columns:
+            self._store.work.update_scene(self._run, scene, **columns)
 
-    def _scene_time(self, scene: str) -> datetime | None:
+    def _time(self, scene: SceneId) -> datetime:
         if not self._times:
-            for item in self._store.work.items(self._run):
-                stamp = item["properties"]["datetime"]
-                self._times[item["id"]] = _parse_time(stamp)
-        return self._times.get(scene)
+            self._times = self._store.work.scene_times(self._run)
+        return self._times[scene]
+
+    # --- files ----------------------------------------------------------------
 
     async def fetch(self, link: Link) -> None:
         """Bring everything that is offered and not here yet: thumbnails, then scene files.
@@ -142,58 +131,107 @@ class Intake:
         Raises:
             ClusterUnreachable, StorageFull: try again later; nothing is lost.
         """
-        async with self._lock:
-            while missing := await asyncio.to_thread(
-                self._store.detections.missing_chips, self._run
-            ):
-                for start in range(0, len(missing), _CHIPS_AT_ONCE):
-                    batch = missing[start : start + _CHIPS_AT_ONCE]
-                    await asyncio.gather(*(self._fetch_chip(link, s, n) for s, n in batch))
-            for scene in await asyncio.to_thread(self._store.work.unfetched_scenes, self._run):
-                await self._fetch_scene(link, scene)
+        while missing := await asyncio.to_thread(self._store.detections.missing_chips, self._run):
+            for start in range(0, len(missing), _CHIPS_AT_ONCE):
+                batch = missing[start : start + _CHIPS_AT_ONCE]
+                await asyncio.gather(*(self._fetch_chip(link, s, n) for s, n in batch))
+        for scene in await asyncio.to_thread(self._store.work.unfetched_scenes, self._run):
+            await self._fetch_scene(link, scene)
+
+    def all_here(self) -> bool:
+        """Whether nothing that is offered is still to be fetched."""
+        return not (
+            self._store.detections.missing_chips(self._run, limit=1)
+            or self._store.work.unfetched_scenes(self._run)
+        )
 
     async def _fetch_chip(self, link: Link, scene: SceneId, n: int) -> None:
-        here = await self._get(link, scene, ArtifactKind.CHIP, n)
-        await asyncio.to_thread(self._store.detections.set_chip, self._run, scene, n, here=here)
+        trouble = await self._get(link, scene, ArtifactKind.CHIP, n)
+        await asyncio.to_thread(self._take_chip, scene, n, not trouble)
+
+    def _take_chip(self, scene: SceneId, n: int, came: bool) -> None:
+        here = came
+        if came:
+            try:
+                self._folder.image(self._run, scene, ArtifactKind.CHIP, n)
+            except NotFound as exc:
+                log.warning("run %s scene %s chip %s: %s", self._run, scene, n, exc)
+                self._folder.path(self._run, scene, ArtifactKind.CHIP, n).unlink(missing_ok=True)
+                here = False
+        self._store.detections.set_chip(self._run, scene, n, here=here)
 
     async def _fetch_scene(self, link: Link, scene: SceneId) -> None:
-        for kind in _SCENE_FILES:
-            await self._get(link, scene, kind)
-        await asyncio.to_thread(self._take_outlines, scene)
+        trouble = [await self._get(link, scene, kind) for kind in _SCENE_FILES]
+        await asyncio.to_thread(self._take_outlines, scene, trouble[0])
 
-    def _take_outlines(self, scene: SceneId) -> None:
-        time = self._scene_time(scene)
-        if time is None:
-            return
-        path = self._folder.path(self._run, scene, ArtifactKind.DETECTIONS)
+    def _take_outlines(self, scene: SceneId, trouble: str) -> None:
         columns: dict[str, Any] = {"fetched": True}
         try:
-            found = reading.from_file(path, self._run, scene, time)
+            if trouble:
+                raise InvalidInput(trouble)
+            path = self._folder.path(self._run, scene, ArtifactKind.DETECTIONS)
+            found = reading.from_file(path, self._run, scene, self._time(scene))
             columns["objects"] = self._store.detections.replace(self._run, scene, found)
         except (InvalidInput, OSError) as exc:
-            reason = exc.message if isinstance(exc, InvalidInput) else "It cannot be read."
-            columns["message"] = f"The outlines of the objects are missing. {reason}"
+            why = exc.message if isinstance(exc, InvalidInput) else "They cannot be read."
+            columns["message"] = f"The outlines of the objects are missing. {why}"
             log.warning("run %s scene %s: %s", self._run, scene, exc)
         self._store.work.update_scene(self._run, scene, **columns)
 
-    async def _get(self, link: Link, scene: SceneId, kind: ArtifactKind, n: int = 0) -> bool:
+    async def _get(self, link: Link, scene: SceneId, kind: ArtifactKind, n: int = 0) -> str:
+        """Fetch one file; "" when it is here, or why it is not to be had."""
         into = self._folder.path(self._run, scene, kind, n)
         request = GetRequest(id=self._job, artifact=kind, scene=scene, n=n, max_bytes=_LIMITS[kind])
         try:
             into.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             await link.get(request, into)
-        except (NotFound, Refused, InvalidInput) as exc:
-            log.info("run %s: %s of %s is not to be had: %s", self._run, kind, scene, exc)
-            return False
         except OSError as exc:
-            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageFull(
-                    "The disk that holds the portal's data is full. "
-                    "Free some space; the results then arrive by themselves."
-                ) from exc
-            raise
-        return True
+            raise _cannot_write(exc) from exc
+        except SceneBridgeError as exc:
+            if exc.transient:
+                raise
+            log.info("run %s: %s of %s is not to be had: %s", self._run, kind, scene, exc)
+            return exc.message
+        return ""
 
 
-def _parse_time(stamp: str) -> datetime:
-    return to_datetime(datetime.fromisoformat(stamp.replace("Z", "+00:00")).timestamp())
+def _cannot_write(exc: OSError) -> StorageFull:
+    if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(
+            "The disk that holds the portal's data is full. "
+            "Free some space; the results then arrive by themselves."
+        )
+    return StorageFull(
+        f"The portal cannot write its results folder ({exc.strerror}). "
+        "When that is mended, the results arrive by themselves."
+    )
+
+
+def _scene_of(event: dict[str, Any]) -> SceneId:
+    scene = event.get("scene")
+    return SceneId(scene if isinstance(scene, str) else "")
+
+
+def _of_run(event: dict[str, Any]) -> bool:
+    return event.get("event") == "run_started"
+
+
+def _scene_columns(event: dict[str, Any]) -> dict[str, Any]:
+    """What an event changes of its scene."""
+    kind = event.get("event")
+    if kind == "scene_started":
+        return {"state": SceneState.RUNNING}
+    if kind == "progress":
+        fraction = reading.fraction(event.get("fraction"))
+        return {} if fraction is None else {"state": SceneState.RUNNING, "fraction": fraction}
+    if kind == "scene_done":
+        return {
+            "state": SceneState.DONE,
+            "fraction": 1.0,
+            "objects": reading.count(event.get("objects")),
+            "searched": reading.searched(event),
+        }
+    if kind == "scene_failed":
+        message = reading.plain_text(event.get("message"), 500)
+        return {"state": SceneState.FAILED, "message": message or "The module gave no reason."}
+    return {}

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import time
 from typing import TYPE_CHECKING
 
 from lib.errors import StorageFull, Unavailable
 from lib.keeper.intake import Intake
-from lib.keeper.transitions import conclusion, ending, run_columns
-from lib.model import EndReason, JobState, RunState, SceneState
+from lib.keeper.transitions import (
+    conclusion,
+    ending,
+    has_ended,
+    run_columns,
+    run_ending,
+    unfinished,
+)
+from lib.model import EndReason, JobState, SceneState
+from lib.protocol import MAX_EVENTS
 
 if TYPE_CHECKING:
     from lib.keeper.ports import Link
@@ -39,15 +47,12 @@ class Runs:
         self._again: set[RunId] = set()
 
     async def have(self) -> dict[str, int]:
-        """How many events of each living run are stored, by the gate's job id."""
-        runs = await asyncio.to_thread(self._store.work.live_runs, self._cluster)
-        for run in runs:
-            self._know(run)
-        return {
-            run.session or run.id: self._store.work.events_have(run.id)
-            for run in runs
-            if run.state is not RunState.NEW
-        }
+        """How many events of each run are stored, by the gate's job id.
+
+        Of runs that are over nothing more is wanted, whatever there is.
+        """
+        counts = await asyncio.to_thread(self._store.work.events_of_cluster, self._cluster)
+        return {job: MAX_EVENTS if over else count for job, (count, over) in counts.items()}
 
     async def status(self, status: JobStatus) -> None:
         """The gate said something about a job; it may be a run's, or carry one."""
@@ -68,10 +73,8 @@ class Runs:
         self._settle_soon(run_id)
 
     async def lost(self, run: Run) -> None:
-        """The gate does not know its job (any more)."""
-        await asyncio.to_thread(
-            self._conclude, run, (EndReason.LOST in _STOPPED), ending(EndReason.LOST)
-        )
+        """The gate does not know its job (any more); what is not here never comes."""
+        await asyncio.to_thread(self._end_lost, run.id)
 
     async def close(self) -> None:
         for task in self._settling.values():
@@ -98,51 +101,68 @@ class Runs:
             self._settling[run_id] = asyncio.create_task(self._settle(run_id))
 
     async def _settle(self, run_id: RunId) -> None:
+        trouble = ""
         try:
             while run_id in self._again:
                 self._again.discard(run_id)
                 try:
                     await self._intakes[run_id].fetch(self._link)
-                    await asyncio.to_thread(self._conclude_if_over, run_id)
+                    await asyncio.to_thread(self._conclude_if_over, run_id, trouble)
+                    trouble = ""
                 except StorageFull as exc:
-                    self._store.work.update_run(run_id, reason=exc.message)
-                    self._again.add(run_id)
-                    await asyncio.sleep(_RETRY_S)
+                    trouble = exc.message
+                    await self._tell(run_id, trouble)
+                    await self._later(run_id)
                 except Unavailable as exc:
                     log.info("run %s: its results come later: %s", run_id, exc)
-                    self._again.add(run_id)
-                    await asyncio.sleep(_RETRY_S)
+                    await self._later(run_id)
         except Exception:
             log.exception("run %s could not be settled", run_id)
         finally:
             del self._settling[run_id]
 
-    def _conclude_if_over(self, run_id: RunId) -> None:
+    async def _later(self, run_id: RunId) -> None:
+        self._again.add(run_id)
+        await asyncio.sleep(_RETRY_S)
+
+    async def _tell(self, run_id: RunId, reason: str) -> None:
+        # The store may lie on the same full disk: then the reason cannot be shown.
+        with contextlib.suppress(Unavailable):
+            await asyncio.to_thread(self._store.work.update_run, run_id, reason=reason)
+
+    def _conclude_if_over(self, run_id: RunId, trouble: str) -> None:
+        """End the run when nothing more can come.
+
+        Args:
+            trouble: a reason that was shown and does not hold any more.
+        """
         run = self._store.work.run(run_id)
         if run.state.over:
             return
-        status = self._statuses.get(run_id)
-        job_over = (
-            status is not None
-            and status.state is JobState.ENDED
-            and self._store.work.events_have(run_id) >= status.events
-        )
-        crashed = self._intakes[run_id].module_message
-        if not (all(s.state in _SCENE_OVER for s in run.scenes) or job_over or crashed):
+        if trouble and run.reason == trouble:
+            self._store.work.update_run(run_id, reason="")
+        if not self._intakes[run_id].all_here():
+            self._again.add(run_id)
             return
-        stopped = run.stopping or (
-            job_over and status is not None and status.end_reason in _STOPPED
-        )
-        detail = crashed or (
-            ending(status.end_reason, status.reason) if job_over and status else ""
-        )
-        self._conclude(run, stopped, detail)
+        status = self._statuses.get(run_id)
+        if status is not None and self._store.work.events_have(run_id) < status.events:
+            status = None
+        if all(s.state in _SCENE_OVER for s in run.scenes) or has_ended(status):
+            stopped = run.stopping or (status is not None and status.end_reason in _STOPPED)
+            self._end(run, stopped, run_ending(run.scenes, status))
 
-    def _conclude(self, run: Run, stopped: bool, detail: str) -> None:
+    def _end_lost(self, run_id: RunId) -> None:
+        run = self._store.work.run(run_id)
+        for scene in self._store.work.unfetched_scenes(run_id):
+            message = f"The outlines of the objects are missing. {ending(EndReason.LOST)}"
+            self._store.work.update_scene(run_id, scene, fetched=True, message=message)
+        self._end(run, run.stopping, ending(EndReason.LOST))
+
+    def _end(self, run: Run, stopped: bool, detail: str) -> None:
         state, reason = conclusion(run.scenes, stopped=stopped, detail=detail)
-        for scene in run.scenes:
-            if scene.state not in _SCENE_OVER:
-                told = SceneState.WAITING if stopped else SceneState.FAILED
-                message = "This scene was not searched to its end."
-                self._store.work.update_scene(run.id, scene.scene, state=told, message=message)
-        self._store.work.update_run(run.id, state=state, reason=reason, ended_at=time.time())
+        left = {
+            s.scene: unfinished(s, stopped=stopped)
+            for s in run.scenes
+            if s.state not in _SCENE_OVER
+        }
+        self._store.work.end_run(run.id, state, reason, left)

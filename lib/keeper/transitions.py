@@ -1,7 +1,8 @@
-"""What a job's status means for a Session and a Run. Pure: values in, columns out."""
+"""What a job's status means for a Session and a Run: values in, columns out."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from lib.model import EndReason, JobState, RunState, SceneState, SessionState
@@ -55,7 +56,7 @@ def session_columns(status: JobStatus, *, connected: bool) -> dict[str, Any]:
             "state": SessionState.ENDED,
             "end_reason": status.end_reason or EndReason.FINISHED,
             "reason": ending(status.end_reason, status.reason),
-            "ended_at": status.ended_at or status.started_at or status.submitted_at,
+            "ended_at": status.ended_at or time.time(),
             "files_until": status.keep_until,
         }
     elif status.state in (JobState.QUEUED, JobState.HELD):
@@ -84,24 +85,54 @@ def run_columns(status: JobStatus) -> dict[str, Any]:
     return columns
 
 
+def has_ended(status: JobStatus | None) -> bool:
+    """Whether the module that this job carries is over (its notebook may go on)."""
+    if status is None:
+        return False
+    return status.state is JobState.ENDED or status.module_exit_code is not None
+
+
+def run_ending(scenes: Sequence[RunScene], status: JobStatus | None) -> str:
+    """Why not every scene of a Run was searched: the best of what is known."""
+    messages = {s.message for s in scenes if s.state is SceneState.FAILED and s.message}
+    if all(s.state in (SceneState.DONE, SceneState.FAILED) for s in scenes):
+        return messages.pop() if len(messages) == 1 else ""
+    if status is None:
+        return ""
+    if status.module_message:
+        return status.module_message
+    if status.state is JobState.ENDED and status.end_reason is not EndReason.FINISHED:
+        return ending(status.end_reason, status.reason)
+    return "The module ended before it was through."
+
+
+def unfinished(scene: RunScene, *, stopped: bool) -> tuple[SceneState, str]:
+    """(state, message) of a scene that was not finished when its Run ended."""
+    if stopped and scene.state is SceneState.WAITING:
+        return SceneState.WAITING, "This scene was not searched."
+    return SceneState.FAILED, "This scene was not searched to its end."
+
+
 def conclusion(
     scenes: Sequence[RunScene], *, stopped: bool, detail: str = ""
 ) -> tuple[RunState, str]:
     """How a Run ended, once nothing more will come.
 
     Args:
-        stopped: somebody stopped it before its scenes were through.
+        scenes: as they were found, those that were not finished too.
+        stopped: somebody stopped it; that counts where scenes were not finished.
         detail: what the gate or the module said, for the reason.
     """
     done = sum(s.state is SceneState.DONE for s in scenes)
     failed = sum(s.state is SceneState.FAILED for s in scenes)
     if done == len(scenes):
         return RunState.DONE, ""
-    if stopped and failed == 0:
+    if stopped and done + failed < len(scenes):
         kept = f" The results of {_scenes(done)} are kept." if done else ""
         return RunState.CANCELLED, f"It was stopped.{kept}"
     if done:
-        return RunState.PARTIAL, f"{_scenes(len(scenes) - done)} could not be searched. {detail}"
+        lost = f"{_scenes(len(scenes) - done)} could not be searched. {detail}"
+        return RunState.PARTIAL, lost.rstrip()
     return RunState.FAILED, detail or "No scene could be searched."
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from lib.errors import NotFound
 from lib.protocol import ID_PATTERN, SCENE_ID_PATTERN, ArtifactKind
+from lib.results.reading import is_webp
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +20,10 @@ _NAMES = {
     ArtifactKind.OVERVIEW: "overview.webp",
     ArtifactKind.SCENE_LOG: "log.txt",
 }
+
+
+#: Larger pictures are not shown: a browser would decode them whole.
+LONGEST_SIDE = {ArtifactKind.CHIP: 1024, ArtifactKind.OVERVIEW: 8192}
 
 
 class ResultFolder:
@@ -46,12 +50,12 @@ class ResultFolder:
         """A WebP picture that is here.
 
         Raises:
-            NotFound: not fetched (yet), or not a WebP file.
+            NotFound: not fetched (yet), or not a WebP file of fit size.
         """
         try:
             content = self.path(run, scene, kind, n).read_bytes()
         except OSError as exc:
             raise NotFound("This picture is not here yet.") from exc
-        if not re.match(rb"RIFF....WEBP", content[:12], re.DOTALL):
-            raise NotFound("The module did not write this picture as WebP.")
+        if not is_webp(content, LONGEST_SIDE[kind]):
+            raise NotFound("The module did not write this picture as a WebP of fit size.")
         return content

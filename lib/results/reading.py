@@ -4,7 +4,6 @@ numbers are checked, texts are cut, geometry is bounded, and nothing is followed
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any
 
 from lib.errors import InvalidInput
@@ -20,6 +19,8 @@ MAX_OBJECTS = 50_000
 _MAX_TEXT = 200
 _MAX_POINTS = 20_000
 _MAX_PROPERTIES = 30
+_MAX_NUMBER = 1e15
+_MAX_FLAGS = 20
 
 
 def from_event(event: Mapping[str, Any], run: RunId, time: datetime) -> Detection:
@@ -28,15 +29,16 @@ def from_event(event: Mapping[str, Any], run: RunId, time: datetime) -> Detectio
     Raises:
         InvalidInput: the event lacks a field or holds nonsense.
     """
-    west, south, east, north = (_number(v, -180, 180) for v in _list(event.get("bbox"), 4))
-    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    corners = _list(event.get("bbox"), 4)
+    west, east = (_number(corners[i], -180, 180) for i in (0, 2))
+    south, north = (_number(corners[i], -90, 90) for i in (1, 3))
     scene = SceneId(_text(event.get("scene")))
     return _detection(
         event,
         run,
         scene,
         time,
-        geometry={"type": "Polygon", "coordinates": [ring]},
+        geometry=_box(west, south, east, north),
         lon=_number(event.get("lon"), -180, 180),
         lat=_number(event.get("lat"), -90, 90),
     )
@@ -52,11 +54,64 @@ def from_file(path: Path, run: RunId, scene: SceneId, time: datetime) -> list[De
         raise InvalidInput(f"detections.geojson is larger than {MAX_FILE_BYTES // 2**20} MiB.")
     try:
         features = json.loads(path.read_bytes())["features"]
-    except (ValueError, KeyError, TypeError, RecursionError) as exc:
+    except (ValueError, LookupError, TypeError, RecursionError) as exc:
         raise InvalidInput("detections.geojson is no GeoJSON feature collection.") from exc
-    if not isinstance(features, list) or len(features) > MAX_OBJECTS:
+    if not isinstance(features, list):
+        raise InvalidInput("detections.geojson is no GeoJSON feature collection.")
+    if len(features) > MAX_OBJECTS:
         raise InvalidInput(f"detections.geojson holds more than {MAX_OBJECTS:,} objects.")
     return [_from_feature(f, run, scene, time) for f in features]
+
+
+def plain_text(value: Any, longest: int) -> str:
+    """`value` on one line without characters that cannot be printed or stored; "" where
+    it is no text."""
+    if not isinstance(value, str):
+        return ""
+    return "".join(c if c.isprintable() else " " for c in value[:longest]).strip()
+
+
+def searched(event: Mapping[str, Any]) -> dict[str, Any]:
+    """What the module says it looked at, bounded; {} where it says nothing proper."""
+    value = event.get("searched")
+    found: dict[str, Any] = _small(value, 4) if isinstance(value, dict) else {}
+    return found
+
+
+def count(value: Any) -> int:
+    """A number of objects; 0 where it is none."""
+    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**9
+    return value if good else 0
+
+
+def fraction(value: Any) -> float | None:
+    """A share from 0 to 1; None where it is no number."""
+    try:
+        return _number(value, 0, 1)
+    except InvalidInput:
+        return None
+
+
+def is_webp(content: bytes, longest_side: int) -> bool:
+    """Whether these bytes begin as a WebP picture of at most so many pixels a side.
+
+    Source: RFC 9649, sections 2.4 to 2.7 (VP8, VP8L and VP8X headers).
+    """
+    if len(content) < 30 or content[:4] != b"RIFF" or content[8:12] != b"WEBP":
+        return False
+    kind, head = content[12:16], content[20:30]
+    if kind == b"VP8X":
+        width = 1 + int.from_bytes(head[4:7], "little")
+        height = 1 + int.from_bytes(head[7:10], "little")
+    elif kind == b"VP8L" and head[0] == 0x2F:
+        bits = int.from_bytes(head[1:5], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    elif kind == b"VP8 " and head[3:6] == b"\x9d\x01\x2a":
+        width = int.from_bytes(head[6:8], "little") & 0x3FFF
+        height = int.from_bytes(head[8:10], "little") & 0x3FFF
+    else:
+        return False
+    return 0 < width <= longest_side and 0 < height <= longest_side
 
 
 def _from_feature(feature: Any, run: RunId, scene: SceneId, time: datetime) -> Detection:
@@ -100,9 +155,21 @@ def _detection(
         area_m2=_number(fields.get("area_m2", 0), 0, 1e15),
         time=time,
         has_chip=False,
-        flags=tuple(_text(f) for f in _list(fields.get("flags", []))[:20]),
+        flags=tuple(_text(f) for f in _list(fields.get("flags", []))[:_MAX_FLAGS]),
         properties=_properties(fields.get("properties", {})),
     )
+
+
+def _box(west: float, south: float, east: float, north: float) -> dict[str, Any]:
+    """A GeoJSON box; two where it crosses the antimeridian (RFC 7946, section 3.1.9)."""
+    if west > east:
+        parts = [_ring(west, south, 180.0, north), _ring(-180.0, south, east, north)]
+        return {"type": "MultiPolygon", "coordinates": [[ring] for ring in parts]}
+    return {"type": "Polygon", "coordinates": [_ring(west, south, east, north)]}
+
+
+def _ring(west: float, south: float, east: float, north: float) -> list[list[float]]:
+    return [[west, south], [east, south], [east, north], [west, north], [west, south]]
 
 
 def _geometry(value: Any) -> tuple[dict[str, Any], list[list[float]]]:
@@ -132,32 +199,54 @@ def _geometry(value: Any) -> tuple[dict[str, Any], list[list[float]]]:
 
 
 def _number(value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InvalidInput(f"{value!r:.40} stands where a number belongs.")
-    if not low <= value <= high:
-        raise InvalidInput(f"{value!r:.40} is not between {low:g} and {high:g}.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise InvalidInput(f"{_shown(value)} stands where a number belongs.")
+    if not low <= value <= high:  # false for NaN, and safe for integers of any length
+        raise InvalidInput(f"{_shown(value)} is not between {low:g} and {high:g}.")
     return float(value)
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise InvalidInput(f"{value!r:.40} stands where a text belongs.")
-    return value[:_MAX_TEXT]
+    text = plain_text(value, _MAX_TEXT)
+    if not text:
+        raise InvalidInput(f"{_shown(value)} stands where a text belongs.")
+    return text
 
 
 def _list(value: Any, length: int | None = None) -> list[Any]:
     if not isinstance(value, list) or (length is not None and len(value) != length):
-        raise InvalidInput(f"{value!r:.40} stands where a list belongs.")
+        raise InvalidInput(f"{_shown(value)} stands where a list belongs.")
     return value
 
 
 def _properties(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidInput("The properties of an object are no object.")
-    kept: dict[str, Any] = {}
-    for name, item in list(value.items())[:_MAX_PROPERTIES]:
-        if isinstance(item, str):
-            kept[name[:60]] = item[:_MAX_TEXT]
-        elif isinstance(item, (bool, int)) or (isinstance(item, float) and math.isfinite(item)):
-            kept[name[:60]] = item
-    return kept
+    return {
+        plain_text(name, 60): _small(item, 0)
+        for name, item in list(value.items())[:_MAX_PROPERTIES]
+        if isinstance(item, (str, bool, int, float))
+    }
+
+
+def _small(value: Any, depth: int) -> Any:
+    """JSON of bounded depth, width and size; what is more becomes null."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return plain_text(value, _MAX_TEXT)
+    if isinstance(value, (int, float)):
+        return value if -_MAX_NUMBER <= value <= _MAX_NUMBER else None
+    if depth > 0 and isinstance(value, list):
+        return [_small(v, depth - 1) for v in value[:_MAX_PROPERTIES]]
+    if depth > 0 and isinstance(value, dict):
+        items = list(value.items())[:_MAX_PROPERTIES]
+        return {plain_text(k, 60): _small(v, depth - 1) for k, v in items}
+    return None
+
+
+def _shown(value: Any) -> str:
+    """A short form for a message (the text of a very long integer is refused by Python)."""
+    if isinstance(value, int) and value.bit_length() > 100:
+        return "a very long number"
+    return plain_text(repr(value), 40)
