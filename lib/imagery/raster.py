@@ -32,7 +32,7 @@ from lib.errors import InvalidProduct, StorageFull
 SAFE_ENV: Mapping[str, Any] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_PAM_ENABLED": "NO",
-    "GDAL_CACHEMAX": 64,
+    "GDAL_CACHEMAX": 64 * 2**20,  # bytes: rasterio takes whole numbers so
 }
 MAX_SIDE = 40_000
 MAX_PIXELS = 400_000_000
