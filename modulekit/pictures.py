@@ -129,16 +129,27 @@ def overview(
     scene: SceneReader, stretch: Stretch, boxes: Sequence[tuple[int, int, int, int]]
 ) -> bytes:
     """The whole scene, longest side at most OVERVIEW_SIZE, objects ringed; WebP."""
-    height, width = _fitted(scene.shape, OVERVIEW_SIZE)
-    read = [scene.reduced(name, height, width) for name in stretch.bands]
-    picture = Image.fromarray(stretch.apply(read))
+    picture = Image.fromarray(reduced(scene, stretch, OVERVIEW_SIZE))
     draw = ImageDraw.Draw(picture)
-    scale = height / scene.shape[0]
+    scale = picture.height / scene.shape[0]
     for row0, column0, row1, column1 in boxes:
         y, x = (row0 + row1) / 2 * scale, (column0 + column1) / 2 * scale
         radius = max(4.0, max(row1 - row0, column1 - column0) / 2 * scale + 3)
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=(255, 230, 0))
     return _webp(picture)
+
+
+def reduced(scene: SceneReader, stretch: Stretch, longest: int) -> Array:
+    """The whole scene, longest side at most `longest`: uint8 (height, width, 3)."""
+    height, width = _fitted(scene.shape, longest)
+    return stretch.apply([scene.reduced(name, height, width) for name in stretch.bands])
+
+
+def composite_of(
+    scene: SceneReader, composite: tuple[Channel, Channel, Channel], longest: int
+) -> Array:
+    """`reduced` with the stretch that chips and overview of the scene have."""
+    return reduced(scene, make_stretch(scene, composite), longest)
 
 
 def _webp(picture: Image.Image) -> bytes:

@@ -26,15 +26,16 @@ Array = npt.NDArray[Any]
 
 #: The one driver that may open files; a COG is a GeoTIFF to read.
 DRIVER = "GTiff"
-#: Cached blocks of all files together, MB. The default is 5 % of the memory.
-CACHE_MB = 64
+#: Cached blocks of all files together; GDAL's default is 5 % of the memory. In bytes:
+#: rasterio 1.4 hands the number to GDALSetCacheMax, and 64 would be 64 bytes.
+CACHE_BYTES = 64 * 2**20
 READ_THREADS = 2
 
 
 def gdal_environment() -> rasterio.Env:
     """The settings under which every file of a scene is opened. Use as a context."""
     return rasterio.Env(
-        GDAL_CACHEMAX=CACHE_MB,
+        GDAL_CACHEMAX=CACHE_BYTES,
         GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR",
         GDAL_PAM_ENABLED=False,
         GDAL_HTTP_TIMEOUT=60,

@@ -171,12 +171,10 @@ class SceneRun:
     def _work(self, scene: SceneReader, folder: Path, log: SceneLog) -> int:
         started = time.monotonic()
         detector = self.detector.open(scene, self.params, log)
-        mask, strength = detect_scene(scene, detector, self._progress(scene.item.id))
-        found = objects.find_objects(mask, strength, detector, scene.transform)
-        log(f"{len(found)} objects after {time.monotonic() - started:.1f} s.")
+        mask, detections = search(scene, detector, self._progress(scene.item.id))
+        log(f"{len(detections)} objects after {time.monotonic() - started:.1f} s.")
         write_mask(folder / "mask.tif", mask, scene.transform, scene.crs, self.detector.mask_bits)
-        del mask, strength
-        detections = self._detections(scene, found)
+        del mask
         self._show(scene, detector, folder, detections)
         collection = results.feature_collection(scene, self.manifest, self.params, detections)
         write_json(folder / "detections.geojson", collection, compact=True)
@@ -191,16 +189,6 @@ class SceneRun:
 
     def _progress(self, scene: str) -> Callable[[float], None]:
         return lambda fraction: self.status.progress(scene, 0.9 * fraction)
-
-    def _detections(
-        self, scene: SceneReader, found: Sequence[objects.FoundObject]
-    ) -> list[results.Detection]:
-        outlines = objects.to_lonlat([f.outline for f in found], scene.crs)
-        area = scene.pixel_area_m2
-        return [
-            results.Detection(n, f, outline, round(f.pixels * area, 1), flags_of(scene, f.box))
-            for n, (f, outline) in enumerate(zip(found, outlines, strict=True), start=1)
-        ]
 
     def _show(
         self,
@@ -252,6 +240,21 @@ def check_fit(manifest: Manifest, item: SceneItem, log: Callable[[str], None]) -
         )
     if need.levels and not item.level:
         log("The item does not say its processing level; it is taken to be a right one.")
+
+
+def search(
+    scene: SceneReader, detector: SceneDetector, progress: Callable[[float], None]
+) -> tuple[Array, list[results.Detection]]:
+    """The whole scene's mask and its detections, numbered, best first."""
+    mask, strength = detect_scene(scene, detector, progress)
+    found = objects.find_objects(mask, strength, detector, scene.transform)
+    outlines = objects.to_lonlat([f.outline for f in found], scene.crs)
+    area = scene.pixel_area_m2
+    detections = [
+        results.Detection(n, f, outline, round(f.pixels * area, 1), flags_of(scene, f.box))
+        for n, (f, outline) in enumerate(zip(found, outlines, strict=True), start=1)
+    ]
+    return mask, detections
 
 
 def detect_scene(

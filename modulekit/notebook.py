@@ -1,0 +1,334 @@
+"""What a prepared notebook works with: the session's scenes, parameters and results.
+
+from modulekit.notebook import open_session
+
+session = open_session("active-fire")
+session.wait()                  # until the module's run beside the notebook is over
+session.results.table           # a pandas DataFrame, one row per detection
+found = session.detect(decide="any")   # again, in this process, as you like
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modulekit.cli import load_detector, module_folder
+from modulekit.errors import ModuleError, SceneError, UsageError
+from modulekit.files import read_json
+from modulekit.manifest import Manifest, check_params, read_manifest, read_params
+from modulekit.scenes import SceneItem, read_catalog, read_item
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from modulekit.detector import Detector
+    from modulekit.raster import Array
+
+COLUMNS = ("scene", "n", "class", "score", "lon", "lat", "pixels", "area_m2", "flags", "datetime")
+#: A run that tells nothing for this long is taken to have broken off.
+SILENCE_S = 300.0
+_POLL_S = 0.3
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A composite of a scene.
+
+    rgb: uint8 (height, width, 3).
+    extent: (left, right, bottom, top) in the coordinates of `crs`, as matplotlib takes it.
+    """
+
+    rgb: Array
+    extent: tuple[float, float, float, float]
+    crs: Any
+
+
+@dataclass(frozen=True)
+class Results:
+    """Detections of several scenes.
+
+    `collections` holds a GeoJSON feature collection per scene, best detections first;
+    `failed` a sentence for each scene that could not be worked on.
+    """
+
+    collections: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(len(c["features"]) for c in self.collections.values())
+
+    @cached_property
+    def table(self) -> pd.DataFrame:
+        """One row per detection: COLUMNS, the module's properties, and the outline."""
+        import pandas as pd
+
+        rows = [
+            _row(scene, feature)
+            for scene, collection in self.collections.items()
+            for feature in collection["features"]
+        ]
+        return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*COLUMNS, "geometry"])
+
+    @property
+    def geojson(self) -> dict[str, Any]:
+        """All detections as one feature collection; each names its scene."""
+        features = [
+            {**feature, "properties": {**feature["properties"], "scene": scene}}
+            for scene, collection in self.collections.items()
+            for feature in collection["features"]
+        ]
+        return {"type": "FeatureCollection", "features": features}
+
+    def differences(self, other: Results) -> list[str]:
+        """What differs from `other`, one line per scene; [] when they found the same."""
+        lines = []
+        for scene in sorted({*self.collections, *other.collections, *self.failed, *other.failed}):
+            mine, yours = self._features(scene), other._features(scene)
+            if mine is None or yours is None:
+                if mine is not yours:
+                    lines.append(f"{scene}: worked on in one of the two only")
+            elif mine != yours:
+                lines.append(f"{scene}: {len(mine)} and {len(yours)} detections that differ")
+        return lines
+
+    def _features(self, scene: str) -> Any:
+        collection = self.collections.get(scene)
+        return None if collection is None else json.loads(json.dumps(collection["features"]))
+
+
+def _row(scene: str, feature: Mapping[str, Any]) -> dict[str, Any]:
+    properties = feature["properties"]
+    west, south, east, north = feature["bbox"]
+    span = (east - west) % 360
+    return {
+        "scene": scene,
+        "n": properties["n"],
+        "class": properties["class"],
+        "score": properties["score"],
+        "lon": round((west + span / 2 + 180) % 360 - 180, 7),
+        "lat": round((south + north) / 2, 7),
+        "pixels": properties["pixels"],
+        "area_m2": properties["area_m2"],
+        "flags": ", ".join(properties["flags"]),
+        "datetime": properties["datetime"],
+        **properties["properties"],
+        "geometry": feature["geometry"],
+    }
+
+
+class Session:
+    """The work folder of a session: input, parameters, and what the run writes."""
+
+    def __init__(self, work: Path, module: str) -> None:
+        package = f"modules.{module.replace('-', '_')}"
+        self.work = work
+        self.module: Manifest = read_manifest(module_folder(package))
+        self.params: dict[str, Any] = read_params(self.module, work / "in" / "params.json")
+        self._detector: Detector = load_detector(package)
+        self._broken: dict[str, str] = {}
+        self.scenes: list[SceneItem] = self._read_scenes()
+
+    def _read_scenes(self) -> list[SceneItem]:
+        scenes = []
+        for link in read_catalog(self.work / "in"):
+            try:
+                scenes.append(read_item(link))
+            except SceneError as exc:
+                self._broken[link.id] = exc.message
+        return scenes
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """What the run has told so far; a line that is still being written is left out."""
+        path = self.work / "out" / "status.jsonl"
+        if not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines]
+
+    def wait(
+        self, *, silence_s: float = SILENCE_S, show: Callable[[str], None] | None = None
+    ) -> None:
+        """Wait until the module's run beside this notebook is over, showing how it goes.
+
+        Args:
+            silence_s: give up when the run tells nothing new for so long.
+            show: takes the text to show in place of the last; default: under the cell.
+        Raises:
+            TimeoutError: the run broke off or never started; its log says why.
+        """
+        show = show or _shower()
+        known, heard, shown = -1, time.monotonic(), ""
+        while True:
+            events = self.events
+            if len(events) != known:
+                known, heard = len(events), time.monotonic()
+                text = _progress_text(events)
+                if text != shown:
+                    shown = text
+                    show(text)
+            if events and events[-1]["event"] == "run_done":
+                return
+            if time.monotonic() - heard > silence_s:
+                raise TimeoutError(
+                    f"The run has told nothing for {silence_s:.0f} s. Look at its log; "
+                    "detect() works here without it."
+                )
+            time.sleep(_POLL_S)
+
+    @property
+    def results(self) -> Results:
+        """What the run has found in the scenes that it has done so far."""
+        collections, failed = {}, {}
+        for event in self.events:
+            if event["event"] == "scene_done":
+                scene = event["scene"]
+                folder = self.work / "out" / scene
+                collections[scene] = read_json(folder / "detections.geojson")
+            elif event["event"] == "scene_failed":
+                failed[event["scene"]] = event["message"]
+        return Results(collections, failed)
+
+    def detect(self, **changes: Any) -> Results:
+        """Detect in all scenes again, in this process; nothing is written.
+
+        Args:
+            changes: parameters that shall differ from the session's.
+        Raises:
+            UsageError: a parameter does not fit the module.
+        """
+        from modulekit.raster import gdal_environment
+
+        params = check_params(self.module, {**self.params, **changes})
+        collections, failed = {}, dict(self._broken)
+        with gdal_environment():
+            for item in self.scenes:
+                try:
+                    collections[item.id] = self._detect_one(item, params)
+                except ModuleError as exc:
+                    failed[item.id] = exc.message
+        return Results(collections, failed)
+
+    def _detect_one(self, item: SceneItem, params: Mapping[str, Any]) -> dict[str, Any]:
+        from modulekit.raster import SceneReader
+        from modulekit.results import feature_collection
+        from modulekit.run import check_fit, search
+
+        check_fit(self.module, item, _silent)
+        with SceneReader(item) as scene:
+            detector = self._detector.open(scene, params, _silent)
+            _, detections = search(scene, detector, lambda _fraction: None)
+            return feature_collection(scene, self.module, params, detections)
+
+    def picture(self, item: SceneItem, *, max_size: int = 1000) -> Picture:
+        """The module's composite of a scene, its longer side at most `max_size` pixels."""
+        from modulekit.pictures import composite_of
+        from modulekit.raster import SceneReader, gdal_environment
+
+        with gdal_environment(), SceneReader(item) as scene:
+            detector = self._detector.open(scene, self.params, _silent)
+            rgb = composite_of(scene, detector.composite, max_size)
+            height, width = scene.shape
+            left, top = scene.transform @ (0, 0)
+            right, bottom = scene.transform @ (width, height)
+            return Picture(rgb, (left, right, bottom, top), scene.crs)
+
+    def draw(self, axes: Axes, item: SceneItem, found: Results, *, max_size: int = 1000) -> None:
+        """Draw a scene with the outlines of its detections on matplotlib `axes`."""
+        from rasterio.warp import transform_geom
+
+        picture = self.picture(item, max_size=max_size)
+        axes.imshow(picture.rgb, extent=picture.extent, interpolation="nearest")
+        features = found.collections.get(item.id, {}).get("features", [])
+        for feature in features:
+            outline = transform_geom("EPSG:4326", picture.crs, feature["geometry"])
+            for ring in _outer_rings(outline):
+                x, y = zip(*(point[:2] for point in ring), strict=True)
+                axes.plot(x, y, color="yellow", linewidth=1.2)
+        axes.set_xlim(picture.extent[:2])
+        axes.set_ylim(picture.extent[2:])
+        axes.set_title(f"{item.id}\n{item.datetime}: {len(features)} detections", fontsize=9)
+        axes.ticklabel_format(style="plain", useOffset=False)
+        axes.set_xlabel(f"metres, {picture.crs.to_string()}", fontsize=8)
+        axes.tick_params(labelsize=7)
+
+    def chips(self, *, most: int = 12) -> list[tuple[str, Array]]:
+        """The run's best chips: (caption, uint8 (height, width, 3)) in order of score."""
+        import numpy as np
+        from PIL import Image
+
+        shown = [e for e in self.events if e["event"] == "object" and e["chip"]]
+        shown.sort(key=lambda e: -e["score"])
+        chips = []
+        for event in shown[:most]:
+            path = self.work / "out" / event["scene"] / "chips" / f"{event['n']:04d}.webp"
+            with Image.open(path) as image:
+                caption = f"{event['class']} {event['score']:.2f}"
+                chips.append((caption, np.asarray(image.convert("RGB"))))
+        return chips
+
+
+def open_session(module: str, work: Path | str | None = None) -> Session:
+    """The session that this notebook belongs to.
+
+    Args:
+        module: the module's id, such as "active-fire".
+        work: the session's work folder; default: what SCENEBRIDGE_WORK names.
+    Raises:
+        UsageError: there is no work folder, or its input cannot be read.
+    """
+    folder = work or os.environ.get("SCENEBRIDGE_WORK")
+    if not folder:
+        raise UsageError("SCENEBRIDGE_WORK is not set; pass the session's work folder.")
+    return Session(Path(folder), module)
+
+
+def _progress_text(events: Sequence[Mapping[str, Any]]) -> str:
+    """One line per scene of a run."""
+    if not events:
+        return "The run has not started yet."
+    lines: dict[str, str] = dict.fromkeys(events[0].get("scenes", ()), "waiting")
+    for event in events:
+        kind, scene = event["event"], event.get("scene", "")
+        if kind == "scene_started":
+            lines[scene] = "0 %"
+        elif kind == "progress":
+            lines[scene] = f"{event['fraction']:.0%}"
+        elif kind == "scene_done":
+            lines[scene] = f"done, {event['objects']} objects"
+        elif kind == "scene_failed":
+            lines[scene] = f"failed: {event['message']}"
+    return "\n".join(f"{scene}: {line}" for scene, line in lines.items())
+
+
+def _shower() -> Callable[[str], None]:
+    """Shows a text under the cell, each in place of the last; without IPython prints."""
+    try:
+        from IPython.core.display import Pretty
+        from IPython.core.getipython import get_ipython
+        from IPython.display import display
+    except ImportError:
+        return print
+    if get_ipython() is None:
+        return print
+    pretty: Any = Pretty
+    handle: Any = display(pretty(""), display_id=True)  # type: ignore[no-untyped-call]
+    return lambda text: handle.update(pretty(text))
+
+
+def _outer_rings(outline: Mapping[str, Any]) -> list[Any]:
+    if outline["type"] == "Polygon":
+        return [outline["coordinates"][0]]
+    return [polygon[0] for polygon in outline["coordinates"]]
+
+
+def _silent(_line: str) -> None:
+    pass
