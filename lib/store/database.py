@@ -31,7 +31,12 @@ def open_database(path: Path) -> Engine:
         Unavailable: it cannot be read or written.
     """
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        # Only a new file is opened here: closing a second descriptor of a database that
+        # this process has open would drop SQLite's POSIX locks on it, and the next
+        # process to close the database would delete the WAL under us.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    except FileExistsError:
+        pass
     except OSError as exc:
         raise Unavailable(f"The portal's store {path} cannot be opened: {exc.strerror}.") from exc
     address = URL.create("sqlite", database=str(path))
