@@ -26,6 +26,8 @@ CONNECT_TIMEOUT_S = 10.0
 #: A server that says nothing for so long while an answer is due is given up.
 SILENCE_S = 15 * 60.0
 _KEEP_ALIVE_S = 30.0
+#: A peer that stalls may not keep a connection that we are done with (default: 30).
+_SHUTDOWN_TIMEOUT_S = 2.0
 _READ_BUFFER = 2**18
 _MAX_ANSWER_LINE = 64 * 1024
 
@@ -99,8 +101,10 @@ class Upstream:
             raise Unavailable(f"The notebook answered with status {answer.status}.")
 
     async def aclose(self) -> None:
-        """Close every connection; the next request would open new ones."""
+        """Close every connection at once; the next request would open new ones."""
         if self._session is not None:
+            if self._session.connector is not None:
+                await self._session.connector.close(abort_ssl=True)
             await self._session.close()
 
 
@@ -126,7 +130,11 @@ class TlsUnixConnector(aiohttp.UnixConnector):
         try:
             async with asyncio.timeout(timeout.sock_connect):
                 _, protocol = await self._loop.create_unix_connection(
-                    factory, self._path, ssl=self._context, server_hostname=self._server_name
+                    factory,
+                    self._path,
+                    ssl=self._context,
+                    server_hostname=self._server_name,
+                    ssl_shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
                 )
         except ssl.SSLCertVerificationError:
             raise
