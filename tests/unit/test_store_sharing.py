@@ -16,7 +16,7 @@ from pathlib import Path
 from lib.model import User, UserId
 from lib.store import Store
 store = Store(Path(sys.argv[1]))
-store.people.ensure_user(User(UserId("other"), "From another process"))
+store.people.ensure_user(User(UserId(sys.argv[2]), "From another process"))
 store.close()
 """
 
@@ -28,8 +28,10 @@ def test_a_second_open_here_and_a_close_elsewhere_lose_nothing(tmp_path: Path) -
     ours = Store(path)
     ours.people.ensure_user(User(UserId("before"), "Before"))
     Store(path).close()
-    subprocess.run([sys.executable, "-c", _OTHER, str(path)], cwd=PROJECT, check=True, timeout=60)
-    assert ours.people.user(UserId("other")) is not None
+    for other in ("first", "second"):
+        command = [sys.executable, "-c", _OTHER, str(path), other]
+        subprocess.run(command, cwd=PROJECT, check=True, timeout=60)
+        assert ours.people.user(UserId(other)) is not None
     ours.people.ensure_user(User(UserId("after"), "After"))
     ours.close()
     again = Store(path)
