@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import streamlit as st
 
 from lib.errors import NotFound, SceneBridgeError
@@ -38,7 +40,9 @@ def show_problems() -> None:
         st.button("Dismiss", type="tertiary", on_click=choosing.forget_problems)
 
 
-def show_search(here: Portal, user: User, scenes: tuple[Scene, ...]) -> None:
+def show_search(
+    here: Portal, user: User, scenes: tuple[Scene, ...], platforms: Mapping[str, str]
+) -> None:
     """The map and the table of what the filters find."""
     choice = choosing.current()
     url = footprints_url(choice)
@@ -58,7 +62,7 @@ def show_search(here: Portal, user: User, scenes: tuple[Scene, ...]) -> None:
         st.caption(count(hits.total, "scene matches", "scenes match") + " these filters.")
     except SceneBridgeError as exc:
         frame.problem(exc)
-    scene_table.show(url, choice.scenes, key="explore-table", on_event=choosing.on_event)
+    scene_table.show(url, choice.scenes, platforms, key="explore-table", on_event=choosing.on_event)
 
 
 def main() -> None:
@@ -67,15 +71,16 @@ def main() -> None:
     from_link = choosing.read_address()
     frame.heading("Explore", "Choose scenes, a detection module and a cluster.")
     problems = st.container()
-    filters.show(here.platforms(user))
+    platforms = here.platforms(user)
+    filters.show(platforms)
     scenes = chosen_scenes(here, user)
     if from_link:
         choosing.look_at(union([s.bbox for s in scenes]) or choosing.current().area)
     left, right = st.columns([5, 2.4], gap="medium")
     with left:
-        show_search(here, user, scenes)
+        show_search(here, user, scenes, dict(platforms))
     with right:
-        tray.show(scenes)
+        tray.show(scenes, dict(platforms))
         launch.show(here, user, scenes)
     with problems:
         show_problems()

@@ -77,7 +77,9 @@ def scenes_of(here: Portal, user: User, run: Run) -> tuple[Scene, ...]:
     return tuple(found)
 
 
-def show_filter(run: Run, module: Module | None, classes: Sequence[str], titles: dict[str, str]) -> Filter:
+def show_filter(
+    run: Run, module: Module | None, classes: Sequence[str], titles: dict[str, str]
+) -> Filter:
     """The filter's widgets; each begins with what the address says."""
     with st.container(horizontal=True, vertical_alignment="bottom", key="results-filter"):
         score = st.slider(
@@ -155,7 +157,14 @@ def on_map(event: Event) -> None:
         set_mark(wall.mark_key(event.id, event.n))
 
 
-def show_found(here: Portal, user: User, run: Run, chosen: Filter, scenes: tuple[Scene, ...], module: Module | None) -> None:
+def show_found(
+    here: Portal,
+    user: User,
+    run: Run,
+    chosen: Filter,
+    scenes: tuple[Scene, ...],
+    module: Module | None,
+) -> None:
     """The wall beside the map, and the table below."""
     limit = st.session_state.get(f"results-limit-{run.id}", STEP)
     found = here.detections(
@@ -178,7 +187,11 @@ def show_found(here: Portal, user: User, run: Run, chosen: Filter, scenes: tuple
                 view=union([s.bbox for s in scenes]),
                 view_seq=zlib.crc32(run.id.encode()),
                 detections=f"/api/runs/{run.id}/detections?v={run.objects}-{run.state}",
-                filter={"klass": chosen.klass, "scene": chosen.scene, "min_score": chosen.min_score},
+                filter={
+                    "klass": chosen.klass,
+                    "scene": chosen.scene,
+                    "min_score": chosen.min_score,
+                },
                 mark={"scene": marked.scene, "n": marked.n, "lon": marked.lon, "lat": marked.lat}
                 if marked
                 else None,
@@ -200,11 +213,15 @@ def show_found(here: Portal, user: User, run: Run, chosen: Filter, scenes: tuple
                 on_mark=set_mark,
             )
         elif run.objects:
-            frame.empty("Nothing matches this filter", "Lower the score, or show all classes and scenes.")
+            frame.empty(
+                "Nothing matches this filter", "Lower the score, or show all classes and scenes."
+            )
         elif run.state.over:
             frame.empty("Nothing was found", findings.nothing_found(run, module))
         else:
-            frame.empty("Nothing found so far", "Thumbnails appear here as the module finds something.")
+            frame.empty(
+                "Nothing found so far", "Thumbnails appear here as the module finds something."
+            )
         if more:
             st.button("Show more", on_click=_show_more, args=(str(run.id), limit))
     if found:
@@ -216,7 +233,9 @@ def _show_more(run_id: str, limit: int) -> None:
     st.session_state[f"results-limit-{run_id}"] = limit + STEP
 
 
-def _marked(here: Portal, user: User, run: Run, mark: str, found: Sequence[Detection]) -> Detection | None:
+def _marked(
+    here: Portal, user: User, run: Run, mark: str, found: Sequence[Detection]
+) -> Detection | None:
     """The marked detection, also when the filter or the limit hides its chip."""
     wanted = wall.read_mark(mark)
     if wanted is None:

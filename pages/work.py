@@ -9,6 +9,7 @@ from lib.model import SessionId, SessionState, User
 from lib.portal import Portal
 from ui import cards, frame, steps
 from ui.steps import Work
+from ui.text import esc
 
 EARLIER_SHOWN = 10
 NOTEBOOK_HEIGHT = 860
@@ -36,7 +37,7 @@ def notebook_here(here: Portal, user: User) -> None:
         st.session_state.pop("notebook-here", None)
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.html(f'<h2 class="sb-section">{frame.esc(session.title or "Notebook")}</h2>')
+        st.html(f'<h2 class="sb-section">{esc(session.title or "Notebook")}</h2>')
         if st.button("Close", key="close-here", icon=":material/close:"):
             st.session_state.pop("notebook-here", None)
             st.rerun()

@@ -48,7 +48,9 @@ class Choice:
     @property
     def polygon(self) -> dict[str, Any] | None:
         """The drawn polygon as GeoJSON."""
-        return {"type": "Polygon", "coordinates": [list(map(list, self.ring))]} if self.ring else None
+        return (
+            {"type": "Polygon", "coordinates": [list(map(list, self.ring))]} if self.ring else None
+        )
 
     @property
     def shape(self) -> dict[str, Any] | None:

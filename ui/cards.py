@@ -49,7 +49,7 @@ def show(desk: Desk, work: Work) -> None:
         if not steps.over(work):
             st.html(steps.stepper(work))
         st.html(_body(desk, work))
-        with st.container(horizontal=True, key=f"acts-{work.id}"):
+        with st.container(horizontal=True, vertical_alignment="center", key=f"acts-{work.id}"):
             _actions(desk, work)
         if st.session_state.get("log-open") == work.id:
             _log(desk, work)
@@ -78,7 +78,13 @@ def _head(desk: Desk, work: Work, time: datetime) -> str:
 
 def _ending(work: Work) -> tuple[str, str]:
     if isinstance(work, Session):
-        bad = work.end_reason in ("out of memory", "node failure", "failed to start", "crashed", "lost")
+        bad = work.end_reason in (
+            "out of memory",
+            "node failure",
+            "failed to start",
+            "crashed",
+            "lost",
+        )
         return (f"Ended: {work.end_reason}" if work.end_reason else "Ended"), "bad" if bad else ""
     kinds = {"DONE": ("Done", "good"), "PARTIAL": ("Done in part", "warn")}
     return kinds.get(str(work.state), (str(work.state).capitalize(), "bad"))
@@ -157,7 +163,10 @@ def _session_actions(desk: Desk, session: Session) -> None:
     elif session.state is SessionState.ENDED and session.continued_as is None:
         kept = session.files_until is not None and session.files_until > now()
         if kept and st.button(
-            "Start again here", key=f"again-{session.id}", icon=":material/restart_alt:", type="primary"
+            "Start again here",
+            key=f"again-{session.id}",
+            icon=":material/restart_alt:",
+            type="primary",
         ):
             _start_again(desk, session)
 
@@ -190,7 +199,9 @@ def _stop(desk: Desk, work: Work) -> None:
             )
         else:
             st.write("Scenes that are not done yet are left out. What was found is kept.")
-        st.button("Stop now", key=f"stop-{work.id}", type="primary", on_click=_do_stop, args=(desk, work))
+        st.button(
+            "Stop now", key=f"stop-{work.id}", type="primary", on_click=_do_stop, args=(desk, work)
+        )
 
 
 def _do_stop(desk: Desk, work: Work) -> None:

@@ -16,7 +16,11 @@ def show(platforms: Sequence[tuple[str, str]]) -> None:
     _seed(platforms)
     with st.container(key="filters", horizontal=True, vertical_alignment="bottom"):
         text = st.text_input(
-            "Name or id", key=choosing.key("text"), placeholder="Any", width=200, icon=":material/search:"
+            "Name or id",
+            key=choosing.key("text"),
+            placeholder="Any",
+            width=200,
+            icon=":material/search:",
         )
         start = st.date_input("From", key=choosing.key("start"), format="YYYY-MM-DD", width=138)
         end = st.date_input("To", key=choosing.key("end"), format="YYYY-MM-DD", width=138)

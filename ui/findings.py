@@ -42,21 +42,28 @@ def figures(run: Run, module: Module | None, shown: int) -> str:
     cells = [
         (f"{run.objects:,}", "objects found" if run.objects != 1 else "object found"),
         (f"{done} / {len(run.scenes)}", "scenes done" + (f", {failed} failed" if failed else "")),
-        (_RUN_STATES[run.state].capitalize(), f"{module.title if module else run.module} {run.module_version}"),
+        (
+            _RUN_STATES[run.state].capitalize(),
+            f"{module.title if module else run.module} {run.module_version}",
+        ),
     ]
     if shown != run.objects and run.objects:
         cells.insert(1, (f"{shown:,}", "match the filter"))
-    body = "".join(f'<div class="sb-figure"><b>{esc(a)}</b><span>{esc(b)}</span></div>' for a, b in cells)
+    body = "".join(
+        f'<div class="sb-figure"><b>{esc(a)}</b><span>{esc(b)}</span></div>' for a, b in cells
+    )
     return f'<div class="sb-summary" role="status">{body}</div>'
 
 
 def scenes_table(run: Run, titles: Mapping[str, str], synthetic: frozenset[str]) -> str:
     """Every scene of the run: state, objects, what was searched or why it failed."""
-    rows = "".join(_scene_row(s, titles.get(str(s.scene), str(s.scene)), synthetic) for s in run.scenes)
+    rows = "".join(
+        _scene_row(s, titles.get(str(s.scene), str(s.scene)), synthetic) for s in run.scenes
+    )
     return (
         '<div class="sb-scroll"><table class="sb-scenes"><thead><tr><th scope="col">Scene</th>'
-        '<th scope="col">State</th><th scope="col">Objects</th><th scope="col">What was searched</th>'
-        f"</tr></thead><tbody>{rows}</tbody></table></div>"
+        '<th scope="col">State</th><th scope="col">Objects</th>'
+        f'<th scope="col">What was searched</th></tr></thead><tbody>{rows}</tbody></table></div>'
     )
 
 
@@ -102,11 +109,16 @@ def nothing_found(run: Run, module: Module | None) -> str:
     if not done:
         return f"{name} could not work on any scene; the table of scenes says why."
     pixels = sum(_number(s.searched.get("pixels")) for s in done)
-    good = sum(_number(s.searched.get("pixels")) * _number(s.searched.get("valid_fraction"), 1.0) for s in done)
+    good = sum(
+        _number(s.searched.get("pixels")) * _number(s.searched.get("valid_fraction"), 1.0)
+        for s in done
+    )
     text = f"{name} searched {count(len(done), 'scene')} ({listing([str(s.scene) for s in done])})"
     if pixels:
         text += f": {pixels:,.0f} pixels, {100 * good / pixels:.4g} % of them valid"
-    algorithms = dict.fromkeys(str(s.searched["algorithm"]) for s in done if s.searched.get("algorithm"))
+    algorithms = dict.fromkeys(
+        str(s.searched["algorithm"]) for s in done if s.searched.get("algorithm")
+    )
     if algorithms:
         text += f", with {listing(algorithms)}"
     return f"{text}. No object passed the test with {_params(run.params)}."

@@ -20,19 +20,16 @@ _HERE = Path(__file__).resolve().parent
 EXPLORE = "pages/explore.py"
 WORK = "pages/work.py"
 RESULTS = "pages/results.py"
+_BEGUN = "frame-begun"
 
-_ICON = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">'
-    '<rect width="32" height="32" rx="7" fill="#0b5f8a"/>'
-    '<path d="M4 22c6 0 6-9 12-9s6 9 12 9" fill="none" stroke="#fff" stroke-width="2.6" '
-    'stroke-linecap="round"/><path d="M4 26h24" stroke="#8fd0ee" stroke-width="2.2" '
-    'stroke-linecap="round"/><circle cx="16" cy="7.5" r="2.6" fill="#ffb454"/></svg>'
-)
+#: No emoji and no Material icon: for those the browser would ask a foreign host for a favicon.
+_ICON = str(_HERE / "icon.svg")
 
 
 def begin() -> None:
     """Page settings and style; the first thing a script run does."""
-    st.set_page_config(page_title="SceneBridge", page_icon="🛰️", layout="wide")
+    st.session_state[_BEGUN] = True
+    st.set_page_config(page_title="SceneBridge", page_icon=_ICON, layout="wide")
     st.html(f"<style>{_style()}</style>")
     st.logo(_ICON, size="medium")
 
@@ -40,9 +37,9 @@ def begin() -> None:
 def pages() -> list[Any]:
     """The pages in the order of the navigation."""
     return [
-        st.Page(EXPLORE, title="Explore", icon=":material/travel_explore:", default=True),
-        st.Page(WORK, title="Work", icon=":material/deployed_code:", url_path="work"),
-        st.Page(RESULTS, title="Results", icon=":material/grid_view:", url_path="results"),
+        st.Page(EXPLORE, title="Explore", default=True),
+        st.Page(WORK, title="Work", url_path="work"),
+        st.Page(RESULTS, title="Results", url_path="results"),
     ]
 
 
@@ -53,6 +50,12 @@ def _style() -> str:
 
 def signed_in() -> tuple[portal.Portal, User]:
     """The portal and who asks; ends the page with how to sign in when nobody does."""
+    if _BEGUN not in st.session_state:
+        # Streamlit 1.67 runs a script of `pages/` without app.py when a page's own address
+        # is the first that a fresh process is asked for. Once `st.navigation` was called,
+        # it does not any more, and the next run goes through app.py.
+        st.navigation(pages(), position="top")
+        st.rerun()
     try:
         here = portal.current()
         user = here.user_of_cookies(st.context.cookies)

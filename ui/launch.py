@@ -26,9 +26,7 @@ from ui.text import count, duration, esc, md, now, walltime
 
 NO_ISOLATION = "no isolation, for trying out"
 #: What a user may pick up to the preset's limit.
-WALLTIMES_S = tuple(
-    m * 60 for m in (15, 30, 60, 120, 240, 480, 720, 1440, 2880, 4320, 7200, 10080)
-)
+WALLTIMES_S = tuple(m * 60 for m in (15, 30, 60, 120, 240, 480, 720, 1440, 2880, 4320, 7200, 10080))
 
 
 def show(here: Portal, user: User, scenes: Sequence[Scene]) -> None:
@@ -126,7 +124,7 @@ def _cluster(clusters: Sequence[Cluster], module: Module) -> Cluster | None:
         names,
         index=names.index(wish) if wish in offer else 0,
         format_func=lambda name: md(offer[name].title),
-        captions=[md(describe(offer[name])) for name in names],
+        captions=[_caption(offer[name]) for name in names],
         key=choosing.key(f"cluster-{'-'.join(names)}"),
         label_visibility="collapsed",
     )
@@ -148,11 +146,14 @@ def _nobody(clusters: Sequence[Cluster], module: Module) -> str:
     )
 
 
+def _caption(cluster: Cluster) -> str:
+    mark = f":orange-badge[{NO_ISOLATION}] " if cluster.isolation is Isolation.NONE else ""
+    return mark + md(describe(cluster))
+
+
 def describe(cluster: Cluster) -> str:
-    """One line about a cluster: isolation first, then whether it can be asked, and load."""
+    """One line about a cluster: whose it is, whether it can be asked, how full it is."""
     parts = [cluster.institute] if cluster.institute else []
-    if cluster.isolation is Isolation.NONE:
-        parts.insert(0, NO_ISOLATION)
     if cluster.reachability is Reachability.UNKNOWN:
         since = cluster.unreachable_since
         ago = f" for {duration((now() - since).total_seconds())}" if since else ""
@@ -211,9 +212,7 @@ def preset_text(preset: Preset) -> str:
 # --- the buttons ---------------------------------------------------------------------
 
 
-def _buttons(
-    here: Portal, user: User, request: LaunchRequest, problems: Sequence[str]
-) -> None:
+def _buttons(here: Portal, user: User, request: LaunchRequest, problems: Sequence[str]) -> None:
     stand = list(problems)
     if request.scenes and not stand:
         try:
@@ -231,7 +230,7 @@ def _buttons(
             type="primary",
             icon=":material/edit_note:",
             disabled=not ready,
-            help="A JupyterLab on the cluster with the scenes and the module; the module runs beside it.",
+            help="A JupyterLab on the cluster that holds the scenes; the module runs beside it.",
         )
         scenes = count(len(request.scenes), "scene") if request.scenes else "scenes"
         run = st.button(

@@ -92,16 +92,14 @@ def feature_of(scene: Scene) -> dict[str, Any]:
 
 def _wire(state: MapState, key: str) -> dict[str, Any]:
     boot, seq = events.taken(key)
-    by_id = {s.id: s for s in state.chosen}
+    by_id = {str(s.id): s for s in state.chosen}
     return {
         "boot": boot,
         "seq": seq,
         "footprints": state.footprints,
         "pick": state.pick,
         "chosen": [feature_of(s) for s in state.chosen],
-        "drape": [
-            {"id": i, "bbox": by_id[i].bbox} for i in state.drape[:MAX_DRAPED] if i in by_id
-        ],
+        "drape": [{"id": i, "bbox": by_id[i].bbox} for i in state.drape[:MAX_DRAPED] if i in by_id],
         "area": state.area,
         "view": {"bbox": state.view, "seq": state.view_seq} if state.view else None,
         "detections": state.detections,
@@ -121,19 +119,19 @@ def union(boxes: Sequence[BBox]) -> BBox | None:
 # --- the parts of the folium map ---------------------------------------------
 
 
-class _OfflineMap(folium.Map):  # type: ignore[misc]
+class _OfflineMap(folium.Map):
     """folium's map with Leaflet from the portal instead of a public server."""
 
-    default_js = (("leaflet", "/assets/leaflet/leaflet.js"),)
-    default_css = (("leaflet_css", "/assets/leaflet/leaflet.css"),)
+    default_js = [("leaflet", "/assets/leaflet/leaflet.js")]  # noqa: RUF012 - as folium declares it
+    default_css = [("leaflet_css", "/assets/leaflet/leaflet.css")]  # noqa: RUF012
 
 
-class _OfflineDraw(Draw):  # type: ignore[misc]
-    default_js = (("leaflet_draw_js", "/assets/leaflet-draw/leaflet.draw.js"),)
-    default_css = (("leaflet_draw_css", "/assets/leaflet-draw/leaflet.draw.css"),)
+class _OfflineDraw(Draw):
+    default_js = [("leaflet_draw_js", "/assets/leaflet-draw/leaflet.draw.js")]  # noqa: RUF012
+    default_css = [("leaflet_draw_css", "/assets/leaflet-draw/leaflet.draw.css")]  # noqa: RUF012
 
 
-class _Bridge(JSCSSMixin):  # type: ignore[misc]
+class _Bridge(JSCSSMixin):
     """Loads our scripts and gives them the map."""
 
     _template = Template(
@@ -143,7 +141,7 @@ class _Bridge(JSCSSMixin):  # type: ignore[misc]
     )
 
     def __init__(self, version: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._name = "Bridge"
         base = "/assets/scenebridge"
         self.default_js = [
@@ -153,7 +151,7 @@ class _Bridge(JSCSSMixin):  # type: ignore[misc]
         self.default_css = [("scenebridge_css", f"{base}/map.css?v={version}")]
 
 
-class _State(folium.FeatureGroup):  # type: ignore[misc]
+class _State(folium.FeatureGroup):
     """Carries a state to the browser without touching the map."""
 
     _template = Template(
@@ -180,7 +178,6 @@ def _base_map(*, draw: bool) -> folium.Map:
         zoom_start=4,
         tiles=None,
         prefer_canvas=True,
-        control_scale=True,
         world_copy_jump=True,
         max_bounds=True,
         min_lat=-86,
@@ -194,9 +191,13 @@ def _base_map(*, draw: bool) -> folium.Map:
         # showArea must be off: leaflet-draw 1.0.4 fails on it in strict mode.
         shape = {"showArea": False, "shapeOptions": {"color": "#5b6b76", "weight": 1.5}}
         off = dict.fromkeys(("polyline", "circle", "marker", "circlemarker"), False)
-        _OfflineDraw(
+        _OfflineDraw(  # type: ignore[no-untyped-call]
             show_geometry_on_click=False,
-            draw_options={**off, "rectangle": shape, "polygon": {**shape, "allowIntersection": False}},
+            draw_options={
+                **off,
+                "rectangle": shape,
+                "polygon": {**shape, "allowIntersection": False},
+            },
             edit_options={"edit": False, "remove": False},
         ).add_to(world)
     _Bridge(_version()).add_to(world)

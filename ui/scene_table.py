@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
 
@@ -13,7 +13,12 @@ _table = components.load("scene_table")
 
 
 def show(
-    url: str, chosen: Sequence[str], *, key: str, on_event: Callable[[Event], None]
+    url: str,
+    chosen: Sequence[str],
+    platforms: Mapping[str, str],
+    *,
+    key: str,
+    on_event: Callable[[Event], None],
 ) -> None:
     """Draw the scenes of the GeoJSON at `url`, those in `chosen` ticked.
 
@@ -27,6 +32,12 @@ def show(
     boot, seq = events.taken(key)
     _table(
         key=key,
-        data={"url": url, "chosen": list(chosen), "boot": boot, "seq": seq},
+        data={
+            "url": url,
+            "chosen": list(chosen),
+            "platforms": dict(platforms),
+            "boot": boot,
+            "seq": seq,
+        },
         on_events_change=arrived,
     )

@@ -136,7 +136,7 @@ def _choices(spec: Mapping[str, Any], label: str, text: str | None, start: Any, 
     return st.multiselect(label, options, start or [], key=key, help=text, format_func=_option)
 
 
-def _boolean(spec: Mapping[str, Any], label: str, text: str | None, start: Any, key: str) -> Any:
+def _boolean(_spec: Mapping[str, Any], label: str, text: str | None, start: Any, key: str) -> Any:
     return st.toggle(label, bool(start), key=key, help=text)
 
 
@@ -169,9 +169,7 @@ def _number(spec: Mapping[str, Any], label: str, text: str | None, start: Any, k
 
 
 def _string(spec: Mapping[str, Any], label: str, text: str | None, start: Any, key: str) -> Any:
-    value = st.text_input(
-        label, start or "", max_chars=spec.get("maxLength"), key=key, help=text
-    )
+    value = st.text_input(label, start or "", max_chars=spec.get("maxLength"), key=key, help=text)
     if len(value) < spec.get("minLength", 0):
         raise ValueError(f"give at least {spec['minLength']} characters.")
     pattern = spec.get("pattern")
@@ -180,7 +178,7 @@ def _string(spec: Mapping[str, Any], label: str, text: str | None, start: Any, k
     return value
 
 
-def _json(spec: Mapping[str, Any], label: str, text: str | None, start: Any, key: str) -> Any:
+def _json(_spec: Mapping[str, Any], label: str, text: str | None, start: Any, key: str) -> Any:
     shown = "" if start is None else json.dumps(start)
     value = st.text_area(f"{label} (JSON)", shown, key=key, help=text, height=80)
     if not value.strip():

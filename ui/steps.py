@@ -82,7 +82,9 @@ def sentence(work: Work) -> str:
     if work.stopping and not over(work):
         return "Stopping. The cluster has been told to end it."
     if isinstance(work, Session) and work.state is SessionState.ENDED:
-        ending = _ENDINGS.get(work.end_reason, "It has ended.") if work.end_reason else "It has ended."
+        ending = (
+            _ENDINGS.get(work.end_reason, "It has ended.") if work.end_reason else "It has ended."
+        )
         known = work.reason.strip()
         return f"{ending} {known}" if known and known not in ending else ending
     if work.reason.strip():

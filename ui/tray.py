@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import quote
 
 import streamlit as st
@@ -15,8 +15,8 @@ from ui.text import cloud, count, esc, tag, when
 SHOWN = 30
 
 
-def show(scenes: Sequence[Scene]) -> None:
-    """Draw the tray; its buttons change the choice."""
+def show(scenes: Sequence[Scene], platforms: Mapping[str, str]) -> None:
+    """Draw the tray; its buttons change the choice. `platforms` maps ids to titles."""
     with st.container(horizontal=True, vertical_alignment="center"):
         title = count(len(scenes), "scene") + " chosen" if scenes else "Chosen scenes"
         st.html(f'<h2 class="sb-section">{esc(title)}</h2>')
@@ -28,23 +28,27 @@ def show(scenes: Sequence[Scene]) -> None:
                 on_click=choosing.look_at,
                 args=(union([s.bbox for s in scenes]),),
             )
-            st.button("Clear", type="tertiary", icon=":material/delete_sweep:", on_click=choosing.clear)
+            st.button(
+                "Clear", type="tertiary", icon=":material/delete_sweep:", on_click=choosing.clear
+            )
     if not scenes:
         frame.empty(
             "Nothing chosen yet",
             "Click footprints on the map, or tick scenes in the table below it.",
         )
     for scene in scenes[:SHOWN]:
-        _row(scene)
+        _row(scene, platforms.get(scene.platform, scene.platform))
     if len(scenes) > SHOWN:
         st.caption(f"and {len(scenes) - SHOWN} more; the table below the map has them ticked.")
 
 
-def _row(scene: Scene) -> None:
-    with st.container(horizontal=True, vertical_alignment="top", gap="xsmall", key=f"tray-{scene.id}"):
-        st.html(_card(scene), width="stretch")
+def _row(scene: Scene, platform: str) -> None:
+    with st.container(
+        horizontal=True, vertical_alignment="top", gap="xsmall", key=f"tray-{scene.id}"
+    ):
+        st.html(_card(scene, platform), width="stretch")
         st.button(
-            "Show on the map",
+            f"Show {scene.id} on the map",
             key=f"look-{scene.id}",
             icon=":material/center_focus_strong:",
             type="tertiary",
@@ -61,13 +65,13 @@ def _row(scene: Scene) -> None:
         )
 
 
-def _card(scene: Scene) -> str:
+def _card(scene: Scene, platform: str) -> str:
     image = f"/api/scenes/{quote(scene.id, safe='')}/quicklook.webp?size=256"
     mark = tag("synthetic", "synthetic") if scene.synthetic else ""
+    kind = f"{platform} {scene.level}, {cloud(scene.cloud_cover)}"
     return (
-        f'<div class="sb-scene"><img src="{esc(image)}" loading="lazy" alt="Quicklook of {esc(scene.title)}">'
-        f"<div><b>{esc(scene.title)}</b>"
+        f'<div class="sb-scene"><img src="{esc(image)}" loading="lazy" '
+        f'alt="Quicklook of {esc(scene.title)}"><div><b>{esc(scene.title)}</b>'
         f'<span class="line">{esc(when(scene.time))}</span>'
-        f'<span class="line">{esc(scene.platform)} {esc(scene.level)}, {esc(cloud(scene.cloud_cover))}</span>'
-        f"{mark}</div></div>"
+        f'<span class="line">{esc(kind)}</span>{mark}</div></div>'
     )

@@ -31,6 +31,7 @@ function create(root) {
 }
 
 function update(s, data) {
+  s.platforms = data.platforms || {};
   const settled = !s.seq || (data.boot === s.boot && data.seq >= s.seq);
   const chosen = data.chosen || [];
   if (settled && !same(s.picked, chosen)) { s.picked = new Set(chosen); marks(s); }
@@ -94,7 +95,7 @@ function row(s, p) {
   title.append(small);
   tr.append(
     cell(tick), cell(image), title,
-    cell((p.time || "").slice(0, 16).replace("T", " ")), cell(p.platform),
+    cell((p.time || "").slice(0, 16).replace("T", " ")), cell(s.platforms[p.platform] || p.platform),
     cell(p.cloud === null || p.cloud === undefined ? "unknown" : `${Math.round(p.cloud)} %`),
   );
   tr.classList.toggle("on", tick.checked);

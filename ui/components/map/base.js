@@ -30,16 +30,41 @@
         const g = f.geometry;
         if (!g) continue;
         for (const p of g.type === "Polygon" ? [g.coordinates] : g.coordinates) {
-          polygons.push({ rings: p, bounds: boundsOf(p[0]) });
+          const rings = p.map(unwrap);
+          polygons.push({ rings, bounds: boundsOf(rings[0]) });
         }
       }
-      return polygons;
+      return [...polygons, ...beyond(polygons, level.zoom === 0 ? 0 : 100)];
     });
     return level.loading;
   }
 
+  /** Follow a ring across the antimeridian instead of jumping back over the whole world. */
+  function unwrap(ring) {
+    let turn = 0, before = ring[0][0];
+    const out = ring.map(([x, y]) => {
+      if (x - before > 180) turn -= 360;
+      if (x - before < -180) turn += 360;
+      before = x;
+      return [x + turn, y];
+    });
+    return turn === 0 ? out : ring; // around a pole: Antarctica is closed along its edge
+  }
+
+  /** Copies beside the world, so that a view across the antimeridian is not half empty. */
+  function beyond(polygons, from) {
+    const copy = (p, by) => {
+      const rings = p.rings.map((r) => r.map(([x, y]) => [x + by, y]));
+      return { rings, bounds: boundsOf(rings[0]) };
+    };
+    return [
+      ...polygons.filter((p) => p.bounds.getEast() > from).map((p) => copy(p, -360)),
+      ...polygons.filter((p) => p.bounds.getWest() < -from).map((p) => copy(p, 360)),
+    ];
+  }
+
   function boundsOf(ring) {
-    let w = 180, s = 90, e = -180, n = -90;
+    let w = 999, s = 90, e = -999, n = -90;
     for (const [x, y] of ring) {
       if (x < w) w = x;
       if (x > e) e = x;
@@ -75,11 +100,11 @@
     lines.clearLayers();
     const b = map.getBounds().pad(1);
     const far = step > 1;
-    const west = far ? -180 : Math.floor(b.getWest()), east = far ? 180 : b.getEast();
+    const west = far ? -540 : Math.floor(b.getWest()), east = far ? 540 : b.getEast();
     const south = far ? -80 : Math.floor(b.getSouth()), north = far ? 80 : b.getNorth();
     const style = { color: COLOURS[sb.theme].line, weight: 0.6, opacity: 0.8, interactive: false, renderer };
     for (let x = west; x <= east; x += step) lines.addLayer(L.polyline([[-85, x], [85, x]], style));
-    for (let y = south; y <= north; y += step) lines.addLayer(L.polyline([[y, -180], [y, 180]], style));
+    for (let y = south; y <= north; y += step) lines.addLayer(L.polyline([[y, -540], [y, 540]], style));
   }
 
   sb.part({
@@ -90,6 +115,7 @@
       renderer = L.canvas({ pane: "land", padding: 0.6 });
       lines = L.layerGroup().addTo(map);
       land = L.geoJSON(null, { style: landStyle, interactive: false, renderer, pane: "land" }).addTo(map);
+      L.control.scale({ imperial: false, maxWidth: 120 }).addTo(map);
       map.attributionControl.addAttribution("Natural Earth");
       map.on("moveend", () => { refresh(); graticule(); });
       refresh();

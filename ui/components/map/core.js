@@ -36,11 +36,11 @@
       sb.each("apply", state, before);
     },
 
-    /** Fly to (west, south, east, north). */
-    show(bbox) {
+    /** Show (west, south, east, north). */
+    show(bbox, maxZoom = 11) {
       const [w, s, e, n] = bbox;
       const east = e < w ? e + 360 : e;
-      sb.map.fitBounds([[s, w], [n, east]], { padding: [36, 36], maxZoom: 12, animate: false });
+      sb.map.fitBounds([[s, w], [n, east]], { padding: [36, 36], maxZoom, animate: false });
     },
 
     emit(event) {

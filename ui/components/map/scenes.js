@@ -9,7 +9,8 @@
     dark: { "landsat": "#6db9f2", "formosat": "#4fd0a5", "other": "#bb9af0", "chosen": "#ff9a4d", "area": "#a9bac5" },
   };
   const NAMES = { landsat: "Landsat", formosat: "FORMOSAT", other: "Other" };
-  let map, base, chosen, area, legend, hover;
+  const SMALL_PX = 12; // a footprint that is smaller on the screen is drawn as a dot as well
+  let map, base, dots, chosen, area, legend, hover;
   let features = []; // {feature, id, w, s, e, n} of the search, as fetched
   let known = new Map(); // id -> feature, of the search and of the choice
   let picked = new Set(); // what the user sees as chosen
@@ -56,8 +57,30 @@
     base.addData(data);
     note(null);
     remember();
+    drawDots();
+    if (!sb.state.view && !sb.looked && features.length) { sb.looked = true; lookAtAll(); }
     drawLegend();
     document.documentElement.dataset.footprints = String(features.length);
+  }
+
+  function lookAtAll() {
+    let [w, s, e, n] = [180, 90, -180, -90];
+    for (const f of features) { w = Math.min(w, f.w); s = Math.min(s, f.s); e = Math.max(e, f.e); n = Math.max(n, f.n); }
+    sb.show([w, s, e, n], 7);
+  }
+
+  /** Degrees per pixel at this zoom, along a parallel at the equator. */
+  const degreesPerPixel = () => 360 / (256 * 2 ** map.getZoom());
+  const isSmall = (f) => Math.max(f.e - f.w, f.n - f.s) < SMALL_PX * degreesPerPixel();
+
+  function dot(f, tint, radius, pane) {
+    const at = [(f.s + f.n) / 2, (f.w + f.e) / 2];
+    return L.circleMarker(at, { radius, weight: 1.5, color: "#fff", fillColor: tint, fillOpacity: 0.95, interactive: false, ...pane });
+  }
+
+  function drawDots() {
+    dots.clearLayers();
+    for (const f of features) if (isSmall(f)) dots.addLayer(dot(f, colour(family(f.feature)), 4.5, {}));
   }
 
   function remember() {
@@ -69,7 +92,12 @@
 
   function drawChosen() {
     chosen.clearLayers();
-    for (const id of picked) if (known.has(id)) chosen.addData(known.get(id));
+    for (const id of picked) {
+      if (!known.has(id)) continue;
+      const f = known.get(id), box = boxOf(f.geometry);
+      chosen.addData(f);
+      if (isSmall(box)) chosen.addLayer(dot(box, colour("chosen"), 6, { pane: "chosen", renderer: chosen.options.renderer }));
+    }
     document.documentElement.dataset.chosen = [...picked].join(" ");
   }
 
@@ -90,9 +118,14 @@
   /** All scenes below a point, newest first. */
   function below(latlng) {
     const { lng: x, lat: y } = latlng.wrap();
-    const found = features.filter((f) => x >= f.w && x <= f.e && y >= f.s && y <= f.n && covers(f.feature.geometry, x, y)).map((f) => f.feature);
+    const slack = 7 * degreesPerPixel(); // around what is drawn as a dot
+    const hit = (f) => {
+      if (isSmall(f)) return Math.abs(x - (f.w + f.e) / 2) < slack && Math.abs(y - (f.s + f.n) / 2) < slack;
+      return x >= f.w && x <= f.e && y >= f.s && y <= f.n && covers(f.feature.geometry, x, y);
+    };
+    const found = features.filter(hit).map((f) => f.feature);
     for (const c of sb.state.chosen || []) {
-      if (!found.some((f) => f.properties.id === c.properties.id) && covers(c.geometry, x, y)) found.push(c);
+      if (!found.some((f) => f.properties.id === c.properties.id) && hit({ feature: c, ...boxOf(c.geometry) })) found.push(c);
     }
     return found.sort((a, b) => (a.properties.time < b.properties.time ? 1 : -1));
   }
@@ -164,7 +197,7 @@
       });
       tiles.set(id, layer.addTo(map));
     }
-    chosen.setStyle(chosenStyle);
+    drawChosen();
   }
 
   function drawArea(geometry) {
@@ -210,6 +243,8 @@
       map.createPane("chosen").style.zIndex = 420;
       map.getPane("chosen").style.pointerEvents = "none";
       base = L.geoJSON(null, { style: baseStyle, interactive: false }).addTo(map);
+      dots = L.layerGroup().addTo(map);
+      map.on("zoomend", () => { drawDots(); drawChosen(); });
       area = L.geoJSON(null, { interactive: false, style: () => ({ color: colour("area"), weight: 1.5, dashArray: "2 5", fillOpacity: 0.04 }) }).addTo(map);
       chosen = L.geoJSON(null, { style: chosenStyle, interactive: false, pane: "chosen", renderer: L.canvas({ pane: "chosen" }) }).addTo(map);
       hover = L.tooltip({ direction: "top", offset: [0, -8], opacity: 0.95, className: "sb-hover" });
@@ -236,7 +271,8 @@
     theme() {
       if (!base) return;
       base.setStyle(baseStyle);
-      chosen.setStyle(chosenStyle);
+      drawDots();
+      drawChosen();
       area.setStyle({ color: colour("area") });
       drawLegend();
     },

@@ -1,0 +1,419 @@
+"""A whole portal for page tests: real store, sign-in, catalogue, Portal, API and pages.
+
+Only the clusters are missing: a small keeper says what their gates would have said, and
+tests write the states of sessions and runs into the store, as the keeper does.
+
+    python pages_site.py FOLDER PORT     serve it (scenes must be planted before)
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+import uuid
+from collections.abc import Iterable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from PIL import Image
+from rasterio.transform import from_bounds
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from lib import portal  # noqa: E402
+from lib.auth import COOKIE, OWNER, Auth  # noqa: E402
+from lib.catalogs import Catalogs, ClusterEntry  # noqa: E402
+from lib.keeper import ClusterHealth  # noqa: E402
+from lib.model import (  # noqa: E402
+    ClusterId,
+    Detection,
+    Isolation,
+    Module,
+    ModuleId,
+    Preset,
+    Reachability,
+    Resources,
+    Run,
+    RunId,
+    RunScene,
+    RunState,
+    SceneId,
+    SceneState,
+    SensorNeed,
+    Session,
+    SessionId,
+    SessionState,
+)
+from lib.protocol import ArtifactKind, GateInfo, LogReply, ModuleOffer  # noqa: E402
+from lib.results.folder import ResultFolder  # noqa: E402
+from lib.scenes.catalogue import Catalogue  # noqa: E402
+from lib.store import Store  # noqa: E402
+
+LANDSAT_BANDS = ("blue", "green", "red", "nir08", "swir16", "swir22")
+FORMOSAT_BANDS = ("blue", "green", "red", "nir")
+HOSTILE = "<img src=x onerror=\"document.title='owned'\"><b>"
+HERE, FAR = ClusterId("here"), ClusterId("far")
+
+FIRE = Module(
+    id=ModuleId("active-fire"),
+    version="1.0.0",
+    title="Active fire",
+    summary="Finds burning pixels with three published tests and lets two of three decide.",
+    image="scenebridge/active-fire:1.0.0",
+    needs=(SensorNeed("landsat-8", LANDSAT_BANDS, ("L1TP",)),),
+    params_schema={
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "decide": {
+                "title": "Which test decides",
+                "description": "Objects are made of the pixels that this test finds.",
+                "type": "string",
+                "enum": ["vote", "schroeder", "goli", "murphy", "any"],
+                "default": "vote",
+            },
+            "min_pixels": {
+                "title": "Smallest object, pixels",
+                "type": "integer",
+                "minimum": 1,
+                "maximum": 10000,
+                "default": 1,
+            },
+            "threshold": {"title": "Threshold", "type": "number", "minimum": 0, "default": 0.5},
+            "night": {"title": "Night scenes too", "type": "boolean", "default": False},
+        },
+    },
+    score_meaning="Share of the three tests that agree.",
+    classes={"fire": "Active fire", "maybe": "Possible fire"},
+)
+SHIPS = Module(
+    id=ModuleId("offshore-objects"),
+    version="1.0.0",
+    title="Offshore objects",
+    summary="Finds ships and turbines over water.",
+    image="scenebridge/offshore-objects:1.0.0",
+    needs=(
+        SensorNeed("landsat-8", ("green", "nir08")),
+        SensorNeed("formosat-2", ("green", "nir")),
+    ),
+    params_schema={"type": "object", "properties": {}},
+    score_meaning="How far the object stands out from the water around it.",
+    classes={"object": "Offshore object"},
+)
+PRESETS = [
+    Preset("small", "Small", 1, 2048, 0, 4 * 3600, 3600),
+    Preset("large", "Large", 2, 8192, 1, 24 * 3600, 2 * 3600),
+]
+
+
+class SmallKeeper:
+    """Two clusters: `here` answers, `far` does not while FOLDER/far-is-silent exists."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.loop = None
+        self.woken: list[str] = []
+
+    def wake(self, cluster: ClusterId) -> None:
+        self.woken.append(cluster)
+
+    def connected(self, cluster: ClusterId, session: SessionId) -> bool:
+        return True
+
+    def health(self, cluster: ClusterId) -> ClusterHealth:
+        silent = cluster == FAR and (self._folder / "far-is-silent").exists()
+        reason = "The tunnel to its login node is down." if silent else ""
+        isolation = Isolation.NONE if cluster == HERE else Isolation.CONTAINER
+        modules = [ModuleOffer(m.id, m.version) for m in (FIRE, SHIPS)]
+        info = GateInfo(
+            1, "0.1.0", cluster, "local", "process" if cluster == HERE else "apptainer",
+            isolation, modules, PRESETS, [], [], 4, 1, 7 * 86400, time.time(),
+        )  # fmt: skip
+        return ClusterHealth(not silent, time.time() - 90, reason, info)
+
+    def link(self, cluster: ClusterId) -> Any:
+        return self
+
+    async def log(self, request: Any) -> LogReply:
+        return LogReply(f"log {request.log}: {HOSTILE}", False)
+
+
+class Site:
+    """A portal over `folder`; several processes may open the same folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.store = Store(folder / "portal.sqlite")
+        self.auth = Auth(self.store)
+        self.results = ResultFolder(folder / "results")
+        self.catalogue = Catalogue(folder / "scenes")
+        self.keeper = SmallKeeper(folder)
+        catalogs = Catalogs(
+            {m.id: m for m in (FIRE, SHIPS)},
+            {
+                HERE: ClusterEntry(HERE, "This computer", "", True),
+                FAR: ClusterEntry(FAR, "Far cluster", "Institute of Tests", False),
+            },
+        )
+        self.portal = portal.Portal(
+            self.store, self.auth, catalogs, self.catalogue, self.results, self.keeper
+        )
+
+    def cookie(self) -> dict[str, str]:
+        """A fresh sign-in, as a cookie."""
+        key = self.auth.new_sign_in_link("http://localhost").partition("key=")[2]
+        return {COOKIE: self.auth.sign_in(key)}
+
+    # --- work, as the keeper writes it ------------------------------------------
+
+    def add_run(
+        self, scenes: Iterable[str], state: RunState = RunState.NEW, *, cluster: ClusterId = HERE,
+        title: str = "", module: Module = FIRE, session: SessionId | None = None, **more: Any,
+    ) -> Run:  # fmt: skip
+        run = self._run(scenes, state, cluster, title, module, session)
+        found = [self.catalogue.get(SceneId(s.scene)) for s in run.scenes]
+        self.store.work.add_run(run, found)
+        if more:
+            self.store.work.update_run(run.id, **more)
+        return self.store.work.run(run.id)
+
+    def add_session(
+        self, scenes: Iterable[str], state: SessionState = SessionState.NEW, *,
+        cluster: ClusterId = HERE, title: str = "", **more: Any,
+    ) -> Session:  # fmt: skip
+        session_id = SessionId(str(uuid.uuid4()))
+        run = self._run(scenes, RunState.NEW, cluster, title, FIRE, session_id)
+        session = Session(
+            id=session_id, owner=OWNER.id, title=run.title, cluster=cluster, module=FIRE.id,
+            run=run.id, scenes=tuple(s.scene for s in run.scenes), resources=run.resources,
+            state=SessionState.NEW, reachability=Reachability.REACHABLE, created_at=run.created_at,
+        )  # fmt: skip
+        found = [self.catalogue.get(SceneId(s)) for s in session.scenes]
+        self.store.work.add_session(session, run, found)
+        changes = {**({"state": state} if state is not SessionState.NEW else {}), **more}
+        if changes:
+            self.store.work.update_session(session.id, **changes)
+        return self.store.work.session(session.id)
+
+    def _run(
+        self, scenes: Iterable[str], state: RunState, cluster: ClusterId, title: str,
+        module: Module, session: SessionId | None,
+    ) -> Run:  # fmt: skip
+        ids = [SceneId(s) for s in scenes]
+        return Run(
+            id=RunId(str(uuid.uuid4())), owner=OWNER.id,
+            title=title or f"{module.title} on {ids[0]}",
+            cluster=cluster, module=module.id, module_version=module.version,
+            params={"decide": "vote", "min_pixels": 1}, resources=Resources("small", 3600),
+            scenes=tuple(RunScene(s, SceneState.WAITING) for s in ids), state=state,
+            reachability=Reachability.REACHABLE,
+            created_at=datetime.now(timezone.utc) - timedelta(seconds=75), session=session,
+        )  # fmt: skip
+
+    def add_detections(self, run: Run, scene_id: str, scores: Iterable[float], **more: Any) -> None:
+        """Objects in a row across the scene, with chips on disk."""
+        scene = self.catalogue.get(SceneId(scene_id))
+        w, s, e, n = scene.bbox
+        numbers = list(enumerate(scores, start=1))
+        found = []
+        for i, score in numbers:
+            lon, lat = w + (e - w) * i / (len(numbers) + 1), s + (n - s) * (0.3 + 0.4 * (i % 3) / 2)
+            d = 0.003
+            ring = [[lon - d, lat - d], [lon + d, lat - d], [lon + d, lat + d], [lon - d, lat + d]]
+            fields = {
+                "klass": "fire" if i % 4 else "maybe",
+                "flags": ("cloud",) if i % 3 == 0 else (),
+            }
+            found.append(
+                Detection(
+                    run=run.id,
+                    scene=scene.id,
+                    n=i,
+                    score=score,
+                    lon=lon,
+                    lat=lat,
+                    geometry={"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
+                    pixels=3 * i,
+                    area_m2=2700.0 * i,
+                    time=scene.time,
+                    has_chip=True,
+                    **{**fields, **more},
+                )
+            )
+            place = self.results.path(run.id, scene.id, ArtifactKind.CHIP, i)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(chip(i))
+        self.store.detections.put(found, chips_offered=[i for i, _ in numbers])
+
+
+def chip(seed: int) -> bytes:
+    """A small picture with a bright spot."""
+    rng = np.random.default_rng(seed)
+    rgb = rng.integers(40, 90, (48, 48, 3), dtype=np.uint8)
+    rgb[20:28, 20:28] = (255, 140 + seed % 80, 40)
+    out = io.BytesIO()
+    Image.fromarray(rgb).save(out, "WEBP", quality=90)
+    return out.getvalue()
+
+
+# --- scenes ---------------------------------------------------------------------------
+
+
+def plant_scene(
+    root: Path, scene_id: str, *, platform: str = "landsat-8", lon: float = 121.0,
+    lat: float = 23.5, size: float = 0.4, when: str = "2024-01-15T02:20:00Z", cloud: float | None = 12.0,
+    title: str = "", synthetic: bool = True, level: str = "L1TP", bands: tuple[str, ...] = (),
+    rasters: bool = True,
+) -> None:  # fmt: skip
+    """Write a scene's folder as the catalogue keeps it. Call before the site is opened."""
+    folder = root / "scenes" / scene_id
+    folder.mkdir(parents=True)
+    names = bands or (FORMOSAT_BANDS if platform.startswith("formosat") else LANDSAT_BANDS)
+    box = (lon, lat, lon + size, lat + size)
+    if rasters:
+        _write_bands(folder, names, box)
+    w, s, e, n = box
+    properties: dict[str, Any] = {
+        "datetime": when,
+        "platform": platform,
+        "title": title or f"{'Synthetic ' if synthetic else ''}{platform} {scene_id}",
+        "processing:level": level,
+        "scenebridge:synthetic": synthetic,
+    }
+    if cloud is not None:
+        properties["eo:cloud_cover"] = cloud
+    item = {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "id": scene_id,
+        "collection": "formosat" if platform.startswith("formosat") else "landsat8",
+        "geometry": {
+            "type": "Polygon",
+            "coordinates": [[[w, s], [e, s], [e, n], [w, n], [w, s]]],
+        },
+        "bbox": list(box),
+        "properties": properties,
+        "links": [],
+        "assets": {
+            name: {
+                "href": f"./{name}.tif",
+                "type": "image/tiff; application=geotiff; profile=cloud-optimized",
+                "roles": ["data"],
+                "bands": [{"name": name, "eo:common_name": name}],
+            }
+            for name in names
+        },
+    }
+    (folder / "item.json").write_text(json.dumps(item))
+
+
+def _write_bands(
+    folder: Path, names: Iterable[str], box: tuple[float, float, float, float]
+) -> None:
+    side = 256
+    yy, xx = np.mgrid[0:side, 0:side] / side
+    for i, name in enumerate(names):
+        rng = np.random.default_rng(i)
+        data = 7000 + 3000 * np.sin(6 * xx + i) * np.cos(5 * yy) + rng.normal(0, 250, (side, side))
+        with rasterio.open(
+            folder / f"{name}.tif", "w", driver="COG", height=side, width=side, count=1,
+            dtype="uint16", crs="EPSG:4326", transform=from_bounds(*box, side, side), nodata=0,
+        ) as out:  # fmt: skip
+            out.write(data.astype(np.uint16), 1)
+
+
+def plant_sample(root: Path) -> list[str]:
+    """Five scenes: two of them over each other, one FORMOSAT, one that fits no fire module."""
+    plant_scene(root, "LC08_A", lon=120.9, lat=23.4, when="2024-01-15T02:20:00Z", cloud=4)
+    plant_scene(root, "LC08_B", lon=121.1, lat=23.6, when="2024-02-16T02:20:00Z", cloud=35)
+    plant_scene(
+        root,
+        "LC08_REAL",
+        lon=135.0,
+        lat=34.2,
+        when="2023-05-01T01:40:00Z",
+        synthetic=False,
+        cloud=61,
+    )
+    plant_scene(
+        root,
+        "FS2_A",
+        platform="formosat-2",
+        lon=120.2,
+        lat=22.5,
+        size=0.2,
+        when="2012-07-03T02:00:00Z",
+        cloud=None,
+        level="L2",
+    )
+    plant_scene(
+        root, "LC08_L2", lon=140.0, lat=38.0, level="L2SP", when="2022-03-03T01:20:00Z", cloud=0
+    )
+    return ["LC08_A", "LC08_B", "LC08_REAL", "FS2_A", "LC08_L2"]
+
+
+# --- serving ----------------------------------------------------------------------------
+
+
+def application(site: Site, origin: str) -> Any:
+    """The ASGI application around the real app.py as the page script."""
+    from contextlib import asynccontextmanager
+
+    import streamlit as st
+    from starlette.middleware import Middleware
+    from starlette.responses import HTMLResponse
+    from starlette.routing import Mount, Route
+    from starlette.staticfiles import StaticFiles
+
+    from lib import api
+    from lib.door import FrontDoor
+
+    async def notebook(request: Any) -> HTMLResponse:
+        return HTMLResponse("<h1>a notebook</h1>")
+
+    @asynccontextmanager
+    async def lifespan(_app: object) -> Any:
+        import asyncio
+
+        site.keeper.loop = asyncio.get_running_loop()
+        portal.use(site.portal)
+        yield {}
+
+    return st.App(
+        ROOT / "app.py",
+        lifespan=lifespan,
+        routes=[
+            *api.routes(),
+            Route("/open/{session}", notebook),
+            Mount("/assets", StaticFiles(directory=ROOT / "assets", check_dir=False)),
+        ],
+        middleware=[Middleware(FrontDoor, origin=origin, auth=site.auth)],
+    )
+
+
+def serve(folder: Path, port: int) -> None:
+    """Serve until the process is ended."""
+    import os
+
+    import uvicorn
+
+    os.chdir(ROOT)
+    uvicorn.run(
+        application(Site(folder), f"http://localhost:{port}"),
+        port=port,
+        host="localhost",
+        ws="websockets-sansio",
+        log_level="warning",
+        timeout_graceful_shutdown=2,
+    )
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), int(sys.argv[2]))
