@@ -269,3 +269,7 @@ def _stop(chosen: Settings, cluster: EmbeddedCluster, signals: _Signals) -> None
             )
             asyncio.run(link.disconnect())
         shutil.rmtree(chosen.runtime, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -36,6 +36,7 @@ class PortalServer(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 log_config=None,
+                log_level="warning",
                 lifespan="on",
             )
         )
