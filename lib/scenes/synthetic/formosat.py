@@ -56,6 +56,12 @@ class FormosatSpec:
         done = self.day + timedelta(days=2)
         return f"R2_SYN_{done:%y%m%d}{self.ground:06d}_1"
 
+    @property
+    def scene_id(self) -> str:
+        """Id of the scene that it becomes."""
+        time = overpass(self.day, self.lon, local_hour=_LOCAL_HOUR)
+        return f"FS2_{time:%Y%m%d}_{self.job_id}"
+
 
 def write_formosat(folder: Path, spec: FormosatSpec) -> Path:
     """Write the product as `folder/JOB_ID/`; the same `spec` gives the same pixels."""

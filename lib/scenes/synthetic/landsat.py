@@ -67,6 +67,11 @@ class LandsatSpec:
         done = self.day + timedelta(days=10)
         return f"LC08_L1TP_{self.path:03d}{self.row:03d}_{self.day:%Y%m%d}_{done:%Y%m%d}_02_T1"
 
+    @property
+    def scene_id(self) -> str:
+        """Id of the scene that it becomes."""
+        return self.product_id
+
 
 def write_landsat(folder: Path, spec: LandsatSpec) -> Path:
     """Write the product as `folder/PRODUCT_ID/`: band COGs, QA bands, MTL, truth.
