@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from modulekit.raster import Array, SceneReader, Strip
+from modulekit.scenes import SceneItem
 
 Params = Mapping[str, Any]
 
@@ -24,6 +25,9 @@ class Channel:
     band: str
     low: float | None = None
     high: float | None = None
+
+
+Composite = tuple[Channel, Channel, Channel]
 
 
 @dataclass(frozen=True)
@@ -63,15 +67,13 @@ class SceneDetector(Protocol):
 
     `bands` are read in strips of `strip_rows` rows with `halo` rows around; a result
     must not depend on `strip_rows`. Pixels with `mask & object_bits` become objects,
-    connected over edges and corners. `composite` (three channels) is for chips and
-    overview.
+    connected over edges and corners.
     """
 
     bands: tuple[str, ...]
     halo: int
     strip_rows: int
     object_bits: int
-    composite: tuple[Channel, Channel, Channel]
 
     def detect(self, strip: Strip) -> Found:
         """Work on one strip. Called once per strip, from the top."""
@@ -99,6 +101,10 @@ class Detector(Protocol):
 
         `log` takes lines for the user. Raises SceneError when it cannot work.
         """
+        ...
+
+    def composite(self, item: SceneItem) -> Composite:
+        """Red, green and blue of chips and overview."""
         ...
 
     def warm(self) -> None:

@@ -99,6 +99,12 @@ class Results:
                 lines.append(f"{scene}: {len(mine)} and {len(yours)} detections that differ")
         return lines
 
+    def assert_same(self, other: Results) -> None:
+        """Raise AssertionError with the differences unless `other` found the same."""
+        differences = self.differences(other)
+        if differences:
+            raise AssertionError("; ".join(differences))
+
     def _features(self, scene: str) -> Any:
         collection = self.collections.get(scene)
         return None if collection is None else json.loads(json.dumps(collection["features"]))
@@ -234,8 +240,7 @@ class Session:
         from modulekit.raster import SceneReader, gdal_environment
 
         with gdal_environment(), SceneReader(item) as scene:
-            detector = self._detector.open(scene, self.params, _silent)
-            rgb = composite_of(scene, detector.composite, max_size)
+            rgb = composite_of(scene, self._detector.composite(item), max_size)
             height, width = scene.shape
             left, top = scene.transform @ (0, 0)
             right, bottom = scene.transform @ (width, height)

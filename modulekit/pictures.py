@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from modulekit.detector import Channel
+from modulekit.detector import Composite
 from modulekit.errors import SceneError
 from modulekit.raster import Array, SceneReader
 
@@ -55,12 +55,13 @@ class Stretch:
         return rgb
 
 
-def make_stretch(scene: SceneReader, composite: tuple[Channel, Channel, Channel]) -> Stretch:
+def make_stretch(scene: SceneReader, composite: Composite) -> Stretch:
     """Limits in digital numbers for the composite of this scene.
 
     A channel without limits, or without a calibration to apply them, gets the 2nd and
     98th percentile of a reduced copy of the whole scene.
     """
+    scene.open([channel.band for channel in composite])
     lows, highs = [], []
     for channel in composite:
         band = scene.item.band(channel.band)
@@ -91,7 +92,6 @@ def _sine(scene: SceneReader) -> float:
 
 
 def _percentiles(scene: SceneReader, name: str) -> tuple[float, float]:
-    scene.open([name])
     height, width = _fitted(scene.shape, _SAMPLE_SIZE)
     sample = scene.reduced(name, height, width)
     values = sample[sample != 0]
@@ -145,9 +145,7 @@ def reduced(scene: SceneReader, stretch: Stretch, longest: int) -> Array:
     return stretch.apply([scene.reduced(name, height, width) for name in stretch.bands])
 
 
-def composite_of(
-    scene: SceneReader, composite: tuple[Channel, Channel, Channel], longest: int
-) -> Array:
+def composite_of(scene: SceneReader, composite: Composite, longest: int) -> Array:
     """`reduced` with the stretch that chips and overview of the scene have."""
     return reduced(scene, make_stretch(scene, composite), longest)
 

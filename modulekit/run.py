@@ -175,7 +175,7 @@ class SceneRun:
         log(f"{len(detections)} objects after {time.monotonic() - started:.1f} s.")
         write_mask(folder / "mask.tif", mask, scene.transform, scene.crs, self.detector.mask_bits)
         del mask
-        self._show(scene, detector, folder, detections)
+        self._show(scene, folder, detections)
         collection = results.feature_collection(scene, self.manifest, self.params, detections)
         write_json(folder / "detections.geojson", collection, compact=True)
         searched = dict(detector.searched())
@@ -193,13 +193,11 @@ class SceneRun:
     def _show(
         self,
         scene: SceneReader,
-        detector: SceneDetector,
         folder: Path,
         detections: Sequence[results.Detection],
     ) -> None:
         """Overview, chips, and an event per shown object once its chip is there."""
-        stretch = pictures.make_stretch(scene, detector.composite)
-        scene.open(stretch.bands)
+        stretch = pictures.make_stretch(scene, self.detector.composite(scene.item))
         shown = detections[:SHOWN]
         ringed = [d.found.box for d in shown]
         write_bytes(folder / "overview.webp", pictures.overview(scene, stretch, ringed))

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from modulekit.detector import Channel, Description, Found, ObjectPixels, Params
+from modulekit.detector import Channel, Composite, Description, Found, ObjectPixels, Params
 from modulekit.errors import SceneError
 from modulekit.raster import Array, SceneReader, Strip
+from modulekit.scenes import SceneItem
 
 ALGORITHMS = ("schroeder", "goli", "murphy")
 #: Bands 2 to 7; band 1 is "coastal" or, where it is missing, blue.
@@ -32,6 +33,10 @@ class ActiveFire:
     def open(self, scene: SceneReader, params: Params, log: Callable[[str], None]) -> FireDetector:
         """Errors: SceneError without a sun above the horizon."""
         return FireDetector(scene, params, log)
+
+    def composite(self, _item: SceneItem) -> Composite:
+        """Flames orange to yellow, burnt land dark, vegetation green."""
+        return COMPOSITE
 
     def warm(self) -> None:
         """Compile the kernels on a small empty scene."""
@@ -59,7 +64,6 @@ class FireDetector:
         self.halo = kernels.HALO
         self.strip_rows = int(params["strip_rows"])
         self.object_bits = _object_bits(str(params["decide"]))
-        self.composite = COMPOSITE
         self._min_pixels = int(params["min_pixels"])
         self._sine = math.sin(math.radians(item.sun_elevation))
         self._coastal = "coastal" if "coastal" in item.bands else "blue"

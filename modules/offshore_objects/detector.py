@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from modulekit.detector import Channel, Description, Found, ObjectPixels, Params
+from modulekit.detector import Channel, Composite, Description, Found, ObjectPixels, Params
 from modulekit.errors import SceneError
 from modulekit.raster import Array, SceneReader, Strip
+from modulekit.scenes import SceneItem
 
 BINS = 2048
 #: Otsu's threshold is kept within these; without land (or water) it means nothing.
@@ -28,6 +29,14 @@ class OffshoreObjects:
     ) -> OffshoreDetector:
         """Reads green and NIR of the whole scene once, for the water threshold."""
         return OffshoreDetector(scene, params, log)
+
+    def composite(self, item: SceneItem) -> Composite:
+        """Near infrared, red, green: water dark, what stands on it bright."""
+        return (
+            Channel(_nir(item), 0.0, 0.25),
+            Channel("red", 0.0, 0.2),
+            Channel("green", 0.0, 0.2),
+        )
 
     def warm(self) -> None:
         """Compile the kernels for 8 and 16 bit scenes on small ones."""
@@ -48,11 +57,10 @@ class OffshoreDetector:
 
     def __init__(self, scene: SceneReader, params: Params, log: Callable[[str], None]) -> None:
         item = scene.item
-        self._nir = "nir08" if "nir08" in item.bands else "nir"
+        self._nir = _nir(item)
         self.bands = ("green", self._nir)
         self.object_bits = 1
         self.strip_rows = int(params["strip_rows"])
-        self.composite = _composite(self._nir)
         self._k = float(params["k"])
         self._share = float(params["water_share"])
         self._min_pixels = int(params["min_pixels"])
@@ -190,8 +198,9 @@ def _extent_m(pixels: ObjectPixels, pixel_m: float) -> tuple[float, float]:
     return max(float(length), float(width)), min(float(length), float(width))
 
 
-def _composite(nir: str) -> tuple[Channel, Channel, Channel]:
-    return (Channel(nir, 0.0, 0.25), Channel("red", 0.0, 0.2), Channel("green", 0.0, 0.2))
+def _nir(item: SceneItem) -> str:
+    """Landsat's narrow near infrared or FORMOSAT's wide one."""
+    return "nir08" if "nir08" in item.bands else "nir"
 
 
 def _kernels() -> Any:
