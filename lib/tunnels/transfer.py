@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from lib.errors import InvalidInput, ProtocolError, StorageFull
 from lib.protocol import GetReply, GetRequest, PutRequest, encode, read_reply
@@ -58,8 +58,7 @@ async def receive(child: Child, request: GetRequest, into: Path) -> int:
 
 async def _write(child: Child, part: Path, size: int) -> None:
     left = size
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    with os.fdopen(os.open(part, flags, 0o600), "wb") as file:
+    with _new_file(part) as file:
         while left:
             chunk = await _in_time(child.stdout.read(min(left, _CHUNK)))
             if not chunk:
@@ -68,6 +67,10 @@ async def _write(child: Child, part: Path, size: int) -> None:
             left -= len(chunk)
         if await _in_time(child.stdout.read(1)):
             raise ProtocolError("The gate sent more bytes than it had announced.")
+
+
+def _new_file(path: Path) -> BinaryIO:
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
 async def send(child: Child, request: PutRequest, source: Path) -> bytes:

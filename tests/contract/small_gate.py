@@ -78,6 +78,7 @@ class SmallGate:
             encoding=None,
             allow_scp=False,
             agent_forwarding=False,
+            window=2 * protocol.MAX_REQUEST_BYTES,
         )
         self.port = self._server.get_port()
 

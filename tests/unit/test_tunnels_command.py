@@ -1,0 +1,143 @@
+"""The ssh command lines: what they always carry, and the names they refuse."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from lib.errors import InvalidInput
+from lib.model import ClusterId, SessionId
+from lib.protocol import Verb
+from lib.tunnels import SocketReach, TcpReach, command, reasons
+from lib.tunnels.command import Places
+
+SESSION = SessionId("0f0e0d0c-0b0a-0908-0706-050403020100")
+PLACES = Places(ClusterId("abci"), Path("/run/sb"))
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1Tq5F0Zl2m3mVdXq9cFhE4zJcTz3J8mTgK6v1A0xYz"
+
+
+def options(argv: list[str]) -> dict[str, str]:
+    pairs = [argv[i + 1] for i, word in enumerate(argv) if word == "-o"]
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def test_master_trusts_one_host_key_and_shows_one_key() -> None:
+    argv = command.master(PLACES, TcpReach("127.0.0.1", 2222), Path("/keys/abci"))
+    assert argv[:3] == ["ssh", "-F", "/dev/null"]
+    assert argv[-4:] == ["-p", "2222", "--", "127.0.0.1"]
+    given = options(argv)
+    assert given["StrictHostKeyChecking"] == "yes"
+    assert given["GlobalKnownHostsFile"] == "/dev/null"
+    assert given["HostKeyAlias"] == "scenebridge-abci"
+    assert given["UpdateHostKeys"] == "no"
+    assert given["IdentitiesOnly"] == "yes"
+    assert given["IdentityAgent"] == "none"
+    assert given["BatchMode"] == "yes"
+    assert given["ForwardAgent"] == "no"
+    assert given["PreferredAuthentications"] == "publickey"
+    assert given["StreamLocalBindMask"] == "0177"
+    assert given["Ciphers"].startswith("aes128-gcm@openssh.com,aes256-gcm@openssh.com")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        command.verb(PLACES, Verb.INFO),
+        command.control(PLACES, "check"),
+        command.forward(PLACES, "forward", SESSION),
+        command.forward(PLACES, "cancel", SESSION),
+    ],
+)
+def test_nothing_connects_around_the_master(argv: list[str]) -> None:
+    assert options(argv)["ControlMaster"] == "no"
+    assert options(argv)["ProxyCommand"] == "exit 255"
+    assert argv[argv.index("-S") + 1] == "/run/sb/abci.ctl"
+    assert argv[argv.index("--") + 1] == "scenebridge-abci"
+
+
+def test_verb_is_the_whole_command() -> None:
+    assert command.verb(PLACES, Verb.WATCH)[-1] == "scenebridge-1 watch"
+
+
+def test_forward_names_the_session_only() -> None:
+    argv = command.forward(PLACES, "forward", SESSION)
+    assert argv[argv.index("-L") + 1] == (
+        f"/run/sb/f/{SESSION.replace('-', '')}.sock:s-{SESSION}:1"
+    )
+
+
+def test_socket_reach_passes_the_descriptor() -> None:
+    path = "/run/sb/it's 100%/t.sock"
+    argv = command.master(PLACES, SocketReach(Path(path)), Path("/keys/50%"))
+    given = options(argv)
+    assert given["ProxyUseFdpass"] == "yes"
+    assert shlex.split(given["ProxyCommand"].replace("%%", "%"))[-1] == path
+    assert argv[argv.index("-i") + 1] == "/keys/50%%"
+
+
+@pytest.mark.parametrize("name", ["", "A", "-o", "a b", "../x", "a" * 41, "a\n"])
+def test_cluster_names_that_ssh_could_misread_are_refused(name: str) -> None:
+    with pytest.raises(InvalidInput):
+        Places(ClusterId(name), Path("/run/sb"))
+
+
+@pytest.mark.parametrize("folder", ["run", "/run/a b", "/run/%h", "/run/a:b", "/" + "r" * 80])
+def test_runtime_folders_that_cannot_hold_sockets_are_refused(folder: str) -> None:
+    with pytest.raises(InvalidInput):
+        Places(ClusterId("abci"), Path(folder))
+
+
+@pytest.mark.parametrize(
+    "reach",
+    [
+        TcpReach("-oProxyCommand=id", 22),
+        TcpReach("", 22),
+        TcpReach("a b", 22),
+        TcpReach("localhost", 0),
+        TcpReach("localhost", 70000),
+        SocketReach(Path("/run/a\nb")),
+    ],
+)
+def test_addresses_that_ssh_could_misread_are_refused(reach: TcpReach | SocketReach) -> None:
+    with pytest.raises(InvalidInput):
+        command.master(PLACES, reach, Path("/keys/abci"))
+
+
+@pytest.mark.parametrize("key", ["/keys/${HOME}", '/keys/"x', "/keys/a\nb"])
+def test_key_paths_that_ssh_would_expand_are_refused(key: str) -> None:
+    with pytest.raises(InvalidInput):
+        command.master(PLACES, TcpReach("localhost", 22), Path(key))
+
+
+def test_host_key_becomes_one_line() -> None:
+    line = command.known_hosts_line(ClusterId("abci"), f"{KEY} gate@login\n")
+    assert line == f"scenebridge-abci {KEY}\n"
+
+
+@pytest.mark.parametrize("key", ["", "ssh-ed25519", "* " + KEY, KEY + "\nevil " + KEY, "@x " + KEY])
+def test_host_keys_that_are_none_are_refused(key: str) -> None:
+    with pytest.raises(InvalidInput):
+        command.known_hosts_line(ClusterId("abci"), key)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "told"),
+    [
+        ("@@@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @@@\nHost key verification failed.",
+         "host key"),
+        ("portal@127.0.0.1: Permission denied (publickey).", "refused the portal's key"),
+        ("ssh: connect to host 127.0.0.1 port 1: Connection refused", "is not running"),
+        ("ssh: connect to host 10.0.0.1 port 1: Connection timed out", "does not answer"),
+        ("tunnel socket: Connection refused\nproxy dialer did not pass back a connection",
+         "tunnel to cluster abci is not open"),
+        ("kex_exchange_identification: Connection closed by remote host", "is not running"),
+        ("something \x1b[31mnew", "ssh said: something ?[31mnew"),
+        ("", "was lost."),
+    ],
+)  # fmt: skip
+def test_reasons_are_plain_sentences(stderr: str, told: str) -> None:
+    error = reasons.unreachable(ClusterId("abci"), stderr)
+    assert told in error.message
+    assert error.transient
