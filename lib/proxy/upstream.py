@@ -91,8 +91,10 @@ class Upstream:
                 self.session.get(self.url(b"/api/status", b""), headers=headers) as answer,
             ):
                 await answer.read()
-        except ssl.SSLCertVerificationError as exc:
-            raise _impostor() from exc
+        except aiohttp.ClientConnectorCertificateError as exc:
+            raise ProtocolError(
+                "What answers at the notebook's address is not the notebook."
+            ) from exc
         except (aiohttp.ClientError, OSError, TimeoutError) as exc:
             raise Unavailable("The notebook cannot be reached yet.") from exc
         if answer.status in (401, 403):
@@ -136,8 +138,8 @@ class TlsUnixConnector(aiohttp.UnixConnector):
                     server_hostname=self._server_name,
                     ssl_shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
                 )
-        except ssl.SSLCertVerificationError:
-            raise
+        except ssl.SSLCertVerificationError as exc:
+            raise aiohttp.ClientConnectorCertificateError(req.connection_key, exc) from exc
         except OSError as exc:
             raise UnixClientConnectorError(self._path, req.connection_key, exc) from exc
         return protocol
@@ -156,6 +158,7 @@ def tls_context(endpoint: Endpoint, private: Path) -> ssl.SSLContext:
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     try:
+        endpoint.server_cert.encode("ascii")  # ValueError, where OpenSSL's is a TypeError
         context.load_verify_locations(cadata=endpoint.server_cert)
         fd, name = tempfile.mkstemp(dir=private)
         try:
@@ -167,10 +170,6 @@ def tls_context(endpoint: Endpoint, private: Path) -> ssl.SSLContext:
     except (ssl.SSLError, ValueError) as exc:
         raise ProtocolError("The gate sent certificates that cannot be used.") from exc
     return context
-
-
-def _impostor() -> ProtocolError:
-    return ProtocolError("What answers at the notebook's address is not the notebook.")
 
 
 def _ascii(target: bytes) -> str:
