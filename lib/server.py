@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -47,6 +49,21 @@ class PortalServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """uvicorn's own would raise the signal again when it has shut down."""
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, with Streamlit's hand taken off the server's loggers.
+
+        Streamlit 1.67 prints every request to the terminal whatever `access_log` says,
+        the keys of sign-in links included.
+        """
+        logging.getLogger("uvicorn.access").disabled = True
+        logging.getLogger("uvicorn.error").addFilter(lambda record: record.levelno > logging.INFO)
+        await super().startup(sockets)
+        for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi", "websockets"):
+            logger = logging.getLogger(name)
+            logger.handlers.clear()
+            logger.propagate = True
+            logger.setLevel(logging.WARNING)
 
     async def ready(self, serving: asyncio.Task[None]) -> None:
         """Wait until it answers.
