@@ -22,7 +22,7 @@ from lib.model import EndReason, JobState
 from lib.protocol import JobKind
 
 _MAX_REPORT_BYTES = 64 * 1024
-_DISK_EVERY_S = 30.0
+_DISK_EVERY_S = 10.0
 _ALL_CHUNKS = 256
 #: End reasons that the scheduler knows better than the session script.
 _SCHEDULER_KNOWS = frozenset(
@@ -105,7 +105,10 @@ class Refresher:
         if view is not None:
             self._missing_since.pop(record.id, None)
             return view
-        since = self._missing_since.setdefault(record.id, time.monotonic())
+        since = self._missing_since.get(record.id)
+        if since is None:  # that answer may be older than the job
+            self._missing_since[record.id] = time.monotonic()
+            return None
         if time.monotonic() - since < self._scheduler.gone_after_s:
             return None
         return JobView(record.job, record.name, JobState.ENDED, end_reason=EndReason.LOST)

@@ -54,8 +54,9 @@ class BoundedLog:
 class RunningTask:
     """A started task. `log` holds what it printed."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: BoundedLog) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, output: int, log: BoundedLog) -> None:
         self._process = process
+        self._output = output
         self.log = log
         self._pump = asyncio.ensure_future(self._copy())
 
@@ -67,16 +68,24 @@ class RunningTask:
             *(str(os.getpid()), str(max_file_bytes)),
             *what.argv,
         )
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            cwd=what.cwd,
-            env=dict(what.env),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )
-        return cls(process, BoundedLog(log))
+        # A pipe of our own: asyncio's would make `wait` last until grandchildren close it.
+        output, theirs = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                cwd=what.cwd,
+                env=dict(what.env),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=theirs,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(output)
+            raise
+        finally:
+            os.close(theirs)
+        return cls(process, output, BoundedLog(log))
 
     @property
     def exit_code(self) -> int | None:
@@ -111,6 +120,12 @@ class RunningTask:
         self.log.close()
 
     async def _copy(self) -> None:
-        stream = self._process.stdout
-        while stream is not None and (data := await stream.read(65536)):
-            self.log.write(data)
+        stream = asyncio.StreamReader()
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(stream), os.fdopen(self._output, "rb", 0)
+        )
+        try:
+            while data := await stream.read(65536):
+                self.log.write(data)
+        finally:
+            pipe.close()

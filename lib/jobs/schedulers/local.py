@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -139,7 +140,7 @@ class LocalScheduler:
         views = {}
         for folder in self._folders():
             view = self._over.get(folder.name) or self._view(folder)
-            if view.state is JobState.ENDED and view.name:
+            if view.state is JobState.ENDED:
                 self._over[folder.name] = view
             views[folder.name] = view
         return self._with_queue_reasons(views)
@@ -169,6 +170,8 @@ class LocalScheduler:
             return _ended(view, end)
         runner = local_runner.identity(folder / "runner.json")
         main = local_runner.identity(folder / "state.json")
+        if runner is None and _age_s(folder) < _SUBMIT_TIMEOUT_S:
+            return view  # its runner is being started
         if (main is not None and main.alive()) or (runner is not None and runner.alive()):
             return replace(view, state=JobState.RUNNING if state else JobState.QUEUED)
         end = read_json(folder / "end.json")  # it may have ended between the two looks
@@ -188,6 +191,13 @@ class LocalScheduler:
         main = local_runner.identity(folder / "state.json")
         if main is not None:  # its runner was killed: ask the command itself
             main.signal(signal.SIGTERM)
+
+
+def _age_s(folder: Path) -> float:
+    try:
+        return time.time() - folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _ended(view: JobView, end: Mapping[str, Any]) -> JobView:
