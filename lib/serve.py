@@ -29,10 +29,10 @@ import uvloop
 from lib import settings
 from lib.auth import Auth
 from lib.catalogs import load_catalogs
+from lib.commands.scenes import take_in_samples
 from lib.embedded import CLUSTER, EmbeddedCluster
 from lib.errors import Conflict, SceneBridgeError, Unavailable
 from lib.places import Running, claim, make_data_folder, make_runtime_folder
-from lib.samples import take_in_samples
 from lib.server import PortalServer
 from lib.store import Store
 from lib.tunnels.link import ClusterLink
@@ -178,11 +178,17 @@ def listen(port: int) -> list[socket.socket]:
 
 
 def _take_in_samples(chosen: Settings) -> None:
-    """The sample scenes, on the first start; a portal without them starts as well."""
-    if (chosen.data / "scenes").exists():
+    """The sample scenes, once: what a user has removed since does not come back.
+
+    A portal without them starts as well.
+    """
+    done = chosen.data / "cache" / "samples" / "taken-in"
+    if done.exists():
         return
     try:
-        take_in_samples(chosen.data, print)
+        take_in_samples(chosen.data, lambda line: print(line, flush=True))
+        done.parent.mkdir(parents=True, exist_ok=True)
+        done.touch()
     except SceneBridgeError as exc:
         print(f"The sample scenes are not complete: {exc.message}", file=sys.stderr)
 

@@ -10,11 +10,13 @@ from lib.commands.answer import Answer, Commands, command, table
 from lib.errors import InvalidProduct
 from lib.model import SceneId, SceneQuery
 from lib.places import make_data_folder
-from lib.samples import take_in_samples
+from lib.scenes import samples
 from lib.scenes.catalogue import Catalogue
+from lib.settings import PROJECT
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     from lib.model import Scene
 
@@ -35,8 +37,8 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
     show.add_argument("scene", metavar="ID")
     remove = command(part, "remove", _remove, common, "Remove scenes and their files.")
     remove.add_argument("scenes", metavar="ID", nargs="+")
-    samples = commands.add_parser("samples", help="the sample scenes")
-    part = samples.add_subparsers(metavar="COMMAND", required=True)
+    group = commands.add_parser("samples", help="the sample scenes")
+    part = group.add_subparsers(metavar="COMMAND", required=True)
     command(part, "get", _samples, common, "Take in the sample scenes that are not there yet.")
 
 
@@ -110,6 +112,19 @@ def _samples(options: argparse.Namespace) -> Answer:
 
     scenes = take_in_samples(data, say)
     return Answer([_brief(scene) for scene in scenes], f"{len(scenes)} sample scenes are there.")
+
+
+def take_in_samples(data: Path, say: Callable[[str], None]) -> tuple[Scene, ...]:
+    """Every sample scene that is not in `data` yet; all that are there then.
+
+    The real ones may lie in a folder beside the project; else they are downloaded.
+
+    Args:
+        say: gets one short line per step.
+    """
+    beside = PROJECT.parent / "shared" / "data" / "landsat8"
+    catalogue = Catalogue(data / "scenes")
+    return samples.take_in_samples(catalogue, data / "cache" / "samples", say, sibling=beside)
 
 
 def _brief(scene: Scene) -> dict[str, Any]:
