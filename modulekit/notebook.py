@@ -247,10 +247,17 @@ class Session:
             return Picture(rgb, (left, right, bottom, top), scene.crs)
 
     def draw(self, axes: Axes, item: SceneItem, found: Results, *, max_size: int = 1000) -> None:
-        """Draw a scene with the outlines of its detections on matplotlib `axes`."""
+        """Draw a scene with the outlines of its detections on matplotlib `axes`.
+
+        A scene that cannot be read gets its message instead of a picture.
+        """
         from rasterio.warp import transform_geom
 
-        picture = self.picture(item, max_size=max_size)
+        try:
+            picture = self.picture(item, max_size=max_size)
+        except SceneError as exc:
+            axes.set_title(f"{item.id}\n{exc.message}", fontsize=9)
+            return
         axes.imshow(picture.rgb, extent=picture.extent, interpolation="nearest")
         features = found.collections.get(item.id, {}).get("features", [])
         for feature in features:

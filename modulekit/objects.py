@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 from rasterio import features, warp
-from rasterio.windows import Window
-from rasterio.windows import transform as window_transform
+from rasterio.transform import Affine
 
 from modulekit.compiled import compiled
 from modulekit.detector import ObjectPixels, SceneDetector
@@ -152,8 +151,7 @@ def _outline(pixels: ObjectPixels, box: tuple[int, int, int, int], transform: An
     row0, column0, row1, column1 = box
     patch = np.zeros((row1 - row0, column1 - column0), np.uint8)
     patch[pixels.rows - row0, pixels.columns - column0] = 1
-    window = Window(column0, row0, column1 - column0, row1 - row0)
-    local = window_transform(window, transform)
+    local = transform @ Affine.translation(column0, row0)
     parts = [
         geometry["coordinates"]
         for geometry, _ in features.shapes(patch, mask=patch, connectivity=4, transform=local)

@@ -33,7 +33,7 @@ class OffshoreObjects:
     def composite(self, item: SceneItem) -> Composite:
         """Near infrared, red, green: water dark, what stands on it bright."""
         return (
-            Channel(_nir(item), 0.0, 0.25),
+            Channel(_nir(item), 0.0, 0.15),
             Channel("red", 0.0, 0.2),
             Channel("green", 0.0, 0.2),
         )
