@@ -52,12 +52,11 @@ class Child:
             with suppress(ProcessLookupError):
                 self._process.kill()
         self._stderr.cancel()
-        with suppress(OSError):
-            self.stdin.close()
+        # A master was handed the pipes and keeps their other ends while the gate is silent,
+        # and asyncio's wait() would wait for those too (3.11): close ours first.
+        self._process._transport.close()  # type: ignore[attr-defined]
         await self._process.wait()
         await asyncio.gather(self._stderr, return_exceptions=True)
-        # A master that was handed the pipes may keep their other ends for a moment.
-        self._process._transport.close()  # type: ignore[attr-defined]
 
 
 def environment() -> dict[str, str]:
