@@ -103,8 +103,10 @@ class ClusterKeeper:
 
     async def _errands_for_ever(self) -> None:
         while True:
+            # Not wait_for: in Python 3.11 it loses a cancel that comes with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _ERRANDS_EVERY_S)
+                async with asyncio.timeout(_ERRANDS_EVERY_S):
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 await self._errands.run(self.health.info if self.health.reachable else None)

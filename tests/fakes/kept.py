@@ -1,0 +1,121 @@
+"""A keeper over a real store and a gate in memory, quick enough for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib.keeper import Keeper, cluster, errands, notebooks, runs
+from lib.model import Run, RunId, Session, SessionId
+from lib.results.folder import ResultFolder
+from lib.store import Store
+from tests.fakes.gate import MemoryDoor, MemoryGate, MemoryLink
+from tests.fakes.things import ALICE, BOB, FIRE, HERE
+
+
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the keeper try again after moments instead of seconds."""
+    monkeypatch.setattr(cluster, "_FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(cluster, "_LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(cluster, "_ERRANDS_EVERY_S", 0.02)
+    monkeypatch.setattr(errands, "_RETRY_S", 0.03)
+    monkeypatch.setattr(runs, "_RETRY_S", 0.03)
+    monkeypatch.setattr(notebooks, "_LONGEST_PAUSE_S", 0.05)
+
+
+async def until(
+    condition: Callable[[], bool | Awaitable[bool]], what: str = "", timeout_s: float = 10.0
+) -> None:
+    """Wait until it holds; fail with `what` when it does not."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        held = condition()
+        if inspect.isawaitable(held):
+            held = await held
+        if held:
+            return
+        assert time.monotonic() < deadline, f"it never happened: {what or condition}"
+        await asyncio.sleep(0.01)
+
+
+class Kept:
+    """One portal's store, results and keeper, and the gate that it keeps."""
+
+    def __init__(self, home: Path, gate: MemoryGate | None = None) -> None:
+        self.home = home
+        self.gate = gate or MemoryGate()
+        self.store = Store(home / "portal.sqlite")
+        self.store.people.ensure_user(ALICE)
+        self.store.people.ensure_user(BOB)
+        self.results = ResultFolder(home / "results")
+        self.link = MemoryLink(self.gate, home)
+        self.door = MemoryDoor()
+        self.keeper = self._keeper()
+
+    def _keeper(self) -> Keeper:
+        return Keeper(
+            {HERE: self.link},
+            self.store,
+            self.results,
+            self.door,
+            {FIRE.id: FIRE},
+            "http://localhost:8501",
+        )
+
+    async def restart(self, *, forget_forwards: bool = False) -> None:
+        """A new portal process on the same store; masters and forwards live on."""
+        await self.keeper.close()
+        self.store.close()
+        self.store = Store(self.home / "portal.sqlite")
+        if forget_forwards:
+            await self.link.disconnect()
+        self.door = MemoryDoor()
+        self.keeper = self._keeper()
+        self.keeper.start()
+
+    def wake(self) -> None:
+        self.keeper.wake(HERE)
+
+    def session(self, session_id: SessionId) -> Session:
+        return self.store.work.session(session_id)
+
+    def run(self, run_id: RunId) -> Run:
+        return self.store.work.run(run_id)
+
+    async def session_is(self, session_id: SessionId, state: Any) -> Session:
+        await until(
+            lambda: self.session(session_id).state is state,
+            f"{state}; it is {self.session(session_id)}",
+        )
+        return self.session(session_id)
+
+    async def run_is(self, run_id: RunId, state: Any) -> Run:
+        await until(lambda: self.run(run_id).state is state, f"{state}; it is {self.run(run_id)}")
+        return self.run(run_id)
+
+    async def connected(self) -> None:
+        await until(lambda: self.keeper.health(HERE).reachable, "reachable")
+
+    async def quiet(self, seconds: float = 0.2) -> None:
+        """Time in which something wrong could happen."""
+        await asyncio.sleep(seconds)
+
+
+@asynccontextmanager
+async def kept(home: Path, *, start: bool = True) -> AsyncIterator[Kept]:
+    """A keeper that runs until the end of the block."""
+    it = Kept(home)
+    if start:
+        it.keeper.start()
+    try:
+        yield it
+    finally:
+        await it.keeper.close()
+        it.store.close()

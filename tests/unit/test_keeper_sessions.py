@@ -1,0 +1,574 @@
+"""Sessions as the keeper sees them through, with every fault on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from lib.errors import ClusterUnreachable, ProtocolError, Refused, StorageFull
+from lib.model import (
+    EndReason,
+    JobState,
+    Resources,
+    RunState,
+    SessionId,
+    SessionState,
+)
+from lib.protocol import STAGED_SCHEME, JobKind, SubmitRequest
+from tests.fakes.kept import Kept, hurry, kept, until
+from tests.fakes.things import HERE, a_run, a_scene, a_session, add_session, new_id
+
+READY, ENDED, QUEUED = SessionState.READY, SessionState.ENDED, SessionState.QUEUED
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[Kept]:
+    async with kept(tmp_path) as it:
+        await it.connected()
+        yield it
+
+
+def launch(world: Kept, *scenes: str) -> SessionId:
+    session = add_session(world.store, *scenes)
+    world.wake()
+    return session.id
+
+
+def stop(world: Kept, session: SessionId) -> None:
+    """As `Portal.stop` does."""
+    found = world.session(session)
+    world.store.work.update_session(session, stopping=True)
+    world.store.work.update_run(found.run, stopping=True)
+    world.wake()
+
+
+async def ready(world: Kept) -> SessionId:
+    session = launch(world)
+    await world.session_is(session, QUEUED)
+    world.gate.start(session)
+    world.gate.report_endpoint(session)
+    await world.session_is(session, READY)
+    return session
+
+
+async def test_from_the_click_to_the_end(world: Kept) -> None:
+    session = launch(world, "B", "A")
+    queued = await world.session_is(session, QUEUED)
+    assert queued.reason == "Waits for a free place."
+    assert queued.job == "101"
+    await until(lambda: world.session(session).submitted_at is not None)
+
+    request = world.gate.jobs[session].request
+    assert (request.kind, request.owner, request.portal_origin) == (
+        JobKind.SESSION,
+        "alice",
+        "http://localhost:8501",
+    )
+    assert [i["id"] for i in request.items] == ["B", "A"]
+    assert request.params == {"min_pixels": 1, "factor": 0.5}
+
+    world.gate.start(session)
+    starting = await world.session_is(session, SessionState.STARTING)
+    assert starting.started_at is not None
+    assert world.link.open == set()
+
+    world.door.answers = False
+    world.gate.report_endpoint(session)
+    await until(lambda: world.door.tries > 2)
+    proving = world.session(session)
+    assert proving.state is SessionState.STARTING, "READY only when it was proved"
+    assert "does not answer" in proving.reason
+    assert not world.keeper.connected(HERE, session)
+
+    world.door.answers = True
+    now = await world.session_is(session, READY)
+    assert now.reason == "The notebook is ready."
+    assert now.endpoint_at is not None
+    assert now.ready_at is not None
+    assert world.door.let_in.keys() == world.link.open == {session}
+
+    stop(world, session)
+    over = await world.session_is(session, ENDED)
+    assert over.end_reason is EndReason.STOPPED
+    assert over.reason == "It was stopped."
+    assert over.files_until is not None
+    await until(lambda: not world.link.open and not world.door.let_in)
+    run = await world.run_is(over.run, RunState.CANCELLED)
+    assert run.reason == "It was stopped."
+
+
+async def test_a_queue_is_told_and_held_is_a_reason(world: Kept) -> None:
+    session = launch(world)
+    await world.session_is(session, QUEUED)
+    world.gate.change(session, state=JobState.HELD, reason="Held by the administrator.")
+    await until(lambda: world.session(session).reason == "Held by the administrator.")
+    assert world.session(session).state is QUEUED
+    world.gate.start(session)
+    await world.session_is(session, SessionState.STARTING)
+    world.gate.change(session, state=JobState.QUEUED, reason="Put back by the scheduler.")
+    await world.quiet(0.1)
+    assert world.session(session).state is SessionState.STARTING
+
+
+async def test_a_lost_reply_costs_a_second_call_and_no_second_job(world: Kept) -> None:
+    world.gate.lose_replies["submit"] = 2
+    session = launch(world)
+    await world.session_is(session, QUEUED)
+    await world.quiet()
+    assert world.gate.submitted == 1
+    assert world.session(session).submitted_at is not None
+
+
+async def test_an_answer_that_is_not_understood_ends_nothing(world: Kept) -> None:
+    faults = iter([ProtocolError("The gate sent an answer that is not understood.")] * 2)
+
+    def fail() -> None:
+        for fault in faults:
+            raise fault
+
+    world.gate.before["submit"] = fail
+    session = launch(world)
+    await until(lambda: "not understood" in world.session(session).reason)
+    await world.session_is(session, QUEUED)
+    assert world.gate.submitted == 1
+
+
+async def test_a_late_reply_changes_nothing_that_has_gone_on(world: Kept) -> None:
+    """The stream may tell that a job runs before its submit has answered."""
+    release = asyncio.Event()
+    answers = world.link.submit
+
+    async def slow(request):  # type: ignore[no-untyped-def]
+        reply = await answers(request)
+        await release.wait()
+        return reply
+
+    world.link.submit = slow  # type: ignore[method-assign]
+    session = launch(world)
+    await world.session_is(session, QUEUED)
+    world.gate.start(session)
+    world.gate.report_endpoint(session)
+    await world.session_is(session, READY)
+    release.set()
+    await world.quiet()
+    assert world.session(session).state is READY
+    assert world.session(session).reason == "The notebook is ready."
+    assert world.session(session).submitted_at is not None
+
+
+async def test_what_the_gate_refuses_ends_with_its_words(world: Kept) -> None:
+    world.gate.refuse = Refused("No more than 4 notebooks at once.")
+    session = launch(world)
+    over = await world.session_is(session, ENDED)
+    assert over.end_reason is EndReason.REFUSED
+    assert over.reason == "The cluster refused it. No more than 4 notebooks at once."
+    run = await world.run_is(over.run, RunState.FAILED)
+    assert "No more than 4" in run.reason
+
+
+async def test_a_full_disk_on_the_cluster_is_waited_out(world: Kept) -> None:
+    world.gate.refuse = StorageFull("The cluster's disk is full.")
+    session = launch(world)
+    await until(lambda: "disk is full" in world.session(session).reason)
+    assert world.session(session).state is SessionState.NEW
+    world.gate.refuse = None
+    await world.session_is(session, QUEUED)
+
+
+async def test_a_file_that_is_gone_ends_it_with_a_sentence(world: Kept, tmp_path: Path) -> None:
+    session = add_session(world.store, folder=str(tmp_path / "gone"))
+    world.wake()
+    over = await world.session_is(session.id, ENDED)
+    assert "The file red.tif of the scene LC08_A cannot be read" in over.reason
+
+
+async def test_files_that_the_cluster_does_not_have_are_staged(world: Kept, tmp_path: Path) -> None:
+    for band in ("red", "swir22"):
+        file = tmp_path / "LC08_A" / f"{band}.tif"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(band.encode())
+    session = add_session(world.store, folder=str(tmp_path), bands=("red", "swir22", "blue"))
+    world.wake()
+    await world.session_is(session.id, QUEUED)
+    (item,) = world.gate.jobs[session.id].request.items
+    assert {k: a["href"] for k, a in item["assets"].items()} == {
+        "red": STAGED_SCHEME,
+        "swir22": STAGED_SCHEME,
+    }, "bands that the module does not need stay here"
+    assert item["links"] == []
+    assert world.gate.staged == {
+        (session.id, "LC08_A", "red"): b"red",
+        (session.id, "LC08_A", "swir22"): b"swir22",
+    }
+
+
+async def test_a_module_that_left_the_portal_ends_it_with_a_sentence(world: Kept) -> None:
+    session_id = SessionId(new_id())
+    run = a_run(session=session_id, module="old-module")
+    world.store.work.add_session(a_session(run, session_id), run, [a_scene()])
+    world.wake()
+    over = await world.session_is(session_id, ENDED)
+    assert "does not offer the module old-module any more" in over.reason
+
+
+# --- cancelling, in every state ---------------------------------------------------
+
+
+async def test_cancel_before_anything_was_asked(world: Kept) -> None:
+    world.gate.go_away()
+    await until(lambda: not world.keeper.health(HERE).reachable)
+    session = launch(world)
+    await world.quiet(0.1)
+    stop(world, session)
+    over = await world.session_is(session, ENDED)
+    assert over.end_reason is EndReason.CANCELLED
+    assert (await world.run_is(over.run, RunState.CANCELLED)).reason.startswith("It was cancelled")
+    world.gate.come_back()
+    await world.connected()
+    await world.quiet()
+    assert world.gate.submitted == 0
+
+
+async def test_cancel_while_the_submit_is_under_way(world: Kept) -> None:
+    release = asyncio.Event()
+    world.gate.before["submit"] = release.wait
+    session = launch(world)
+    await until(lambda: ("submit", session) in world.gate.calls)
+    stop(world, session)
+    await world.quiet(0.1)
+    assert world.session(session).state is SessionState.NEW
+    release.set()
+    over = await world.session_is(session, ENDED)
+    assert over.end_reason is EndReason.CANCELLED
+    assert world.gate.jobs[session].status.state is JobState.ENDED
+
+
+async def test_cancel_after_a_lost_reply_reaches_the_job(world: Kept) -> None:
+    world.gate.lose_replies["submit"] = 1
+    world.gate.before["submit"] = lambda: stop(world, session)
+    session = add_session(world.store).id
+    world.wake()
+    await world.session_is(session, ENDED)
+    assert world.gate.jobs[session].status.state is JobState.ENDED
+
+
+async def test_a_submit_that_overtakes_its_cancel_is_cancelled(world: Kept) -> None:
+    """The cancel finds no job, and the slow submit makes one afterwards."""
+    arrived = []
+
+    def slow() -> None:
+        if not arrived:
+            arrived.append(session)
+            raise ClusterUnreachable("The connection broke before the answer came.")
+
+    world.gate.before["submit"] = slow
+    session = launch(world)
+    await until(lambda: bool(arrived))
+    stop(world, session)
+    over = await world.session_is(session, ENDED)
+    assert over.end_reason is EndReason.CANCELLED
+    late = SubmitRequest(session, JobKind.SESSION, "alice", "active-fire", "1.0.0", {}, [], "s", 60)
+    world.gate.submit(late)
+    await until(lambda: world.gate.jobs[session].status.state is JobState.ENDED)
+    await until(lambda: world.session(session).files_until is not None)
+
+
+async def test_cancel_while_queued(world: Kept) -> None:
+    session = launch(world)
+    await world.session_is(session, QUEUED)
+    stop(world, session)
+    over = await world.session_is(session, ENDED)
+    assert over.end_reason is EndReason.CANCELLED
+
+
+async def test_cancel_while_starting(world: Kept) -> None:
+    session = launch(world)
+    await world.session_is(session, QUEUED)
+    world.gate.start(session)
+    await world.session_is(session, SessionState.STARTING)
+    stop(world, session)
+    assert (await world.session_is(session, ENDED)).end_reason is EndReason.STOPPED
+
+
+async def test_it_ends_while_it_is_being_connected(world: Kept) -> None:
+    session = launch(world)
+    await world.session_is(session, QUEUED)
+    world.door.answers = False
+    world.gate.start(session)
+    world.gate.report_endpoint(session)
+    await until(lambda: world.door.tries > 1)
+    world.gate.end(session, EndReason.OUT_OF_MEMORY)
+    over = await world.session_is(session, ENDED)
+    assert "Choose larger resources" in over.reason
+    world.door.answers = True
+    await world.quiet()
+    assert world.session(session) == over
+    assert (world.link.open, world.door.let_in) == (set(), {})
+
+
+async def test_a_cancel_whose_reply_is_lost_is_asked_again(world: Kept) -> None:
+    session = await ready(world)
+    world.gate.before["cancel"] = _once(StorageFull("The cluster's disk is full."))
+    stop(world, session)
+    await until(lambda: world.session(session).reason.startswith("Stopping. The cluster's disk"))
+    assert world.session(session).state is READY
+    await world.session_is(session, ENDED)
+
+
+def _once(fault: Exception):  # type: ignore[no-untyped-def]
+    left = [fault] * 2
+
+    def fail() -> None:
+        if left:
+            raise left.pop()
+
+    return fail
+
+
+# --- the cluster cannot be asked ----------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["new", "queued", "starting", "ready"])
+async def test_unreachable_ends_nothing_and_goes_on(world: Kept, when: str) -> None:
+    if when == "new":
+        world.gate.go_away()
+        await until(lambda: not world.keeper.health(HERE).reachable)
+        session = launch(world)
+    elif when == "ready":
+        session = await ready(world)
+    else:
+        session = launch(world)
+        await world.session_is(session, QUEUED)
+        if when == "starting":
+            world.gate.start(session)
+            await world.session_is(session, SessionState.STARTING)
+    before = world.session(session).state
+    world.gate.go_away()
+    await until(lambda: not world.keeper.health(HERE).reachable)
+    health = world.keeper.health(HERE)
+    assert health.reason == "The cluster does not answer."
+    await world.quiet()
+    assert world.session(session).state is before
+    assert world.keeper.health(HERE).since == health.since
+
+    world.gate.come_back()
+    await world.connected()
+    await until(lambda: session in world.gate.jobs)
+    world.gate.start(session)
+    world.gate.report_endpoint(session)
+    await world.session_is(session, READY)
+    await until(lambda: world.keeper.connected(HERE, session))
+
+
+async def test_ready_stays_ready_and_keeps_its_reason_while_proved_again(world: Kept) -> None:
+    session = await ready(world)
+    first = world.session(session).ready_at
+    world.gate.go_away()
+    await until(lambda: not world.keeper.health(HERE).reachable)
+    world.gate.come_back()
+    await world.connected()
+    await until(lambda: world.keeper.connected(HERE, session))
+    assert world.session(session).reason == "The notebook is ready."
+    assert world.session(session).ready_at == first
+
+
+async def test_a_scheduler_that_does_not_answer_is_unknown(world: Kept) -> None:
+    session = launch(world)
+    await world.session_is(session, QUEUED)
+    world.gate.asked_ok = False
+    world.gate.tell()
+    await until(lambda: not world.keeper.health(HERE).reachable)
+    assert world.keeper.health(HERE).reason == "The scheduler does not answer."
+    assert world.keeper.health(HERE).info is not None
+    assert world.session(session).state is QUEUED
+    world.gate.asked_ok = True
+    world.gate.tell()
+    await world.connected()
+
+
+# --- what the gate does not know ------------------------------------------------------
+
+
+async def test_a_job_that_the_gate_lost_is_lost_with_its_run(world: Kept) -> None:
+    session = await ready(world)
+    world.gate.forget(session)
+    world.gate.go_away()
+    await until(lambda: not world.keeper.health(HERE).reachable)
+    assert world.session(session).state is READY
+    world.gate.come_back()
+    over = await world.session_is(session, ENDED)
+    assert over.end_reason is EndReason.LOST
+    assert over.ended_at is not None
+    assert (await world.run_is(over.run, RunState.FAILED)).reason == (
+        "The cluster does not know it any more."
+    )
+    await until(lambda: not world.link.open and not world.door.let_in)
+
+
+async def test_one_that_is_being_submitted_is_not_lost(world: Kept) -> None:
+    """The gate makes a snapshot while a submit is on its way."""
+    release = asyncio.Event()
+    world.gate.before["submit"] = release.wait
+    session = launch(world)
+    await until(lambda: ("submit", session) in world.gate.calls)
+    info_calls = world.gate.calls.count(("info", ""))
+    world.gate.go_away()
+    await until(lambda: not world.keeper.health(HERE).reachable)
+    world.gate.come_back()
+    await world.connected()
+    await until(lambda: world.gate.calls.count(("info", "")) > info_calls)
+    await world.quiet(0.1)
+    assert world.session(session).state is SessionState.NEW
+    release.set()
+    await world.session_is(session, QUEUED)
+    await world.quiet(0.1)
+    assert world.session(session).state is QUEUED
+    assert world.gate.submitted == 1
+
+
+async def test_files_that_the_gate_removed_are_no_longer_offered(world: Kept) -> None:
+    session = await ready(world)
+    world.gate.end(session, EndReason.IDLE)
+    await world.session_is(session, ENDED)
+    assert world.store.work.kept_sessions(HERE)
+    world.gate.forget(session)
+    await world.restart()
+    await until(lambda: not world.store.work.kept_sessions(HERE))
+
+
+async def test_jobs_of_somebody_else_s_portal_are_left_alone(world: Kept) -> None:
+    theirs = new_id()
+    world.gate.submit(
+        SubmitRequest(theirs, JobKind.SESSION, "x", "active-fire", "1.0.0", {}, [], "small", 60)
+    )
+    world.gate.start(theirs)
+    world.gate.report_endpoint(theirs)
+    world.gate.say(theirs, {"event": "run_started"})
+    await world.quiet()
+    assert world.gate.jobs[theirs].status.state is JobState.RUNNING
+    assert world.link.open == set()
+    assert world.keeper.health(HERE).reachable
+
+
+# --- restarts -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("forget_forwards", [False, True])
+async def test_a_new_portal_finds_the_notebook_ready(world: Kept, forget_forwards: bool) -> None:
+    session = await ready(world)
+    before = world.session(session)
+    await world.restart(forget_forwards=forget_forwards)
+    await until(lambda: world.keeper.connected(HERE, session))
+    await until(lambda: session in world.door.let_in)
+    assert world.session(session) == before
+    assert world.gate.submitted == 1
+
+
+async def test_a_portal_that_died_while_submitting_submits_once(world: Kept) -> None:
+    release = asyncio.Event()
+    answers = world.link.submit
+
+    async def die_before_the_reply(request):  # type: ignore[no-untyped-def]
+        await answers(request)
+        await release.wait()
+
+    world.link.submit = die_before_the_reply  # type: ignore[assignment]
+    session = launch(world)
+    await until(lambda: session in world.gate.jobs)
+    world.link.submit = answers  # type: ignore[method-assign]
+    await world.restart()
+    await world.session_is(session, QUEUED)
+    await world.quiet(0.1)
+    assert world.gate.submitted == 1
+
+
+async def test_stopped_while_the_portal_was_down(world: Kept) -> None:
+    """A NEW session of an earlier process may have reached the gate: the gate is asked."""
+    world.gate.go_away()
+    await until(lambda: not world.keeper.health(HERE).reachable)
+    session = launch(world)
+    await world.restart()
+    stop(world, session)
+    await world.quiet(0.1)
+    assert world.session(session).state is SessionState.NEW, "it cannot be known yet"
+    world.gate.come_back()
+    over = await world.session_is(session, ENDED)
+    assert over.end_reason is EndReason.CANCELLED
+    assert world.gate.submitted == 0
+
+
+async def test_forwards_of_a_portal_that_died_are_dropped(world: Kept) -> None:
+    session = await ready(world)
+    stray = SessionId(new_id())
+    world.link.open.add(stray)
+    await world.keeper.close()
+    world.gate.end(session, EndReason.WALLTIME)
+    await world.restart()
+    over = await world.session_is(session, ENDED)
+    assert over.reason == "Its time was up."
+    await until(lambda: world.link.open == set())
+
+
+async def test_closing_leaves_jobs_and_forwards_alone(world: Kept) -> None:
+    session = await ready(world)
+    await world.keeper.close()
+    assert world.gate.jobs[session].status.state is JobState.RUNNING
+    assert world.link.open == {session}
+    assert world.link.watching == 0
+
+
+# --- starting again ---------------------------------------------------------------------
+
+
+async def ended(world: Kept) -> SessionId:
+    session = await ready(world)
+    world.gate.end(session, EndReason.WALLTIME)
+    await world.session_is(session, ENDED)
+    return session
+
+
+def continue_it(world: Kept, old: SessionId) -> SessionId:
+    before = world.session(old)
+    session = a_session(
+        world.run(before.run),
+        SessionId(new_id()),
+        continued_from=old,
+        resources=Resources("small", 60),
+    )
+    world.store.work.add_session(session, None, ())
+    world.wake()
+    return session.id
+
+
+async def test_start_again_takes_the_files_over(world: Kept) -> None:
+    old = await ended(world)
+    fresh = continue_it(world, old)
+    await world.session_is(fresh, QUEUED)
+    assert world.gate.jobs[fresh].request.continue_from == old
+    assert world.session(old).continued_as == fresh
+    world.gate.start(fresh)
+    world.gate.report_endpoint(fresh)
+    await world.session_is(fresh, READY)
+    assert world.session(fresh).run == world.session(old).run
+
+
+async def test_start_again_that_is_refused_may_be_tried_again(world: Kept) -> None:
+    old = await ended(world)
+    run_before = world.run(world.session(old).run)
+    world.gate.refuse = Refused("No more than 4 notebooks at once.")
+    fresh = continue_it(world, old)
+    over = await world.session_is(fresh, ENDED)
+    assert over.end_reason is EndReason.REFUSED
+    await until(lambda: world.session(old).continued_as is None)
+    assert world.run(run_before.id) == run_before
+    world.gate.refuse = None
+    again = continue_it(world, old)
+    await world.session_is(again, QUEUED)
