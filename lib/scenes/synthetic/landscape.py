@@ -130,7 +130,7 @@ class Landscape:
         self._weather = (seed, weather, 3)
         self._direction = rng.uniform(0, 2 * np.pi)
         self._size = size
-        self._ground = _field(rng, shape, size / 2.5, 60 / pixel_m)
+        self._ground = _field(rng, shape, size / 2.5, 900 / pixel_m, gain=0.36)
         self._cover = _field(rng, shape, 4_000 / pixel_m, 90 / pixel_m)
         self._texture = _field(rng, shape, 600 / pixel_m, 3, gain=0.8)
         self._sky = _field(sky, shape, 6_000 / pixel_m, 240 / pixel_m)

@@ -193,8 +193,8 @@ def _fire(
     count = int(rng.integers(5, 15) if strong else rng.integers(2, 7))
     steps = np.cumsum(rng.choice([-1, 0, 1], (count, 2)), axis=0)
     steps = np.unique(np.vstack([[0, 0], steps]), axis=0)
-    temperature = float(rng.uniform(950, 1200) if strong else rng.uniform(750, 950))
-    weakest = -2.0 if strong else -2.4
+    temperature = float(rng.uniform(950, 1200) if strong else rng.uniform(800, 950))
+    weakest = -2.0 if strong else -2.3
     share = (10.0 ** rng.uniform(weakest, weakest + 0.5, len(steps))).astype(np.float32)
     added = np.zeros((7, len(steps)), dtype=np.float32)
     for band, (sun, wavelength) in _SUN.items():
