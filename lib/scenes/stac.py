@@ -18,7 +18,7 @@ import shapely
 from shapely.geometry import mapping, shape
 
 from lib.errors import InvalidInput
-from lib.imagery.outline import lonlat_polygon
+from lib.imagery.outline import bbox_of, lonlat_polygon
 from lib.model import BBox, Scene, SceneId
 from lib.protocol import ASSET_PATTERN, SCENE_ID_PATTERN
 
