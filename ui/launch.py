@@ -123,8 +123,8 @@ def _cluster(clusters: Sequence[Cluster], module: Module) -> Cluster | None:
         "Cluster",
         names,
         index=names.index(wish) if wish in offer else 0,
-        format_func=lambda name: md(offer[name].title),
-        captions=[_caption(offer[name]) for name in names],
+        format_func=lambda name: _cluster_label(offer[name]),
+        captions=[md(describe(offer[name])) for name in names],
         key=choosing.key(f"cluster-{'-'.join(names)}"),
         label_visibility="collapsed",
     )
@@ -146,9 +146,9 @@ def _nobody(clusters: Sequence[Cluster], module: Module) -> str:
     )
 
 
-def _caption(cluster: Cluster) -> str:
-    mark = f":orange-badge[{NO_ISOLATION}] " if cluster.isolation is Isolation.NONE else ""
-    return mark + md(describe(cluster))
+def _cluster_label(cluster: Cluster) -> str:
+    mark = f" :orange-badge[{NO_ISOLATION}]" if cluster.isolation is Isolation.NONE else ""
+    return md(cluster.title) + mark
 
 
 def describe(cluster: Cluster) -> str:

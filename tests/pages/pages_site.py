@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from PIL import Image
-from rasterio.transform import from_bounds
+from rasterio.transform import Affine
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -253,6 +253,11 @@ class Site:
         self.store.detections.put(found, chips_offered=[i for i, _ in numbers])
 
 
+def all_html(app: Any) -> str:
+    """Everything that a page under AppTest draws as HTML, as text."""
+    return "\n".join(e.proto.body for e in app.get("html"))
+
+
 def chip(seed: int) -> bytes:
     """A small picture with a bright spot."""
     rng = np.random.default_rng(seed)
@@ -318,13 +323,15 @@ def _write_bands(
     folder: Path, names: Iterable[str], box: tuple[float, float, float, float]
 ) -> None:
     side = 256
+    w, s, e, n = box
+    grid = Affine((e - w) / side, 0, w, 0, (s - n) / side, n)
     yy, xx = np.mgrid[0:side, 0:side] / side
     for i, name in enumerate(names):
         rng = np.random.default_rng(i)
         data = 7000 + 3000 * np.sin(6 * xx + i) * np.cos(5 * yy) + rng.normal(0, 250, (side, side))
         with rasterio.open(
             folder / f"{name}.tif", "w", driver="COG", height=side, width=side, count=1,
-            dtype="uint16", crs="EPSG:4326", transform=from_bounds(*box, side, side), nodata=0,
+            dtype="uint16", crs="EPSG:4326", transform=grid, nodata=0,
         ) as out:  # fmt: skip
             out.write(data.astype(np.uint16), 1)
 

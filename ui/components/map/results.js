@@ -4,8 +4,8 @@
   "use strict";
   const sb = window.sceneBridge;
   const COLOURS = {
-    light: { low: [245, 159, 0], high: [201, 42, 42], mark: "#0b5f8a" },
-    dark: { low: [255, 212, 59], high: [255, 107, 107], mark: "#7cc4ea" },
+    light: { low: [245, 159, 0], high: [201, 42, 42] },
+    dark: { low: [255, 212, 59], high: [255, 107, 107] },
   };
   const OUTLINE_ZOOM = 10;
   let map, outlines, points, mark;
@@ -66,9 +66,10 @@
     mark.clearLayers();
     document.documentElement.dataset.mark = m ? `${m.scene}/${m.n}` : "";
     if (!m) return;
-    const ring = { color: COLOURS[sb.theme].mark, weight: 3, fill: false, pane: "mark", interactive: false };
-    mark.addLayer(L.circleMarker([m.lat, m.lon], { ...ring, radius: 16 }));
-    mark.addLayer(L.circleMarker([m.lat, m.lon], { ...ring, radius: 24, weight: 1.5, opacity: 0.6 }));
+    // White below blue: to be seen on every image.
+    const ring = { radius: 18, fill: false, pane: "mark", interactive: false };
+    mark.addLayer(L.circleMarker([m.lat, m.lon], { ...ring, color: "#fff", weight: 7, opacity: 0.9 }));
+    mark.addLayer(L.circleMarker([m.lat, m.lon], { ...ring, color: "#0877c9", weight: 3 }));
     map.setView([m.lat, m.lon], Math.max(map.getZoom(), 12), { animate: true });
   }
 

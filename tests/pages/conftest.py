@@ -1,0 +1,56 @@
+"""A portal per test, and the pages run by Streamlit's own test runner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.pages import pages_site
+import pytest
+from tests.pages.pages_site import Site
+from streamlit.testing.v1 import AppTest
+
+from lib import portal
+from lib.auth import OWNER
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sample scenes; their files are only read."""
+    folder = tmp_path_factory.mktemp("planted")
+    pages_site.plant_sample(folder)
+    Site(folder)
+    return folder
+
+
+@pytest.fixture
+def site(tmp_path: Path, planted: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """A portal with five scenes; whoever asks is its owner (browser tests sign in)."""
+    (tmp_path / "scenes").symlink_to(planted / "scenes")
+    site = Site(tmp_path)
+    monkeypatch.setattr(site.portal, "user_of_cookies", lambda _cookies: OWNER)
+    portal.use(site.portal)
+    yield site
+    portal.use(None)
+    site.store.close()
+
+
+@pytest.fixture
+def open_page(site: Site) -> Callable[..., AppTest]:
+    """Open a page of the real app.py: `open_page("work", scene=["A"])`."""
+
+    def opened(page: str = "explore", **query: Any) -> AppTest:
+        app = AppTest.from_file(str(pages_site.ROOT / "app.py"), default_timeout=20)
+        for name, value in query.items():
+            app.query_params[name] = value
+        app.run()
+        if page != "explore":
+            app.switch_page(f"pages/{page}.py")
+            for name, value in query.items():
+                app.query_params[name] = value
+            app.run()
+        assert not app.exception, app.exception
+        return app
+
+    return opened

@@ -1,0 +1,182 @@
+"""Work: a card per session and run, with what it waits for and what can be done."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from tests.pages.pages_site import FAR, HOSTILE, all_html
+
+from lib.auth import OWNER
+from lib.errors import ClusterUnreachable
+from lib.model import EndReason, RunState, SessionState
+
+NOW = datetime.now(timezone.utc)
+
+
+def at(seconds):
+    return (NOW + timedelta(seconds=seconds)).timestamp()
+
+
+def labels(app):
+    return [b.label for b in app.button]
+
+
+def press(app, label):
+    next(b for b in app.button if b.label == label).click()
+    return app.run()
+
+
+def test_nothing_yet_says_what_to_do(open_page):
+    app = open_page("work")
+    assert "Nothing has been started yet" in all_html(app)
+
+
+@pytest.mark.parametrize(
+    ("state", "more", "step", "says"),
+    [
+        (SessionState.NEW, {"reason": ""}, "New", "Handing the notebook over"),
+        (SessionState.SUBMITTED, {"reason": ""}, "Submitted", "has taken the job"),
+        (SessionState.QUEUED, {"reason": "3 jobs are before it."}, "In the queue", "3 jobs are"),
+        (SessionState.STARTING, {"reason": ""}, "Starting", "JupyterLab is starting"),
+    ],
+)
+def test_a_waiting_card_shows_step_reason_time_and_cancel(open_page, site, state, more, step, says):
+    session = site.add_session(["LC08_A"], state, **more)
+    app = open_page("work")
+    text = all_html(app)
+    assert f'aria-current="step">{step}</li>' in text
+    assert says in text
+    assert "so far" in text
+    assert "no isolation, for trying out" in text
+    press(app, "Cancel")
+    assert site.store.work.session(session.id).stopping
+    app.run()
+    assert "Stopping." in all_html(app)
+    assert "Cancel" not in labels(app)
+
+
+def test_a_ready_card_opens_and_shows_the_time_left(open_page, site):
+    session = site.add_session(["LC08_A"], SessionState.READY, started_at=at(-60), ends_at=at(3600))
+    app = open_page("work")
+    text = all_html(app)
+    assert "59 min" in text
+    assert "left" in text
+    link = app.get("link_button")[0].proto
+    assert link.url == f"/open/{session.id}"
+    press(app, "Open here")
+    assert app.get("iframe")[0].proto.src == f"/open/{session.id}"
+    press(app, "Close")
+    assert not app.get("iframe")
+
+
+def test_stop_asks_first_and_then_stops(open_page, site):
+    session = site.add_session(["LC08_A"], SessionState.READY, started_at=at(-60), ends_at=at(3600))
+    app = open_page("work")
+    assert "Files are kept" in " ".join(m.value for m in app.markdown)
+    assert not site.store.work.session(session.id).stopping
+    press(app, "Stop now")
+    assert site.store.work.session(session.id).stopping
+
+
+def test_a_silent_cluster_is_a_second_axis_and_ends_nothing(open_page, site):
+    (site.folder / "far-is-silent").touch()
+    site.add_session(["LC08_A"], SessionState.QUEUED, cluster=FAR)
+    app = open_page("work")
+    text = all_html(app)
+    assert "Far cluster cannot be asked since" in text
+    assert "The tunnel to its login node is down." in text
+    assert 'aria-current="step">In the queue</li>' in text
+    assert "sb-steps unknown" in text
+
+
+@pytest.mark.parametrize(
+    ("reason", "says"),
+    [
+        (EndReason.WALLTIME, "Its time was up."),
+        (EndReason.OUT_OF_MEMORY, "more memory"),
+        (EndReason.LOST, "no longer knows the job"),
+    ],
+)
+def test_an_ended_card_says_why_and_can_start_again(open_page, site, reason, says):
+    old = site.add_session(
+        ["LC08_A"], SessionState.ENDED, end_reason=reason, ended_at=at(-5), files_until=at(86_400)
+    )
+    app = open_page("work")
+    text = all_html(app)
+    assert f"Ended: {reason}" in text
+    assert says in text
+    assert "files are kept until" in text
+    press(app, "Start again here")
+    fresh = next(s for s in site.portal.sessions(OWNER) if s.continued_from == old.id)
+    assert fresh.state is SessionState.NEW
+    app.run()
+    assert "Start again here" not in labels(app)
+
+
+def test_without_files_there_is_no_start_again(open_page, site):
+    site.add_session(
+        ["LC08_A"], SessionState.ENDED, end_reason=EndReason.STOPPED, files_until=at(-1)
+    )
+    assert "Start again here" not in labels(open_page("work"))
+
+
+def test_a_run_shows_its_scenes_and_leads_to_results(open_page, site):
+    run = site.add_run(["LC08_A", "LC08_B"], RunState.RUNNING, started_at=at(-10))
+    site.add_detections(run, "LC08_A", [0.9, 0.5])
+    app = open_page("work")
+    assert "0 of 2 scenes done" in all_html(app)
+    assert "2 objects found so far" in all_html(app)
+    (link,) = app.get("page_link")
+    assert link.proto.label == "Results (2)"
+    assert f"run={run.id}" in str(link.proto)
+
+
+def test_hostile_text_stays_text(open_page, site):
+    site.add_session(["LC08_A"], SessionState.QUEUED, title=HOSTILE, reason=HOSTILE)
+    text = all_html(open_page("work"))
+    assert "<img" not in text
+    assert text.count("&lt;img src=x") >= 2
+
+
+def test_a_log_is_fetched_beside_the_page(open_page, site, monkeypatch):
+    asked = []
+
+    def log(user, work_id, kind):
+        asked.append(kind)
+        from lib.portal import LogText
+
+        return LogText(f"{kind} says {HOSTILE}", truncated=True)
+
+    monkeypatch.setattr(site.portal, "log", log)
+    site.add_session(["LC08_A"], SessionState.READY, started_at=at(-60), ends_at=at(3600))
+    app = press(open_page("work"), "Log")
+    deadline = time.monotonic() + 5
+    while "job says" not in all_html(app) and time.monotonic() < deadline:
+        app.run()
+    assert "job says &lt;img" in all_html(app)
+    assert any("Only the end" in c.value for c in app.caption)
+    press(app, "Hide log")
+    assert "job says" not in all_html(app)
+    assert set(asked) == {"job"}
+
+
+def test_a_log_that_cannot_be_fetched_says_so(open_page, site, monkeypatch):
+    def log(user, work_id, kind):
+        raise ClusterUnreachable("The cluster does not answer. Try again later.")
+
+    monkeypatch.setattr(site.portal, "log", log)
+    site.add_run(["LC08_A"], RunState.RUNNING)
+    app = press(open_page("work"), "Log")
+    deadline = time.monotonic() + 5
+    while "does not answer" not in all_html(app) and time.monotonic() < deadline:
+        app.run()
+    assert "The cluster does not answer." in all_html(app)
+
+
+def test_the_part_that_ticks_is_a_fragment_of_one_second():
+    from pathlib import Path
+
+    source = (Path(__file__).resolve().parents[2] / "pages" / "work.py").read_text()
+    assert "@st.fragment(run_every=1.0)\ndef show_cards" in source
