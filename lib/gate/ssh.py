@@ -2,8 +2,8 @@
 
 Refusal is the default of every request. Allowed are the command ``scenebridge-1 VERB``
 and `direct-tcpip` to ``s-UUID`` port 1, where UUID is a live session whose scheduler
-vouches for its endpoint at that very moment. asyncssh itself refuses stream-local, remote
-and tun forwards; pty, env, agent and X11, which it would accept, are refused here.
+vouches for its endpoint at that very moment. Everything else is refused and audited,
+what asyncssh would accept by itself (pty, env, agent, X11) as well as what it would not.
 """
 
 from __future__ import annotations
@@ -162,6 +162,26 @@ class Connection(asyncssh.SSHServer):
             owner = self._door.jobs.record(session).owner
             self._door.audit.write("forwarded", session=session, owner=owner)
         return self._forward(*where)
+
+    def unix_connection_requested(self, dest_path: str) -> bool:
+        self._door.audit.refused("socket", path=dest_path)
+        return False
+
+    def server_requested(self, listen_host: str, listen_port: int) -> bool:
+        self._door.audit.refused("remote-forward", host=listen_host, port=listen_port)
+        return False
+
+    def unix_server_requested(self, listen_path: str) -> bool:
+        self._door.audit.refused("remote-socket", path=listen_path)
+        return False
+
+    def tun_requested(self, unit: int | None) -> bool:  # noqa: ARG002
+        self._door.audit.refused("tun")
+        return False
+
+    def tap_requested(self, unit: int | None) -> bool:  # noqa: ARG002
+        self._door.audit.refused("tap")
+        return False
 
     async def _forward(self, host: str, port: int) -> SSHForwarder:
         loop = asyncio.get_running_loop()

@@ -301,7 +301,7 @@ class Forward:
         return str(self._socket)
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
+        self._process.kill()
         self._process.wait(timeout=10)
         self._socket.unlink(missing_ok=True)
 
