@@ -1,0 +1,1 @@
+"""Takes the place of JupyterLab in the benchmark of the proxy."""
