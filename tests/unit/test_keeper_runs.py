@@ -1,0 +1,535 @@
+"""Runs as the keeper sees them through: events, files, ends, restarts, full disks."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib.errors import ProtocolError, StorageFull
+from lib.model import EndReason, JobState, Run, RunId, RunState, SceneId, SceneState
+from lib.protocol import ArtifactKind, JobKind
+from lib.store import Store
+from tests.fakes.kept import Kept, hurry, kept, until
+from tests.fakes.things import (
+    HERE,
+    a_picture,
+    add_run,
+    add_session,
+    object_event,
+    outlines,
+)
+
+A, B = SceneId("A"), SceneId("B")
+RUNNING = RunState.RUNNING
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[Kept]:
+    async with kept(tmp_path) as it:
+        await it.connected()
+        yield it
+
+
+async def begun(world: Kept, *scenes: str) -> Run:
+    """A run whose job runs and whose module has begun."""
+    run = add_run(world.store, *(scenes or ("A",)))
+    world.wake()
+    await world.run_is(run.id, RunState.QUEUED)
+    world.gate.start(run.id)
+    world.gate.say(run.id, {"event": "run_started"}, {"event": "scene_started", "scene": "A"})
+    await until(lambda: world.store.work.events_have(run.id) == 2)
+    return run
+
+
+def done(scene: str = "A", objects: int = 2, **fields: Any) -> dict[str, Any]:
+    searched = {"pixels": 1000, "valid_fraction": 0.98}
+    return {
+        "event": "scene_done",
+        "scene": scene,
+        "objects": objects,
+        "shown": objects,
+        "searched": searched,
+        **fields,
+    }
+
+
+def write_results(
+    world: Kept, job: str, scene: str = "A", numbers: tuple[int, ...] = (1, 2)
+) -> None:
+    for n in numbers:
+        world.gate.write(job, ArtifactKind.CHIP, scene, a_picture(), n)
+    found = json.dumps(outlines(*numbers)).encode()
+    world.gate.write(job, ArtifactKind.DETECTIONS, scene, found)
+    world.gate.write(job, ArtifactKind.OVERVIEW, scene, a_picture(64, 64))
+    world.gate.write(job, ArtifactKind.ITEM, scene, b"{}")
+    world.gate.write(job, ArtifactKind.SCENE_LOG, scene, b"searched\n")
+
+
+async def test_found_objects_appear_while_it_runs_and_end_as_outlines(world: Kept) -> None:
+    run = await begun(world, "A", "B")
+    assert world.gate.jobs[run.id].request.kind is JobKind.RUN
+    write_results(world, run.id)
+    world.gate.say(run.id, {"event": "progress", "scene": "A", "fraction": 0.4})
+    world.gate.say(run.id, object_event(2, "A"), object_event(1, "A"))
+    await until(lambda: world.run(run.id).objects == 2)
+    await until(lambda: all(d.has_chip for d in world.store.detections.of_run(run.id)))
+    first = world.store.detections.of_run(run.id)[0]
+    assert (first.n, first.score, first.flags) == (1, 1.0, ("cloud",))
+    assert first.geometry["coordinates"][0][0] == [0.4, 0.4]
+    assert world.results.image(run.id, A, ArtifactKind.CHIP, 2) == a_picture()
+    assert world.run(run.id).scenes[0].fraction == 0.4
+    assert world.run(run.id).state is RUNNING
+
+    write_results(world, run.id, "B", ())
+    world.gate.say(run.id, done(), {"event": "scene_started", "scene": "B"}, done("B", 0))
+    world.gate.say(run.id, {"event": "run_done", "objects": 2, "failed": 0})
+    over = await world.run_is(run.id, RunState.DONE)
+    assert (over.reason, over.objects) == ("", 2)
+    assert over.ended_at is not None
+    assert [(s.state, s.objects, s.fraction) for s in over.scenes] == [
+        (SceneState.DONE, 2, 1.0),
+        (SceneState.DONE, 0, 1.0),
+    ]
+    assert over.scenes[0].searched == {"pixels": 1000, "valid_fraction": 0.98}
+    found = world.store.detections.of_run(run.id)
+    assert [len(d.geometry["coordinates"][0]) for d in found] == [4, 4], "the outlines are here"
+    assert all(d.has_chip for d in found)
+    assert world.results.image(run.id, A, ArtifactKind.OVERVIEW)
+    world.gate.end(run.id)
+    await world.quiet(0.1)
+    assert world.run(run.id) == over
+
+
+async def test_a_run_inside_a_session_ends_while_the_notebook_goes_on(world: Kept) -> None:
+    session = add_session(world.store, "A")
+    world.wake()
+    await until(lambda: session.id in world.gate.jobs)
+    world.gate.start(session.id)
+    world.gate.report_endpoint(session.id)
+    write_results(world, session.id)
+    world.gate.say(session.id, {"event": "run_started"}, object_event(1, "A"), done())
+    world.gate.change(session.id, module_exit_code=0)
+    await world.run_is(session.run, RunState.DONE)
+    found = world.session(session.id)
+    assert str(found.state) in ("STARTING", "READY")
+
+
+async def test_some_scenes_failed(world: Kept) -> None:
+    run = await begun(world, "A", "B")
+    write_results(world, run.id)
+    world.gate.say(run.id, done())
+    world.gate.say(run.id, {"event": "scene_failed", "scene": "B", "message": "B is broken.\x00\n"})
+    over = await world.run_is(run.id, RunState.PARTIAL)
+    assert over.reason == "1 scene could not be searched. B is broken."
+    assert over.scenes[1].message == "B is broken."
+
+
+async def test_every_scene_failed(world: Kept) -> None:
+    run = await begun(world, "A", "B")
+    for scene in "AB":
+        event = {"event": "scene_failed", "scene": scene, "message": f"{scene} is broken."}
+        world.gate.say(run.id, event)
+    over = await world.run_is(run.id, RunState.FAILED)
+    assert over.reason == "No scene could be searched."
+
+
+async def test_a_run_that_is_stopped_keeps_what_it_has(world: Kept) -> None:
+    run = await begun(world, "A", "B", "C")
+    write_results(world, run.id)
+    world.gate.say(run.id, object_event(1, "A"), done(), {"event": "scene_started", "scene": "B"})
+    await until(lambda: world.run(run.id).scenes[1].state is SceneState.RUNNING)
+    world.store.work.update_run(run.id, stopping=True)
+    world.wake()
+    over = await world.run_is(run.id, RunState.CANCELLED)
+    assert over.reason == "It was stopped. The results of 1 scene are kept."
+    assert [(s.state, s.message) for s in over.scenes] == [
+        (SceneState.DONE, ""),
+        (SceneState.FAILED, "This scene was not searched to its end."),
+        (SceneState.WAITING, "This scene was not searched."),
+    ]
+    assert world.gate.jobs[run.id].status.end_reason is EndReason.STOPPED
+    assert len(world.store.detections.of_run(run.id)) == 2
+
+
+@pytest.mark.parametrize(
+    ("why", "words"),
+    [
+        (EndReason.WALLTIME, "Its time was up."),
+        (EndReason.OUT_OF_MEMORY, "It ran out of memory."),
+        (EndReason.NODE_FAILURE, "The computer that it ran on failed."),
+        (EndReason.FINISHED, "The module ended before it was through."),
+    ],
+)
+async def test_a_job_that_ended_early_says_why(world: Kept, why: EndReason, words: str) -> None:
+    run = await begun(world, "A", "B")
+    write_results(world, run.id)
+    world.gate.say(run.id, done())
+    world.gate.end(run.id, why)
+    over = await world.run_is(run.id, RunState.PARTIAL)
+    assert over.reason.startswith(f"1 scene could not be searched. {words}")
+    assert over.scenes[1].state is SceneState.FAILED
+
+
+async def test_a_module_that_crashes_beside_a_living_notebook(world: Kept) -> None:
+    session = add_session(world.store, "A")
+    world.wake()
+    await until(lambda: session.id in world.gate.jobs)
+    world.gate.start(session.id)
+    world.gate.say(session.id, {"event": "run_started"}, {"event": "scene_started", "scene": "A"})
+    await world.run_is(session.run, RUNNING)
+    await world.keeper.close()
+    message = "The module ended with code 1: ValueError: no such band"
+    world.gate.change(session.id, module_exit_code=1, module_message=message)
+    await world.restart()
+    over = await world.run_is(session.run, RunState.FAILED)
+    assert over.reason == message
+    assert world.session(session.id).state.value == "STARTING"
+
+
+async def test_the_end_of_the_job_waits_for_its_events(world: Kept) -> None:
+    """The status may come before the last events."""
+    run = await begun(world)
+    write_results(world, run.id)
+    world.gate.end(run.id)
+    world.gate.change(run.id, events=4)
+    await world.quiet(0.1)
+    assert world.run(run.id).state is RUNNING
+    world.gate.jobs[run.id].events += [object_event(1, "A"), done()]
+    world.gate.tell()
+    await world.run_is(run.id, RunState.DONE)
+
+
+async def test_rubbish_events_harm_nobody(world: Kept) -> None:
+    run = await begun(world)
+    other = await begun(world)
+    write_results(world, run.id, numbers=(7,))
+    world.gate.say(
+        run.id,
+        {},
+        {"event": None, "scene": 3},
+        {"event": ["object"], "scene": {"a": 1}},
+        {"event": "object", "scene": "A"},
+        object_event(1, "A", score=10**400),
+        {**object_event(2, "A"), "n": 2**70},
+        object_event(3, "A", lon=float("nan")),
+        object_event(4, "A", bbox=[1, 2, 3]),
+        object_event(5, "elsewhere"),
+        object_event(6, "A", **{"class": ""}),
+        object_event(
+            7, "A", **{"class": "fi\ud800re\x00", "properties": {"\ud800": 10**400, "x": [[]]}}
+        ),
+        {"event": "progress", "scene": "A", "fraction": 10**400},
+        {"event": "progress", "scene": "A", "fraction": float("nan")},
+        {"event": "progress", "scene": "A", "fraction": "0.5"},
+        {"event": "run_done", "objects": -1},
+    )
+    await until(lambda: world.run(run.id).objects == 1)
+    (only,) = world.store.detections.of_run(run.id)
+    assert (only.n, only.klass) == (7, "fi re")
+    assert only.properties == {"": None}
+    assert world.run(run.id).scenes[0].fraction == 0.0
+    world.gate.say(run.id, done(objects=2**80, searched={"a\ud800": [float("inf"), {"b": {}}]}))
+    over = await world.run_is(run.id, RunState.DONE)
+    assert over.scenes[0].searched == {"a": [None, {"b": {}}]}
+    assert over.scenes[0].objects == 1, "counted in the file, not believed"
+    assert world.keeper.health(HERE).reachable
+    assert world.run(other.id).state is RUNNING
+
+
+async def test_events_after_the_end_of_a_scene_change_nothing(world: Kept) -> None:
+    run = await begun(world, "A", "B")
+    write_results(world, run.id)
+    world.gate.say(run.id, object_event(1, "A"), done(), object_event(9, "A"))
+    world.gate.say(
+        run.id,
+        {"event": "scene_started", "scene": "A"},
+        {"event": "progress", "scene": "A", "fraction": 0.1},
+        {"event": "scene_failed", "scene": "A", "message": "no"},
+        object_event(8, "A"),
+        done("A", 77),
+    )
+    await until(lambda: world.store.work.events_have(run.id) == 10)
+    await until(lambda: not world.store.work.unfetched_scenes(run.id))
+    scene = world.run(run.id).scenes[0]
+    assert (scene.state, scene.objects, scene.fraction) == (SceneState.DONE, 2, 1.0)
+    assert [d.n for d in world.store.detections.of_run(run.id)] == [1, 2]
+
+
+async def test_thumbnails_that_are_missing_broken_or_huge(world: Kept) -> None:
+    run = await begun(world)
+    write_results(world, run.id, numbers=(1, 2, 3, 4, 5))
+    del world.gate.jobs[run.id].files[ArtifactKind.CHIP, "A", 2]
+    world.gate.write(run.id, ArtifactKind.CHIP, "A", b"<svg onload=alert(1)>" * 9, 3)
+    world.gate.write(run.id, ArtifactKind.CHIP, "A", b"x" * (2**20 + 1), 4)
+    world.gate.write(run.id, ArtifactKind.CHIP, "A", a_picture(4000, 8), 5)
+    world.gate.say(run.id, *(object_event(n, "A") for n in range(1, 6)), done(objects=5))
+    await world.run_is(run.id, RunState.DONE)
+    found = world.store.detections.of_run(run.id)
+    assert [(d.n, d.has_chip) for d in found] == [(n, n == 1) for n in range(1, 6)]
+    assert not world.results.path(run.id, A, ArtifactKind.CHIP, 3).exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "The module did not write this file."),
+        (b"\xff{", "no GeoJSON feature collection"),
+        (b"[" * 100_000, "no GeoJSON feature collection"),
+        (b'{"features": 7}', "no GeoJSON feature collection"),
+        (b'{"features": [1]}', "no feature"),
+        (b" " * (64 * 2**20 + 1), "larger than was asked for"),
+    ],
+)
+async def test_outlines_that_cannot_be_read_leave_the_boxes(
+    world: Kept, content: bytes | None, words: str
+) -> None:
+    run = await begun(world)
+    write_results(world, run.id)
+    if content is None:
+        del world.gate.jobs[run.id].files[ArtifactKind.DETECTIONS, "A", 0]
+    else:
+        world.gate.write(run.id, ArtifactKind.DETECTIONS, "A", content)
+    world.gate.say(run.id, object_event(1, "A"), done())
+    over = await world.run_is(run.id, RunState.DONE)
+    assert over.scenes[0].message.startswith("The outlines of the objects are missing. ")
+    assert words in over.scenes[0].message
+    assert [d.n for d in world.store.detections.of_run(run.id)] == [1]
+
+
+async def test_a_gate_that_breaks_the_contract_for_one_file(world: Kept) -> None:
+    run = await begun(world)
+    write_results(world, run.id)
+
+    def fail() -> None:
+        raise ProtocolError("The gate sent more bytes than it had announced.")
+
+    world.gate.before["get"] = fail
+    world.gate.say(run.id, object_event(1, "A"), done())
+    over = await world.run_is(run.id, RunState.DONE)
+    assert "more bytes" in over.scenes[0].message
+
+
+async def test_events_that_the_gate_left_out_are_asked_for_again(world: Kept) -> None:
+    run = await begun(world)
+    write_results(world, run.id)
+    job = world.gate.jobs[run.id]
+    hidden, job.events = job.events, []
+    await world.keeper.close()
+    world.store.work.update_run(run.id, events_have=0)
+    job.events = [*hidden, object_event(1, "A"), done()]
+    world.gate.change(run.id, events=4)
+    await world.restart()
+    await world.run_is(run.id, RunState.DONE)
+    assert world.store.work.events_have(run.id) == 4
+
+
+# --- the cluster cannot be asked, the portal restarts ----------------------------------
+
+
+async def test_unreachable_while_fetching_ends_nothing(world: Kept) -> None:
+    run = await begun(world)
+    write_results(world, run.id)
+    world.gate.before["get"] = world.gate.go_away
+    world.gate.say(run.id, object_event(1, "A"), object_event(2, "A"), done())
+    world.gate.end(run.id)
+    await until(lambda: not world.keeper.health(HERE).reachable)
+    await world.quiet()
+    assert world.run(run.id).state is RUNNING
+    del world.gate.before["get"]
+    world.gate.come_back()
+    over = await world.run_is(run.id, RunState.DONE)
+    assert over.objects == 2
+    assert all(d.has_chip for d in world.store.detections.of_run(run.id))
+
+
+@pytest.mark.parametrize("gets", [0, 1, 3, 5, 7])
+async def test_a_portal_that_dies_while_fetching_ends_at_the_same_result(
+    world: Kept, gets: int
+) -> None:
+    run = await begun(world)
+    write_results(world, run.id, numbers=(1, 2, 3))
+    left = [None] * gets
+    stuck = asyncio.Event()
+
+    async def wait_for_ever() -> None:
+        if left:
+            left.pop()
+            return
+        stuck.set()
+        await asyncio.Event().wait()
+
+    world.gate.before["get"] = wait_for_ever
+    world.gate.say(run.id, *(object_event(n, "A") for n in (1, 2, 3)), done(objects=3))
+    world.gate.end(run.id)
+    if gets < 7:
+        await stuck.wait()
+    await world.keeper.close()
+    del world.gate.before["get"]
+    await world.restart()
+    over = await world.run_is(run.id, RunState.DONE)
+    assert (over.objects, over.scenes[0].objects, over.scenes[0].message) == (3, 3, "")
+    found = world.store.detections.of_run(run.id)
+    assert [(d.n, d.has_chip, len(d.geometry["coordinates"][0])) for d in found] == [
+        (n, True, 4) for n in (1, 2, 3)
+    ]
+
+
+async def test_another_run_s_slow_files_do_not_hold_up_the_stream(world: Kept) -> None:
+    run = await begun(world)
+    write_results(world, run.id)
+    stuck = asyncio.Event()
+
+    async def wait_for_ever() -> None:
+        stuck.set()
+        await asyncio.Event().wait()
+
+    world.gate.before["get"] = wait_for_ever
+    world.gate.say(run.id, object_event(1, "A"))
+    await stuck.wait()
+    world.gate.say(run.id, object_event(2, "A"))
+    await until(lambda: world.run(run.id).objects == 2)
+    other = await begun(world)
+    assert world.run(other.id).state is RUNNING
+
+
+async def test_a_lost_run_is_over(world: Kept) -> None:
+    run = await begun(world, "A", "B")
+    world.gate.say(run.id, object_event(1, "A"))
+    await until(lambda: world.run(run.id).objects == 1)
+    await world.keeper.close()
+    world.store.work.update_scene(run.id, A, state=SceneState.DONE)
+    world.gate.forget(run.id)
+    await world.restart()
+    over = await world.run_is(run.id, RunState.PARTIAL)
+    assert "does not know it any more" in over.reason
+    assert "outlines of the objects are missing" in over.scenes[0].message
+    assert len(world.store.detections.of_run(run.id)) == 1
+
+
+async def test_a_run_of_a_session_that_ended_long_ago_is_over(world: Kept) -> None:
+    """The portal was down until the gate had removed the files."""
+    session = add_session(world.store, "A")
+    world.wake()
+    await until(lambda: session.id in world.gate.jobs)
+    world.gate.start(session.id)
+    await world.run_is(session.run, RUNNING)
+    await world.keeper.close()
+    world.store.work.update_session(session.id, state=type(session.state).ENDED)
+    world.gate.forget(session.id)
+    await world.restart()
+    over = await world.run_is(session.run, RunState.FAILED)
+    assert "does not know it any more" in over.reason
+
+
+async def test_a_run_cancelled_before_it_was_submitted_never_starts(world: Kept) -> None:
+    world.gate.go_away()
+    await until(lambda: not world.keeper.health(HERE).reachable)
+    run = add_run(world.store, "A")
+    world.store.work.update_run(run.id, stopping=True)
+    world.wake()
+    over = await world.run_is(run.id, RunState.CANCELLED)
+    assert over.reason == "It was cancelled before it started."
+    world.gate.come_back()
+    await world.connected()
+    await world.quiet(0.1)
+    assert world.gate.jobs == {}
+
+
+async def test_a_job_that_runs_though_its_run_was_cancelled_is_ended(world: Kept) -> None:
+    run = await begun(world)
+    await world.keeper.close()
+    world.store.work.update_run(run.id, state=RunState.CANCELLED)
+    await world.restart()
+    await until(lambda: world.gate.jobs[run.id].status.state is JobState.ENDED)
+
+
+# --- full disks -------------------------------------------------------------------------
+
+
+async def test_a_disk_that_is_full_while_results_arrive_loses_nothing(world: Kept) -> None:
+    run = await begun(world)
+    write_results(world, run.id)
+    get = world.link.get
+
+    async def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    world.link.get = full  # type: ignore[method-assign]
+    world.gate.say(run.id, object_event(1, "A"), done())
+    world.gate.end(run.id)
+    await until(lambda: "disk" in world.run(run.id).reason)
+    assert "Free some space" in world.run(run.id).reason
+    assert world.run(run.id).state is RUNNING
+    world.link.get = get  # type: ignore[method-assign]
+    over = await world.run_is(run.id, RunState.DONE)
+    assert over.reason == ""
+    assert [d.has_chip for d in world.store.detections.of_run(run.id)] == [True, False]
+
+
+async def test_results_that_cannot_be_written_say_so_and_arrive_later(world: Kept) -> None:
+    """A file stands where the run's folder belongs."""
+    run = await begun(world)
+    write_results(world, run.id)
+    obstacle = world.home / "results" / run.id
+    obstacle.write_bytes(b"")
+    world.gate.say(run.id, object_event(1, "A"))
+    await until(lambda: "cannot write its results folder" in world.run(run.id).reason)
+    obstacle.unlink()
+    await until(lambda: all(d.has_chip for d in world.store.detections.of_run(run.id)))
+    await until(lambda: world.run(run.id).reason == "")
+
+
+async def test_a_full_disk_under_the_store_itself(
+    world: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = await begun(world)
+    write_results(world, run.id)
+    full = True
+    for part, name in (("work", "update_run"), ("work", "update_scene"), ("detections", "put")):
+        _fill(monkeypatch, world.store, part, name, lambda: full)
+    world.gate.say(run.id, object_event(1, "A"), done())
+    world.gate.end(run.id)
+    await world.quiet()
+    assert world.run(run.id).state is RUNNING
+    assert world.store.work.events_have(run.id) == 2
+    assert world.keeper.health(HERE).reachable, "the cluster is well"
+    full = False
+    over = await world.run_is(run.id, RunState.DONE)
+    assert over.objects == 2
+
+
+def _fill(patch: pytest.MonkeyPatch, store: Store, part: str, name: str, full: Any) -> None:
+    really = getattr(getattr(store, part), name)
+
+    def write(*args: Any, **values: Any) -> None:
+        if full():
+            raise StorageFull("The disk that holds the portal's data is full.")
+        really(*args, **values)
+
+    patch.setattr(getattr(store, part), name, write)
+
+
+async def test_two_new_events_are_one_step_and_repeat_harmlessly(world: Kept) -> None:
+    """A portal that died between storing objects and their number takes them in twice."""
+    run = await begun(world)
+    write_results(world, run.id)
+    world.gate.say(run.id, object_event(1, "A"), object_event(2, "A"))
+    await until(lambda: world.run(run.id).objects == 2)
+    await until(lambda: all(d.has_chip for d in world.store.detections.of_run(run.id)))
+    await world.keeper.close()
+    world.store.work.update_run(run.id, events_have=1)
+    await world.restart()
+    await until(lambda: world.store.work.events_have(run.id) == 4)
+    found = world.store.detections.of_run(RunId(run.id))
+    assert [(d.n, d.has_chip) for d in found] == [(1, True), (2, True)]
