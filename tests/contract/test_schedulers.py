@@ -1,0 +1,303 @@
+"""One suite for every scheduler; see the obligations in `lib.jobs.ports.Scheduler`."""
+
+# ruff: noqa: ASYNC110, ASYNC220, ASYNC221, ASYNC240 (the loop runs nothing else in these tests)
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from lib.errors import Unavailable
+from lib.jobs import local_runner
+from lib.jobs.ports import JobSpec, JobView, Scheduler
+from lib.jobs.schedulers import make_scheduler
+from lib.model import EndReason, JobState
+
+SCHEDULERS = ["local"]
+
+
+@pytest.fixture(params=SCHEDULERS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def scheduler(name: str, tmp_path: Path) -> AsyncIterator[Scheduler]:
+    """Empty, with room for one job at a time; afterwards everything is ended."""
+    made = make_scheduler(name, {"slots": 1}, tmp_path)
+    yield made
+    for view in (await made.query()).values():
+        await made.cancel(view.id)
+    for view in (await made.query()).values():
+        await ended(made, view.id)
+
+
+def job(folder: Path, script: str, *, walltime_s: int = 60, job_name: str = "sb-1") -> JobSpec:
+    return JobSpec(
+        name=job_name,
+        argv=("/bin/sh", "-c", script),
+        env={"PATH": os.environ["PATH"], "GREETING": "hello"},
+        folder=folder,
+        output=folder / f"{job_name}.log",
+        scratch=folder / f"{job_name}.scratch",
+        walltime_s=walltime_s,
+        cores=1,
+        memory_mb=100,
+    )
+
+
+async def until(
+    scheduler: Scheduler, job_id: str, wanted: Callable[[JobView], bool], timeout_s: float = 30
+) -> JobView:
+    deadline = time.monotonic() + timeout_s
+    view = None
+    while time.monotonic() < deadline:
+        view = (await scheduler.query()).get(job_id)
+        if view is not None and wanted(view):
+            return view
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"not reached: {view}")
+
+
+async def ended(scheduler: Scheduler, job_id: str) -> JobView:
+    return await until(scheduler, job_id, lambda view: view.state is JobState.ENDED)
+
+
+async def running(scheduler: Scheduler, job_id: str) -> JobView:
+    return await until(scheduler, job_id, lambda view: view.state is JobState.RUNNING)
+
+
+async def test_a_job_runs_with_its_environment_folder_and_output(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    job_id = await scheduler.submit(job(tmp_path, 'echo "$GREETING"; pwd; echo no >&2; exit 0'))
+    view = await ended(scheduler, job_id)
+    assert (view.end_reason, view.exit_code) == (EndReason.FINISHED, 0)
+    assert view.started_at is not None
+    assert view.ended_at is not None
+    assert (tmp_path / "sb-1.log").read_text().split() == ["hello", str(tmp_path), "no"]
+
+
+async def test_an_exit_code_is_told(scheduler: Scheduler, tmp_path: Path) -> None:
+    view = await ended(scheduler, await scheduler.submit(job(tmp_path, "exit 7")))
+    assert (view.end_reason, view.exit_code) == (EndReason.CRASHED, 7)
+
+
+async def test_a_signal_is_told_as_a_shell_would(scheduler: Scheduler, tmp_path: Path) -> None:
+    view = await ended(scheduler, await scheduler.submit(job(tmp_path, "kill -9 $$")))
+    assert view.exit_code == 128 + signal.SIGKILL
+
+
+async def test_jobs_wait_for_their_turn_in_order_and_say_why(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    first = await scheduler.submit(job(tmp_path, "sleep 60", job_name="one"))
+    await running(scheduler, first)
+    second = await scheduler.submit(job(tmp_path, "echo 2 >> order", job_name="two"))
+    third = await scheduler.submit(job(tmp_path, "echo 3 >> order", job_name="three"))
+    view = await until(scheduler, second, lambda v: v.reason != "")
+    assert view.state is JobState.QUEUED
+    assert view.reason.startswith("Waiting for a free slot")
+    await scheduler.cancel(first)
+    await ended(scheduler, second)
+    await ended(scheduler, third)
+    assert (tmp_path / "order").read_text().split() == ["2", "3"]
+
+
+async def test_a_cancelled_job_gets_term_and_may_tidy_up(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    script = "trap 'echo tidied > tidied; exit 0' TERM; echo up > up; while :; do sleep 0.1; done"
+    job_id = await scheduler.submit(job(tmp_path, script))
+    while not (tmp_path / "up").exists():
+        await asyncio.sleep(0.02)
+    await scheduler.cancel(job_id)
+    await scheduler.cancel(job_id)  # idempotent
+    view = await ended(scheduler, job_id)
+    assert view.end_reason is EndReason.STOPPED
+    assert (tmp_path / "tidied").exists()
+    await scheduler.cancel(job_id)  # ended: no error
+    assert (await scheduler.query())[job_id].end_reason is EndReason.STOPPED
+
+
+async def test_a_waiting_job_is_cancelled_without_running(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    first = await scheduler.submit(job(tmp_path, "sleep 60", job_name="one"))
+    second = await scheduler.submit(job(tmp_path, "touch ran", job_name="two"))
+    await scheduler.cancel(second)
+    assert (await ended(scheduler, second)).end_reason is EndReason.CANCELLED
+    assert not (tmp_path / "ran").exists()
+    await scheduler.cancel(first)
+
+
+async def test_the_walltime_is_enforced(scheduler: Scheduler, tmp_path: Path) -> None:
+    job_id = await scheduler.submit(job(tmp_path, "sleep 60", walltime_s=1))
+    view = await ended(scheduler, job_id)
+    assert view.end_reason is EndReason.WALLTIME
+    assert view.started_at is not None
+    assert view.ended_at is not None
+    assert 0.9 < view.ended_at - view.started_at < 5
+    assert view.ends_at == pytest.approx(view.started_at + 1)
+
+
+async def test_nothing_of_a_job_is_left(scheduler: Scheduler, tmp_path: Path) -> None:
+    """Neither background children, nor those with a session of their own, nor scratch."""
+    script = "mkdir sb-1.scratch; sleep 3217 & setsid sleep 3217 & (setsid -f sleep 3217); exit 0"
+    job_id = await scheduler.submit(job(tmp_path, script))
+    await ended(scheduler, job_id)
+    listing = subprocess.run(["ps", "-axo", "args="], capture_output=True, text=True, check=True)
+    assert "sleep 3217" not in listing.stdout
+    assert not (tmp_path / "sb-1.scratch").exists()
+
+
+async def test_a_job_that_cannot_be_started_ends_with_a_reason(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    spec = job(tmp_path, "")
+    broken = JobSpec(**{**_fields(spec), "argv": (str(tmp_path / "missing"),)})
+    view = await ended(scheduler, await scheduler.submit(broken))
+    assert view.end_reason is EndReason.FAILED_TO_START
+    assert "could not be started" in view.reason
+
+
+async def test_another_process_sees_and_controls_the_same_jobs(
+    name: str, scheduler: Scheduler, tmp_path: Path
+) -> None:
+    """Submitted by a process that is then killed: the job goes on."""
+    program = f"""
+import asyncio, os, signal, sys
+from pathlib import Path
+from tests.contract.test_schedulers import job, make_scheduler
+folder = Path({str(tmp_path)!r})
+scheduler = make_scheduler({name!r}, {{"slots": 1}}, folder)
+print(asyncio.run(scheduler.submit(job(folder, "sleep 1; touch done"))), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    job_id = done.stdout.strip()
+    assert await scheduler.find("sb-1") == job_id
+    view = await ended(scheduler, job_id)
+    assert view.end_reason is EndReason.FINISHED
+    assert (tmp_path / "done").exists()
+
+
+async def test_a_job_is_found_by_its_name_and_forgotten_after_its_end(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    assert await scheduler.find("sb-1") is None
+    job_id = await scheduler.submit(job(tmp_path, "sleep 60"))
+    assert await scheduler.find("sb-1") == job_id
+    await scheduler.forget(job_id)  # never ends a job
+    assert job_id in await scheduler.query()
+    await scheduler.cancel(job_id)
+    await ended(scheduler, job_id)
+    await scheduler.forget(job_id)
+    await scheduler.forget(job_id)
+    assert job_id not in await scheduler.query()
+
+
+async def test_unknown_jobs_are_no_error(scheduler: Scheduler) -> None:
+    await scheduler.cancel("4711")
+    await scheduler.forget("4711")
+    assert await scheduler.find("nobody") is None
+
+
+async def test_an_endpoint_is_vouched_for_only_where_the_job_listens(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    listen = (
+        "import socket, time; s = socket.create_server(('127.0.0.1', 0));"
+        "open('port.new', 'w').write(str(s.getsockname()[1]));"
+        "import os; os.rename('port.new', 'port'); time.sleep(60)"
+    )
+    job_id = await scheduler.submit(job(tmp_path, f'exec "{sys.executable}" -c "{listen}"'))
+    while not (tmp_path / "port").exists():
+        await asyncio.sleep(0.02)
+    port = int((tmp_path / "port").read_text())
+    assert scheduler.vouches(job_id, "127.0.0.1", port)
+    assert not scheduler.vouches(job_id, "192.0.2.1", port)
+    assert not scheduler.vouches("4711", "127.0.0.1", port)
+    await scheduler.cancel(job_id)
+    await ended(scheduler, job_id)
+    assert not scheduler.vouches(job_id, "127.0.0.1", port)
+
+
+# --- local: what only it promises -----------------------------------------------------
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Scheduler:
+    return make_scheduler("local", {"slots": 1}, tmp_path)
+
+
+async def test_local_vouches_for_no_other_process(local: Scheduler, tmp_path: Path) -> None:
+    import socket
+
+    job_id = await local.submit(job(tmp_path, "sleep 60"))
+    await running(local, job_id)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        assert not local.vouches(job_id, "127.0.0.1", server.getsockname()[1])
+    await local.cancel(job_id)
+    await ended(local, job_id)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs PR_SET_PDEATHSIG")
+async def test_local_job_whose_runner_is_killed_is_lost_and_leaves_nothing(
+    local: Scheduler, tmp_path: Path
+) -> None:
+    job_id = await local.submit(job(tmp_path, "exec sleep 4321"))
+    await running(local, job_id)
+    folder = tmp_path / "local" / "jobs" / job_id
+    runner = local_runner.identity(folder / "runner.json")
+    assert runner is not None
+    assert runner.signal(signal.SIGKILL)
+    view = await ended(local, job_id)
+    assert view.end_reason is EndReason.LOST
+    listing = subprocess.run(["ps", "-axo", "args="], capture_output=True, text=True, check=True)
+    assert "sleep 4321" not in listing.stdout
+
+
+async def test_local_never_signals_a_process_that_took_over_a_pid(
+    local: Scheduler, tmp_path: Path
+) -> None:
+    """The recorded pid now belongs to somebody else: another start time."""
+    job_id = await local.submit(job(tmp_path, "exit 0"))
+    await ended(local, job_id)
+    folder = tmp_path / "local" / "jobs" / job_id
+    (folder / "end.json").unlink()
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        for file in ("runner.json", "state.json"):
+            data = json.loads((folder / file).read_text())
+            (folder / file).write_text(json.dumps({**data, "pid": bystander.pid}))
+        await local.cancel(job_id)
+        await asyncio.sleep(0.3)
+        assert bystander.poll() is None
+        bystander.kill()
+    with contextlib.suppress(OSError):
+        (folder / "cancel").unlink()
+
+
+async def test_local_says_when_it_cannot_start_anything(tmp_path: Path) -> None:
+    (tmp_path / "local").write_text("a file where the folder should be")
+    broken = make_scheduler("local", {}, tmp_path)
+    with pytest.raises((Unavailable, OSError)):
+        await broken.submit(job(tmp_path, "exit 0"))
+
+
+def _fields(spec: JobSpec) -> dict[str, object]:
+    return {name: getattr(spec, name) for name in JobSpec.__dataclass_fields__}
