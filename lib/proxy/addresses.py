@@ -55,7 +55,13 @@ class HostAddresses:
         portal = urlsplit(self.portal_origin)
         self._scheme = portal.scheme
         self._base = base or portal.netloc
-        self._suffix = "." + _hostname(self._base)
+        name = _hostname(self._base)
+        if name.startswith("[") or name.replace(".", "").isdigit():
+            raise InvalidInput(
+                f"Names of notebooks cannot lie below the address {name}: open the portal by a "
+                "name such as localhost, or give each notebook a port."
+            )
+        self._suffix = f".{name}"
 
     def origin(self, session: SessionId) -> str:
         return f"{self._scheme}://nb-{_hex(session)}.{self._base}"

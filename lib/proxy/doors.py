@@ -67,6 +67,9 @@ class Doors:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         self._servers[session] = (server, serving)
         await server.listening.wait()
+        if not server.started:
+            await self.close(session)
+            raise Unavailable("The notebook's port could not be opened.")
 
     async def close(self, session: SessionId) -> None:
         """Stop listening; no error if there is no such door."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from lib.errors import SceneBridgeError
 from lib.model import SessionId
 from lib.proxy.upstream import Upstream
 from lib.proxy.visitors import Gatekeeper, Visitor
+
+log = logging.getLogger(__name__)
 
 #: How often the gatekeeper is asked about WebSockets and transfers that stay open.
 RECHECK_S = 5.0
@@ -90,13 +94,17 @@ class Visits:
             while self._under_way:
                 await asyncio.sleep(RECHECK_S)
                 for visitor in set(self._under_way.values()):
-                    allowed = await self._gatekeeper.may_open(
-                        visitor.session, visitor.user, visitor.login
-                    )
-                    if not allowed:
+                    if not await self._still_allowed(visitor):
                         self._end_of(visitor)
         finally:
             self._rechecking = None
+
+    async def _still_allowed(self, visitor: Visitor) -> bool:
+        try:
+            return await self._gatekeeper.may_open(visitor.session, visitor.user, visitor.login)
+        except SceneBridgeError as exc:  # could not ask: nothing ends for that
+            log.warning("visits go on unchecked: %s", exc)
+            return True
 
     def _end_of(self, visitor: Visitor) -> None:
         for ended, other in self._under_way.items():

@@ -58,7 +58,11 @@ class NotebookSite:
     async def _visit(
         self, session: SessionId, own: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        visitor = await self._visitor(session, scope)
+        try:
+            visitor = await self._visitor(session, scope)
+        except SceneBridgeError as exc:
+            await self._answers.say(scope, send, 503, exc.message, refresh_s=5)
+            return
         if visitor is None:
             await self._send_to_portal(session, scope, send)
             return

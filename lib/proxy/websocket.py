@@ -54,7 +54,9 @@ async def connect(scope: Scope, upstream: Upstream, *, origin: str) -> ClientWeb
                 autoping=True,
                 timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),
             )
-    except aiohttp.WSServerHandshakeError:
+    except aiohttp.WSServerHandshakeError as exc:
+        if exc.status < 300:  # it said yes, but not as RFC 6455 asks
+            raise NoAnswer(502, "The notebook gave an answer that is not valid.") from exc
         raise
     except (aiohttp.ClientError, OSError, TimeoutError) as exc:
         log.info("%r: %s", upstream, type(exc).__name__)

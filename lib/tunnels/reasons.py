@@ -10,6 +10,10 @@ from lib.model import ClusterId
 #: Patterns of OpenSSH 8.4 to 9.9 (`LC_ALL=C`), first match wins.
 _CAUSES: tuple[tuple[re.Pattern[str], str], ...] = (
     (
+        re.compile(r"tunnel socket: "),
+        "The tunnel to cluster {cluster} is not open. Whoever it belongs to can open it again.",
+    ),
+    (
         re.compile(r"IDENTIFICATION HAS CHANGED|Host key verification failed|host key is known"),
         "The host key of cluster {cluster} is not the one that was pinned, so nothing was sent "
         "to it. Ask the cluster's administrator whether the gate was set up again, and pin its "
@@ -29,10 +33,6 @@ _CAUSES: tuple[tuple[re.Pattern[str], str], ...] = (
         re.compile(r"no matching (host key|cipher|key exchange|mac)", re.IGNORECASE),
         "The gate of cluster {cluster} and this portal have no cipher or key type in common. "
         "Its administrator should update the gate.",
-    ),
-    (
-        re.compile(r"tunnel socket: "),
-        "The tunnel to cluster {cluster} is not open. Whoever it belongs to can open it again.",
     ),
     (
         re.compile(r"timed out|Timeout, server|No route to host|Network is unreachable"),

@@ -12,7 +12,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from lib.errors import InvalidInput, Unavailable
 from lib.model import SessionId, UserId
+from lib.proxy.addresses import HostAddresses, PortAddresses
 from lib.proxy.visitors import Cookies, Visitor
 from tests.contract.small_notebook import LOGIN, USER, Stage, stage
 
@@ -223,6 +225,18 @@ async def test_portal_is_asked_at_every_request(on: Stage) -> None:
     assert (await ask(on, "GET", "/")).status == 200
 
 
+async def test_portal_that_cannot_be_asked_lets_nobody_in(
+    on: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any) -> bool:
+        raise Unavailable("The store does not answer. Try again.")
+
+    monkeypatch.setattr(on.porter, "may_open", fail)
+    answer = await ask(on, "GET", "/")
+    assert answer.status == 503
+    assert PAGE not in await answer.read()
+
+
 # --- other origins ----------------------------------------------------------------
 
 OTHERS = ["http://localhost:8501", "https://evil.example", "null", "", "http://nb-1.localhost:8501"]
@@ -358,3 +372,14 @@ async def test_port_answers_to_no_other_name() -> None:
         await on.proxy.close(on.session, "Stopped.")
         with pytest.raises(aiohttp.ClientConnectorError):
             await on.http.get(on.url("/"), headers=headers)
+
+
+def test_origins_that_would_share_cookies_or_names_are_refused() -> None:
+    HostAddresses("http://localhost:8501")
+    HostAddresses("https://portal.example", "notebooks.example")
+    PortAddresses("http://localhost:8501")
+    for origin in ("http://127.0.0.1:8501", "http://[::1]:8501", "localhost:8501", "http://a/b"):
+        with pytest.raises(InvalidInput):
+            HostAddresses(origin)
+    with pytest.raises(InvalidInput, match="share its cookies"):
+        PortAddresses("http://127.0.0.1:8501")

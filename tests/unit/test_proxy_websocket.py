@@ -213,6 +213,20 @@ async def test_unreachable_notebook_refuses_the_handshake(on: Stage) -> None:
     assert refused.value.status == 502
 
 
+async def false_upgrade(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n")
+    writer.write(b"Connection: Upgrade\r\nSec-WebSocket-Accept: wrong\r\n\r\n")
+    writer.close()
+
+
+async def test_handshake_that_is_none_is_not_passed_on() -> None:
+    async with stage(false_upgrade) as on:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await on.websocket("/echo")
+        assert refused.value.status == 502
+
+
 async def test_hanging_handshake_is_given_up(on: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lib.proxy.websocket._HANDSHAKE_TIMEOUT_S", 0.3)
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:

@@ -132,6 +132,7 @@ def test_host_keys_that_are_none_are_refused(key: str) -> None:
         ("ssh: connect to host 10.0.0.1 port 1: Connection timed out", "does not answer"),
         ("tunnel socket: Connection refused\nproxy dialer did not pass back a connection",
          "tunnel to cluster abci is not open"),
+        ("tunnel socket: Permission denied\nproxy dialer did not", "tunnel to cluster abci"),
         ("kex_exchange_identification: Connection closed by remote host", "is not running"),
         ("something \x1b[31mnew", "ssh said: something ?[31mnew"),
         ("", "was lost."),
