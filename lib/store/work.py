@@ -160,6 +160,17 @@ class Work:
             rows = connection.execute(query)
             return {SceneId(row.scene_id): to_datetime(row.time) for row in rows}
 
+    def events_of_cluster(self, cluster: ClusterId) -> dict[str, tuple[int, bool]]:
+        """(events here, nothing more is wanted) of every run that began, by its job's id."""
+        query = select(runs.c.id, runs.c.session, runs.c.events_have, runs.c.state).where(
+            runs.c.cluster == cluster, runs.c.state != RunState.NEW.value
+        )
+        with self._engine.connect() as connection:
+            return {
+                row.session or row.id: (row.events_have, row.state in _RUN_OVER)
+                for row in connection.execute(query)
+            }
+
     def events_have(self, run_id: RunId) -> int:
         with self._engine.connect() as connection:
             found = connection.execute(
@@ -192,6 +203,31 @@ class Work:
             elif "state" in values and _earlier(values["state"], present, _RUN_ORDER):
                 values = {k: v for k, v in values.items() if k not in ("state", "reason")}
             _set(connection, runs, run_id, values)
+
+    def end_run(
+        self,
+        run_id: RunId,
+        state: RunState,
+        reason: str,
+        unfinished: Mapping[SceneId, tuple[SceneState, str]],
+    ) -> None:
+        """A run's end: its state, and (state, message) of scenes that were not finished."""
+        with transaction(self._engine) as connection:
+            present = RunState(_state(connection, runs.c.state, runs.c.id, run_id))
+            if present.over:
+                return
+            for scene, (scene_state, message) in unfinished.items():
+                connection.execute(
+                    update(run_scenes)
+                    .where(run_scenes.c.run_id == run_id, run_scenes.c.scene_id == scene)
+                    .values(state=scene_state.value, message=message)
+                )
+            _set(
+                connection,
+                runs,
+                run_id,
+                {"state": state, "reason": reason, "ended_at": time.time()},
+            )
 
     def update_scene(self, run_id: RunId, scene: SceneId, **values: Any) -> None:
         """Set columns, unless they come with a state that lies before the present one.
