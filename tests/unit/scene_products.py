@@ -14,7 +14,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 LANDSAT = LandsatSpec(
     139.8, 35.3, 107, 36, date(2024, 1, 17), 1, fires=2, ships=3, turbines=1, size=260
 )
-FORMOSAT = FormosatSpec(120.5, 24.3, date(2012, 10, 5), 11, ships=3, size=260)
+FORMOSAT = FormosatSpec(120.5, 24.3, date(2012, 10, 5), 11, sea=0.8, ships=3, size=260)
 
 
 @cache

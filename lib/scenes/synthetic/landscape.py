@@ -58,7 +58,7 @@ class Field:
 
     Args:
         longest: wavelength of the first octave, pixels; each next one is half as long
-            and has `gain` of the strength, down to `shortest`.
+            and has `gain` of the strength, down to `shortest`, but there are two at least.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Field:
     ) -> None:
         self._octaves: list[tuple[float, float, float, float, Floats]] = []
         length, strength, total = longest, 1.0, 0.0
-        while length >= shortest:
+        while length >= shortest or len(self._octaves) < 2:
             shape = (int(height / length) + 3, int(width / length) + 3)
             lattice = rng.uniform(-1, 1, shape).astype(np.float32)
             shift_row, shift_col = rng.uniform(0, 1, 2)

@@ -44,8 +44,8 @@ def plant(
 ) -> list[Planted]:  # fmt: skip
     """Choose places under a clear sky and make the objects; fewer where no place is left.
 
-    Fires burn on land, ships and turbines stand in the sea, at least half a kilometre
-    from the coast, and none is so near to another that the two could be taken for one.
+    Fires burn on land, ships and turbines stand in the sea, 450 m from the coast
+    (less in small areas), and none is so near to another that the two could be taken for one.
     """
     sites = _Sites(land, rng, pixel_m)
     objects: list[Planted] = []
@@ -102,7 +102,8 @@ class _Sites:
         window = Window(0, height, 0, width, _COARSE)
         terrain = land.height(window)
         clear = land.cloud(window) == 0
-        margin = max(2, round(500 / pixel_m / _COARSE))
+        self._reach = max(3, round(min(450 / pixel_m, min(land.shape) / 12) / _COARSE))
+        margin = self._reach
         self._free = {
             "sea": _eroded((terrain < -0.01) & clear, margin),
             "land": _eroded((terrain > 0.02) & clear, max(2, margin // 2)),
@@ -147,7 +148,7 @@ class _Sites:
         return found
 
     def _block(self, row: int, col: int) -> None:
-        reach = max(4, round(450 / self._pixel_m / _COARSE))
+        reach = self._reach
         near = np.s_[max(0, row - reach) : row + reach + 1, max(0, col - reach) : col + reach + 1]
         for free in self._free.values():
             free[near] = False
