@@ -1,0 +1,224 @@
+"""The policy file is read strictly, and what it does not allow is not allowed."""
+
+from __future__ import annotations
+
+import copy
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib.errors import InvalidInput
+from lib.gate.policy import Policy, load, parse
+
+GOOD: dict[str, Any] = {
+    "format": 1,
+    "cluster": "here",
+    "portal_origins": ["http://localhost:*", "https://portal.example.org"],
+    "data_paths": ["/archive/landsat"],
+    "https_hosts": ["data.example.org"],
+    "listen": {"port": 0},
+    "scheduler": {"name": "local", "slots": 2},
+    "runtime": {"name": "process", "python": sys.executable, "code": "/code"},
+    "limits": {"max_live": 3, "keep_days": 1, "max_disk_mb": 5, "idle_s": 60},
+    "modules": [
+        {
+            "id": "active-fire",
+            "version": "1.0.0",
+            "entry": "modules.active_fire",
+            "notebook": "modules/active_fire/notebook.ipynb",
+        }
+    ],
+    "presets": [
+        {
+            "name": "small",
+            "title": "Small",
+            "cores": 1,
+            "memory_mb": 500,
+            "max_walltime_s": 7200,
+            "default_walltime_s": 3600,
+            "flags": ["--partition=short"],
+        }
+    ],
+}
+
+
+def policy(home: Path, change: Callable[[dict[str, Any]], object] = lambda _: None) -> Policy:
+    data = copy.deepcopy(GOOD)
+    change(data)
+    return parse(data, home)
+
+
+def test_a_whole_policy_is_understood(tmp_path: Path) -> None:
+    found = policy(tmp_path)
+    module = found.module("active-fire", "1.0.0")
+    assert module is not None
+    assert module.notebook == Path("/code/modules/active_fire/notebook.ipynb")
+    assert found.module("active-fire", "2.0.0") is None
+    preset = found.preset("small")
+    assert preset is not None
+    assert preset.flags == ("--partition=short",)
+    assert found.limits.keep_s == 86400
+    assert found.limits.max_disk_bytes == 5 * 2**20
+
+
+def test_the_documented_example_is_a_valid_policy(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "gate.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "policy.toml").write_text(example.replace('cache = ""', ""))
+    assert load(tmp_path / "policy.toml", tmp_path).cluster == "here"
+
+
+def test_every_key_of_a_policy_is_documented() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "gate.md").read_text()
+    (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    source = Path(__file__).resolve().parents[2] / "lib"
+    text = "".join(
+        (source / name).read_text()
+        for name in ("gate/policy.py", "jobs/schedulers/local.py", "jobs/runtimes/process.py")
+    )
+    keys = set(
+        re.findall(r'(?:table|listen)\.(?:whole|text|texts|get|table|tables)\("(\w+)"', text)
+    )
+    assert len(keys) > 15
+    assert {key for key in keys if not re.search(rf"^\[*{key}\b", example, re.M)} == set()
+
+
+def test_an_empty_policy_allows_nothing(tmp_path: Path) -> None:
+    data = {k: GOOD[k] for k in ("format", "cluster", "scheduler", "runtime")}
+    found = parse(data, tmp_path)
+    assert found.modules == found.presets == found.data_paths == ()
+    assert not found.may_frame("http://localhost:8501")
+    assert not found.may_read_host("https://data.example.org/a.tif")
+
+
+def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
+    def change(data: dict[str, Any]) -> None:
+        table: Any = data
+        for key in path[:-1]:
+            table = table[int(key) if key.isdigit() else key]
+        table[path[-1]] = to
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_set("color", to=1), "unknown key 'color'"),
+        (_set("listen", "host", to="0.0.0.0"), "unknown key 'host'"),
+        (_set("limits", "max_lives", to=1), "unknown key 'max_lives'"),
+        (_set("modules", "0", "image", to="x"), "unknown key 'image'"),
+        (_set("presets", "0", "flag", to="x"), "unknown key 'flag'"),
+        (_set("runtime", "image", to="x"), "unknown key 'image'"),
+        (_set("scheduler", "queue", to="x"), "unknown key 'queue'"),
+        (_set("format", to=2), "format must be between 1 and 1"),
+        (_set("format", to=True), "format must be a whole number"),
+        (_set("cluster", to="../x"), "cluster"),
+        (_set("listen", "port", to=70000), "port must be between"),
+        (_set("limits", "max_live", to=-1), "max_live must be between"),
+        (_set("limits", "max_live", to="3"), "must be a whole number"),
+        (_set("scheduler", "name", to="cron"), "none of: local"),
+        (_set("scheduler", to={}), "lacks the key 'name'"),
+        (_set("runtime", "name", to="docker"), "none of: process"),
+        (_set("portal_origins", to=["*"]), "not allowed"),
+        (_set("portal_origins", to=["http://a b"]), "not allowed"),
+        (_set("portal_origins", to="http://a"), "must be a list"),
+        (_set("https_hosts", to=["https://a.b"]), "not allowed"),
+        (_set("https_hosts", to=["*.b"]), "not allowed"),
+        (_set("data_paths", to=["relative"]), "absolute"),
+        (_set("modules", "0", "entry", to="os; rm"), "entry"),
+        (_set("modules", "0", "id", to="Active Fire"), "id"),
+        (_set("modules", "0", "notebook", to="n.py"), "ipynb"),
+        (_set("modules", to=[*GOOD["modules"], *GOOD["modules"]]), "twice"),
+        (_set("presets", to=[*GOOD["presets"], *GOOD["presets"]]), "twice"),
+        (_set("presets", "0", "default_walltime_s", to=9000), "default_walltime_s"),
+        (_set("presets", "0", "flags", to=[1]), "list of texts"),
+        (_set("modules", to={"id": "x"}), "must be a list"),
+        (_set("limits", to=3), "must be a table"),
+    ],
+)
+def test_a_mistake_is_named(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], words: str
+) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(words)):
+        policy(tmp_path, change)
+
+
+def test_folders_that_would_open_too_much_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = tmp_path / "home" / "ada"
+    gate = account / "gate"
+    gate.mkdir(parents=True)
+    (account / "data").mkdir()
+    (account / "link").symlink_to(account)
+    monkeypatch.setenv("HOME", str(account))
+    for path in ("/", account, account.parent, gate, gate / "sessions", account / "link"):
+        with pytest.raises(InvalidInput, match="data_paths"):
+            policy(gate, _set("data_paths", to=[str(path)]))
+    assert policy(gate, _set("data_paths", to=[str(account / "data")])).data_paths
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("http://localhost:8501", True),
+        ("http://localhost:1", True),
+        ("https://portal.example.org", True),
+        ("http://localhost", True),
+        ("https://localhost:8501", False),
+        ("http://localhost:*", False),
+        ("http://localhost:8501/x", False),
+        ("http://localhost.evil.org:8501", False),
+        ("http://evil.org:8501", False),
+        ("https://portal.example.org:444", False),
+        ("http://localhost:8501; script-src *", False),
+        ("http://localhost:8501\n", False),
+        ("", False),
+    ],
+)
+def test_only_listed_origins_may_frame(tmp_path: Path, origin: str, allowed: bool) -> None:
+    assert policy(tmp_path).may_frame(origin) is allowed
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"),
+    [
+        ("https://data.example.org/a/b.tif?x=1", True),
+        ("https://data.example.org:443/a.tif", True),
+        ("https://DATA.example.org/a.tif", True),
+        ("http://data.example.org/a.tif", False),
+        ("https://data.example.org:8443/a.tif", False),
+        ("https://data.example.org.evil.org/a.tif", False),
+        ("https://evil.org/https://data.example.org/", False),
+        ("https://data.example.org@evil.org/", False),
+        ("https://u:p@data.example.org/", False),
+        ("https://data.example.org\\@evil.org/", False),
+        ("https://data.example.org/a b", False),
+        ("https://data.example.org/a\nb", False),
+        ("https://d\u0430ta.example.org/", False),
+        ("https://[::1", False),
+        ("https://data.example.org:x/", False),
+        ("file:///etc/passwd", False),
+        ("/vsicurl/https://data.example.org/a.tif", False),
+        ("s3://data.example.org/a.tif", False),
+        ("https:///a.tif", False),
+    ],
+)
+def test_only_listed_hosts_may_be_read(tmp_path: Path, address: str, allowed: bool) -> None:
+    assert policy(tmp_path).may_read_host(address) is allowed
+
+
+def test_a_file_that_is_no_policy_says_so(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        load(tmp_path / "none.toml", tmp_path)
+    (tmp_path / "bad.toml").write_text("format = [")
+    with pytest.raises(InvalidInput, match="not TOML"):
+        load(tmp_path / "bad.toml", tmp_path)
+    (tmp_path / "bad.toml").write_bytes(b"\xff")
+    with pytest.raises(InvalidInput, match="not TOML"):
+        load(tmp_path / "bad.toml", tmp_path)

@@ -1,0 +1,100 @@
+"""Files that the portal sends before a job, through real ssh."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lib.errors import Conflict, InvalidInput, StorageFull
+from lib.gate.policy import load
+from lib.gate.records import Folders
+from lib.gate.staging import Staging
+from lib.model import EndReason
+from lib.protocol import JobKind, PutRequest, Verb
+from tests.fixtures.gate_site import GateSite, new_id, running_site
+
+DATA = os.urandom(700_000)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GateSite]:
+    yield from running_site(tmp_path_factory.mktemp("staging"), max_disk_mb=2)
+
+
+def put_request(job: str, data: bytes = DATA, **changes: object) -> PutRequest:
+    values: dict[str, object] = {
+        "id": job, "scene": "S1", "asset": "nir08", "size": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(), **changes,
+    }  # fmt: skip
+    return PutRequest(**values)  # type: ignore[arg-type]
+
+
+def test_a_staged_asset_lies_beside_its_item(site: GateSite) -> None:
+    job = new_id()
+    reply, _ = site.ask(Verb.PUT, put_request(job), DATA)
+    assert reply.stored
+    site.ask(Verb.PUT, put_request(job), DATA)  # idempotent
+    item = site.item("S1")
+    item["assets"] = {"nir08": {"href": "staged:"}}
+    status = site.submit(JobKind.RUN, id=job, items=[item])
+    folder = site.work(job) / "in" / "S1"
+    written = json.loads((folder / "S1.json").read_text())
+    assert (folder / written["assets"]["nir08"]["href"]).read_bytes() == DATA
+    assert site.ended(status.id).end_reason is EndReason.FINISHED
+    with pytest.raises(Conflict, match="submitted already"):
+        site.ask(Verb.PUT, put_request(job), DATA)
+
+
+@pytest.mark.parametrize("sent", [DATA[:-1], b"", DATA[:-1] + b"x"])
+def test_a_file_that_arrives_damaged_is_not_kept(site: GateSite, sent: bytes) -> None:
+    job = new_id()
+    with pytest.raises(InvalidInput, match="damaged"):
+        site.ask(Verb.PUT, put_request(job), sent)
+    item = site.item("S1")
+    item["assets"] = {"nir08": {"href": "staged:"}}
+    with pytest.raises(InvalidInput, match="was not sent"):
+        site.submit(id=job, items=[item])
+    assert list(site.control(job).rglob("*nir08*")) == []
+
+
+def test_what_follows_the_file_is_not_part_of_it(site: GateSite) -> None:
+    job = new_id()
+    assert site.ask(Verb.PUT, put_request(job), DATA + b"more")[0].stored
+    assert (site.control(job) / "staged" / "S1" / "nir08").read_bytes() == DATA
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"scene": "../S1"}, {"scene": ".."}, {"asset": "../x"}, {"asset": "a/b"}, {"size": 0},
+     {"size": -1}, {"size": 2**50}, {"id": "../x"}],
+)  # fmt: skip
+def test_names_and_sizes_are_checked(site: GateSite, changes: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput):
+        site.ask(Verb.PUT, put_request(new_id(), **changes), DATA)
+
+
+def test_a_sessions_allowance_is_kept(site: GateSite) -> None:
+    job = new_id()
+    for asset in ("blue", "green"):
+        site.ask(Verb.PUT, put_request(job, asset=asset), DATA)
+    with pytest.raises(StorageFull, match="may use 2 MB"):
+        site.ask(Verb.PUT, put_request(job, asset="red"), DATA)
+
+
+def test_what_was_never_submitted_is_thrown_away(site: GateSite) -> None:
+    job, fresh = new_id(), new_id()
+    for name in (job, fresh):
+        site.ask(Verb.PUT, put_request(name), DATA)
+    old = time.time() - 2 * 86_400
+    folder = site.home / "sessions" / job
+    for path in (*folder.rglob("*"), folder):
+        os.utime(path, (old, old))
+    Staging(Folders(site.home), load(site.home / "policy.toml", site.home)).forget_old()
+    assert not folder.exists()
+    assert Path(site.home / "sessions" / fresh).exists()
