@@ -29,9 +29,7 @@ from lib.errors import (
     Unavailable,
 )
 from lib.model import (
-    ClusterId,
     LaunchRequest,
-    ModuleId,
     Resources,
     RunId,
     SceneId,
@@ -67,7 +65,7 @@ def routes() -> list[Route]:
         ("GET", "/api/scenes", scenes),
         ("GET", "/api/scenes/{scene}", scene),
         ("GET", "/api/scenes/{scene}/quicklook.webp", quicklook),
-        ("GET", "/api/scenes/{scene}/tiles/{z:int}/{x:int}/{y:int}.webp", tile),
+        ("GET", "/api/scenes/{scene}/tiles/{z}/{x}/{y}.webp", tile),
         ("GET", "/api/footprints", footprints),
         ("GET", "/api/modules", modules),
         ("GET", "/api/clusters", clusters),
@@ -80,7 +78,7 @@ def routes() -> list[Route]:
         ("GET", "/api/runs/{run}", run),
         ("DELETE", "/api/runs/{run}", stop_run),
         ("GET", "/api/runs/{run}/detections", detections),
-        ("GET", "/api/runs/{run}/scenes/{scene}/chips/{n:int}.webp", chip),
+        ("GET", "/api/runs/{run}/scenes/{scene}/chips/{n}.webp", chip),
         ("GET", "/api/runs/{run}/scenes/{scene}/overview.webp", overview),
     ]
     return [Route(path, _guarded(handler), methods=[method]) for method, path, handler in table]
@@ -149,8 +147,8 @@ async def quicklook(request: Request) -> Response:
 
 
 async def tile(request: Request) -> Response:
-    at = request.path_params
-    content = await _ask(request, "tile", SceneId(at["scene"]), at["z"], at["x"], at["y"])
+    z, x, y = (_number_in_path(request, name) for name in "zxy")
+    content = await _ask(request, "tile", SceneId(request.path_params["scene"]), z, x, y)
     return Response(content, media_type="image/webp", headers=_PICTURE_HEADERS)
 
 
@@ -212,7 +210,7 @@ async def detections(request: Request) -> Response:
 
 
 async def chip(request: Request) -> Response:
-    return await _picture(request, ArtifactKind.CHIP, request.path_params["n"])
+    return await _picture(request, ArtifactKind.CHIP, _number_in_path(request, "n"))
 
 
 async def overview(request: Request) -> Response:
@@ -241,40 +239,57 @@ async def _launch_request(request: Request) -> LaunchRequest:
         if len(body) > _MAX_BODY:
             raise InvalidInput("The request is too large.")
     try:
-        data = json.loads(body)
+        data = json.loads(body, parse_constant=_no_constant)
+        json.dumps(data, ensure_ascii=False).encode()  # a lone surrogate cannot be stored
         resources = data["resources"]
         launch = LaunchRequest(
-            scenes=tuple(SceneId(s) for s in data["scenes"]),
-            module=ModuleId(data["module"]),
-            params=data.get("params", {}),
-            cluster=ClusterId(data["cluster"]),
-            resources=Resources(resources["preset"], resources["walltime_s"]),
-            title=data.get("title", ""),
+            scenes=tuple(_typed(data["scenes"], list)),
+            module=_typed(data["module"], str),
+            params=_typed(data.get("params", {}), dict),
+            cluster=_typed(data["cluster"], str),
+            resources=Resources(
+                _typed(resources["preset"], str), _typed(resources["walltime_s"], int)
+            ),
+            title=_typed(data.get("title", ""), str),
         )
+        for scene_id in launch.scenes:
+            _typed(scene_id, str)
     except KeyError as exc:
         raise InvalidInput(f"The request lacks {exc.args[0]!r}. See /api/openapi.yaml.") from exc
     except (ValueError, TypeError, RecursionError) as exc:
-        raise InvalidInput("The request is not the JSON object of /api/openapi.yaml.") from exc
-    texts = (*launch.scenes, launch.module, launch.cluster, launch.resources.preset, launch.title)
-    walltime = launch.resources.walltime_s
-    if (
-        not all(isinstance(t, str) for t in texts)
-        or not isinstance(launch.params, dict)
-        or not isinstance(walltime, int)
-        or isinstance(walltime, bool)
-    ):
-        raise InvalidInput("A field of the request has the wrong type. See /api/openapi.yaml.")
+        raise InvalidInput(
+            "The request is not the JSON object that /api/openapi.yaml describes: "
+            "not JSON, or a field of the wrong type."
+        ) from exc
     return launch
+
+
+def _typed(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise TypeError
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(name)
+
+
+def _number_in_path(request: Request, name: str) -> int:
+    text: str = request.path_params[name]
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise NotFound("There is no such picture.")
+    return int(text)
 
 
 def _query(request: Request, *, default_limit: int) -> SceneQuery:
     given = request.query_params
     end = _date(given.get("end"), "end")
+    last_moment = timedelta(days=1) - timedelta(microseconds=1)
     return SceneQuery(
         area=_bbox(given.get("bbox")),
         polygon=_polygon(given.get("polygon")),
         start=_date(given.get("start"), "start"),
-        end=end + timedelta(days=1, microseconds=-1) if end else None,
+        end=end + last_moment if end else None,
         max_cloud=_percent(given.get("cloud")),
         platforms=tuple(given.getlist("platform")),
         text=given.get("q", "")[:200],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import TYPE_CHECKING
 
+from lib.keeper.cluster import ClusterHealth
 from lib.model import Cluster, ClusterId, Isolation, Reachability
 from lib.store.times import to_datetime
 
@@ -29,7 +31,10 @@ class ClusterViews:
     def view(self, cluster_id: ClusterId) -> Cluster:
         """Raises NotFound."""
         entry = self._catalogs.cluster(cluster_id)
-        health = self._keeper.health(cluster_id)
+        try:
+            health = self._keeper.health(cluster_id)
+        except KeyError:
+            health = ClusterHealth(False, time.time(), "This portal is not connected to it.", None)
         cluster = Cluster(
             id=entry.id,
             title=entry.title,

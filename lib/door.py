@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import html
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from lib.errors import SceneBridgeError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -64,7 +66,10 @@ class FrontDoor:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        refusal = await self._refuse(scope)
+        try:
+            refusal = await self._refuse(scope)
+        except SceneBridgeError as exc:  # the store cannot say who this is
+            refusal = _plain(503, exc.message)
         if refusal is None:
             await self._app(scope, receive, _with_security_headers(send))
         elif scope["type"] == "websocket":
@@ -85,7 +90,7 @@ class FrontDoor:
             return None
         if _is_navigation(scope, headers) and hosts[0].lower() != self._host:
             query = scope["query_string"].decode("latin-1")
-            target = self._origin + scope.get("raw_path", path.encode()).decode("latin-1")
+            target = self._origin + "/" + quote(path.lstrip("/"), safe="/:@!$&'()*+,;=~")
             return RedirectResponse(target + (f"?{query}" if query else ""), 307)
         if not self._origin_allowed(scope, headers):
             return _plain(403, "A page of another site may not do this.")

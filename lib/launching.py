@@ -117,7 +117,8 @@ class Launcher:
         """Write down a session that takes over the files of an ended one.
 
         Raises:
-            Conflict: it still runs, was continued already, or its files are gone.
+            Conflict: it still runs, its results are still arriving, it was continued
+                already, or its files are gone.
         """
         now = datetime.now(timezone.utc)
         if old.state is not SessionState.ENDED:
@@ -126,6 +127,8 @@ class Launcher:
             raise Conflict("This notebook was started again already.")
         if old.files_until is None or old.files_until <= now:
             raise Conflict("The files of this notebook are no longer kept.")
+        if not self._work.run(old.run).state.over:
+            raise Conflict("The results of this notebook still arrive. Try again in a moment.")
         session_id = SessionId(str(uuid.uuid4()))
         fresh = dataclasses.replace(
             old,

@@ -23,6 +23,7 @@ from lib.cluster_views import ClusterViews
 from lib.errors import (
     ClusterUnreachable,
     Conflict,
+    InvalidInput,
     NotFound,
     SceneBridgeError,
 )
@@ -225,10 +226,8 @@ class Portal:
         with self._audited(user, "stop", work_id):
             work = self._work(user, work_id)
             if isinstance(work, Session):
-                self._store.work.update_session(work.id, stopping=True)
-                run = self._store.work.run(work.run)
-                if run.session == work.id and not run.state.over:
-                    self._store.work.update_run(run.id, stopping=True)
+                if work.state is not SessionState.ENDED:
+                    self._stop_session(work)
             elif work.session is not None:
                 raise Conflict("This run belongs to a notebook: stop the notebook.")
             else:
@@ -241,10 +240,13 @@ class Portal:
         Args:
             kind: "job", "module" or "notebook".
         Raises:
+            InvalidInput: there is no such kind.
             ClusterUnreachable: the cluster cannot be asked now.
         """
         work = self._work(user, work_id)
         job = work.session if isinstance(work, Run) and work.session else work.id
+        if kind not in set(LogKind):
+            raise InvalidInput(f"A log is one of: {', '.join(LogKind)}.")
         loop = self._keeper.loop
         if loop is None:
             raise ClusterUnreachable("The portal is starting. Try again in a moment.")
@@ -258,7 +260,11 @@ class Portal:
             raise ClusterUnreachable("The cluster does not answer. Try again later.") from None
 
     async def _ask_log(self, cluster: ClusterId, request: LogRequest) -> LogText:
-        reply = await self._keeper.link(cluster).log(request)
+        try:
+            link = self._keeper.link(cluster)
+        except KeyError:
+            raise ClusterUnreachable("This portal is not connected to that cluster.") from None
+        reply = await link.log(request)
         return LogText(reply.text, reply.truncated)
 
     def may_open(self, user: User, session_id: SessionId) -> bool:
@@ -317,6 +323,12 @@ class Portal:
         return self._results.image(run_id, scene, kind, n)
 
     # --- inside -------------------------------------------------------------------
+
+    def _stop_session(self, session: Session) -> None:
+        self._store.work.update_session(session.id, stopping=True)
+        run = self._store.work.run(session.run)
+        if run.session == session.id:
+            self._store.work.update_run(run.id, stopping=True)
 
     def _work(self, user: User, work_id: str) -> Session | Run:
         try:

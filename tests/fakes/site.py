@@ -1,0 +1,142 @@
+"""The portal's own origin for tests: the real Portal, API and front door, over a real
+store, a real scene folder and a keeper with a gate in memory."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from lib import api, portal
+from lib.auth import COOKIE, Auth, _digest
+from lib.catalogs import Catalogs, ClusterEntry
+from lib.door import FrontDoor
+from lib.model import User
+from lib.scenes import stac
+from lib.scenes.catalogue import Catalogue
+from tests.fakes.kept import Kept, kept
+from tests.fakes.things import ALICE, BOB, FIRE, HERE
+
+ORIGIN = "http://localhost:8501"
+SCENES = ("LC08_A", "LC08_B")
+
+
+class Site:
+    """`app` is what a server serves; `client` speaks to it without a socket."""
+
+    def __init__(self, world: Kept) -> None:
+        self.world = world
+        self.auth = Auth(world.store)
+        entry = ClusterEntry(HERE, "This computer", "Test institute", embedded=True)
+        catalogs = Catalogs({FIRE.id: FIRE}, {HERE: entry})
+        root = world.home / "scenes"
+        for name in SCENES:
+            put_scene(root, name)
+        self.catalogue = Catalogue(root)
+        self.portal = portal.Portal(
+            world.store, self.auth, catalogs, self.catalogue, world.results, world.keeper
+        )
+        self.reached: list[Any] = []
+        inner = Starlette(
+            routes=[
+                *api.routes(),
+                Route("/signin", self._answer),
+                WebSocketRoute("/_stcore/stream", self._stream),
+                Route("/{path:path}", self._answer, methods=["GET", "POST", "PUT", "DELETE"]),
+            ]
+        )
+        self.app = FrontDoor(inner, origin=ORIGIN, auth=self.auth)
+
+    async def _answer(self, request: Any) -> PlainTextResponse:
+        user = getattr(request.state, "user", None)
+        self.reached.append(user.id if user else None)
+        return PlainTextResponse("inside")
+
+    async def _stream(self, socket: WebSocket) -> None:
+        await socket.accept()
+        self.reached.append(socket.state.user.id)
+        await socket.close()
+
+    def login(self, user: User = ALICE, *, lifetime_s: float = 60.0, login_id: str = "") -> str:
+        """A cookie header of a browser in which this user has signed in."""
+        secret = f"secret-of-{user.id}-{time.time_ns()}"
+        self.world.store.people.add_login(
+            login_id or secret[-16:], _digest(secret), user.id, time.time() + lifetime_s
+        )
+        return f"{COOKIE}={secret}"
+
+    def token(self, user: User = ALICE, *, lifetime_s: float = 60.0, token_id: str = "") -> str:
+        """A bearer token of this user."""
+        token = f"sbt_{user.id}-{time.time_ns()}"
+        self.world.store.people.add_token(
+            token_id or token[-16:], _digest(token), user.id, "test", time.time() + lifetime_s
+        )
+        return token
+
+    def client(self, user: User | None = None, **headers: str) -> httpx.AsyncClient:
+        """A program; with a token where `user` is given."""
+        if user is not None:
+            headers["authorization"] = f"Bearer {self.token(user)}"
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.app), base_url=ORIGIN, headers=headers
+        )
+
+
+def put_scene(root: Path, name: str) -> None:
+    """A scene in the catalogue's folder; its files are not there."""
+    folder = root / name
+    folder.mkdir(parents=True)
+    item = {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "id": name,
+        "collection": "landsat8",
+        "geometry": {
+            "type": "Polygon",
+            "coordinates": [[[-58, -19], [-57, -19], [-57, -18], [-58, -18], [-58, -19]]],
+        },
+        "bbox": [-58, -19, -57, -18],
+        "properties": {
+            "datetime": "2019-08-25T13:44:22Z",
+            "platform": "landsat-8",
+            "title": f"Scene {name}",
+            "eo:cloud_cover": 3.5,
+            "processing:level": "L1TP",
+            "scenebridge:synthetic": name.endswith("B"),
+        },
+        "links": [],
+        "assets": {
+            band: {
+                "href": f"https://example.org/{name}/{band}.tif",
+                "bands": [{"name": band, "eo:common_name": band}],
+            }
+            for band in ("red", "swir22")
+        },
+    }
+    (folder / "item.json").write_text(json.dumps(item))
+    assert stac.from_item(item).id == name
+
+
+@asynccontextmanager
+async def site(home: Path) -> AsyncIterator[Site]:
+    """A whole portal whose cluster is connected."""
+    async with kept(home) as world:
+        it = Site(world)
+        await world.connected()
+        portal.use(it.portal)
+        try:
+            yield it
+        finally:
+            portal.use(None)
+
+
+__all__ = ["ALICE", "BOB", "ORIGIN", "SCENES", "Site", "site"]

@@ -1,0 +1,144 @@
+"""Sign-in links, logins and tokens over a real store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from lib.auth import COOKIE, OWNER, Auth, _digest
+from lib.errors import Refused
+from lib.store import Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path / "portal.sqlite")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def auth(store: Store) -> Auth:
+    return Auth(store)
+
+
+def key_of(link: str) -> str:
+    return parse_qs(urlsplit(link).query)["key"][0]
+
+
+def test_a_link_signs_in_once(auth: Auth, store: Store) -> None:
+    link = auth.new_sign_in_link("http://localhost:8501")
+    assert link.startswith("http://localhost:8501/signin?key=")
+    secret = auth.sign_in(key_of(link), "127.0.0.1")
+    login = auth.login_of_secret(secret)
+    assert login is not None
+    assert login.user == OWNER
+    with pytest.raises(Refused, match="used already or is too old"):
+        auth.sign_in(key_of(link))
+    assert [(e.action, e.result) for e in store.audit.latest()] == [
+        ("sign-in", "refused"),
+        ("sign-in", "ok"),
+    ]
+
+
+def test_of_many_at_once_one_gets_in(auth: Auth) -> None:
+    key = key_of(auth.new_sign_in_link("http://localhost"))
+
+    def try_it(_: int) -> bool:
+        try:
+            auth.sign_in(key)
+        except Refused:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(try_it, range(8))) == 1
+
+
+def test_a_link_that_is_too_old_is_refused(auth: Auth, store: Store) -> None:
+    store.people.add_link(_digest("old"), OWNER.id, time.time() - 1)
+    with pytest.raises(Refused):
+        auth.sign_in("old")
+
+
+@pytest.mark.parametrize("key", ["", "x", "' or 1=1 --", "\x00", "é" * 3000])
+def test_invented_keys_are_refused(auth: Auth, key: str) -> None:
+    with pytest.raises(Refused):
+        auth.sign_in(key)
+
+
+def signed_in(auth: Auth) -> str:
+    return auth.sign_in(key_of(auth.new_sign_in_link("http://localhost")))
+
+
+def test_a_cookie_header_is_read_strictly(auth: Auth) -> None:
+    secret = signed_in(auth)
+    good = f"{COOKIE}={secret}"
+    for header in (good, f"a=b; {good}; c", f"  {good}  "):
+        login = auth.login_of_header(header)
+        assert login is not None, header
+    for header in (
+        "",
+        COOKIE,
+        f"{COOKIE}=",
+        f"x{good}",
+        f"{good}x",
+        f"{good}; {good}",
+        f"{good}; {COOKIE}=other",
+        f'{COOKIE}="',
+        good.upper(),
+    ):
+        assert auth.login_of_header(header) is None, header
+    assert auth.login_of_cookies({COOKIE: secret}) is not None
+    assert auth.login_of_cookies({}) is None
+
+
+def test_a_login_ends(auth: Auth, store: Store) -> None:
+    secret = signed_in(auth)
+    login = auth.login_of_secret(secret)
+    assert login is not None
+    assert auth.login(login.id) == login
+    auth.sign_out(login)
+    assert auth.login_of_secret(secret) is None
+    assert auth.login(login.id) is None
+    store.people.add_login("late", _digest("late"), OWNER.id, time.time() - 1)
+    assert auth.login_of_secret("late") is None
+    assert auth.login("late") is None
+
+
+def test_a_token_is_valid_until_it_is_revoked_or_too_old(auth: Auth, store: Store) -> None:
+    token = auth.new_token("laptop")
+    assert token.startswith("sbt_")
+    assert auth.user_of_token(token) == OWNER
+    made = store.audit.latest(1)[0]
+    assert (made.action, made.detail) == ("token-made", "laptop")
+    store.people.revoke_token(made.object)
+    assert auth.user_of_token(token) is None
+    store.people.add_token("t", _digest("sbt_old"), OWNER.id, "old", time.time() - 1)
+    assert auth.user_of_token("sbt_old") is None
+
+
+def test_secrets_of_one_kind_do_not_open_another_door(auth: Auth) -> None:
+    secret, token = signed_in(auth), auth.new_token("x")
+    key = key_of(auth.new_sign_in_link("http://localhost"))
+    assert auth.user_of_token(secret) is None
+    assert auth.user_of_token(key) is None
+    assert auth.login_of_secret(token) is None
+    assert auth.login_of_secret(key) is None
+    with pytest.raises(Refused):
+        auth.sign_in(token)
+
+
+def test_nothing_secret_is_in_the_file(auth: Auth, store: Store, tmp_path: Path) -> None:
+    secrets = [signed_in(auth), auth.new_token("x")]
+    secrets.append(key_of(auth.new_sign_in_link("http://localhost")))
+    store.close()
+    content = b"".join(p.read_bytes() for p in tmp_path.iterdir())
+    assert _digest(secrets[0]).encode() in content
+    for secret in secrets:
+        assert secret.encode() not in content
