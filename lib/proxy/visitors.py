@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -20,6 +21,7 @@ COOKIE_PREFIX = "__Host-sb-"
 #: Partitioned, so that a notebook inside a page of the portal has it, and only there.
 _COOKIE_FLAGS = "Path=/; Secure; HttpOnly; SameSite=None; Partitioned"
 _MAX_TICKETS = 10_000
+_MAX_KNOWN = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,13 @@ class Cookies:
     """The signed cookie that a notebook's origin keeps for one visitor."""
 
     def __init__(self, secret: bytes) -> None:
-        self._signer = URLSafeTimedSerializer(secret, salt="scenebridge.notebook-visitor")
+        self._signer = URLSafeTimedSerializer(
+            secret,
+            salt="scenebridge.notebook-visitor",
+            signer_kwargs={"digest_method": hashlib.sha256},
+        )
+        #: Values that were found good: checking one costs more than all else we do per request.
+        self._known: dict[str, tuple[float, Visitor]] = {}
 
     def set(self, visitor: Visitor) -> str:
         """A `Set-Cookie` value."""
@@ -98,11 +106,21 @@ class Cookies:
         values = [value for key, _, value in pairs if key == name]
         if len(values) != 1:
             return None
-        try:
-            bound, user, login = self._signer.loads(values[0], max_age=COOKIE_LIFE_S)
-        except (BadData, ValueError, TypeError):
+        signed_at, visitor = self._known.get(values[0]) or self._check(values[0])
+        if visitor is None or visitor.session != session:
             return None
-        return Visitor(session, UserId(user), login) if bound == session else None
+        return visitor if time.time() - signed_at < COOKIE_LIFE_S else None
+
+    def _check(self, value: str) -> tuple[float, Visitor | None]:
+        try:
+            (session, user, login), signed = self._signer.loads(value, return_timestamp=True)
+        except (BadData, ValueError, TypeError):
+            return 0.0, None
+        visitor = Visitor(SessionId(session), UserId(user), login)
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+        self._known[value] = (signed.timestamp(), visitor)
+        return self._known[value]
 
 
 def _name(session: SessionId) -> str:
