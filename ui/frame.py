@@ -79,6 +79,7 @@ def not_signed_in() -> NoReturn:
 
 def heading(title: str, text: str) -> None:
     """The page's own heading: one per page, for people and for screen readers."""
+    st.set_page_config(page_title=f"{title} · SceneBridge")
     st.html(f'<div class="sb-heading"><h1>{esc(title)}</h1><p>{esc(text)}</p></div>')
 
 

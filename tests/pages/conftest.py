@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.pages import pages_site
 import pytest
-from tests.pages.pages_site import Site
 from streamlit.testing.v1 import AppTest
 
 from lib import portal
 from lib.auth import OWNER
+from tests.pages import pages_site
+from tests.pages.pages_site import Site
 
 
 @pytest.fixture(scope="session")

@@ -273,7 +273,8 @@ def chip(seed: int) -> bytes:
 
 def plant_scene(
     root: Path, scene_id: str, *, platform: str = "landsat-8", lon: float = 121.0,
-    lat: float = 23.5, size: float = 0.4, when: str = "2024-01-15T02:20:00Z", cloud: float | None = 12.0,
+    lat: float = 23.5, size: float = 0.4, when: str = "2024-01-15T02:20:00Z",
+    cloud: float | None = 12.0,
     title: str = "", synthetic: bool = True, level: str = "L1TP", bands: tuple[str, ...] = (),
     rasters: bool = True,
 ) -> None:  # fmt: skip

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.pages.pages_site import HERE, all_html
 
 from lib.auth import OWNER
 from lib.model import RunState, SessionState
+from tests.pages.pages_site import HERE, all_html
 
 
 def asked(app, name):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from tests.pages.pages_site import HOSTILE, all_html
 
 from lib.model import RunState, SceneId, SceneState
+from tests.pages.pages_site import HOSTILE, all_html
 
 
 def wall(app):

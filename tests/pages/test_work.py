@@ -6,11 +6,11 @@ import time
 from datetime import datetime, timedelta, timezone
 
 import pytest
-from tests.pages.pages_site import FAR, HOSTILE, all_html
 
 from lib.auth import OWNER
 from lib.errors import ClusterUnreachable
 from lib.model import EndReason, RunState, SessionState
+from tests.pages.pages_site import FAR, HOSTILE, all_html
 
 NOW = datetime.now(timezone.utc)
 

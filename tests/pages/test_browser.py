@@ -1,0 +1,362 @@
+"""The pages in a real Chromium: map, table, wall, links, looks for everybody."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Frame, Page, expect
+
+from lib.auth import OWNER
+from lib.model import RunState, SceneId, SceneState, SessionState
+from tests.chromium import chromium, fresh_context, requests_outside
+from tests.pages import pages_site
+from tests.pages.pages_site import HOSTILE, ROOT, Site
+from ui import assets
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+
+
+class Served:
+    """A portal in a process of its own, and this process's view of its store."""
+
+    def __init__(self, site: Site, origin: str) -> None:
+        self.site = site
+        self.origin = origin
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    try:
+        assets.build()
+    except assets.BuildError as exc:
+        pytest.skip(f"the front-end files cannot be built: {exc}")
+    folder = tmp_path_factory.mktemp("served")
+    pages_site.plant_sample(folder)
+    pages_site.plant_scene(folder, "LC08_HOSTILE", lon=10, lat=50, title=HOSTILE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    site = Site(folder)
+    log = (folder / "server.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, pages_site.__file__, str(folder), str(port)], stdout=log, stderr=log
+    )
+    try:
+        _wait_for(f"http://localhost:{port}/healthz", process, folder / "server.log")
+        yield Served(site, f"http://localhost:{port}")
+    finally:
+        process.terminate()
+        process.wait(15)
+        log.close()
+        site.store.close()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail(f"the portal did not start: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture
+def visit(browser: Browser, served: Served) -> Iterator[Callable[..., Page]]:
+    """Open a page signed in; at the end nothing may have left this computer or failed."""
+    contexts: list[tuple[BrowserContext, object]] = []
+    outside: list[str] = []
+    broken: list[str] = []
+
+    def opened(path: str = "/", *, width: int = 1400, dark: bool = False) -> Page:
+        manager = fresh_context(browser, width=width, dark=dark)
+        context = manager.__enter__()
+        contexts.append((context, manager))
+        ((name, value),) = served.site.cookie().items()
+        context.add_cookies([{"name": name, "value": value, "url": served.origin}])
+        page = context.new_page()
+        requests_outside(page, outside)
+        page.on("pageerror", lambda error: broken.append(str(error)))
+        page.goto(served.origin + path)
+        return page
+
+    yield opened
+    for _, manager in contexts:
+        manager.__exit__(None, None, None)  # type: ignore[attr-defined]
+    assert not outside
+    assert not broken
+
+
+def the_map(page: Page) -> Frame:
+    """The map's frame, once its footprints are drawn."""
+    page.locator("iframe[title^=streamlit_folium]").wait_for()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for frame in page.frames:
+            if "st_folium" in frame.url and frame.evaluate("window.map !== undefined"):
+                frame.wait_for_function("document.documentElement.dataset.land")
+                return frame
+        page.wait_for_timeout(100)
+    raise AssertionError("the map did not appear")
+
+
+def with_footprints(page: Page, n: int) -> Frame:
+    frame = the_map(page)
+    frame.wait_for_function(f"document.documentElement.dataset.footprints === '{n}'")
+    return frame
+
+
+def screen_point(page: Page, frame: Frame, lon: float, lat: float) -> tuple[float, float]:
+    """Where a place of the map is on the page, pixels."""
+    p = frame.evaluate(
+        f"(() => {{ const p = map.latLngToContainerPoint([{lat}, {lon}]); return [p.x, p.y]; }})()"
+    )
+    element = page.locator("iframe[title^=streamlit_folium]")
+    element.scroll_into_view_if_needed()
+    box = element.bounding_box()
+    assert box
+    return box["x"] + p[0], box["y"] + p[1]
+
+
+def look(frame: Frame, lon: float, lat: float, zoom: int) -> None:
+    frame.evaluate(f"void map.setView([{lat}, {lon}], {zoom}, {{animate: false}})")
+
+
+def test_a_click_selects_within_a_second_and_the_map_stays(visit):
+    page = visit()
+    frame = with_footprints(page, 6)
+    look(frame, 135.2, 34.4, 8)
+    x, y = screen_point(page, frame, 135.2, 34.4)
+    start = time.monotonic()
+    page.mouse.click(x, y)
+    page.get_by_text("1 scene chosen").wait_for()
+    assert time.monotonic() - start < 1.0
+    expect(page.get_by_label("Choose landsat-8 LC08_REAL")).to_be_checked()
+    page.wait_for_url("**scene=LC08_REAL**")
+    frame.evaluate("window.__same = true")
+    page.mouse.click(x, y)
+    page.get_by_text("Nothing chosen yet").wait_for()
+    assert frame.evaluate("window.__same && map.getZoom()") == 8
+
+
+def test_overlapping_footprints_offer_a_list(visit):
+    page = visit()
+    frame = with_footprints(page, 6)
+    look(frame, 121.2, 23.7, 9)
+    page.mouse.click(*screen_point(page, frame, 121.2, 23.7))
+    choose = frame.locator(".sb-choose")
+    assert choose.locator("li").count() == 2
+    assert "synthetic" in choose.inner_text()
+    choose.locator("input").nth(0).check()
+    choose.locator("input").nth(1).check()
+    page.get_by_text("2 scenes chosen").wait_for()
+
+
+def test_the_table_and_the_map_say_the_same(visit):
+    page = visit()
+    frame = with_footprints(page, 6)
+    page.get_by_label("Choose Synthetic landsat-8 LC08_A").check()
+    page.get_by_label("Choose Synthetic formosat-2 FS2_A").check()
+    frame.wait_for_function("document.documentElement.dataset.chosen === 'LC08_A FS2_A'")
+    page.get_by_text("2 scenes chosen").wait_for()
+    page.get_by_role("button", name="Remove LC08_A").click()
+    frame.wait_for_function("document.documentElement.dataset.chosen === 'FS2_A'")
+    expect(page.get_by_label("Choose Synthetic landsat-8 LC08_A")).not_to_be_checked()
+
+
+def test_the_table_is_sorted_and_chosen_by_keyboard(visit):
+    page = visit()
+    page.get_by_role("button", name="Cloud").click()
+    page.locator("th[aria-sort=ascending][data-order=cloud]").wait_for()
+    page.get_by_label("Choose Synthetic landsat-8 LC08_L2").focus()
+    page.keyboard.press("Space")
+    page.get_by_text("1 scene chosen").wait_for()
+
+
+def test_a_filter_changes_the_footprints_but_not_the_view(visit):
+    page = visit()
+    frame = with_footprints(page, 6)
+    look(frame, 120.5, 23, 6)
+    frame.evaluate("window.__same = true")
+    page.get_by_role("button", name="FORMOSAT-2").click()
+    with_footprints(page, 1)
+    page.get_by_text("1 scene matches").wait_for()
+    assert frame.evaluate("window.__same && map.getZoom()") == 6
+    page.wait_for_url("**sensor=formosat-2**")
+
+
+def test_a_rectangle_drawn_on_the_map_is_the_area(visit):
+    page = visit()
+    frame = with_footprints(page, 6)
+    look(frame, 121.0, 23.6, 6)
+    frame.locator(".leaflet-draw-draw-rectangle").click()
+    x0, y0 = screen_point(page, frame, 119, 22)
+    x1, y1 = screen_point(page, frame, 123, 26)
+    page.mouse.move(x0, y0)
+    page.mouse.down()
+    page.mouse.move(x1, y1, steps=5)
+    page.mouse.up()
+    with_footprints(page, 3)
+    page.wait_for_url("**bbox=**")
+    page.get_by_text("3 scenes match").wait_for()
+
+
+def test_a_polygon_drawn_on_the_map_refines_the_area(visit):
+    page = visit("/?bbox=119,21,124,26")
+    frame = with_footprints(page, 3)
+    look(frame, 121.0, 23.6, 6)
+    frame.locator(".leaflet-draw-draw-polygon").click()
+    corners = [(120.0, 22.0), (120.9, 22.0), (120.5, 23.0)]
+    for lon, lat in (*corners, corners[0]):
+        x, y = screen_point(page, frame, lon, lat)
+        page.mouse.click(x, y)
+        page.wait_for_timeout(350)  # two quick clicks would end the shape
+    with_footprints(page, 1)
+    page.wait_for_url("**ring=**")
+
+
+def test_a_copied_link_restores_the_choice_and_the_view(visit):
+    page = visit("/?scene=LC08_A&scene=LC08_B&module=active-fire&cloud=50")
+    frame = with_footprints(page, 5)
+    page.get_by_text("2 scenes chosen").wait_for()
+    frame.wait_for_function("document.documentElement.dataset.chosen === 'LC08_A LC08_B'")
+    frame.wait_for_function("map.getZoom() >= 8")
+    image = page.locator(".sb-scene img").first
+    image.wait_for()
+    assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 0
+    tiles = frame.locator(".leaflet-imagery-pane img.leaflet-tile-loaded")
+    tiles.first.wait_for(state="attached")
+
+
+def test_hostile_titles_stay_text(visit):
+    page = visit("/?scene=LC08_HOSTILE")
+    frame = with_footprints(page, 6)
+    look(frame, 10.2, 50.2, 8)
+    page.mouse.move(*screen_point(page, frame, 10.2, 50.2))
+    frame.locator(".sb-hover").wait_for()
+    assert "<img src=x" in frame.locator(".sb-hover").inner_text()
+    assert "<img src=x" in page.locator(".sb-scene b").inner_text()
+    assert page.locator("img[src=x]").count() == 0
+    assert page.title() == "Explore · SceneBridge"
+
+
+def test_open_notebook_shows_its_card_within_a_second(visit, served):
+    page = visit("/?scene=LC08_A&module=active-fire")
+    press = page.get_by_role("button", name="Open notebook")
+    expect(press).to_be_enabled()
+    start = time.monotonic()
+    press.click()
+    page.locator(".sb-steps li[aria-current=step]", has_text="New").wait_for()
+    assert time.monotonic() - start < 1.0
+    (session, *_) = served.site.portal.sessions(OWNER)
+    served.site.store.work.update_session(session.id, state=SessionState.QUEUED, reason="It waits.")
+    page.get_by_text("It waits.").wait_for(timeout=3000)
+    page.get_by_role("button", name="Cancel").first.click()
+    page.get_by_text("Stopping.").wait_for(timeout=3000)
+    assert served.site.store.work.session(session.id).stopping
+    served.site.store.work.update_session(session.id, state=SessionState.ENDED)
+
+
+def test_a_notebook_opened_in_the_page_is_not_loaded_again(visit, served):
+    session = served.site.add_session(["LC08_A"], SessionState.READY, ends_at=time.time() + 3600)
+    page = visit("/work")
+    loads: list[str] = []
+    page.on("request", lambda r: loads.append(r.url) if "/open/" in r.url else None)
+    page.get_by_role("button", name="Open here").click()
+    page.locator("iframe[src^='/open/']").wait_for()
+    page.wait_for_timeout(3500)
+    assert len(loads) == 1
+    served.site.store.work.update_session(session.id, state=SessionState.ENDED)
+
+
+@pytest.fixture(scope="module")
+def run_id(served: Served) -> str:
+    site = served.site
+    run = site.add_run(["LC08_A", "LC08_B"], RunState.RUNNING)
+    site.add_detections(run, "LC08_A", [0.9 - i / 100 for i in range(30)])
+    site.store.work.update_scene(run.id, SceneId("LC08_A"), state=SceneState.DONE)
+    return str(run.id)
+
+
+def test_one_click_on_a_chip_marks_it_on_the_map(visit, run_id):
+    page = visit(f"/results?run={run_id}")
+    frame = the_map(page)
+    frame.wait_for_function("document.documentElement.dataset.detections === '30'")
+    chip = page.locator(".chip").nth(2)
+    assert chip.locator("img").evaluate("i => i.decode().then(() => i.naturalWidth)") > 0
+    start = time.monotonic()
+    chip.click()
+    frame.wait_for_function("document.documentElement.dataset.mark === 'LC08_A/3'")
+    assert time.monotonic() - start < 1.0
+    expect(chip).to_have_attribute("aria-pressed", "true")
+    page.wait_for_url("**mark=LC08_A%2F3**")
+    page.get_by_text("Marked:").wait_for()
+
+
+def test_a_click_on_the_map_marks_the_chip(visit, run_id, served):
+    page = visit(f"/results?run={run_id}")
+    frame = the_map(page)
+    frame.wait_for_function("document.documentElement.dataset.detections === '30'")
+    found = served.site.portal.detections(OWNER, run_id)[7]
+    look(frame, found.lon, found.lat, 13)
+    page.mouse.click(*screen_point(page, frame, found.lon, found.lat))
+    page.locator(f".chip[data-key='LC08_A/{found.n}'][aria-pressed=true]").wait_for()
+
+
+def test_new_chips_arrive_while_it_runs_and_kept_ones_stay(visit, served):
+    run = served.site.add_run(["LC08_A"], RunState.RUNNING)
+    served.site.add_detections(run, "LC08_A", [0.5])
+    page = visit(f"/results?run={run.id}")
+    first = page.locator(".chip[data-key='LC08_A/1']")
+    first.wait_for()
+    first.evaluate("e => { e.dataset.seen = 'yes'; }")
+    served.site.add_detections(run, "LC08_A", [0.5, 0.9])
+    page.locator(".chip[data-key='LC08_A/2']").wait_for(timeout=4000)
+    assert page.locator(".chip").first.get_attribute("data-key") == "LC08_A/2"
+    assert first.get_attribute("data-seen") == "yes"
+    served.site.store.work.update_run(run.id, state=RunState.DONE)
+    page.get_by_text("Done", exact=True).wait_for(timeout=4000)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("path", ["/?scene=LC08_A", "/work", "/results"])
+def test_axe_finds_nothing(visit, served, run_id, path, dark):
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed: run npm ci")
+    served.site.add_session(["LC08_A"], SessionState.READY, ends_at=time.time() + 3600)
+    page = visit(path + (f"?run={run_id}" if path == "/results" else ""), dark=dark)
+    page.locator(".sb-heading h1").wait_for()
+    page.wait_for_timeout(2500)
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations'], iframes: true})")
+    told = [
+        f"{v['id']}: {n['target']} {n['html'][:160]} {n.get('failureSummary', '')[:200]}"
+        for v in found["violations"]
+        for n in v["nodes"][:3]
+    ]
+    assert not told, "\n".join(told)
+
+
+@pytest.mark.parametrize("path", ["/?scene=LC08_A", "/work", "/results"])
+def test_a_narrow_screen_needs_no_sideways_scrolling(visit, run_id, path):
+    page = visit(path, width=420)
+    page.locator(".sb-heading h1").wait_for()
+    page.wait_for_timeout(1500)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420
+    main = page.locator("[data-testid=stMain]")
+    assert main.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
