@@ -275,7 +275,8 @@ class LazyItem(Mapping[str, Any]):
 
     def _read(self) -> dict[str, Any]:
         if self._item is None:
-            self._item = _absolute(_read_item(self._folder / "item.json"), self._folder)
+            scene = _scene(_read_item(self._folder / "item.json"), self._folder)
+            self._item = dict(scene.item)
         return self._item
 
     def __getitem__(self, key: str) -> Any:

@@ -209,7 +209,8 @@ def _bands(
         for i, b in enumerate(listed)
         if isinstance(b, Mapping)
     ]
-    return bands if any("eo:common_name" in b for b in bands) else []
+    useful = "bands" in asset or any("eo:common_name" in b for b in bands)
+    return bands if useful else []
 
 
 def _shared(band: Any, shared: list[Any]) -> Any:
