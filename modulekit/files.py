@@ -16,6 +16,11 @@ MAX_JSON_BYTES = 16 * 2**20
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
+def is_full(error: OSError) -> bool:
+    """Whether an operating system error means that there is no room to write."""
+    return error.errno in _FULL
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn what the operating system says while `path` is written into plain words.
@@ -27,7 +32,7 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        if exc.errno in _FULL:
+        if is_full(exc):
             raise DiskFull(
                 f"{path.name} could not be written because the disk or the quota is full; "
                 "free some space and run again."

@@ -20,8 +20,8 @@ import numpy as np
 
 from modulekit import objects, pictures, results
 from modulekit.detector import Detector, SceneDetector
-from modulekit.errors import ModuleError, SceneError, UsageError
-from modulekit.files import write_bytes, write_json, writing
+from modulekit.errors import DiskFull, ModuleError, SceneError, UsageError
+from modulekit.files import is_full, write_bytes, write_json, writing
 from modulekit.manifest import Manifest
 from modulekit.masks import write_mask
 from modulekit.quality import flags_of
@@ -159,14 +159,22 @@ class SceneRun:
             raise
         except MemoryError as exc:
             raise SceneError("The memory did not suffice; ask for more and run again.") from exc
+        except OSError as exc:
+            if is_full(exc):  # the compile cache, or a temporary file of GDAL
+                raise DiskFull("The disk is full; free some space and run again.") from exc
+            raise self._fault(exc, log) from exc
         except Exception as exc:
             # One broken scene, or a fault of the detector, must not stop the others.
-            with contextlib.suppress(ModuleError):
-                log(traceback.format_exc())
-            raise SceneError(
-                f"The module stopped with an unexpected {type(exc).__name__}; "
-                "its log.txt holds the details."
-            ) from exc
+            raise self._fault(exc, log) from exc
+
+    @staticmethod
+    def _fault(error: Exception, log: SceneLog) -> SceneError:
+        with contextlib.suppress(ModuleError):
+            log("".join(traceback.format_exception(error)))
+        return SceneError(
+            f"The module stopped with an unexpected {type(error).__name__}; "
+            "its log.txt holds the details."
+        )
 
     def _work(self, scene: SceneReader, folder: Path, log: SceneLog) -> int:
         started = time.monotonic()

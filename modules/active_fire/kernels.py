@@ -13,6 +13,9 @@ Schroeder uses u, the other two use c.
 Every decision about a pixel depends on at most HALO pixels around it, and every sum is
 taken in an order that is fixed by the pixel alone (or exactly, in whole numbers), so the
 masks do not depend on how a scene is cut into strips.
+
+One file on purpose: numba's cache of a function does not notice a change of what it calls
+in another file.
 """
 
 from __future__ import annotations
