@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -121,13 +122,13 @@ class Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: Any) -> AsyncIterator[int]:
+async def serving(app: Any, listener: socket.socket | None = None) -> AsyncIterator[int]:
     """Serve an ASGI application as the portal is served; its port."""
     config = uvicorn.Config(
         app, port=0, lifespan="off", log_level="warning", access_log=False, **SERVER_SETTINGS
     )
     server = Server(config)
-    task = asyncio.create_task(server.serve())
+    task = asyncio.create_task(server.serve(sockets=[listener] if listener else None))
     while not server.started:  # noqa: ASYNC110
         await asyncio.sleep(0.005)
     try:
@@ -187,11 +188,19 @@ async def stage(
     | Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
     *,
     notebooks: Any = "host",
+    portal: Callable[[Proxy, SessionId], Any] = lambda proxy, session: inner,
+    listener: socket.socket | None = None,
 ) -> AsyncIterator[Stage]:
-    """A notebook server (aiohttp's, or any stream handler) on stage, and a visitor inside."""
+    """A notebook server (aiohttp's, or any stream handler) on stage, and a visitor inside.
+
+    Args:
+        portal: makes the application behind the proxy.
+        listener: where the portal listens; its origin is then the real one.
+    """
     session = SessionId(str(uuid.uuid4()))
     porter = Porter()
-    settings = ProxySettings("http://localhost:8501", b"s" * 32, notebooks=notebooks)
+    origin = f"http://localhost:{listener.getsockname()[1] if listener else 8501}"
+    settings = ProxySettings(origin, b"s" * 32, notebooks=notebooks)
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp")))
         listening = folder / "n.sock"
@@ -205,7 +214,8 @@ async def stage(
             stack.callback(server.close)
         endpoint = await stack.enter_async_context(relayed(listening, folder, session))
         proxy = Proxy(settings, porter)
-        port = await stack.enter_async_context(serving(NotebookProxy(inner, proxy)))
+        app = NotebookProxy(portal(proxy, session), proxy)
+        port = await stack.enter_async_context(serving(app, listener))
         stack.push_async_callback(proxy.aclose)
         await proxy.open(session, Upstream(folder / "f.sock", endpoint))
         http = await stack.enter_async_context(
