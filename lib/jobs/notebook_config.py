@@ -6,6 +6,7 @@ not inherit it.
 """
 
 import hmac
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,16 @@ class HeaderIdentityProvider(IdentityProvider):
         """Nothing to warn about: the socket is private and every request needs the token."""
 
 
+def _settings() -> Path:
+    """Lab's settings for everybody: do not ask about news, which nothing here could fetch."""
+    folder = _PRIVATE / "settings"
+    folder.mkdir(exist_ok=True)
+    quiet = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": False}
+    overrides = {"@jupyterlab/apputils-extension:notification": quiet}
+    (folder / "overrides.json").write_text(json.dumps(overrides))
+    return folder
+
+
 c.ServerApp.identity_provider_class = HeaderIdentityProvider
 c.HeaderIdentityProvider.token = ""
 c.ServerApp.sock = str(_PRIVATE / "jupyter.sock")
@@ -61,6 +72,7 @@ c.ServerApp.tornado_settings = {
 }
 c.KernelManager.transport = "ipc"
 c.LabApp.news_url = None
+c.LabApp.app_settings_dir = str(_settings())
 c.LabApp.check_for_updates_class = "jupyterlab.NeverCheckForUpdate"
 c.LabApp.extension_manager = "readonly"
 c.LabApp.default_url = f"/lab/tree/{_NOTEBOOK}" if _NOTEBOOK else "/lab"

@@ -34,7 +34,7 @@ class ProcessId:
 
     def alive(self) -> bool:
         """True while exactly this process runs; a zombie does not."""
-        return start_of(self.pid) == self.start
+        return self.start != "" and start_of(self.pid) == self.start
 
     def signal(self, number: int) -> bool:
         """Signal it if it still lives. Returns whether it was there."""
