@@ -1,0 +1,158 @@
+"""The main job as a scientist does it, in a real Chromium, with every part real."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.chromium import fresh_context, requests_outside
+from tests.running import RunningPortal, wait_for
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
+
+_LAB = re.compile(r"http://nb-[0-9a-f]{32}\.localhost:\d+/lab")
+
+
+def sign_in(page: Page, portal: RunningPortal) -> None:
+    """Use the one-time link, as printed."""
+    page.goto(portal.link)
+    expect(page.get_by_role("heading", name="Explore")).to_be_visible()
+
+
+def choose_scenes(page: Page, search: str, count: int) -> list[str]:
+    """Search by text, tick the first scenes of the table; their ids."""
+    page.get_by_label("Name or id").fill(search)
+    page.get_by_label("Name or id").press("Enter")
+    ticks = page.locator("tbody tr:visible input[type=checkbox]")
+    expect(ticks.first).to_be_visible()
+    chosen = []
+    for n in range(count):
+        row = page.locator("tbody tr").nth(n)
+        identifier = row.get_attribute("data-id")
+        assert identifier
+        row.locator("input").check()
+        chosen.append(identifier)
+        expect(page).to_have_url(re.compile(re.escape(identifier)))
+    return chosen
+
+
+def open_lab(page: Page) -> Page:
+    """Press the card's link; the tab that opens, with the prepared notebook in it."""
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Open in a new tab").click(timeout=60_000)
+    lab = opened.value
+    lab.wait_for_url(_LAB, timeout=60_000)
+    expect(lab.locator(".jp-Notebook").first).to_be_visible(timeout=60_000)
+    return lab
+
+
+def run_in_console(lab: Page, code: str, expected: str) -> None:
+    """Type code into a new cell of the notebook, run it, and see its output."""
+    expect(lab.get_by_text("| Idle")).to_be_visible(timeout=60_000)
+    lab.locator(".jp-Notebook .jp-Cell").first.click()
+    lab.keyboard.press("Escape")
+    lab.keyboard.press("b")
+    lab.keyboard.press("y")
+    lab.keyboard.press("Enter")
+    lab.keyboard.insert_text(code)
+    lab.keyboard.press("Shift+Enter")
+    expect(lab.locator(".jp-OutputArea-output", has_text=expected).first).to_be_visible(
+        timeout=60_000
+    )
+
+
+def test_from_the_map_to_the_notebook_and_back(portal: RunningPortal, browser: Browser) -> None:
+    outside: list[str] = []
+    with fresh_context(browser) as context:
+        page = context.new_page()
+        requests_outside(page, outside)
+        sign_in(page, portal)
+        chosen = choose_scenes(page, "LC08", 1)
+
+        pressed = time.monotonic()
+        page.get_by_role("button", name="Open notebook").click()
+        card = page.locator('[class*="st-key-card-"]').first
+        expect(card).to_be_visible(timeout=5_000)
+        shown_after = time.monotonic() - pressed
+        expect(card.get_by_role("button", name=re.compile("Cancel|Stop")).first).to_be_visible()
+
+        lab = open_lab(page)
+        requests_outside(lab, outside)
+        ready_after = time.monotonic() - pressed
+        run_in_console(lab, "print('forty-two is', 6 * 7)", "forty-two is 42")
+        count = "import modulekit.notebook as n; print(len(n.open_session('active-fire').scenes), 'scene')"
+        run_in_console(lab, count, "1 scene")
+
+        page.get_by_role("link", name=re.compile(r"Results")).last.click()
+        chip = page.locator("button.chip img").first
+        expect(chip).to_be_visible(timeout=60_000)
+        chip.scroll_into_view_if_needed()
+        expect(chip).to_have_js_property("complete", True)
+        assert chip.evaluate("image => image.naturalWidth") > 0
+        page.locator("button.chip").first.click()
+        expect(page.locator('button.chip[aria-pressed="true"]')).to_have_count(1)
+        assert chosen[0] in page.content()
+
+        page.goto(f"{portal.origin}/work")
+        page.get_by_role("button", name="Stop").first.click()
+        page.get_by_role("button", name="Stop now").click()
+        expect(page.get_by_text("Ended: stopped").first).to_be_visible(timeout=30_000)
+        lab.reload()
+        expect(lab.locator("body")).to_contain_text(
+            re.compile("ended|not running", re.IGNORECASE), timeout=30_000
+        )
+    assert outside == []
+    assert shown_after < 3.0, "the card came too late"
+    assert ready_after < 60.0
+    portal.stop()
+    assert portal.leftovers() == []
+
+
+def test_a_stranger_gets_nothing(portal: RunningPortal, browser: Browser) -> None:
+    with fresh_context(browser) as context:
+        page = context.new_page()
+        answer = page.goto(portal.origin)
+        assert answer is not None
+        assert answer.status == 401
+        expect(page.get_by_role("heading", name="Please sign in")).to_be_visible()
+        for path in ("/work", "/api/scenes", "/_stcore/host-config", "/assets/leaflet/leaflet.js"):
+            assert context.request.get(portal.origin + path).status == 401
+        sign_in(page, portal)
+        assert context.request.get(f"{portal.origin}/api/scenes").ok
+    with fresh_context(browser) as context:
+        page = context.new_page()
+        answer = page.goto(portal.link)
+        assert answer is not None
+        assert answer.status == 403, "the link worked twice"
+
+
+def test_a_killed_portal_loses_no_kernel(portal: RunningPortal, browser: Browser) -> None:
+    """SIGKILL to the portal: the kernel keeps its variables, and the same session is READY
+    again, with its link, once the portal is back."""
+    with fresh_context(browser) as context:
+        page = context.new_page()
+        sign_in(page, portal)
+        choose_scenes(page, "LC08", 1)
+        page.get_by_role("button", name="Open notebook").click()
+        lab = open_lab(page)
+        run_in_console(lab, "kept = 'still ' + 'here'; print('set', kept)", "set still here")
+        with portal.api() as api:
+            (before,) = api.get("/api/sessions").json()
+        portal.kill()
+        portal.start()
+        with portal.api() as api:
+            wait_for("READY again", lambda: _ready(api.get("/api/sessions").json()))
+            (after,) = api.get("/api/sessions").json()
+        assert after["id"] == before["id"]
+        assert after["job"] == before["job"]
+        lab.goto(f"{portal.origin}/open/{before['id']}")
+        lab.wait_for_url(_LAB, timeout=60_000)
+        expect(lab.locator(".jp-Notebook").first).to_be_visible(timeout=60_000)
+        run_in_console(lab, "print('found', kept)", "found still here")
+
+
+def _ready(sessions: list[dict[str, str]]) -> bool:
+    return all(s["state"] == "READY" and s["reachability"] == "REACHABLE" for s in sessions)
