@@ -262,6 +262,7 @@ def _properties(
     )
     if level:
         kept["processing:level"] = level
+    kept.pop("eo:cloud_cover", None)
     if cloud is not None:
         kept["eo:cloud_cover"] = cloud
     for angle in ("sun_azimuth", "sun_elevation"):
