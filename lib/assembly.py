@@ -21,6 +21,7 @@ from lib.entrance import Entrance
 from lib.errors import ClusterUnreachable, Unavailable
 from lib.gatekeeper import PortalGatekeeper
 from lib.keeper import Keeper
+from lib.places import make_data_folder, make_runtime_folder
 from lib.proxy import NotebookProxy, Proxy, ProxySettings, Upstream
 from lib.results.folder import ResultFolder
 from lib.scenes.catalogue import Catalogue
@@ -48,6 +49,8 @@ class Assembly:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        make_data_folder(settings.data)
+        make_runtime_folder(settings.runtime)
         self._catalogs = load_catalogs(PROJECT)
         self._store = Store(settings.data / "portal.sqlite")
         self.auth = Auth(self._store)
@@ -141,6 +144,8 @@ def _links(settings: Settings, catalogs: Catalogs) -> Mapping[ClusterId, Link]:
         if not entry.embedded:
             continue
         gate = EmbeddedCluster(settings, catalogs)
+        if gate.address() is None:  # `./run` has started it; `streamlit run app.py` has not
+            gate.start()
 
         def reach(gate: EmbeddedCluster = gate) -> TcpReach:
             address = gate.address()
