@@ -55,8 +55,9 @@ SILENCE_S = 3 * WATCH_PING_S
 _FRESH_S = 2.0
 #: How long a suspected master has to show that its gate still answers.
 _PROBE_S = 4.0
-#: Commands at the same time, `watch` not counted. The gate has a limit of its own.
+#: Commands at the same time, and files on the way, so that these never hold those up.
 _AT_ONCE = 8
+_FILES_AT_ONCE = 4
 
 T = TypeVar("T")
 
@@ -98,6 +99,7 @@ class ClusterLink:
         self._connecting: asyncio.Task[None] | None = None
         self._forwarding = asyncio.Lock()
         self._slots = asyncio.Semaphore(_AT_ONCE)
+        self._file_slots = asyncio.Semaphore(_FILES_AT_ONCE)
 
     # --- connection ---------------------------------------------------------
 
@@ -158,6 +160,8 @@ class ClusterLink:
 
     async def _restart(self) -> None:
         reach = self._reach()
+        # Something may have tidied the folder up, as some systems do with old ones.
+        self._places.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._places.known_hosts.write_text(self._known_hosts, encoding="ascii")
         await self._master.start(reach)
         await self._rebuild(self._open)
@@ -189,9 +193,10 @@ class ClusterLink:
 
     async def get(self, r: GetRequest, into: Path) -> int:
         """Fetch one artifact into the file `into`, complete or not at all; its size in bytes."""
-        await self.ensure()
-        async with self._slots, self._verb(Verb.GET) as ssh:
-            return await transfer.receive(ssh, r, into)
+        async with self._file_slots:
+            await self.ensure()
+            async with self._verb(Verb.GET) as ssh:
+                return await transfer.receive(ssh, r, into)
 
     async def put(self, r: PutRequest, source: Path) -> PutReply:
         """Stage the file `source`; safe to ask again."""
@@ -199,9 +204,10 @@ class ClusterLink:
             raise InvalidInput(
                 f"{source.name} has {r.size} bytes; a gate takes {MAX_PUT_BYTES} at most."
             )
-        await self.ensure()
-        async with self._slots, self._verb(Verb.PUT) as ssh:
-            return read_reply(PutReply, await transfer.send(ssh, r, source))
+        async with self._file_slots:
+            await self.ensure()
+            async with self._verb(Verb.PUT) as ssh:
+                return read_reply(PutReply, await transfer.send(ssh, r, source))
 
     async def watch(self, have: Mapping[str, int]) -> AsyncGenerator[WatchMessage, None]:
         """The gate's stream: a snapshot, then changes, with a ping when nothing changes.
@@ -222,8 +228,8 @@ class ClusterLink:
                 yield _message(line)
 
     async def _call(self, reply: type[T], verb: Verb, request: Any) -> T:
-        await self.ensure()
         async with self._slots:
+            await self.ensure()
             return await self._ask(reply, verb, request, timeout_s=VERB_TIMEOUT_S[verb])
 
     async def _ask(self, reply: type[T], verb: Verb, request: Any, *, timeout_s: float) -> T:

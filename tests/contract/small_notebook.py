@@ -150,8 +150,11 @@ async def relayed(target: Path, folder: Path, session: SessionId) -> AsyncIterat
     relay = Relay(bind("127.0.0.1"), context, target)
     await relay.start()
 
+    carried: list[asyncio.StreamWriter] = []
+
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", relay.port)
+        carried.extend((writer, far_writer))
         await asyncio.gather(pipe(reader, far_writer), pipe(far_reader, writer))
 
     forward = await asyncio.start_unix_server(carry, str(folder / "f.sock"))
@@ -166,6 +169,9 @@ async def relayed(target: Path, folder: Path, session: SessionId) -> AsyncIterat
     finally:
         forward.close()
         await relay.close()
+        for writer in carried:
+            writer.transport.abort()
+        await asyncio.sleep(0)
 
 
 async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -273,6 +273,22 @@ async def test_master_of_a_broken_record_is_still_found(
     assert masters(runtime) == []
 
 
+async def test_runtime_folder_that_was_tidied_away_is_made_again(
+    gate: SmallGate, tmp_path: Path, echo: SessionId, runtime: Path
+) -> None:
+    folder = runtime / "r"
+    link = make_link(gate, folder)
+    path = await link.open_forward(echo)
+    (pid,) = masters(folder)
+    shutil.rmtree(folder)
+    link._answered_at = float("-inf")
+    await link.ensure()
+    assert await says(path) == b"hello"
+    assert len(masters(folder)) == 1, "the lost master was ended"
+    assert pid not in masters(folder)
+    await link.disconnect()
+
+
 async def test_gate_restarts_and_forwards_return(
     link: ClusterLink, gate: SmallGate, echo: SessionId
 ) -> None:

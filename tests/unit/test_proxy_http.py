@@ -267,6 +267,54 @@ async def test_stalled_browser_makes_the_notebook_wait(on: Stage, notebook: Note
         await notebook.cancelled.wait()
 
 
+async def test_stalled_notebook_makes_an_upload_wait() -> None:
+    measured = asyncio.Event()
+
+    async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        await measured.wait()
+        writer.transport.abort()
+
+    async with stage(stall) as on:
+        sent = 0
+
+        async def endless() -> AsyncIterator[bytes]:
+            nonlocal sent
+            while sent < 2**28:
+                yield b"x" * 2**18
+                sent += 2**18
+
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.5):
+                await on.http.put(on.url("/x"), headers=on.headers(), data=endless())
+        assert sent < 64 * 2**20
+        measured.set()
+        await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Transfer-Encoding: x, chunked, x\r\n",
+        b"Content-Length: -1\r\n",
+    ],
+)
+async def test_ambiguous_framing_does_not_pass(on: Stage, framing: bytes) -> None:
+    """Two readings of where a request ends would let one be hidden in another."""
+    reader, writer = await on.raw(
+        b"POST /x HTTP/1.1\r\nHost: {HOST}\r\nOrigin: {ORIGIN}\r\nCookie: {COOKIE}\r\n"
+        + framing
+        + b"\r\n0\r\n\r\nGET /hidden HTTP/1.1\r\nHost: {HOST}\r\n\r\n"
+    )
+    async with asyncio.timeout(5):
+        answer = await reader.read(2**16)
+    writer.close()
+    assert b" 400 " in answer.splitlines()[0]
+    assert b"hidden" not in answer
+
+
 async def test_answer_before_the_upload_ends_passes(on: Stage) -> None:
     reader, writer = await on.raw(
         b"PUT /early HTTP/1.1\r\nHost: {HOST}\r\nOrigin: {ORIGIN}\r\nCookie: {COOKIE}\r\n"

@@ -23,6 +23,7 @@ from lib.errors import (
     ProtocolError,
     Refused,
     StorageFull,
+    Unavailable,
 )
 from lib.model import ClusterId
 from lib.protocol import (
@@ -305,6 +306,34 @@ async def test_cancelled_verb_ends_its_process(link: ClusterLink, gate: SmallGat
     with pytest.raises(asyncio.CancelledError):
         await asked
     assert children() == before
+
+
+async def test_files_on_the_way_hold_up_no_command(
+    link: ClusterLink, gate: SmallGate, tmp_path: Path
+) -> None:
+    gate.hang = {Verb.GET}
+    coming = [asyncio.create_task(link.get(wanted(), tmp_path / str(n))) for n in range(10)]
+    await asyncio.sleep(0.3)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(link.info() for _ in range(10)))
+    for task in coming:
+        task.cancel()
+    await asyncio.gather(*coming, return_exceptions=True)
+
+
+async def test_missing_ssh_client_is_told(
+    gate: SmallGate, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(runtime))
+    link = ClusterLink(
+        ClusterId("small"),
+        reach=lambda: TcpReach("127.0.0.1", gate.port),
+        key=gate.key,
+        host_key=gate.host_key,
+        runtime=runtime,
+    )
+    with pytest.raises(Unavailable, match="install the OpenSSH client"):
+        await link.info()
 
 
 # --- watch --------------------------------------------------------------------------
