@@ -102,7 +102,7 @@ def current() -> Settings:
 def _read(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, UnicodeDecodeError) as exc:
         raise InvalidInput(f"The settings {file} cannot be read: {exc}.") from exc

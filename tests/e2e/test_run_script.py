@@ -1,0 +1,310 @@
+"""`./run`: its refusals, its start, its end, and what a killed portal leaves to the next."""
+
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from lib import bootstrap
+from lib.places import Running, claim, runtime_path
+from lib.scenes.catalogue import Catalogue
+from lib.scenes.samples import MADE_UP, make_up
+from lib.scenes.synthetic import FormosatSpec
+from tests.running import PROJECT, RunningPortal, free_port, wait_for
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """A data folder whose first start is over, so that no sample scenes are made."""
+    folder = Path(tempfile.mkdtemp(prefix="sb-run-"))
+    (folder / "cache" / "samples").mkdir(parents=True)
+    (folder / "cache" / "samples" / "taken-in").touch()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def portal(data: Path) -> Iterator[RunningPortal]:
+    running = RunningPortal(data)
+    yield running
+    if running.process is not None and running.process.poll() is None:
+        running.stop()
+    assert running.leftovers() == []
+
+
+def refused(*arguments: object, **environment: str) -> str:
+    """The one sentence of a start that must not succeed."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "lib.serve", "--no-browser", *map(str, arguments)],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "ready" not in done.stdout
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("SceneBridge: ")
+    return done.stderr
+
+
+# --- what can stand in the way --------------------------------------------------------------
+
+
+def test_a_missing_ssh_client_is_said(data):
+    said = refused("--data", data, "--port", free_port(), PATH="/nonexistent")
+    assert "the program ssh is missing" in said
+    assert "openssh-client" in said
+
+
+@pytest.mark.parametrize(
+    ("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+)
+def test_a_port_in_use_is_said_with_another_to_take(data, family, address):
+    with socket.socket(family) as other:
+        try:
+            other.bind((address, 0))
+        except OSError:
+            pytest.skip(f"this computer has no {address}")
+        other.listen()
+        port = other.getsockname()[1]
+        said = refused("--data", data, "--port", port)
+    assert f"port {port} is in use" in said
+    assert "--port" in said
+
+
+def test_a_folder_that_cannot_be_written_is_said():
+    assert "cannot be written to" in refused("--data", "/proc/1/data", "--port", free_port())
+
+
+def test_a_file_as_data_folder_is_said(tmp_path):
+    (tmp_path / "data").touch()
+    assert "it is a file" in refused("--data", tmp_path / "data", "--port", free_port())
+
+
+def test_a_folder_of_a_newer_version_is_said(data):
+    with sqlite3.connect(data / "portal.sqlite") as store:
+        store.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        store.execute("INSERT INTO alembic_version VALUES ('9999')")
+    store.close()
+    assert "newer version of SceneBridge" in refused("--data", data, "--port", free_port())
+
+
+def test_a_wrong_setting_is_said(data):
+    (data / "settings.toml").write_text("colour = 3")
+    assert "unknown setting 'colour'" in refused("--data", data, "--port", free_port())
+
+
+def test_a_squatted_runtime_folder_is_said(data, monkeypatch):
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    runtime = runtime_path(data.resolve())
+    runtime.mkdir(mode=0o755)
+    runtime.chmod(0o755)
+    try:
+        assert "not private to you" in refused("--data", data, "--port", free_port())
+    finally:
+        runtime.rmdir()
+
+
+def test_a_second_portal_on_the_same_folder_is_refused(data):
+    with claim(data, Running(os.getpid(), "http://localhost:8999", "/nowhere")):
+        said = refused("--data", data, "--port", free_port())
+    assert "already running" in said
+    assert "http://localhost:8999" in said
+
+
+def test_wrong_usage_ends_with_2():
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "lib.serve", "--host", "0.0.0.0"],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "--host" in done.stderr
+
+
+# --- the start and the end --------------------------------------------------------------------
+
+
+def test_the_link_signs_one_browser_in_and_a_stranger_gets_nothing(portal):
+    link = portal.start()
+    assert link.startswith(f"http://localhost:{portal.port}/")
+    with httpx.Client() as stranger, httpx.Client() as owner, httpx.Client() as late:
+        assert stranger.get(f"{portal.origin}/api/scenes").status_code == 401
+        assert owner.get(link).status_code < 400
+        assert owner.get(f"{portal.origin}/api/scenes").status_code == 200
+        late.get(link)
+        assert late.get(f"{portal.origin}/api/scenes").status_code == 401
+    key = link.split("key=")[1]
+    assert all(key not in line for line in portal.output if "ready" not in line)
+    portal.stop()
+    assert key not in (portal.data / "portal.log").read_text()
+    assert all(key not in line for line in portal.output if "ready" not in line)
+
+
+def test_everything_is_on_loopback_and_private(portal, data):
+    portal.start()
+    tree = [psutil.Process(portal.process.pid)]
+    gate = gate_of(data)
+    listening = [
+        connection.laddr
+        for process in [*tree, gate]
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert {address.ip for address in listening} <= {"127.0.0.1", "::1"}
+    assert portal.port in {address.port for address in listening}
+    for secret in ("portal.sqlite", "keys/here", "embedded"):
+        assert stat.S_IMODE((data / secret).stat().st_mode) & 0o077 == 0, secret
+    runtime = runtime_path(data.resolve())
+    assert stat.S_IMODE(runtime.stat().st_mode) == 0o700
+
+
+def test_a_stop_names_the_running_notebooks_and_leaves_nothing(portal, data):
+    spec = next(spec for _, spec in MADE_UP if isinstance(spec, FormosatSpec))
+    with tempfile.TemporaryDirectory() as work:
+        scene = Catalogue(data / "scenes").add(make_up(Path(work), spec), synthetic=True)
+    portal.start()
+    with portal.api() as api:
+        request = {
+            "scenes": [scene.id],
+            "module": "offshore-objects",
+            "params": {},
+            "cluster": "here",
+            "resources": {"preset": "small", "walltime_s": 600},
+            "title": "Ships off Taichung",
+        }
+        opened = wait_for("the cluster to be reachable", lambda: accepted(api, request))
+        path = f"/api/sessions/{opened['id']}"
+        wait_for("the notebook", lambda: api.get(path).json()["state"] == "READY")
+    said = portal.stop()
+    assert "Ships off Taichung" in said
+    assert "SceneBridge has stopped." in said
+    assert portal.process.returncode == 0
+    assert portal.leftovers() == []
+
+
+def accepted(api: httpx.Client, request: dict) -> dict | None:
+    answer = api.post("/api/sessions", json=request)
+    return answer.json() if answer.status_code == 201 else None
+
+
+def test_a_second_signal_while_it_stops_breaks_nothing(portal):
+    portal.start()
+    portal.process.send_signal(signal.SIGTERM)
+    for line in portal.process.stdout:
+        if "Stopping" in line:
+            break
+    portal.process.send_signal(signal.SIGINT)
+    portal.process.send_signal(signal.SIGTERM)
+    said, _ = portal.process.communicate(timeout=60)
+    assert "Still stopping" in said
+    assert "SceneBridge has stopped." in said
+    assert portal.process.returncode == 0
+    assert portal.leftovers() == []
+
+
+def test_a_signal_before_it_is_ready_leaves_nothing(portal, data):
+    options = ["--data", data, "--port", str(portal.port), "--no-browser"]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "lib.serve", *options],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for(
+        "the gate's folder", lambda: (data / "embedded").exists() or process.poll() is not None
+    )
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode in (0, 130), said
+    assert "Traceback" not in said
+    assert portal.leftovers() == []
+
+
+# --- a portal that is killed ----------------------------------------------------------------
+
+
+def gate_of(data: Path) -> psutil.Process:
+    (found,) = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "lib.gate" in (words := process.info["cmdline"] or [])
+        and str(data / "embedded") in words
+    ]
+    return found
+
+
+def test_the_next_portal_takes_over_from_a_killed_one(portal, data):
+    portal.start()
+    gate, runtime = gate_of(data), runtime_path(data.resolve())
+    control = runtime / "here.ctl"
+    wait_for("the ssh master", control.exists)
+    inode = control.stat().st_ino
+    portal.kill()
+    assert gate.is_running()
+    assert control.exists()
+    began = time.monotonic()
+    portal.start()
+    assert time.monotonic() - began < 60
+    assert gate_of(data).pid == gate.pid
+    assert control.stat().st_ino == inode
+
+
+def test_a_gate_that_dies_is_started_again(portal, data):
+    portal.start()
+    first = gate_of(data)
+    first.kill()
+    wait_for("another gate", lambda: [p for p in gates(data) if p != first.pid], timeout_s=30)
+
+
+def gates(data: Path) -> list[int]:
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline", "status"])
+        if str(data / "embedded") in (process.info["cmdline"] or [])
+    ]
+
+
+# --- the script itself ------------------------------------------------------------------------
+
+
+def test_the_script_starts_the_portal_in_its_own_process(portal, data):
+    project = bootstrap.Project(PROJECT)
+    if any(bootstrap.is_due(project, part, "run") for part in bootstrap.PARTS):
+        pytest.skip("this folder is not set up by ./run or ./test yet")
+    process = subprocess.Popen(
+        [PROJECT / "run", "--data", data.name, "--port", str(portal.port), "--no-browser"],
+        cwd=data.parent,  # a relative folder means the caller's
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        for line in process.stdout:
+            if "SceneBridge is ready" in line:
+                break
+        assert httpx.get(f"{portal.origin}/healthz").json()["status"] == "ok"
+        assert (data / "portal.sqlite").exists()
+    finally:
+        process.terminate()
+        said, _ = process.communicate(timeout=60)
+    assert "SceneBridge has stopped." in said
+    assert process.returncode == 0
