@@ -92,7 +92,10 @@ def _keep(path: Path, data: bytes) -> None:
     with suppress(OSError):
         with NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as draft:
             draft.write(data)
-        Path(draft.name).replace(path)
+        try:
+            Path(draft.name).replace(path)
+        except OSError:
+            Path(draft.name).unlink()
 
 
 def _to_lonlat(x: float, y: float) -> tuple[float, float]:
