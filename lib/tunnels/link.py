@@ -53,8 +53,9 @@ VERB_TIMEOUT_S: Mapping[Verb, float] = {
 SILENCE_S = 3 * WATCH_PING_S
 #: A master that answered so lately is not asked again before it is used.
 _FRESH_S = 2.0
-#: How long a suspected master has to show that its gate still answers.
-_PROBE_S = 4.0
+#: How long a suspected master has to show that its gate still answers. Generous: ending
+#: it cuts every notebook's connections, and ssh itself ends one whose gate is gone.
+_PROBE_S = 10.0
 #: Commands at the same time, and files on the way, so that these never hold those up.
 _AT_ONCE = 8
 _FILES_AT_ONCE = 4
@@ -144,13 +145,25 @@ class ClusterLink:
             alive = False
         if alive and self._suspect:
             alive = await self._gate_answers()
-        async with self._forwarding:
+        async with self._changing_forwards():
             if not alive:
                 await self._restart()
             elif self._suspect:
                 await self._rebuild({s for s in self._open if not self._master.listens(s)})
         self._suspect = False
         self._answered_at = time.monotonic()
+
+    @asynccontextmanager
+    async def _changing_forwards(self) -> AsyncIterator[None]:
+        """One change of master or forwards at a time; trouble with their files is told."""
+        async with self._forwarding:
+            try:
+                yield
+            except OSError as exc:
+                raise ClusterUnreachable(
+                    f"The runtime folder {self._places.runtime} cannot be used "
+                    f"({exc.strerror or exc}), so cluster {self._places.cluster} is not connected."
+                ) from exc
 
     async def _gate_answers(self) -> bool:
         with suppress(ClusterUnreachable):
@@ -272,7 +285,7 @@ class ClusterLink:
         command.destination(session)
         await self.ensure()
         path = self._places.forward(session)
-        async with self._forwarding:
+        async with self._changing_forwards():
             if session not in self._open or not path.is_socket():
                 await self._master.forward(session)
                 self._open.add(session)
@@ -281,7 +294,7 @@ class ClusterLink:
     async def close_forward(self, session: SessionId) -> None:
         """Take the forward away and unlink its socket; no error if there is none."""
         command.destination(session)
-        async with self._forwarding:
+        async with self._changing_forwards():
             self._open.discard(session)
             try:
                 if await self._master.check():

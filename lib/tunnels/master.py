@@ -29,7 +29,7 @@ from lib.tunnels.command import Places
 from lib.tunnels.reach import Reach
 
 #: Longest wait for an answer on the control socket; a healthy master needs milliseconds.
-CONTROL_TIMEOUT_S = 5.0
+CONTROL_TIMEOUT_S = 8.0
 _POLL_S = 0.01
 _END_TIMEOUT_S = 3.0
 _PID = re.compile(r"pid=(\d+)")

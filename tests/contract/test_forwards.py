@@ -289,6 +289,17 @@ async def test_runtime_folder_that_was_tidied_away_is_made_again(
     await link.disconnect()
 
 
+async def test_unusable_runtime_folder_is_told(
+    gate: SmallGate, runtime: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = make_link(gate, runtime / "r")
+    shutil.rmtree(runtime / "r")
+    (runtime / "r").write_text("a file where the folder should be")
+    with pytest.raises(ClusterUnreachable, match=r"runtime folder .* cannot be used"):
+        await link.ensure()
+    assert masters(runtime) == []
+
+
 async def test_gate_restarts_and_forwards_return(
     link: ClusterLink, gate: SmallGate, echo: SessionId
 ) -> None:
