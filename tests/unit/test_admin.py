@@ -242,9 +242,14 @@ def with_session(tmp_path, filled) -> Path:
         "created_at": now,
     }
     run = Run(
-        id=RUN, module_version="1.0.0", params={}, scenes=(RunScene(scene.id, SceneState.RUNNING),), state=RunState.RUNNING,
-        session=SESSION, **common,
-    )  # fmt: skip
+        id=RUN,
+        module_version="1.0.0",
+        params={},
+        scenes=(RunScene(scene.id, SceneState.RUNNING),),
+        state=RunState.RUNNING,
+        session=SESSION,
+        **common,
+    )
     session = Session(id=SESSION, run=RUN, scenes=(scene.id,), state=SessionState.READY, **common)
     store = Store(tmp_path / "portal.sqlite")
     Auth(store)
