@@ -313,7 +313,7 @@ def _polygon(text: str | None) -> dict[str, Any] | None:
     if not text:
         return None
     try:
-        polygon = json.loads(text)
+        polygon = json.loads(text, parse_constant=_no_constant)
         if polygon["type"] != "Polygon" or not polygon["coordinates"][0]:
             raise InvalidInput("polygon is a GeoJSON Polygon.")
     except (ValueError, TypeError, KeyError, IndexError, RecursionError) as exc:

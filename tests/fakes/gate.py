@@ -66,6 +66,8 @@ class MemoryGate:
         self.before: dict[str, Callable[[], Any]] = {}
         self.calls: list[tuple[str, str]] = []
         self.submitted = 0
+        #: Folders whose files need not be staged.
+        self.data_paths = ["/data/scenes"]
         self.watchers: set[asyncio.Event] = set()
 
     # --- the test plays scheduler, session script and module --------------------
@@ -170,7 +172,7 @@ class MemoryGate:
             isolation=Isolation.NONE,
             modules=[ModuleOffer("active-fire", "1.0.0")],
             presets=[Preset("small", "Small", 1, 1000, 0, 7200, 3600)],
-            data_paths=["/data/scenes"],
+            data_paths=self.data_paths,
             https_hosts=["example.org"],
             max_live=4,
             live=0,

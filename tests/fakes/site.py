@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+import rasterio
+from rasterio import Affine
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
@@ -39,8 +42,9 @@ class Site:
         entry = ClusterEntry(HERE, "This computer", "Test institute", embedded=True)
         catalogs = Catalogs({FIRE.id: FIRE}, {HERE: entry})
         root = world.home / "scenes"
+        world.gate.data_paths = [str(root)]
         for name in SCENES:
-            put_scene(root, name)
+            put_scene(root, name, files=name == "LC08_A")
         self.catalogue = Catalogue(root)
         self.portal = portal.Portal(
             world.store, self.auth, catalogs, self.catalogue, world.results, world.keeper
@@ -91,10 +95,29 @@ class Site:
         )
 
 
-def put_scene(root: Path, name: str) -> None:
-    """A scene in the catalogue's folder; its files are not there."""
+BANDS = ("red", "green", "blue", "swir22")
+
+
+def put_scene(root: Path, name: str, *, files: bool = True) -> None:
+    """A small scene in the catalogue's folder, with or without its files."""
     folder = root / name
+    if folder.exists():
+        return
     folder.mkdir(parents=True)
+    for band in BANDS if files else ():
+        with rasterio.open(
+            folder / f"{band}.tif",
+            "w",
+            driver="GTiff",
+            width=64,
+            height=64,
+            count=1,
+            dtype="uint16",
+            nodata=0,
+            crs="EPSG:32621",
+            transform=Affine(30.0, 0.0, 400_000.0, 0.0, -30.0, 7_900_000.0),
+        ) as raster:
+            raster.write(np.arange(1, 4097, dtype="uint16").reshape(1, 64, 64) * 10)
     item = {
         "type": "Feature",
         "stac_version": "1.1.0",
@@ -116,10 +139,10 @@ def put_scene(root: Path, name: str) -> None:
         "links": [],
         "assets": {
             band: {
-                "href": f"https://example.org/{name}/{band}.tif",
+                "href": f"./{band}.tif",
                 "bands": [{"name": band, "eo:common_name": band}],
             }
-            for band in ("red", "swir22")
+            for band in BANDS
         },
     }
     (folder / "item.json").write_text(json.dumps(item))
@@ -129,8 +152,9 @@ def put_scene(root: Path, name: str) -> None:
 @asynccontextmanager
 async def site(home: Path) -> AsyncIterator[Site]:
     """A whole portal whose cluster is connected."""
-    async with kept(home) as world:
+    async with kept(home, start=False) as world:
         it = Site(world)
+        world.keeper.start()
         await world.connected()
         portal.use(it.portal)
         try:
