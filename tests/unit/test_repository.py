@@ -193,8 +193,8 @@ def test_every_package_that_is_imported_is_a_requirement():
     known = {
         "PIL": "pillow", "streamlit_folium": "streamlit-folium", "pystac_client": "pystac-client",
         "rio_tiler": "rio-tiler", "jupyter_server": "jupyterlab", "traitlets": "jupyterlab",
-        "tornado": "jupyterlab", "branca": "folium", "affine": "rasterio", "yarl": "aiohttp", "tomli": None,
-        "IPython": "ipykernel",
+        "tornado": "jupyterlab", "branca": "folium", "affine": "rasterio", "yarl": "aiohttp",
+        "tomli": None, "IPython": "ipykernel",
     }  # fmt: skip
     graph = grimp.build_graph(
         "lib", "ui", "pages", "modules", "modulekit", include_external_packages=True, cache_dir=None
