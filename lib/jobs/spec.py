@@ -14,13 +14,13 @@ tasks printed (bounded; the older half is in `.1`).
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.jobs.environment import inherited
 from lib.jobs.files import read_json, write_json
 from lib.protocol import from_plain
 
@@ -83,5 +83,4 @@ def script_argv(control: Path) -> tuple[str, ...]:
 
 def script_env() -> Mapping[str, str]:
     """The session script's environment: its code, and what tasks may inherit."""
-    keep = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "SSH_", "LD_"))}
-    return {**keep, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}
+    return {**inherited(), "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"}

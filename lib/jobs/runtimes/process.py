@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import InvalidInput
+from lib.jobs.environment import inherited
 from lib.jobs.ports import Invocation, Task
 from lib.jobs.strict import Table
 from lib.model import Isolation
-
-#: What a task inherits from the account. Everything else is left out.
-_PASS_ON = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "USER", "LOGNAME", "SHELL")
-_PASS_ON_PREFIXES = ("OPENBLAS_", "OMP_", "MKL_", "NUMBA_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +53,8 @@ class ProcessRuntime:
 
     def invocation(self, task: Task) -> Invocation:
         """Python itself, with a short environment and the private folder as cwd."""
-        env = {
-            k: v for k, v in os.environ.items() if k in _PASS_ON or k.startswith(_PASS_ON_PREFIXES)
-        }
-        env["PATH"] = f"{self.python.parent}:{os.environ.get('PATH', '/usr/bin:/bin')}"
+        env = inherited()
+        env["PATH"] = f"{self.python.parent}:{env.get('PATH', '/usr/bin:/bin')}"
         env["PYTHONPATH"] = str(self.code)
         env["TMPDIR"] = str(task.private)
         env.setdefault("LANG", "C.UTF-8")
