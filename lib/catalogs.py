@@ -7,11 +7,11 @@ cluster really offers comes from its gate, never from here.
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
-import tomllib
 
 from lib.errors import InvalidInput, NotFound
 from lib.model import ClusterId, Fit, Module, ModuleId, SensorNeed
@@ -139,14 +139,14 @@ def _module(file: Path) -> Module:
         needs=tuple(
             SensorNeed(
                 _text(need, "platform", file),
-                tuple(need.get("bands", ())),
-                tuple(need.get("levels", ())),
+                _texts(need, "bands", file),
+                _texts(need, "levels", file),
             )
             for need in data.get("needs", ())
         ),
         params_schema=schema,
         score_meaning=_text(data, "score_meaning", file),
-        classes=dict(data.get("classes", {})),
+        classes=_titles(data, "classes", file),
         licence=str(data.get("licence", "")),
         source=str(data.get("source", "")),
     )
@@ -174,6 +174,20 @@ def _text(data: Mapping[str, Any], key: str, file: Path) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InvalidInput(f"{file} needs a text for {key!r}.")
     return value
+
+
+def _texts(data: Mapping[str, Any], key: str, file: Path) -> tuple[str, ...]:
+    value = data.get(key, [])
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise InvalidInput(f"{file} needs a list of texts for {key!r}.")
+    return tuple(value)
+
+
+def _titles(data: Mapping[str, Any], key: str, file: Path) -> dict[str, str]:
+    value = data.get(key, {})
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise InvalidInput(f"{file} needs a table of texts for {key!r}.")
+    return dict(value)
 
 
 def _name(data: Mapping[str, Any], key: str, file: Path) -> str:

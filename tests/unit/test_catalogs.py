@@ -1,0 +1,147 @@
+"""The catalogues of modules and clusters, from files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lib.catalogs import complete_params, fit, load_catalogs
+from lib.errors import InvalidInput, NotFound
+from lib.model import ClusterId, ModuleId
+from tests.fakes.things import FIRE, a_scene
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+MODULE = """
+id = "active-fire"
+version = "1.0.0"
+title = "Active fire"
+summary = "Finds burning pixels."
+image = "scenebridge/active-fire:1.0.0"
+score_meaning = "How many agree."
+[classes]
+fire = "Active fire"
+[[needs]]
+platform = "landsat-8"
+bands = ["red", "swir22"]
+levels = ["L1TP"]
+[params]
+type = "object"
+additionalProperties = false
+[params.properties.least]
+type = "integer"
+minimum = 1
+default = 1
+"""
+CLUSTER = 'id = "here"\ntitle = "This computer"\nembedded = true\n'
+
+
+def project(folder: Path, module: str = MODULE, cluster: str = CLUSTER) -> Path:
+    files = {
+        "catalogs/modules/fire.toml": 'module = "active-fire"\n',
+        "modules/active_fire/module.toml": module,
+        "catalogs/clusters/here.toml": cluster,
+    }
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    return folder
+
+
+def test_the_project_s_own_catalogues_are_right() -> None:
+    catalogs = load_catalogs(PROJECT)
+    assert catalogs.clusters[ClusterId("here")].embedded
+    for module in catalogs.modules.values():
+        assert module.needs
+        assert module.score_meaning
+        assert module.classes
+        assert complete_params(module, {}).keys() == module.params_schema["properties"].keys()
+
+
+def test_a_small_project(tmp_path: Path) -> None:
+    catalogs = load_catalogs(project(tmp_path))
+    module = catalogs.module(ModuleId("active-fire"))
+    assert (module.version, module.needs[0].bands) == ("1.0.0", ("red", "swir22"))
+    cluster = catalogs.cluster(ClusterId("here"))
+    assert (cluster.title, cluster.institute, cluster.embedded) == ("This computer", "", True)
+    with pytest.raises(NotFound, match="no module 'x'"):
+        catalogs.module(ModuleId("x"))
+    with pytest.raises(NotFound, match="no cluster 'x'"):
+        catalogs.cluster(ClusterId("x"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('id = "active-fire"', 'id = "other"', "offers active-fire, but the module is other"),
+        ('id = "active-fire"', 'id = "Active Fire"', "small letters"),
+        ('title = "Active fire"', 'title = " "', "needs a text for 'title'"),
+        ('version = "1.0.0"', "version = 1", "needs a text for 'version'"),
+        ('score_meaning = "How many agree."', "", "needs a text for 'score_meaning'"),
+        ('type = "integer"', 'type = "nothing"', "not a JSON Schema"),
+        ("[[needs]]", "[[needs", "cannot be read"),
+        ('bands = ["red", "swir22"]', 'bands = "red"', "a list of texts for 'bands'"),
+        ('levels = ["L1TP"]', "levels = [1]", "a list of texts for 'levels'"),
+        ('fire = "Active fire"', "fire = 3", "a table of texts for 'classes'"),
+    ],
+)
+def test_a_module_file_that_is_wrong_is_named(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    assert old in MODULE
+    with pytest.raises(InvalidInput, match=words) as refusal:
+        load_catalogs(project(tmp_path, MODULE.replace(old, new)))
+    assert "toml" in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("cluster", "words"),
+    [
+        ('id = "here"\n', "needs a text for 'title'"),
+        ('id = "../x"\ntitle = "x"\n', "small letters"),
+        ("\x00", "cannot be read"),
+    ],
+)
+def test_a_cluster_file_that_is_wrong_is_named(tmp_path: Path, cluster: str, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        load_catalogs(project(tmp_path, cluster=cluster))
+
+
+def test_a_module_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (project(tmp_path) / "modules/active_fire/module.toml").unlink()
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        load_catalogs(tmp_path)
+
+
+def test_what_fits_and_what_does_not() -> None:
+    assert fit(FIRE, [a_scene()]).ok
+    assert fit(FIRE, []).ok
+    wrong = [
+        a_scene("A", platform="formosat-2"),
+        a_scene("B", bands=("red",)),
+        a_scene("C", bands=()),
+        a_scene("D", level=""),
+        a_scene("E"),
+    ]
+    assert fit(FIRE, wrong).reasons == (
+        "A is FORMOSAT-2; the module reads Landsat 8.",
+        "B lacks the band swir22.",
+        "C lacks the bands red, swir22.",
+        "D is level unknown; the module needs L1TP.",
+    )
+
+
+def test_parameters_are_completed_and_checked() -> None:
+    assert complete_params(FIRE, {}) == {"min_pixels": 1, "factor": 0.5}
+    assert complete_params(FIRE, {"factor": 2}) == {"min_pixels": 1, "factor": 2}
+    for params, words in (
+        ({"nothing": 1}, "no parameter 'nothing'. It has: factor, min_pixels"),
+        ({"min_pixels": 0}, "“Smallest object” is not right: 0 is less than"),
+        ({"min_pixels": 1.5}, "“Smallest object” is not right"),
+        ({"factor": "x" * 5000}, "“factor” is not right"),
+    ):
+        with pytest.raises(InvalidInput, match=words) as refusal:
+            complete_params(FIRE, params)
+        assert len(refusal.value.message) < 300
