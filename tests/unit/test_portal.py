@@ -1,0 +1,275 @@
+"""The Portal: what pages and API may ask, in whose name, and what it remembers."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib import portal
+from lib.auth import COOKIE
+from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound
+from lib.model import (
+    ClusterId,
+    EndReason,
+    LaunchRequest,
+    ModuleId,
+    Reachability,
+    Resources,
+    RunState,
+    SceneId,
+    SceneQuery,
+    Session,
+    SessionState,
+)
+from lib.protocol import ArtifactKind
+from tests.fakes.kept import hurry, until
+from tests.fakes.site import ALICE, BOB, Site, site
+from tests.fakes.things import HERE, a_detection, a_picture, new_id
+
+REQUEST = LaunchRequest(
+    scenes=(SceneId("LC08_A"),),
+    module=ModuleId("active-fire"),
+    params={},
+    cluster=HERE,
+    resources=Resources("small", 3600),
+)
+
+
+@pytest.fixture
+async def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
+    hurry(monkeypatch)
+    async with site(tmp_path) as it:
+        yield it
+
+
+async def ask(method: Any, *args: Any) -> Any:
+    """As the pages do: from another thread than the keeper's."""
+    return await asyncio.to_thread(method, *args)
+
+
+async def ready(here: Site) -> Session:
+    session = await ask(here.portal.open_notebook, ALICE, REQUEST)
+    await here.world.session_is(session.id, SessionState.QUEUED)
+    here.world.gate.start(session.id)
+    here.world.gate.report_endpoint(session.id)
+    await here.world.session_is(session.id, SessionState.READY)
+    return await ask(here.portal.session, ALICE, session.id)
+
+
+async def ended(here: Site) -> Session:
+    session = await ready(here)
+    here.world.gate.end(session.id, EndReason.WALLTIME)
+    await here.world.session_is(session.id, SessionState.ENDED)
+    await until(lambda: here.world.run(session.run).state.over)
+    return await ask(here.portal.session, ALICE, session.id)
+
+
+def test_there_is_no_portal_before_it_starts() -> None:
+    with pytest.raises(ClusterUnreachable, match="is starting"):
+        portal.current()
+
+
+async def test_who_is_asking(here: Site) -> None:
+    name, _, secret = here.login(BOB).partition("=")
+    assert name == COOKIE
+    assert here.portal.user_of_cookies({COOKIE: secret}) == BOB
+    assert here.portal.user_of_cookies({COOKIE: "x"}) is None
+    assert here.portal.user_of_cookies({}) is None
+
+
+async def test_scenes_modules_and_what_fits(here: Site) -> None:
+    assert here.portal.search(ALICE, SceneQuery()).total == 2
+    assert here.portal.footprints(ALICE, SceneQuery(text="_B")).total == 1
+    assert here.portal.scene(ALICE, SceneId("LC08_B")).synthetic
+    (one,) = here.portal.fits(ALICE, ["LC08_A", "LC08_B"])
+    assert one.ok
+    with pytest.raises(NotFound):
+        here.portal.fits(ALICE, ["NONE"])
+    assert here.portal.quicklook(ALICE, SceneId("LC08_A"), 64).width <= 64
+    assert dict(here.portal.platforms(ALICE))["landsat-8"] == "Landsat 8"
+
+
+async def test_what_a_card_shows_from_click_to_end(here: Site) -> None:
+    session = await ask(here.portal.open_notebook, ALICE, REQUEST)
+    assert session.state is SessionState.NEW
+    assert session.reason == "The job is being handed to the cluster."
+    assert not here.portal.may_open(BOB, session.id)
+    assert here.portal.may_open(ALICE, session.id)
+    assert here.portal.notebook_path(session) == f"/open/{session.id}"
+    await here.world.session_is(session.id, SessionState.QUEUED)
+    await ask(here.portal.stop, ALICE, session.id)
+    over = await here.world.session_is(session.id, SessionState.ENDED)
+    assert not here.portal.may_open(ALICE, session.id)
+    await ask(here.portal.stop, ALICE, session.id)
+    assert here.world.session(session.id) == over
+    acts = [(e.user, e.action, e.object, e.result) for e in here.world.store.audit.latest()]
+    assert acts == [
+        ("alice", "stop", session.id, "ok"),
+        ("alice", "stop", session.id, "ok"),
+        ("alice", "open-notebook", session.id, "ok"),
+    ]
+
+
+async def test_stopping_an_ended_session_leaves_its_arriving_results_alone(here: Site) -> None:
+    session = await ready(here)
+    here.world.gate.say(session.id, {"event": "run_started"})
+    here.world.gate.change(session.id, events=5)
+    here.world.gate.end(session.id, EndReason.WALLTIME)
+    await here.world.session_is(session.id, SessionState.ENDED)
+    await ask(here.portal.stop, ALICE, session.id)
+    assert not here.world.run(session.run).stopping
+    with pytest.raises(Conflict, match="results of this notebook still arrive"):
+        await ask(here.portal.start_again, ALICE, session.id)
+
+
+async def test_unknown_is_a_second_axis(here: Site) -> None:
+    session = await ready(here)
+    assert session.reachability is Reachability.REACHABLE
+    here.world.gate.go_away()
+    await until(lambda: not here.world.keeper.health(HERE).reachable)
+    seen = await ask(here.portal.session, ALICE, session.id)
+    assert (seen.state, seen.reachability) == (SessionState.READY, Reachability.UNKNOWN)
+    assert here.portal.runs(ALICE)[0].reachability is Reachability.UNKNOWN
+    here.world.door.answers = False
+    here.world.gate.come_back()
+    await here.world.connected()
+    seen = await ask(here.portal.session, ALICE, session.id)
+    assert seen.reachability is Reachability.UNKNOWN, "it was not proved again yet"
+    here.world.door.answers = True
+    await until(lambda: here.world.keeper.connected(HERE, session.id))
+    assert (await ask(here.portal.session, ALICE, session.id)) == session
+
+
+async def test_start_again(here: Site) -> None:
+    session = await ready(here)
+    with pytest.raises(Conflict, match="still runs"):
+        await ask(here.portal.start_again, ALICE, session.id)
+    here.world.gate.end(session.id, EndReason.IDLE)
+    await here.world.session_is(session.id, SessionState.ENDED)
+    await here.world.run_is(session.run, RunState.FAILED)
+    with pytest.raises(NotFound):
+        await ask(here.portal.start_again, BOB, session.id)
+    fresh = await ask(here.portal.start_again, ALICE, session.id)
+    assert (fresh.state, fresh.continued_from, fresh.run) == (
+        SessionState.NEW,
+        session.id,
+        session.run,
+    )
+    assert (fresh.end_reason, fresh.ended_at, fresh.job) == (None, None, "")
+    with pytest.raises(Conflict, match="again already"):
+        await ask(here.portal.start_again, ALICE, session.id)
+    await here.world.session_is(fresh.id, SessionState.QUEUED)
+    assert here.world.gate.jobs[fresh.id].request.continue_from == session.id
+
+
+async def test_files_that_are_gone_cannot_be_started_again(here: Site) -> None:
+    session = await ended(here)
+    here.world.store.work.update_session(session.id, files_until=1.0)
+    with pytest.raises(Conflict, match="no longer kept"):
+        await ask(here.portal.start_again, ALICE, session.id)
+
+
+async def test_logs(here: Site) -> None:
+    session = await ready(here)
+    for kind in ("job", "module", "notebook"):
+        log = await ask(here.portal.log, ALICE, session.id, kind)
+        assert log.text == f"the {kind} log of {session.id}"
+        of_run = await ask(here.portal.log, ALICE, session.run, kind)
+        assert of_run == log, "the run's log is its session's"
+    with pytest.raises(InvalidInput, match="job, module, notebook"):
+        await ask(here.portal.log, ALICE, session.id, "../../etc/passwd")
+    with pytest.raises(NotFound):
+        await ask(here.portal.log, BOB, session.id)
+    here.world.gate.go_away()
+    with pytest.raises(ClusterUnreachable):
+        await ask(here.portal.log, ALICE, session.id)
+
+
+async def test_a_log_that_does_not_come_is_not_waited_for(
+    here: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portal, "_LOG_TIMEOUT_S", 0.05)
+    session = await ready(here)
+    here.world.gate.before["log"] = asyncio.Event().wait
+    with pytest.raises(ClusterUnreachable, match="does not answer"):
+        await ask(here.portal.log, ALICE, session.id)
+
+
+async def test_work_on_a_cluster_that_left_the_catalogue_is_still_shown(here: Site) -> None:
+    session = await ended(here)
+    store = here.world.store
+    gone = ClusterId("gone")
+    lost = dataclasses.replace(
+        session, id=type(session.id)(new_id()), cluster=gone, state=SessionState.NEW
+    )
+    run = dataclasses.replace(
+        store.work.run(session.run), id=type(session.run)(new_id()), cluster=gone, session=lost.id
+    )
+    store.work.add_session(
+        dataclasses.replace(lost, run=run.id),
+        run,
+        [here.catalogue.get(SceneId("LC08_A"))],
+    )
+    seen = await ask(here.portal.session, ALICE, lost.id)
+    assert seen.reachability is Reachability.UNKNOWN
+    with pytest.raises(ClusterUnreachable, match="not connected to that cluster"):
+        await ask(here.portal.log, ALICE, lost.id)
+    await ask(here.portal.stop, ALICE, lost.id)
+
+
+async def test_a_cluster_in_the_catalogue_that_is_not_kept(here: Site) -> None:
+    catalogs = here.portal._catalogs
+    far = dataclasses.replace(catalogs.clusters[HERE], id=ClusterId("far"), embedded=False)
+    both = dataclasses.replace(catalogs, clusters={**catalogs.clusters, far.id: far})
+    here.portal._clusters._catalogs = here.portal._catalogs = both
+    seen = here.portal.clusters(ALICE)[1]
+    assert (seen.id, seen.reachability) == ("far", Reachability.UNKNOWN)
+    assert seen.unreachable_reason == "This portal is not connected to it."
+    with pytest.raises(ClusterUnreachable, match="cannot be asked"):
+        here.portal.check_launch(ALICE, dataclasses.replace(REQUEST, cluster=far.id))
+
+
+async def test_launching_while_the_cluster_is_away_waits(here: Site) -> None:
+    here.world.gate.go_away()
+    await until(lambda: not here.world.keeper.health(HERE).reachable)
+    run = await ask(here.portal.start_run, ALICE, REQUEST)
+    assert run.reachability is Reachability.UNKNOWN
+    here.world.gate.come_back()
+    await here.world.run_is(run.id, RunState.QUEUED)
+
+
+async def test_results_belong_to_their_owner(here: Site) -> None:
+    run = await ask(here.portal.start_run, ALICE, REQUEST)
+    here.world.store.detections.put([a_detection(run.id, 1), a_detection(run.id, 2, klass="x")])
+    path = here.world.results.path(run.id, SceneId("LC08_A"), ArtifactKind.CHIP, 1)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(a_picture())
+    picture = (run.id, SceneId("LC08_A"), ArtifactKind.CHIP, 1)
+    assert len(here.portal.detections(ALICE, run.id)) == 2
+    assert len(here.portal.detections(ALICE, run.id, klass="x", min_score=0.1)) == 1
+    assert here.portal.detection_counts(ALICE, run.id) == {
+        ("LC08_A", "fire"): 1,
+        ("LC08_A", "x"): 1,
+    }
+    assert here.portal.export_geojson(ALICE, run.id).startswith(b"{")
+    assert here.portal.picture(ALICE, *picture) == a_picture()
+    for method, args in (
+        (here.portal.run, (run.id,)),
+        (here.portal.detections, (run.id,)),
+        (here.portal.detection_counts, (run.id,)),
+        (here.portal.export_geojson, (run.id,)),
+        (here.portal.picture, picture),
+        (here.portal.stop, (run.id,)),
+        (here.portal.log, (run.id,)),
+    ):
+        with pytest.raises(NotFound):
+            await ask(method, BOB, *args)
+    assert here.portal.runs(BOB) == ()
+    assert here.portal.sessions(BOB) == ()
+    refused = here.world.store.audit.latest(1)[0]
+    assert (refused.user, refused.action, refused.result) == ("bob", "stop", "not-found")
