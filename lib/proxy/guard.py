@@ -23,6 +23,9 @@ def refusal(scope: Scope, own_origin: str) -> str | None:
     if scope["type"] == "websocket" or scope["method"] not in _SAFE:
         if origin != own_origin:
             return "This request did not come from the notebook's own page."
+        if scope["type"] == "websocket":
+            # Browsers disagree on what Sec-Fetch-Site is between http: and ws:.
+            return None
     elif repeated or (origin not in (None, own_origin) and not is_navigation(scope)):
         return "Another page asked for this; only the notebook's own page may."
     if headers.one(scope, b"sec-fetch-site") not in (None, *_OWN_SITE) and not (

@@ -255,8 +255,9 @@ async def test_websockets_come_from_the_own_page_only(on: Stage) -> None:
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await on.websocket("/ws", Origin=origin)
         assert refused.value.status == 403, origin
-    async with on.websocket("/ws"):
-        pass
+    for site in ("same-origin", "cross-site", None):
+        async with on.websocket("/ws", Sec_Fetch_Site=site):
+            pass
 
 
 async def test_reading_is_for_the_own_page_only(on: Stage) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import uvloop
 from aiohttp import WSMsgType, web
+from aiohttp.typedefs import Handler
 
 SMALL = json.dumps({"started": "2024-01-01T00:00:00Z", "padding": "x" * 900}).encode()
 CHUNK = b"x" * 2**18
@@ -43,11 +44,11 @@ async def serve(private: Path, work: Path) -> None:
 
 
 @web.middleware
-async def with_token(request: web.Request, handler: web.Handler) -> web.StreamResponse:
+async def with_token(request: web.Request, handler: Handler) -> web.StreamResponse:
     """As the real server: every request needs the token."""
     if request.headers.get("Authorization") != f"token {os.environ['SCENEBRIDGE_TOKEN']}":
         return web.Response(status=403)
-    return await handler(request)  # type: ignore[no-any-return, operator, misc, unused-ignore]
+    return await handler(request)
 
 
 async def status(_: web.Request) -> web.Response:
