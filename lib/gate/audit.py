@@ -7,10 +7,12 @@ parameters, no file contents.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from pathlib import Path
 
+_log = logging.getLogger(__name__)
 _MAX_TEXT = 300
 _REFUSALS_PER_MINUTE = 300
 
@@ -29,10 +31,16 @@ class Audit:
         self._refusals = 0
 
     def write(self, event: str, **fields: str | int | float | bool | None) -> None:
-        """Add one line. Texts are cut at 300 characters."""
+        """Add one line. Texts are cut at 300 characters.
+
+        When the disk is full the line goes to the gate's log; what it tells has happened.
+        """
         short = {k: v[:_MAX_TEXT] if isinstance(v, str) else v for k, v in fields.items()}
         line = json.dumps({"time": round(time.time(), 3), "event": event, **short}) + "\n"
-        os.write(self._fd, line.encode())
+        try:
+            os.write(self._fd, line.encode())
+        except OSError as exc:
+            _log.error("the audit cannot be written (%s): %s", exc.strerror, line.strip())
 
     def refused(self, what: str, **fields: str | int) -> None:
         """Add a line about something that was not allowed."""

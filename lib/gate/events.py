@@ -107,7 +107,16 @@ class EventLog:
         os.truncate(self._path, self._end)
 
     def _take_chunk(self) -> bool:
-        """Returns whether there may be more."""
+        """Returns whether there may be more. On `OSError` (a full disk) nothing is taken."""
+        before = (self._offset, self._inode, self._skipping, self.dropped)
+        try:
+            return self._read_chunk()
+        except OSError:
+            self._offset, self._inode, self._skipping, self.dropped = before
+            os.truncate(self._path, self._end)
+            raise
+
+    def _read_chunk(self) -> bool:
         try:
             file = open_file(self._work, (self._out, "status.jsonl"), max_bytes=_MAX_FILE_BYTES)
         except NotFound:

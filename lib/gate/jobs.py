@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import secrets
 import shutil
 import time
@@ -26,6 +27,7 @@ from lib.jobs.ports import JobView, Scheduler
 from lib.model import EndReason, JobState
 from lib.protocol import JobStatus, SubmitReply, SubmitRequest
 
+_log = logging.getLogger(__name__)
 _IDLE_POLL_S = 1.0
 _QUERY_TIMEOUT_S = 60.0
 
@@ -45,6 +47,7 @@ class Jobs:
         self._refresher = Refresher(folders, policy, scheduler, audit)
         self._lock = asyncio.Lock()
         self._listeners: set[Callable[[], None]] = set()
+        self._forgotten: set[str] = set()
         self.asked_ok = True
         self.asked_reason = ""
 
@@ -139,10 +142,15 @@ class Jobs:
         async with self._lock:
             if views is not None:
                 await self._settle_unsubmitted()
-            changed = await asyncio.to_thread(self._refresh, views)
-        await self._stop_too_large()
+            try:
+                changed = await asyncio.to_thread(self._refresh, views)
+            except OSError as exc:  # a full disk: told now, saved when there is room again
+                _log.error("a job's record cannot be saved: %s", exc)
+                changed = True
         if changed:
             self._tell()
+        await self._stop_too_large()
+        await self._let_scheduler_forget()
 
     # --- inside -----------------------------------------------------------------
 
@@ -272,6 +280,15 @@ class Jobs:
             elif (known.record.keep_until or 0) < time.time():
                 changed |= self._forget(known.record)
         return changed
+
+    async def _let_scheduler_forget(self) -> None:
+        """Ended jobs whose record is safe need not be remembered twice."""
+        for known in list(self._known.values()):
+            r = known.record
+            if not r.live and r.job and not known.unsaved and r.id not in self._forgotten:
+                with contextlib.suppress(Unavailable):
+                    await self._scheduler.forget(r.job)
+                    self._forgotten.add(r.id)
 
     async def _stop_too_large(self) -> None:
         records = [known.record for known in self._known.values()]

@@ -119,10 +119,16 @@ class Folders:
 
 @dataclass(slots=True)
 class Known:
-    """A record with what is only in memory: its endpoint's secrets."""
+    """A record with what is only in memory.
+
+    Args:
+        endpoint: the secrets of its notebook.
+        unsaved: the disk was full when it changed last.
+    """
 
     record: Record
     endpoint: Endpoint | None = field(default=None, repr=False)
+    unsaved: bool = False
 
     def status(self) -> JobStatus:
         """As the portal sees it."""

@@ -83,9 +83,11 @@ class Refresher:
             record.module_message = str(report.get("message", ""))[:1000]
         if view is not None:
             self._take_view(record, view)
-        if asdict(record) == before:
+        if asdict(record) == before and not known.unsaved:
             return False
+        known.unsaved = True
         self._folders.save(record)
+        known.unsaved = False
         return True
 
     def too_large(self, records: Iterable[Record]) -> list[Record]:

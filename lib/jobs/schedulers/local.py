@@ -111,7 +111,8 @@ class LocalScheduler:
     def _write(self, job: JobSpec) -> Path:
         """Claim the next number and commit `job.json`."""
         self._jobs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        number = max((int(f.name) for f in self._jobs.iterdir() if f.name.isdigit()), default=0)
+        counter = self._jobs.with_name("last.json")
+        number = max([read_json(counter) or 0, *(int(f.name) for f in self._folders())])
         while True:
             number += 1
             folder = self._jobs / f"{number:08d}"
@@ -120,6 +121,7 @@ class LocalScheduler:
                 break
             except FileExistsError:
                 continue
+        write_json(counter, number)  # a number is never given twice, even after `forget`
         paths = {"folder": str(job.folder), "output": str(job.output), "scratch": str(job.scratch)}
         write_json(folder / "job.json", {**asdict(job), **paths, "slots": self._slots})
         return folder

@@ -1,0 +1,299 @@
+"""The jobs of a gate when its scheduler is silent, forgetful, or when the disk is full."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lib.errors import Refused, StorageFull, Unavailable
+from lib.gate.audit import Audit
+from lib.gate.events import EventLog
+from lib.gate.jobs import Jobs
+from lib.gate.policy import Policy, parse
+from lib.gate.records import Folders
+from lib.gate.watch import Watch
+from lib.jobs.ports import JobSpec, JobView
+from lib.model import EndReason, JobState
+from lib.protocol import JobKind, JobStatus, SubmitRequest, WatchMessage, WatchRequest
+from tests.fixtures.gate_site import new_id
+from tests.unit.test_gate_policy import GOOD
+
+
+class SmallScheduler:
+    """Keeps jobs in memory; can fall silent, refuse, or take a job and not say so."""
+
+    poll_s = 0.02
+    gone_after_s = 0.2
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, JobView] = {}
+        self.specs: list[JobSpec] = []
+        self.forgotten: list[str] = []
+        self.silent = False
+        self.refuses = ""
+        self.swallows_answer = False
+
+    async def submit(self, job: JobSpec) -> str:
+        self._speak()
+        if self.refuses:
+            raise Refused(self.refuses)
+        self.specs.append(job)
+        job_id = str(len(self.specs))
+        self.jobs[job_id] = JobView(job_id, job.name, JobState.QUEUED, reason="Waiting.")
+        if self.swallows_answer:
+            self.swallows_answer = False
+            raise Unavailable("sbatch gave no answer.")
+        return job_id
+
+    async def query(self) -> Mapping[str, JobView]:
+        self._speak()
+        return dict(self.jobs)
+
+    async def find(self, name: str) -> str | None:
+        self._speak()
+        return next((v.id for v in self.jobs.values() if v.name == name), None)
+
+    async def cancel(self, job_id: str) -> None:
+        self._speak()
+        self.set(job_id, JobState.ENDED, end_reason=EndReason.STOPPED)
+
+    async def forget(self, job_id: str) -> None:
+        self.forgotten.append(job_id)
+
+    def endpoint_host(self) -> str:
+        return "127.0.0.1"
+
+    def vouches(self, job_id: str, host: str, port: int) -> bool:
+        return True
+
+    def set(self, job_id: str, state: JobState, end_reason: EndReason | None = None) -> None:
+        self.jobs[job_id] = JobView(
+            job_id, self.jobs[job_id].name, state, end_reason=end_reason, started_at=1.0
+        )
+
+    def _speak(self) -> None:
+        if self.silent:
+            raise Unavailable("slurmctld does not answer.")
+
+
+class Site:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.scheduler = SmallScheduler()
+        (root / "data").mkdir()
+        (root / "data" / "a.tif").write_bytes(b"II*")
+        (root / "gate" / "sessions").mkdir(parents=True)
+        data = {**GOOD, "data_paths": [str(root / "data")]}
+        data["modules"] = [{"id": "small", "version": "1.0.0", "entry": "small"}]
+        self.policy: Policy = parse(data, root / "gate")
+        self.folders = Folders(root / "gate")
+        self.audit = Audit(root / "audit.jsonl")
+        self.jobs = self.restart()
+
+    def restart(self) -> Jobs:
+        """What a new gate process would find."""
+        self.jobs = Jobs(self.folders, self.policy, self.scheduler, self.audit)
+        return self.jobs
+
+    def request(self, kind: JobKind = JobKind.RUN) -> SubmitRequest:
+        item = {"id": "S1", "assets": {"b": {"href": str(self.root / "data" / "a.tif")}}}
+        return SubmitRequest(new_id(), kind, "ada", "small", "1.0.0", {}, [item], "small", 600)
+
+    async def submit(self) -> JobStatus:
+        return (await self.jobs.submit(self.request())).status
+
+    def status(self, job_id: str) -> JobStatus:
+        return next(s for s in self.jobs.all() if s.id == job_id)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    yield made
+    made.audit.close()
+
+
+async def test_silence_ends_nothing_and_is_said(site: Site) -> None:
+    status = await site.submit()
+    site.scheduler.set(status.job, JobState.RUNNING)
+    await site.jobs.poll()
+    site.scheduler.silent = True
+    for _ in range(20):
+        await site.jobs.poll()
+        await asyncio.sleep(0.02)
+    assert not site.jobs.asked_ok
+    assert "slurmctld does not answer" in site.jobs.asked_reason
+    assert site.status(status.id).state is JobState.RUNNING
+    site.scheduler.silent = False
+    await site.jobs.poll()
+    assert site.jobs.asked_ok
+    assert site.status(status.id).state is JobState.RUNNING
+
+
+async def test_a_watch_hears_of_silence_at_once(site: Site) -> None:
+    await site.submit()
+    seen: list[WatchMessage] = []
+
+    async def listen() -> None:
+        async for message in Watch(site.jobs, WatchRequest()).messages():
+            seen.append(message)
+
+    task = asyncio.ensure_future(listen())
+    await asyncio.sleep(0.05)
+    assert [m.kind for m in seen] == ["snapshot"]
+    site.scheduler.silent = True
+    await site.jobs.poll()
+    await asyncio.sleep(0.05)
+    assert (seen[-1].asked_ok, seen[-1].kind) == (False, "jobs")
+    site.scheduler.silent = False
+    await site.jobs.poll()
+    await asyncio.sleep(0.05)
+    assert seen[-1].asked_ok
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_job_the_scheduler_no_longer_knows_is_lost_after_some_patience(
+    site: Site,
+) -> None:
+    status = await site.submit()
+    del site.scheduler.jobs[status.job]
+    await site.jobs.poll()
+    await site.jobs.poll()
+    assert site.status(status.id).state is not JobState.ENDED  # an answer may lag
+    await asyncio.sleep(0.25)
+    await site.jobs.poll()
+    assert site.status(status.id).end_reason is EndReason.LOST
+
+
+async def test_a_job_that_reappears_was_never_lost(site: Site) -> None:
+    status = await site.submit()
+    view = site.scheduler.jobs.pop(status.job)
+    await site.jobs.poll()
+    site.scheduler.jobs[status.job] = view
+    await site.jobs.poll()
+    await asyncio.sleep(0.25)
+    del site.scheduler.jobs[status.job]
+    await site.jobs.poll()
+    assert site.status(status.id).state is not JobState.ENDED
+
+
+async def test_a_refusal_of_the_scheduler_is_the_jobs_end(site: Site) -> None:
+    site.scheduler.refuses = "Invalid account."
+    status = await site.submit()
+    assert (status.state, status.end_reason) == (JobState.ENDED, EndReason.REFUSED)
+    assert status.reason == "Invalid account."
+
+
+async def test_a_lost_answer_is_looked_up_and_never_submitted_twice(site: Site) -> None:
+    site.scheduler.swallows_answer = True
+    status = await site.submit()
+    assert status.job == "1"
+    await site.jobs.poll()
+    assert len(site.scheduler.specs) == 1
+
+
+async def test_a_silent_scheduler_gets_the_job_once_it_answers(site: Site) -> None:
+    site.scheduler.silent = True
+    status = await site.submit()
+    assert status.state is JobState.QUEUED
+    assert status.job == ""
+    assert "not known yet" in status.reason
+    site.restart()
+    await site.jobs.poll()
+    assert len(site.scheduler.specs) == 0
+    site.scheduler.silent = False
+    await site.jobs.poll()
+    await site.jobs.poll()
+    assert site.status(status.id).job == "1"
+    assert len(site.scheduler.specs) == 1
+
+
+async def test_a_job_cancelled_before_it_was_submitted_never_is(site: Site) -> None:
+    site.scheduler.silent = True
+    status = await site.submit()
+    await site.jobs.cancel(status.id)
+    site.scheduler.silent = False
+    await site.jobs.poll()
+    assert site.status(status.id).end_reason is EndReason.CANCELLED
+    assert site.scheduler.specs == []
+
+
+async def test_a_crash_before_the_record_leaves_nothing_and_may_be_repeated(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = site.request()
+    with monkeypatch.context() as patch:
+        patch.setattr(Folders, "save", _crash)
+        with pytest.raises(KeyboardInterrupt):
+            await site.jobs.submit(request)
+    site.restart()
+    assert site.jobs.all() == []
+    reply = await site.jobs.submit(request)
+    assert reply.created
+    assert len(site.scheduler.specs) == 1
+
+
+async def test_ended_jobs_are_forgotten_by_the_scheduler_once(site: Site) -> None:
+    status = await site.submit()
+    site.scheduler.set(status.job, JobState.ENDED, EndReason.FINISHED)
+    for _ in range(3):
+        await site.jobs.poll()
+    assert site.scheduler.forgotten == [status.job]
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file of this process may grow beyond a few bytes: writes fail as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+async def test_a_full_disk_refuses_new_jobs_plainly(site: Site) -> None:
+    request = site.request()
+    with full_disk(), pytest.raises(StorageFull, match="cannot store the job"):
+        await site.jobs.submit(request)
+    assert (await site.jobs.submit(request)).created
+
+
+async def test_a_full_disk_hides_no_change_and_loses_none(site: Site) -> None:
+    status = await site.submit()
+    site.scheduler.set(status.job, JobState.RUNNING)
+    with full_disk():
+        await site.jobs.poll()
+        assert site.status(status.id).state is JobState.RUNNING
+        assert site.scheduler.forgotten == []
+    await site.jobs.poll()
+    site.restart()
+    assert site.status(status.id).state is JobState.RUNNING
+
+
+def test_a_full_disk_loses_no_event(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "control").mkdir()
+    line = '{"event":"scene_started","scene":"S1","time":1}\n'
+    (tmp_path / "out" / "status.jsonl").write_text(line * 3)
+
+    def log() -> EventLog:
+        return EventLog(tmp_path / "control", (tmp_path, "out"), frozenset({"S1"}))
+
+    events = log()
+    with full_disk(), pytest.raises(OSError, match="too large"):
+        events.take()
+    assert len(events) == 0
+    assert events.take()
+    assert len(events.read(0, 10)) == 3
+    assert len(log().read(0, 10)) == 3
+
+
+def _crash(*_: object) -> None:
+    raise KeyboardInterrupt
