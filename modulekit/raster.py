@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -243,10 +244,21 @@ def _open(band: Band, folder: Path) -> Any:
         # `sharing` off: a file that is used by two readers must not share a handle.
         return rasterio.open(address, driver=DRIVER, sharing=False)
     except RasterioError as exc:
-        raise SceneError(
-            f"The file of band {band.name} ({Path(band.href).name}) is no readable GeoTIFF; "
-            "get the product again."
-        ) from exc
+        raise SceneError(_unreadable(band)) from exc
+
+
+def _unreadable(band: Band) -> str:
+    """One sentence; of an address only the host, since its query may hold a signature."""
+    parts = urlsplit(band.href)
+    if parts.scheme:
+        return (
+            f"The file of band {band.name} cannot be read from {parts.hostname}; "
+            "see whether it is still offered there, and run again."
+        )
+    return (
+        f"The file of band {band.name} ({Path(band.href).name}) is no readable GeoTIFF; "
+        "get the product again."
+    )
 
 
 def _address(band: Band, folder: Path) -> str:
@@ -256,7 +268,7 @@ def _address(band: Band, folder: Path) -> str:
     if not path.as_posix().startswith("/vsi") and path.is_file():
         return str(path.resolve())
     raise SceneError(
-        f"The file of band {band.name} ({Path(band.href).name}) is not there; "
+        f"The file of band {band.name} ({Path(urlsplit(band.href).path).name}) is not there; "
         "complete the product and take it in again."
     )
 
@@ -267,7 +279,6 @@ def _read(
     try:
         data: Array = file.read(indexes, window=window, out_shape=out_shape)
     except RasterioError as exc:
-        raise SceneError(
-            f"{Path(file.name).name} is damaged or cut short; get the product again."
-        ) from exc
+        name = Path(urlsplit(file.name).path).name
+        raise SceneError(f"{name} is damaged or cut short; get the product again.") from exc
     return data
