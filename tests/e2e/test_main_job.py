@@ -13,6 +13,10 @@ from tests.running import RunningPortal, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
+_COUNT_SCENES = """\
+from modulekit.notebook import open_session
+print(len(open_session("active-fire").scenes), "scene")
+"""
 _LAB = re.compile(r"http://nb-[0-9a-f]{32}\.localhost:\d+/lab")
 
 
@@ -83,15 +87,13 @@ def test_from_the_map_to_the_notebook_and_back(portal: RunningPortal, browser: B
         requests_outside(lab, outside)
         ready_after = time.monotonic() - pressed
         run_in_console(lab, "print('forty-two is', 6 * 7)", "forty-two is 42")
-        count = "import modulekit.notebook as n; print(len(n.open_session('active-fire').scenes), 'scene')"
-        run_in_console(lab, count, "1 scene")
+        run_in_console(lab, _COUNT_SCENES, "1 scene")
 
+        page.bring_to_front()  # a page in the background draws nothing and loads no picture
         page.get_by_role("link", name=re.compile(r"Results")).last.click()
         chip = page.locator("button.chip img").first
-        expect(chip).to_be_visible(timeout=60_000)
-        chip.scroll_into_view_if_needed()
-        expect(chip).to_have_js_property("complete", True)
-        assert chip.evaluate("image => image.naturalWidth") > 0
+        expect(chip).to_be_visible()
+        wait_for("a thumbnail", lambda: chip.evaluate("image => image.naturalWidth") > 0)
         page.locator("button.chip").first.click()
         expect(page.locator('button.chip[aria-pressed="true"]')).to_have_count(1)
         assert chosen[0] in page.content()
