@@ -34,6 +34,7 @@ SAFE_ENV: Mapping[str, Any] = {
     "GDAL_PAM_ENABLED": "NO",
     "GDAL_CACHEMAX": 64 * 2**20,  # bytes: rasterio takes whole numbers so
 }
+#: The largest real rasters: Landsat 8 panchromatic 240 Mpx, FORMOSAT-5 144 Mpx.
 MAX_SIDE = 40_000
 MAX_PIXELS = 400_000_000
 MAX_BANDS = 8

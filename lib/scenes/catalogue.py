@@ -40,6 +40,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _TABLE = "table.parquet"
 _INCOMING = ".incoming-"
 _SWEEP_AFTER_S = 60.0
+_CACHED_SCENES = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +232,8 @@ class Catalogue:
             title=fields["title"],
             item=LazyItem(self._root / ident),
         )
+        if len(self._cache) >= _CACHED_SCENES:
+            self._cache.clear()
         self._cache[ident] = scene
         return scene
 

@@ -123,6 +123,9 @@ def test_a_polygon_refines_an_area() -> None:
         (SceneQuery(text="tokyo b"), {"TOKYO"}),
         (SceneQuery(text="fs2"), {"FS2_TAIWAN"}),
         (SceneQuery(text=".*"), set()),
+        (SceneQuery(text="o"), {"TOKYO", "OLD", "CLOUDY", "DIAMOND"}),
+        (SceneQuery(text="tokyo\ntokyo bay"), {"TOKYO"}),
+        (SceneQuery(text="bay\0fiji"), set()),
         (SceneQuery(text="  "), NAMES),
     ],
 )  # fmt: skip
