@@ -184,7 +184,10 @@ def _read_seconds(text: str) -> int:
 
 
 def _read_params(text: str) -> dict[str, Any]:
-    value = json.loads(text)
+    try:
+        value = json.loads(text)
+    except RecursionError as exc:
+        raise ValueError("nested too deeply") from exc
     if not isinstance(value, dict):
         raise ValueError("not an object")
     return value

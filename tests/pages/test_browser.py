@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Frame, Page, expect
@@ -76,28 +78,41 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     pytest.fail(f"the portal did not start: {log.read_text()[-2000:]}")
 
 
+@pytest.fixture(scope="module")
+def profiles(browser: Browser, served: Served) -> Iterator[Callable[[int, bool], BrowserContext]]:
+    """One signed-in profile per width and theme, so that Streamlit's files load once."""
+    with contextlib.ExitStack() as stack:
+        made: dict[tuple[int, bool], BrowserContext] = {}
+
+        def profile(width: int, dark: bool) -> BrowserContext:
+            if (width, dark) not in made:
+                context = stack.enter_context(fresh_context(browser, width=width, dark=dark))
+                ((name, value),) = served.site.cookie().items()
+                context.add_cookies([{"name": name, "value": value, "url": served.origin}])
+                made[width, dark] = context
+            return made[width, dark]
+
+        yield profile
+
+
 @pytest.fixture
-def visit(browser: Browser, served: Served) -> Iterator[Callable[..., Page]]:
-    """Open a page signed in; at the end nothing may have left this computer or failed."""
-    contexts: list[tuple[BrowserContext, object]] = []
+def visit(profiles: Callable[[int, bool], BrowserContext], served: Served) -> Iterator[Any]:
+    """Open a page; at the end nothing may have left this computer or failed."""
+    pages: list[Page] = []
     outside: list[str] = []
     broken: list[str] = []
 
     def opened(path: str = "/", *, width: int = 1400, dark: bool = False) -> Page:
-        manager = fresh_context(browser, width=width, dark=dark)
-        context = manager.__enter__()
-        contexts.append((context, manager))
-        ((name, value),) = served.site.cookie().items()
-        context.add_cookies([{"name": name, "value": value, "url": served.origin}])
-        page = context.new_page()
+        page = profiles(width, dark).new_page()
+        pages.append(page)
         requests_outside(page, outside)
         page.on("pageerror", lambda error: broken.append(str(error)))
         page.goto(served.origin + path)
         return page
 
     yield opened
-    for _, manager in contexts:
-        manager.__exit__(None, None, None)  # type: ignore[attr-defined]
+    for page in pages:
+        page.close()
     assert not outside
     assert not broken
 
