@@ -174,7 +174,7 @@ def _parents() -> list[tuple[int, int]]:
         pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
         stats = [(pid, _stat(pid)) for pid in pids]
         return [(pid, int(s[1])) for pid, s in stats if s and s[0] not in "ZX"]
-    lines = _ps("-axo", "pid=,ppid=,state=").splitlines()
+    lines = _ps("-axwwo", "pid=,ppid=,state=").splitlines()
     rows = [line.split() for line in lines]
     return [(int(r[0]), int(r[1])) for r in rows if len(r) == 3 and not r[2].startswith("Z")]
 

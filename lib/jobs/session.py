@@ -58,6 +58,7 @@ class Job:
         self._private = Path(self._spec.scratch)
         self._runtime: Runtime = make_runtime(self._spec.runtime, self._spec.runtime_options)
         self._tasks: list[RunningTask] = []
+        self._made = False
 
     async def run(self) -> Outcome:
         """Until the notebook or (for a run) the module ends, or TERM comes."""
@@ -80,12 +81,18 @@ class Job:
             await asyncio.gather(*(t.terminate(_STOP_GRACE_S) for t in self._tasks))
             await asyncio.gather(*(t.close() for t in self._tasks))
 
+    def remove_private(self) -> None:
+        """Remove the node-local folder if this job made it. All tasks must be over."""
+        if self._made:
+            shutil.rmtree(self._private, ignore_errors=True)
+
     @property
     def _is_session(self) -> bool:
         return self._spec.kind == "session"
 
     def _make_private(self) -> None:
         self._private.mkdir(mode=0o700)  # must be new: nobody else may have prepared it
+        self._made = True
         for name in ("config", "r", "ipython"):
             (self._private / name).mkdir(mode=0o700)
 
@@ -230,7 +237,7 @@ def main() -> int:
         outcome = Outcome(EndReason.FAILED_TO_START, text, 1)
     sweep(grace_s=1.0)
     if job is not None:
-        shutil.rmtree(job._private, ignore_errors=True)
+        job.remove_private()
     with contextlib.suppress(OSError):
         write_json(
             control / control_files.EXIT,

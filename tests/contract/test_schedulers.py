@@ -156,7 +156,7 @@ async def test_nothing_of_a_job_is_left(scheduler: Scheduler, tmp_path: Path) ->
     script = "mkdir sb-1.scratch; sleep 3217 & setsid sleep 3217 & (setsid -f sleep 3217); exit 0"
     job_id = await scheduler.submit(job(tmp_path, script))
     await ended(scheduler, job_id)
-    listing = subprocess.run(["ps", "-axo", "args="], capture_output=True, text=True, check=True)
+    listing = subprocess.run(["ps", "-axwwo", "args="], capture_output=True, text=True, check=True)
     assert "sleep 3217" not in listing.stdout
     assert not (tmp_path / "sb-1.scratch").exists()
 
@@ -268,7 +268,7 @@ async def test_local_job_whose_runner_is_killed_is_lost_and_leaves_nothing(
     assert runner.signal(signal.SIGKILL)
     view = await ended(local, job_id)
     assert view.end_reason is EndReason.LOST
-    listing = subprocess.run(["ps", "-axo", "args="], capture_output=True, text=True, check=True)
+    listing = subprocess.run(["ps", "-axwwo", "args="], capture_output=True, text=True, check=True)
     assert "sleep 4321" not in listing.stdout
 
 

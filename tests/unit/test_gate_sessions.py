@@ -40,7 +40,7 @@ def own_site(tmp_path: Path) -> Iterator[GateSite]:
 
 
 def processes_with(text: str) -> list[str]:
-    out = subprocess.run(["ps", "-axo", "pid=,args="], capture_output=True, text=True, check=True)
+    out = subprocess.run(["ps", "-axwwo", "pid=,args="], capture_output=True, text=True, check=True)
     return [line for line in out.stdout.splitlines() if text in line]
 
 
@@ -129,6 +129,7 @@ def test_a_notebook_becomes_ready_and_stops_without_a_trace(site: GateSite) -> N
     scratch = json.loads((site.control(status.id) / "spec.json").read_text())["scratch"]
     assert Path(scratch).is_dir()
     assert ready.endpoint.token not in "".join(processes_with(""))
+    assert processes_with(scratch) != []
     asked = time.monotonic()
     site.cancel(status.id)
     ended = site.ended(status.id)
