@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import rasterio
@@ -117,7 +117,7 @@ class SmallKeeper:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.loop = None
+        self.loop: Any = None
         self.woken: list[str] = []
 
     def wake(self, cluster: ClusterId) -> None:
@@ -163,7 +163,7 @@ class Site:
             },
         )
         self.portal = portal.Portal(
-            self.store, self.auth, catalogs, self.catalogue, self.results, self.keeper
+            self.store, self.auth, catalogs, self.catalogue, self.results, cast(Any, self.keeper)
         )
 
     def cookie(self) -> dict[str, str]:

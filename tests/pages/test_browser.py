@@ -273,7 +273,7 @@ def test_hostile_titles_stay_text(visit):
 def test_open_notebook_shows_its_card_within_a_second(visit, served):
     page = visit("/?scene=LC08_A&module=active-fire")
     press = page.get_by_role("button", name="Open notebook")
-    expect(press).to_be_enabled()
+    expect(press).to_be_enabled(timeout=30_000)
     start = time.monotonic()
     press.click()
     page.locator(".sb-steps li[aria-current=step]", has_text="New").wait_for()
