@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 #: How often the gatekeeper is asked about WebSockets and transfers that stay open.
 RECHECK_S = 5.0
 _REMEMBERED = 1000
-_NOT_OPEN = "This notebook is not running. Its card on the portal says why."
+_CLOSED = "This notebook is not running. Its card on the portal says why."
+_NOT_YET = "This notebook is not connected at the moment. It is tried again by itself."
 
 
 class Notebooks:
@@ -31,9 +32,13 @@ class Notebooks:
     def get(self, session: SessionId) -> Upstream | None:
         return self._open.get(session)
 
+    def closed(self, session: SessionId) -> bool:
+        """Whether it was open and is over, not just unknown (as after a restart)."""
+        return session in self._why_not
+
     def why_not(self, session: SessionId) -> str:
         """One sentence for who asks for a notebook that is not open."""
-        return self._why_not.get(session, _NOT_OPEN)
+        return self._why_not.get(session, _NOT_YET)
 
     def add(self, session: SessionId, upstream: Upstream) -> Upstream | None:
         """Returns the upstream that was there before; the caller closes it."""
@@ -44,7 +49,7 @@ class Notebooks:
 
     def remove(self, session: SessionId, reason: str) -> Upstream | None:
         """Returns the upstream that was there; the caller closes it."""
-        self._why_not[session] = reason or _NOT_OPEN
+        self._why_not[session] = reason or _CLOSED
         while len(self._why_not) > _REMEMBERED:
             self._why_not.popitem(last=False)
         return self._open.pop(session, None)

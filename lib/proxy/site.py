@@ -68,7 +68,9 @@ class NotebookSite:
             return
         upstream = self._notebooks.get(session)
         if upstream is None:
-            await self._answers.say(scope, send, 503, self._notebooks.why_not(session))
+            again = 0 if self._notebooks.closed(session) else 5
+            sentence = self._notebooks.why_not(session)
+            await self._answers.say(scope, send, 503, sentence, refresh_s=again)
             return
         try:
             with self._visits.enter(visitor) as ended:

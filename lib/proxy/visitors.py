@@ -89,8 +89,8 @@ class Cookies:
     def set(self, visitor: Visitor) -> str:
         """A `Set-Cookie` value."""
         value = self._signer.dumps([visitor.session, visitor.user, visitor.login])
-        assert isinstance(value, str)  # noqa: S101 - a narrowing for mypy
-        return f"{_name(visitor.session)}={value}; Max-Age={COOKIE_LIFE_S}; {_COOKIE_FLAGS}"
+        text = value if isinstance(value, str) else value.decode("ascii")
+        return f"{_name(visitor.session)}={text}; Max-Age={COOKIE_LIFE_S}; {_COOKIE_FLAGS}"
 
     def read(self, session: SessionId, cookie_headers: Iterable[bytes]) -> Visitor | None:
         """The visitor whom the cookie names, or None.

@@ -17,9 +17,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from lib.errors import InvalidInput, Unavailable
+import lib.tunnels.link as module
+from lib.errors import ClusterUnreachable, InvalidInput, Unavailable
 from lib.model import ClusterId, Endpoint, JobState, SessionId
-from lib.protocol import JobKind, JobStatus
+from lib.protocol import JobKind, JobStatus, Verb
 from lib.proxy import NotebookProxy, Proxy, ProxySettings, Upstream
 from lib.tunnels import ClusterLink, TcpReach
 from tests.contract.small_notebook import Porter, Stage, inner, serving
@@ -178,10 +179,6 @@ async def test_notebook_works_and_outlives_master_and_portal(site: GateSite, run
 async def test_frozen_gate_is_told_and_comes_back(
     site: GateSite, runtime: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lib.tunnels.link as module
-    from lib.errors import ClusterUnreachable
-    from lib.protocol import Verb
-
     monkeypatch.setattr(module, "VERB_TIMEOUT_S", {**module.VERB_TIMEOUT_S, Verb.INFO: 0.5})
     monkeypatch.setattr(module, "_PROBE_S", 0.5)
     monkeypatch.setattr("lib.tunnels.command.CONNECT_TIMEOUT_S", 1)

@@ -237,6 +237,20 @@ async def test_portal_that_cannot_be_asked_lets_nobody_in(
     assert PAGE not in await answer.read()
 
 
+async def test_page_of_a_notebook_that_is_not_connected_yet_tries_again(
+    on: Stage,
+) -> None:
+    upstream = on.proxy._notebooks._open.pop(on.session)  # as after a restart of the portal
+    answer = await go(on, "/lab")
+    assert answer.status == 503
+    assert 'http-equiv="refresh"' in await answer.text()
+    on.proxy._notebooks.remove(on.session, "It reached its time limit.")
+    page = await (await go(on, "/lab")).text()
+    assert "It reached its time limit." in page
+    assert "refresh" not in page
+    on.proxy._notebooks.add(on.session, upstream)
+
+
 # --- other origins ----------------------------------------------------------------
 
 OTHERS = ["http://localhost:8501", "https://evil.example", "null", "", "http://nb-1.localhost:8501"]

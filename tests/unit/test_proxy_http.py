@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from lib.proxy import Upstream
 from tests.contract.small_notebook import TOKEN, Stage, stage
 
 
@@ -337,15 +338,13 @@ async def test_closing_a_notebook_ends_what_is_under_way(on: Stage, notebook: No
 
 
 async def test_newer_upstream_takes_over(on: Stage) -> None:
-    from lib.proxy import Upstream
-
     await on.proxy.open(on.session, Upstream(on.socket, on.endpoint))
     await seen(on, "/x")
 
 
 async def test_notebook_that_is_gone_is_told_plainly(on: Stage) -> None:
     on.socket.unlink()
-    await on.proxy.open(on.session, type(on.proxy.get(on.session))(on.socket, on.endpoint))  # type: ignore[misc, call-arg]
+    await on.proxy.open(on.session, Upstream(on.socket, on.endpoint))
     status, body = await on.get("/x")
     assert status == 502
     assert json.loads(body)["message"] == "The notebook cannot be reached at the moment."

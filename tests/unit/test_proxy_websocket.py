@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 
+from lib.proxy import Upstream
 from tests.contract.small_notebook import Stage, stage
 
 
@@ -193,7 +194,6 @@ async def test_signing_out_ends_its_websockets(on: Stage) -> None:
 async def test_visitor_who_may_no_longer_is_cut_off(
     on: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await asyncio.sleep(0)
     monkeypatch.setattr("lib.proxy.registry.RECHECK_S", 0.1)
     async with on.websocket("/echo") as ws:
         await ws.send_str("x")
@@ -204,8 +204,6 @@ async def test_visitor_who_may_no_longer_is_cut_off(
 
 
 async def test_unreachable_notebook_refuses_the_handshake(on: Stage) -> None:
-    from lib.proxy import Upstream
-
     on.socket.unlink()
     await on.proxy.open(on.session, Upstream(on.socket, on.endpoint))
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import lib.tunnels.link as module
 from lib.errors import (
     ClusterUnreachable,
     InvalidInput,
@@ -265,8 +266,6 @@ async def test_half_an_answer_is_unreachable(
 async def test_silent_gate_is_unreachable_and_asked_again(
     link: ClusterLink, gate: SmallGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lib.tunnels.link as module
-
     await link.ensure()
     monkeypatch.setattr(module, "VERB_TIMEOUT_S", {**module.VERB_TIMEOUT_S, Verb.LOG: 0.3})
     gate.hang = {Verb.LOG}
@@ -285,8 +284,6 @@ async def test_silent_gate_is_unreachable_and_asked_again(
 async def test_master_whose_gate_hangs_is_replaced(
     link: ClusterLink, gate: SmallGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import lib.tunnels.link as module
-
     await link.ensure()
     monkeypatch.setattr(module, "_PROBE_S", 0.3)
     link._suspect = True
