@@ -1,0 +1,148 @@
+"""The gate's folder and its commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lib.errors import Conflict, InvalidInput, NotFound, Refused
+from lib.gate.audit import Audit
+from lib.gate.home import Home
+
+ROOT = Path(__file__).resolve().parents[2]
+FIRST = {"python": sys.executable, "code": str(ROOT)}
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "inner"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    return path.with_suffix(".pub")
+
+
+def gate(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "lib.gate", *args],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_init_prints_json_and_makes_a_private_folder(tmp_path: Path, key: Path) -> None:
+    home = tmp_path / "a" / "gate"
+    done = gate("init", "--home", str(home), "--cluster", "here", "--portal-key", str(key))
+    answer = json.loads(done.stdout)
+    assert answer["host_key"].startswith("ssh-ed25519 AAAA")
+    assert answer["cluster"] == "here"
+    assert home.stat().st_mode & 0o777 == 0o700
+    for name in ("host_key", "authorized_key", "policy.toml"):
+        assert (home / name).stat().st_mode & 0o777 == 0o600
+    policy = Home(home).policy()
+    assert policy.modules == policy.data_paths == ()  # allows nothing yet
+
+
+def test_init_again_keeps_the_host_key_and_the_policy(tmp_path: Path, key: Path) -> None:
+    home = Home(tmp_path / "gate")
+    first = home.init("here", key, None, FIRST)
+    policy = tmp_path / "policy.toml"
+    text = (home.path / "policy.toml").read_text()
+    policy.write_text(text + "[limits]\nmax_live = 9\n")
+    assert home.init("here", key, policy, FIRST) == first
+    assert home.init("here", key, None, FIRST) == first
+    assert home.policy().limits.max_live == 9
+
+
+@pytest.mark.parametrize("cluster", ["../x", "", "A B", "x" * 60])
+def test_init_refuses_odd_cluster_names(tmp_path: Path, key: Path, cluster: str) -> None:
+    with pytest.raises(InvalidInput, match="id of a cluster"):
+        Home(tmp_path / "gate").init(cluster, key, None, FIRST)
+
+
+def test_init_refuses_what_is_no_key_or_another_clusters_policy(tmp_path: Path, key: Path) -> None:
+    home = Home(tmp_path / "gate")
+    (tmp_path / "no.pub").write_text("hello")
+    with pytest.raises(InvalidInput, match="public key"):
+        home.init("here", tmp_path / "no.pub", None, FIRST)
+    home.init("here", key, None, FIRST)
+    with pytest.raises(InvalidInput, match="is for here, not for there"):
+        home.init("there", key, None, FIRST)
+
+
+def test_a_folder_open_to_others_is_not_served(tmp_path: Path, key: Path) -> None:
+    home = Home(tmp_path / "gate")
+    home.init("here", key, None, FIRST)
+    home.path.chmod(0o755)
+    with pytest.raises(Refused, match="open to others"):
+        home.host_key()
+    done = gate("serve", "--home", str(home.path))
+    assert (done.returncode, "open to others" in done.stderr) == (1, True)
+
+
+def test_a_folder_that_is_a_link_is_not_served(tmp_path: Path, key: Path) -> None:
+    Home(tmp_path / "gate").init("here", key, None, FIRST)
+    (tmp_path / "link").symlink_to(tmp_path / "gate")
+    with pytest.raises(Refused, match="not a folder of this account"):
+        Home(tmp_path / "link").host_key()
+
+
+def test_what_is_no_gates_folder_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="does not exist"):
+        Home(tmp_path / "none").host_key()
+    done = gate("serve", "--home", str(tmp_path / "none"), "--detach")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert gate("serve").returncode == 2
+    assert gate("dance", "--home", "x").returncode == 2
+
+
+def test_check_names_what_is_missing(tmp_path: Path, key: Path) -> None:
+    home = tmp_path / "gate"
+    first = {"python": str(tmp_path / "python"), "code": str(tmp_path)}
+    Home(home).init("here", key, None, first)
+    answer = json.loads(gate("check", "--home", str(home)).stdout)
+    assert "Python of the policy is missing" in answer["problems"][0]
+    with (home / "policy.toml").open("a") as policy:
+        policy.write("colour = 1\n")
+    done = gate("check", "--home", str(home))
+    assert done.returncode == 1
+    assert "unknown key 'colour'" in done.stderr
+
+
+def test_one_lock_per_folder(tmp_path: Path, key: Path) -> None:
+    home = Home(tmp_path / "gate")
+    home.init("here", key, None, FIRST)
+    with home.lock(), pytest.raises(Conflict, match="serves"), home.lock():
+        pass
+    with home.lock():
+        pass
+
+
+def test_a_note_of_a_gate_that_died_is_not_believed(tmp_path: Path, key: Path) -> None:
+    home = Home(tmp_path / "gate")
+    home.init("here", key, None, FIRST)
+    note = {"pid": os.getpid(), "start": "another", "port": 1, "host_key": "k", "cluster": "here"}
+    (home.path / "gate.json").write_text(json.dumps({**note, "version": "0"}))
+    assert home.running() is None
+    assert json.loads(gate("stop", "--home", str(home.path)).stdout) == {"was_running": False}
+
+
+def test_the_audit_cuts_off_a_flood_and_says_how_much(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 6000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    audit = Audit(tmp_path / "audit.jsonl")
+    for _ in range(1000):
+        audit.refused("exec", command="x" * 1000)
+    now += 60
+    audit.refused("exec", command="y")
+    audit.close()
+    lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert len(lines) == 302
+    assert lines[300] == {"time": 6060.0, "event": "refusals-left-out", "count": 700}
+    assert max(len(line.get("command", "")) for line in lines) == 300
