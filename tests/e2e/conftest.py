@@ -20,9 +20,23 @@ def browser() -> Iterator[Browser]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def with_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder as the first start leaves it: made once, copied for each portal."""
+    first = tmp_path_factory.mktemp("first-start")
+    portal = RunningPortal(first)
+    portal.start()
+    portal.stop()
+    kept = tmp_path_factory.mktemp("samples")
+    for name in ("scenes", "cache"):
+        shutil.copytree(first / name, kept / name)
+    return kept
+
+
 @pytest.fixture
-def data_folder() -> Iterator[Path]:
+def data_folder(with_samples: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="sb-e2e-"))
+    shutil.copytree(with_samples, folder, dirs_exist_ok=True)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 
