@@ -36,7 +36,7 @@ from rasterio.control import GroundControlPoint
 from lib.errors import InvalidProduct
 from lib.imagery.raster import Grid, RasterInfo, describe
 from lib.scenes import limits
-from lib.scenes.product import Product, ProductFile
+from lib.scenes.product import Product, ProductFile, is_plain
 
 COLLECTION = "formosat"
 PROFILES = Path(__file__).resolve().parents[2] / "catalogs" / "formosat" / "profiles.toml"
@@ -76,9 +76,8 @@ def profiles(path: Path = PROFILES) -> dict[str, Profile]:
 def find_dims(folder: Path) -> list[Path]:
     """The DIMAP metadata files of a folder and of its direct sub-folders."""
     near = [folder, *(p for p in sorted(folder.iterdir()) if p.is_dir() and not p.is_symlink())]
-    return [
-        p for d in near for p in sorted(d.iterdir()) if p.suffix.lower() == ".dim" and p.is_file()
-    ]
+    files = (path for place in near for path in sorted(place.iterdir()))
+    return [path for path in files if path.suffix.lower() == ".dim" and is_plain(path)]
 
 
 def read(dims: list[Path]) -> Product:
@@ -110,7 +109,7 @@ def read(dims: list[Path]) -> Product:
         properties=_properties(first),
         files=tuple(part.file() for part in parts),
         outline_asset=first.asset,
-        sidecars={"dim": first.path, **({"truth": truth} if truth.is_file() else {})},
+        sidecars={"dim": first.path} | ({"truth": truth} if synthetic and is_plain(truth) else {}),
     )
 
 
@@ -232,7 +231,7 @@ class _Part:
                 f"{self.path.name}: DATA_FILE_PATH is not a plain file name ({name!r:.60})."
             )
         for path in self.path.parent.iterdir():
-            if path.name.lower() == name.lower() and path.is_file() and not path.is_symlink():
+            if path.name.lower() == name.lower() and is_plain(path):
                 return path
         raise InvalidProduct(f"{name} is missing: {self.path.name} names it, but it is not there.")
 

@@ -20,7 +20,7 @@ from lib.errors import InvalidProduct
 from lib.imagery.raster import Grid, RasterInfo, describe
 from lib.scenes import mtl as mtl_files
 from lib.scenes.mtl import Mtl
-from lib.scenes.product import Product, ProductFile
+from lib.scenes.product import Product, ProductFile, is_plain
 
 PLATFORM = "landsat-8"
 COLLECTION = "landsat8"
@@ -69,7 +69,7 @@ SYNTHETIC_ORIGIN = "Synthetic scene made by SceneBridge"
 
 def find_mtl(folder: Path) -> Path | None:
     """The MTL file of a product folder; txt before json before xml."""
-    found = [p for p in sorted(folder.iterdir()) if mtl_files.is_mtl(p) and p.is_file()]
+    found = [p for p in sorted(folder.iterdir()) if mtl_files.is_mtl(p) and is_plain(p)]
     order = {".txt": 0, ".json": 1, ".xml": 2}
     return min(found, key=lambda p: order[p.suffix.lower()], default=None)
 
@@ -102,7 +102,7 @@ def read(folder: Path, mtl_path: Path) -> Product:
         properties=_properties(mtl, level, path, row),
         files=files,
         outline_asset="blue",
-        sidecars={"mtl": mtl_path, **({"truth": truth} if truth.is_file() else {})},
+        sidecars={"mtl": mtl_path} | ({"truth": truth} if synthetic and is_plain(truth) else {}),
     )
 
 
@@ -153,7 +153,7 @@ def _properties(mtl: Mtl, level: str, path: int, row: int) -> dict[str, Any]:
 
 
 def _files(folder: Path, mtl: Mtl, level: str) -> Iterator[ProductFile]:
-    names = {p.name.lower(): p for p in folder.iterdir() if p.is_file() and not p.is_symlink()}
+    names = {p.name.lower(): p for p in folder.iterdir() if is_plain(p)}
     common: tuple[str, tuple[int, int]] | None = None
     for band in BANDS:
         named = (f"FILE_NAME_BAND_{band.number}", f"FILE_NAME_BAND_ST_B{band.number}")

@@ -13,6 +13,11 @@ from rasterio.control import GroundControlPoint
 from lib.imagery.raster import Grid
 
 
+def is_plain(path: Path) -> bool:
+    """True for a regular file; a link in a product could lead anywhere."""
+    return path.is_file() and not path.is_symlink()
+
+
 @dataclass(frozen=True, slots=True)
 class ProductFile:
     """One raster of a product, which becomes one asset of the item.

@@ -174,6 +174,16 @@ def test_broken_metadata_is_refused(
     assert len(catalogue) == 0
 
 
+@pytest.mark.parametrize("name", ["METADATA.DIM", "IMAGERY.TIF"])
+def test_links_are_not_followed(
+    product: Path, catalogue: Catalogue, tmp_path: Path, name: str
+) -> None:
+    path = product / name
+    path.symlink_to(path.rename(tmp_path / "outside"))
+    with pytest.raises(InvalidProduct, match=r"holds no product|IMAGERY\.TIF is missing"):
+        catalogue.add(product)
+
+
 def test_entities_are_refused(product: Path, catalogue: Catalogue) -> None:
     dim = product / "METADATA.DIM"
     laughs = '<!DOCTYPE d [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]>'

@@ -220,6 +220,22 @@ def test_a_band_that_is_a_link_is_not_followed(
         catalogue.add(product)
 
 
+@pytest.mark.parametrize("name", ["truth.geojson", "MTL"])
+def test_metadata_that_is_a_link_is_not_copied(
+    product: Path, catalogue: Catalogue, tmp_path: Path, name: str
+) -> None:
+    path = mtl_of(product) if name == "MTL" else product / name
+    secret = path.rename(tmp_path / "secret")
+    path.symlink_to(secret)
+    if name == "MTL":
+        with pytest.raises(InvalidProduct, match="holds no product"):
+            catalogue.add(product)
+        return
+    scene = catalogue.add(product)
+    assert "truth" not in scene.item["assets"]
+    assert not (catalogue.root / scene.id / name).is_symlink()
+
+
 def test_sidecar_files_are_not_read(product: Path, catalogue: Catalogue) -> None:
     """GDAL would take another georeference from these."""
     path = band_of(product, "B4")
