@@ -12,12 +12,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import errno
+import html
 import logging
 import os
 import shutil
 import signal
 import socket
 import sys
+import threading
 import webbrowser
 from contextlib import ExitStack, suppress
 from logging.handlers import RotatingFileHandler
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from lib.settings import Settings
 
 _WATCH_S = 2.0
+_SIGN_IN_PAGE = "sign-in.html"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -211,7 +214,8 @@ async def _serve(
     watching = asyncio.create_task(_keep_gate(cluster))
     try:
         await server.ready(serving)
-        _announce(chosen, browser=browser)
+        if not server.stopping.is_set():
+            _announce(chosen, browser=browser)
         await server.stopping.wait()
         _say_what_runs(chosen)
         await serving
@@ -229,7 +233,20 @@ def _announce(chosen: Settings, *, browser: bool) -> None:
         store.close()
     print(f"SceneBridge is ready: {link}", flush=True)
     if browser:
-        webbrowser.open(link)
+        _open_browser(link, chosen.data / _SIGN_IN_PAGE)
+
+
+def _open_browser(link: str, page: Path) -> None:
+    """Open the link by way of a private file: other accounts can read a browser's argv.
+
+    Only where there is a screen: a text browser would take the terminal.
+    """
+    if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        address = html.escape(link)
+        page.unlink(missing_ok=True)
+        page.touch(mode=0o600)
+        page.write_text(f'<meta http-equiv="refresh" content="0;url={address}">\n', "utf-8")
+        threading.Thread(target=webbrowser.open, args=(page.as_uri(),), daemon=True).start()
 
 
 async def _keep_gate(cluster: EmbeddedCluster) -> None:
@@ -261,6 +278,7 @@ def _stop(chosen: Settings, cluster: EmbeddedCluster, signals: _Signals) -> None
     """End jobs, gate and ssh master, and remove the runtime folder."""
     signals.act = _ask_for_patience
     key = chosen.data / "keys" / CLUSTER
+    (chosen.data / _SIGN_IN_PAGE).unlink(missing_ok=True)
     try:
         cluster.stop()
     finally:

@@ -66,12 +66,12 @@ class PortalServer(uvicorn.Server):
             logger.setLevel(logging.WARNING)
 
     async def ready(self, serving: asyncio.Task[None]) -> None:
-        """Wait until it answers.
+        """Wait until it answers, or was told to stop before it did.
 
         Raises:
             Unavailable: it ended instead; why is in the log.
         """
-        while not self.started:
+        while not self.started and not self.stopping.is_set():
             if serving.done():
                 raise Unavailable(
                     "The portal could not start; portal.log in the data folder says why."

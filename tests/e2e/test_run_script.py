@@ -158,6 +158,28 @@ def test_the_link_signs_one_browser_in_and_a_stranger_gets_nothing(portal):
     assert all(key not in line for line in portal.output if "ready" not in line)
 
 
+def test_the_browser_is_opened_without_the_key_in_its_arguments(portal, data, tmp_path):
+    opened = tmp_path / "opened"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\nprintf %s "$*" > "{opened}"\n')
+    browser.chmod(0o755)
+    portal.process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "lib.serve", "--data", data, "--port", str(portal.port)],
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "BROWSER": str(browser), "DISPLAY": ":0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_for("the browser", lambda: opened.exists() and opened.read_text())
+    page = data.resolve() / "sign-in.html"
+    assert opened.read_text() == page.as_uri()
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+    said = portal.stop()
+    link = next(line for line in said.splitlines() if "ready" in line).split(": ", 1)[1]
+    assert not page.exists()
+    assert link.startswith(portal.origin)
+
+
 def test_everything_is_on_loopback_and_private(portal, data):
     portal.start()
     tree = [psutil.Process(portal.process.pid)]
