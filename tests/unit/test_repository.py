@@ -1,5 +1,6 @@
 """The rules of this repository: lint, types, who imports whom, and what may be tracked."""
 
+import ast
 import json
 import re
 import shutil
@@ -189,17 +190,46 @@ def test_every_runtime_requirement_says_why_it_is_there():
             assert re.search(r"  # \w", line), line
 
 
+#: Import name -> package, where they differ. Some come as the substance of another.
+PACKAGES = {
+    "PIL": "pillow", "yaml": "pyyaml", "streamlit_folium": "streamlit-folium",
+    "pystac_client": "pystac-client",
+    "openapi_spec_validator": "openapi-spec-validator", "jupyter_server": "jupyterlab",
+    "traitlets": "jupyterlab", "tornado": "jupyterlab", "IPython": "ipykernel",
+    "branca": "folium", "affine": "rasterio", "yarl": "aiohttp",
+}  # fmt: skip
+OWN = {"lib", "ui", "pages", "modules", "modulekit", "app", "admin", "tests", "benchmarks"}
+#: Installed by nobody: the standard library of newer Pythons has it.
+BACKPORTS = {"tomli"}
+
+
+def packages_imported_in(*folders: str) -> set[str]:
+    """The packages that the tracked Python files of these folders import."""
+    names = set()
+    for file in tracked(*(f"{folder}/*.py" for folder in folders)):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+                names.add(node.module.split(".")[0])
+    foreign = names - OWN - BACKPORTS - set(sys.stdlib_module_names)
+    return {PACKAGES.get(name, name.lower().replace("_", "-")) for name in foreign}
+
+
 def test_every_package_that_is_imported_is_a_requirement():
-    known = {
-        "PIL": "pillow", "streamlit_folium": "streamlit-folium", "pystac_client": "pystac-client",
-        "rio_tiler": "rio-tiler", "jupyter_server": "jupyterlab", "traitlets": "jupyterlab",
-        "tornado": "jupyterlab", "branca": "folium", "affine": "rasterio", "yarl": "aiohttp",
-        "tomli": None, "IPython": "ipykernel",
-    }  # fmt: skip
-    graph = grimp.build_graph(
-        "lib", "ui", "pages", "modules", "modulekit", include_external_packages=True, cache_dir=None
-    )
-    own = {"lib", "ui", "pages", "modules", "modulekit"}
-    external = {m.split(".")[0] for m in graph.modules} - own - set(sys.stdlib_module_names)
-    needed = {known.get(name, name.lower()) for name in external} - {None}
-    assert needed <= set(pins("requirements.txt")), needed - set(pins("requirements.txt"))
+    needed = packages_imported_in("lib", "ui", "pages", "modules", "modulekit")
+    assert needed <= set(pins("requirements.txt"))
+
+
+def test_every_package_that_tests_import_is_a_requirement():
+    installed = set(pins("requirements.txt")) | set(pins("requirements-dev.txt"))
+    # A test's own small packages stand beside it.
+    beside = {file.stem for file in tracked("tests/**/*.py", "benchmarks/**/*.py")}
+    assert packages_imported_in("tests", "benchmarks") - beside <= installed
+
+
+def test_no_runtime_requirement_is_there_for_nothing():
+    """Those that nothing imports are named by their reason: programs and plug-ins."""
+    by_name_only = {"jupyterlab", "ipykernel", "httptools", "websockets", "pyarrow", "alembic"}
+    used = packages_imported_in("lib", "ui", "pages", "modules", "modulekit", "app.py")
+    assert set(pins("requirements.txt")) - used <= by_name_only
