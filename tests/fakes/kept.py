@@ -31,9 +31,11 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def until(
-    condition: Callable[[], bool | Awaitable[bool]], what: str = "", timeout_s: float = 10.0
+    condition: Callable[[], bool | Awaitable[bool]],
+    what: str | Callable[[], str] = "",
+    timeout_s: float = 30.0,
 ) -> None:
-    """Wait until it holds; fail with `what` when it does not."""
+    """Wait until it holds; fail with `what`, asked then, when it does not."""
     deadline = time.monotonic() + timeout_s
     while True:
         held = condition()
@@ -41,7 +43,9 @@ async def until(
             held = await held
         if held:
             return
-        assert time.monotonic() < deadline, f"it never happened: {what or condition}"
+        if time.monotonic() > deadline:
+            said = what if isinstance(what, str) else what()
+            raise AssertionError(f"it never happened: {said or condition}")
         await asyncio.sleep(0.01)
 
 
@@ -92,12 +96,14 @@ class Kept:
     async def session_is(self, session_id: SessionId, state: Any) -> Session:
         await until(
             lambda: self.session(session_id).state is state,
-            f"{state}; it is {self.session(session_id)}",
+            lambda: f"{state}; it is {self.session(session_id)}",
         )
         return self.session(session_id)
 
     async def run_is(self, run_id: RunId, state: Any) -> Run:
-        await until(lambda: self.run(run_id).state is state, f"{state}; it is {self.run(run_id)}")
+        await until(
+            lambda: self.run(run_id).state is state, lambda: f"{state}; it is {self.run(run_id)}"
+        )
         return self.run(run_id)
 
     async def connected(self) -> None:
