@@ -138,7 +138,7 @@ class Jobs:
 
         A scheduler that does not answer ends nothing; `asked_ok` says so.
         """
-        views = await self._ask() if self.live else {}
+        views = await self._ask() if self.live or not self.asked_ok else {}
         async with self._lock:
             if views is not None:
                 await self._settle_unsubmitted()

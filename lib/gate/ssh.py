@@ -22,7 +22,7 @@ from lib.gate.audit import Audit
 from lib.gate.jobs import Jobs
 from lib.gate.peers import is_own_account
 from lib.gate.verbs import Exchange, Verbs, verb_of
-from lib.protocol import ID_PATTERN
+from lib.protocol import ID_PATTERN, Verb
 
 USER = "portal"
 #: AES-GCM only: as fast as OpenSSH's own, where chacha20 in Python is five times slower.
@@ -312,13 +312,13 @@ class Command(SSHServerStreamSession[bytes]):
         exchange = Exchange(SSHReader(self, channel), SSHWriter(self, channel))
         try:
             channel.exit(await self._answer(verb, exchange))
-        except (asyncssh.Error, ConnectionError):
+        except (asyncssh.Error, OSError):
             channel.close()  # the portal is gone
 
-    async def _answer(self, verb: Any, exchange: Exchange) -> int:
+    async def _answer(self, verb: Verb, exchange: Exchange) -> int:
         try:
             return await self._door.verbs.handle(verb, exchange)
-        except (asyncssh.Error, ConnectionError):
+        except (asyncssh.Error, OSError):
             raise
         except Exception:
             _log.exception("the verb %s failed", verb)

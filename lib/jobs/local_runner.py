@@ -51,7 +51,6 @@ class Runner:
 
     def run(self) -> None:
         """Do all of it; returns when the job is over and written down."""
-        self._listen_for_signals()
         become_subreaper()
         slot = self._wait_for_slot()
         if slot is None:
@@ -68,7 +67,8 @@ class Runner:
         code = process.returncode
         self._end(why, 128 - code if code is not None and code < 0 else code)
 
-    def _listen_for_signals(self) -> None:
+    def listen_for_signals(self) -> None:
+        """Before anybody knows our pid: a cancel may follow at once."""
         self._waker.setblocking(False)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._cancel)
@@ -186,11 +186,13 @@ def main() -> None:
         os._exit(0 if os.read(ready, 1) == b"1" else 1)
     os.close(ready)
     os.setsid()
+    runner = Runner(folder)
+    runner.listen_for_signals()
     me = this_process()
     write_json(folder / "runner.json", {"pid": me.pid, "start": me.start})
     os.write(tell, b"1")
     os.close(tell)
-    Runner(folder).run()
+    runner.run()
 
 
 if __name__ == "__main__":
