@@ -33,6 +33,8 @@ Array = npt.NDArray[Any]
 #: equation 12, which asks for valid neighbours of theirs.
 HALO = 32
 REACH = 30
+#: Up to so many Schroeder candidates in a strip are tested one by one.
+FEW = 2000
 
 SCHROEDER, GOLI, MURPHY, VOTE = 1, 2, 4, 8
 
@@ -198,7 +200,10 @@ def schroeder(
     if undecided == 0:
         return
     keep = ((flags & POSITIVE) != 0) & ((flags & (S_FIRE | S_WATER)) == 0)
-    count, total = window_sums(keep, dn7)
+    # Half of S 5 from exact sums, with room for rounding, spares most windows; but for a
+    # few candidates the sums of a whole strip cost more than they spare.
+    many = undecided > FEW
+    count, total = window_sums(keep if many else keep[:0], dn7)
     columns = np.zeros((width, 5))
     for i in range(y0, y1):
         top, bottom = max(0, i - REACH), min(rows, i + REACH + 1)
@@ -207,12 +212,12 @@ def schroeder(
             if flags[i, j] & (S_FIRE | S_CANDIDATE | S_WATER) != S_CANDIDATE:
                 continue
             left, right = max(0, j - REACH), min(width, j + REACH + 1)
-            n = float(box(count, top, left, bottom, right) & np.uint16(0xFFFF))
-            s = float(box(total, top, left, bottom, right) & np.uint32(0xFFFFFFFF))
             u7 = scale[7] * dn7[i, j] + offset[7]
-            # Half of S 5 from exact sums, with room for rounding, spares most windows.
-            if n == 0 or u7 < scale[7] * s / n + offset[7] + 0.08 - 1e-9:
-                continue
+            if many:
+                n = float(box(count, top, left, bottom, right) & np.uint16(0xFFFF))
+                s = float(box(total, top, left, bottom, right) & np.uint32(0xFFFFFFFF))
+                if n == 0 or u7 < scale[7] * s / n + offset[7] + 0.08 - 1e-9:
+                    continue
             column_sums(keep, dn5, dn7, scale, offset, top, bottom, max(done, left), right, columns)
             done = max(done, right)
             ratio = u7 / (scale[5] * dn5[i, j] + offset[5])
@@ -321,6 +326,9 @@ def goli(
 ) -> None:
     """G 8-16 into bit GOLI of `out`. Alters the G_CANDIDATE bit of `flags`."""
     rows, width = flags.shape
+    around = flags[max(0, y0 - 1) : y1 + 1]
+    if not np.any(around & (G_HOT | G_CANDIDATE)):
+        return
     fire, keep = goli_states(flags, dn4, dn6, scale, offset, sine)
     count, total = window_sums(keep, dn7)
     for i in range(y0, y1):
