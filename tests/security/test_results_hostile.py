@@ -14,9 +14,9 @@ from lib.model import RunId, SceneId
 from lib.protocol import ArtifactKind
 from lib.results import reading
 from lib.results.folder import ResultFolder
-from tests.fakes.things import TIME, new_id, object_event, outlines
+from tests.fakes.things import TIME, object_event, outlines
 
-RUN, SCENE = RunId(new_id()), SceneId("LC08_A")
+RUN, SCENE = RunId("6f1f2b5e-0000-4000-8000-00000000000a"), SceneId("LC08_A")
 
 
 def with_geometry(geometry: Any) -> bytes:
