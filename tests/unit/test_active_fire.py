@@ -15,12 +15,14 @@ from modulekit.cli import main
 from modulekit.raster import SceneReader, Strip, gdal_environment
 from modulekit.scenes import SceneLink, read_item
 from modules.active_fire.detector import ALGORITHMS, DETECTOR, NAMES
+from modules.active_fire.kernels import HALO
 from tests.fixtures.module_scenes import (
     BEFORE,
     DATA,
     DURING,
     LANDSAT,
     burning,
+    savanna,
     write_catalog,
     write_crops,
     write_scene,
@@ -100,17 +102,35 @@ def wild(seed: int, shape: tuple[int, int] = (150, 130)) -> dict[str, np.ndarray
     return bands
 
 
-@pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("rows", [16, 64, 150])
-def test_made_scenes_equal_plain_numpy(seed, rows):
-    bands = {**wild(seed), "qa_radsat": np.zeros((150, 130), np.uint16)}
+def flickering(seed: int, shape: tuple[int, int] = (150, 130)) -> dict[str, np.ndarray]:
+    """Pixels near every threshold on a calm ground, where the context tests decide."""
+    rng = np.random.default_rng(seed)
+    bands = savanna(*shape, seed=seed)
+    for name in NAMES:
+        bands[name][:60, :50] = (bands[name][:60, :50] * 0.3 + 4_300).astype(np.uint16)
+    hot = rng.random(shape) < 0.05
+    count = np.count_nonzero(hot)
+    swir2 = rng.uniform(0.08, 0.7, count)
+    levels = {"swir22": swir2, "swir16": swir2 / rng.uniform(1.2, 2.2, count)}
+    levels["nir08"] = swir2 / rng.uniform(1.2, 3.0, count)
+    for name, level in levels.items():
+        bands[name][hot] = ((level + 0.1) / 2e-5).astype(np.uint16)
+    return bands
+
+
+@pytest.mark.parametrize("make", [wild, flickering])
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("rows", [16, 150])
+def test_made_scenes_equal_plain_numpy(make, seed, rows):
+    bands = {**make(seed), "qa_radsat": np.zeros((150, 130), np.uint16)}
     numbers = {int(LANDSAT[name][1]): band for name, band in bands.items() if name in LANDSAT}
     saturated = (bands["swir16"] == 65_535) | (bands["swir22"] == 65_535)
     expected = plain_fire.detect({1: numbers[2], **numbers}, 40.0, saturated)
     assert all(np.count_nonzero(expected >> bit & 1) for bit in range(4))
     got = []
     for y0 in range(0, 150, rows):
-        y1, top, bottom = min(150, y0 + rows), max(0, y0 - 32), min(150, y0 + rows + 32)
+        y1 = min(150, y0 + rows)
+        top, bottom = max(0, y0 - HALO), min(150, y1 + HALO)
         strip = Strip(y0, y1, top, {n: b[top:bottom].copy() for n, b in bands.items()})
         got.append(detect(strip, radsat=True))
     assert np.array_equal(np.concatenate(got), expected)
