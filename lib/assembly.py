@@ -133,8 +133,8 @@ class _Door:
             raise
         await self._assembly.proxy.open(session, fresh)
 
-    async def close(self, session: SessionId) -> None:
-        await self._assembly.proxy.close(session)
+    async def close(self, session: SessionId, reason: str) -> None:
+        await self._assembly.proxy.close(session, reason)
 
 
 def _links(settings: Settings, catalogs: Catalogs) -> Mapping[ClusterId, Link]:

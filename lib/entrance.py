@@ -64,6 +64,7 @@ class Entrance:
         login: Login | None = getattr(request.state, "login", None)
         if login is not None:
             await run_in_threadpool(self._assembly.auth.sign_out, login)
+            self._assembly.proxy.sign_out(login.id)
         response = RedirectResponse("/", 303, _NEVER_KEEP)
         response.delete_cookie(COOKIE)
         return response

@@ -191,7 +191,7 @@ class ClusterKeeper:
             columns["submitted_at"] = status.submitted_at
         await asyncio.to_thread(self._work.update_session, session_id, **columns)
         if status.state is JobState.ENDED:
-            await self._connections.drop(session_id)
+            await self._connections.drop(session_id, str(columns["reason"]))
         elif status.endpoint is not None:
             self._connections.want(session_id, status.endpoint)
 
@@ -222,7 +222,7 @@ class ClusterKeeper:
                     reason=ending(EndReason.LOST),
                     ended_at=now,
                 )
-                await self._connections.drop(session.id)
+                await self._connections.drop(session.id, ending(EndReason.LOST))
         for run in submitted.runs:
             if (run.session or run.id) not in known:
                 await self._runs.lost(run)

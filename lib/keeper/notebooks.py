@@ -45,14 +45,14 @@ class Connections:
         if session not in self._proved and session not in self._tasks:
             self._tasks[session] = asyncio.create_task(self._connect(session, endpoint))
 
-    async def drop(self, session: SessionId) -> None:
-        """The session has ended. Idempotent."""
+    async def drop(self, session: SessionId, reason: str = "") -> None:
+        """The session has ended, and why. Idempotent."""
         task = self._tasks.pop(session, None)
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         self._proved.discard(session)
-        await self._door.close(session)
+        await self._door.close(session, reason)
         try:
             await self._link.close_forward(session)
         except SceneBridgeError as exc:

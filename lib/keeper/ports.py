@@ -62,5 +62,6 @@ class NotebookDoor(Protocol):
         """Prove with an authenticated request that this notebook answers, then let
         visitors in. Idempotent. Raises `Unavailable` while it does not answer."""
 
-    async def close(self, session: SessionId) -> None:
-        """Let nobody in any more and cut open connections. Idempotent."""
+    async def close(self, session: SessionId, reason: str) -> None:
+        """Let nobody in any more and cut open connections; `reason` is what visitors
+        read from now on. Idempotent."""

@@ -306,7 +306,7 @@ class MemoryDoor:
             raise Unavailable("The notebook does not answer.")
         self.let_in[session] = socket
 
-    async def close(self, session: SessionId) -> None:
+    async def close(self, session: SessionId, reason: str) -> None:
         self.let_in.pop(session, None)
 
 
