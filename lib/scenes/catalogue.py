@@ -4,6 +4,7 @@ Layout of the folder:
 
     table.parquet           the search table; rebuilt from the items when it is broken
     table.lock              held while the table is replaced
+    COLLECTION.json         STAC collection that the items link to
     SCENE_ID/item.json      STAC item, hrefs relative to the folder
     SCENE_ID/*.tif          georeferenced COGs
     .incoming-*/            a product that is being taken in; removed when its process died
@@ -38,6 +39,7 @@ from lib.scenes.table import Table
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _TABLE = "table.parquet"
+COLLECTIONS = Path(__file__).resolve().parents[2] / "catalogs"
 _INCOMING = ".incoming-"
 _SWEEP_AFTER_S = 60.0
 _CACHED_SCENES = 20_000
@@ -200,7 +202,15 @@ class Catalogue:
                 shutil.rmtree(target)
             if not target.exists():
                 folder.rename(target)
-            _save(table.add(_scene(_read_item(target / "item.json"), target)), self._root / _TABLE)
+            scene = _scene(_read_item(target / "item.json"), target)
+            self._describe(scene.collection)
+            _save(table.add(scene), self._root / _TABLE)
+
+    def _describe(self, collection: str) -> None:
+        """Put the collection's description beside the scenes that link to it."""
+        source = COLLECTIONS / collection / "collection.json"
+        if source.is_file():
+            write_json(self._root / f"{collection}.json", json.loads(source.read_bytes()))
 
     @contextmanager
     def _locked_table(self) -> Iterator[Table]:
@@ -305,7 +315,13 @@ def _absolute(item: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         href = str(asset.get("href", ""))
         local = href.startswith("./") and "/" not in href[2:]
         assets[key] = {**asset, "href": str(folder / href[2:])} if local else asset
-    return {**item, "assets": assets}
+    links = [
+        {**link, "href": str(folder.parent / str(link["href"])[3:])}
+        if str(link.get("href")).startswith("../")
+        else link
+        for link in item.get("links", [])
+    ]
+    return {**item, "assets": assets, "links": links}
 
 
 def _read_item(path: Path) -> dict[str, Any]:

@@ -87,7 +87,8 @@ def from_item(item: Mapping[str, Any]) -> Scene:
     title = str(properties.get("title") or ident)[:200]
     bbox = bbox_of(geometry)
     collection = str(item.get("collection") or properties.get("collection") or platform)
-    normal = {
+    links = _collection_link(item)
+    normal: dict[str, Any] = {
         "type": "Feature",
         "stac_version": STAC_VERSION,
         "stac_extensions": _extensions(platform),
@@ -96,11 +97,23 @@ def from_item(item: Mapping[str, Any]) -> Scene:
         "geometry": geometry,
         "bbox": list(bbox),
         "properties": _properties(properties, platform, time, level, cloud, title, synthetic),
-        "links": [],
+        "links": links,
         "assets": assets,
     }
+    if not links:  # STAC allows the field beside such a link only
+        normal["properties"]["collection"] = normal.pop("collection")
     return Scene(SceneId(ident), collection, platform, time, geometry, bbox, cloud, level, bands,
                  synthetic, title, normal)  # fmt: skip
+
+
+def _collection_link(item: Mapping[str, Any]) -> list[dict[str, str]]:
+    links = item.get("links")
+    for link in links if isinstance(links, list) else ():
+        if isinstance(link, Mapping) and link.get("rel") == "collection":
+            return [
+                {"rel": "collection", "href": str(link.get("href")), "type": "application/json"}
+            ]
+    return []
 
 
 def _extensions(platform: str) -> list[str]:

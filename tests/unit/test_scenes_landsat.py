@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pystac.validation
 import pytest
 import rasterio
 from affine import Affine
@@ -15,7 +16,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from lib.errors import InvalidProduct
 from lib.imagery.raster import describe
-from lib.model import Scene
+from lib.model import Scene, SceneId
 from lib.scenes import mtl
 from lib.scenes.catalogue import Catalogue
 from lib.scenes.synthetic import write_landsat
@@ -82,6 +83,17 @@ def test_the_item_describes_bands_for_modules(product: Path, catalogue: Catalogu
     properties = scene.item["properties"]
     assert properties["landsat:wrs_path"] == "107"
     assert 20 < properties["view:sun_elevation"] < 40
+
+
+def test_the_item_on_disk_is_valid_stac(product: Path, catalogue: Catalogue) -> None:
+    """Against the core schemas that pystac carries; extensions' schemas are on the internet."""
+    folder = catalogue.root / catalogue.add(product).id
+    item = json.loads((folder / "item.json").read_text())
+    (link,) = item["links"]
+    collection = json.loads((folder / link["href"]).read_text())
+    assert collection["id"] == item["collection"]
+    for document in (item, collection, dict(catalogue.get(SceneId(folder.name)).item)):
+        pystac.validation.validate_dict({**document, "stac_extensions": []})
 
 
 def test_every_raster_is_a_cog_with_the_pixels_of_the_product(
