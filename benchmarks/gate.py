@@ -65,8 +65,12 @@ def main() -> int:
     if not Path(sshd).exists():
         print("OpenSSH's sshd is not installed: nothing to compare with.")
         return 0
-    with tempfile.TemporaryDirectory(prefix="sb-bench-") as name:
-        rates = measure(Path(name), sshd, arguments.rounds, arguments.megabytes)
+    try:
+        with tempfile.TemporaryDirectory(prefix="sb-bench-") as name:
+            rates = measure(Path(name), sshd, arguments.rounds, arguments.megabytes)
+    except RuntimeError as exc:
+        print(f"Not measured: {exc}.")
+        return 1
     return report(rates, arguments.megabytes)
 
 
