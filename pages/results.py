@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 
-import pandas as pd
 import streamlit as st
 
 from lib.errors import NotFound, SceneBridgeError
-from lib.model import Detection, Module, Reachability, Run, RunId, Scene, SceneId, User
+from lib.model import Reachability, Run, RunId, Scene, SceneId, User
 from lib.portal import Portal
-from ui import findings, frame, steps, wall
-from ui import map as result_map
-from ui.events import Event
-from ui.map import MapState, union
-from ui.text import exactly, md
-
-STEP = 200
-MAP_HEIGHT = 620
-ALL = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which detections are shown; empty fields do not restrict."""
-
-    klass: str
-    scene: str
-    min_score: float
+from ui import findings, found, frame, result_filter, steps
+from ui.result_filter import Filter
+from ui.text import md
 
 
 def choose_run(here: Portal, user: User) -> Run | None:
@@ -68,223 +50,25 @@ def choose_run(here: Portal, user: User) -> Run | None:
 
 def scenes_of(here: Portal, user: User, run: Run) -> tuple[Scene, ...]:
     """The run's scenes that are still in the catalogue."""
-    found = []
+    scenes = []
     for entry in run.scenes:
-        try:
-            found.append(here.scene(user, SceneId(entry.scene)))
-        except NotFound:
-            continue
-    return tuple(found)
+        with suppress(NotFound):
+            scenes.append(here.scene(user, SceneId(entry.scene)))
+    return tuple(scenes)
 
 
-def show_filter(
-    run: Run, module: Module | None, classes: Sequence[str], titles: dict[str, str]
-) -> Filter:
-    """The filter's widgets; each begins with what the address says."""
-    with st.container(horizontal=True, vertical_alignment="bottom", key="results-filter"):
-        score = st.slider(
-            "Score at least",
-            0.0,
-            1.0,
-            step=0.01,
-            key=_seed(run, "score", _score_of_address()),
-            width=220,
-            help=md(module.score_meaning) if module and module.score_meaning else None,
+def matching(here: Portal, user: User, run: Run, chosen: Filter) -> int:
+    """How many detections of the run pass the filter."""
+    if chosen.min_score:
+        scene = SceneId(chosen.scene) if chosen.scene else None
+        klass, score = chosen.klass or None, chosen.min_score
+        return len(
+            here.detections(user, run.id, scene=scene, klass=klass, min_score=score, limit=None)
         )
-        klass = scene = ALL
-        if len(classes) > 1:
-            names = [ALL, *classes]
-            wish = st.query_params.get("class", ALL)
-            klass = st.selectbox(
-                "Class",
-                names,
-                format_func=lambda k: wall.class_title(module, k) if k else "All classes",
-                key=_seed(run, "class", wish if wish in names else ALL),
-                width=200,
-            )
-        if len(run.scenes) > 1:
-            ids = [ALL, *(str(s.scene) for s in run.scenes)]
-            wish = st.query_params.get("scene", ALL)
-            scene = st.selectbox(
-                "Scene",
-                ids,
-                format_func=lambda s: titles.get(s, s) if s else "All scenes",
-                key=_seed(run, "scene", wish if wish in ids else ALL),
-                width=320,
-            )
-        st.link_button(
-            "Download GeoJSON",
-            f"/api/runs/{run.id}/detections?download=1",
-            icon=":material/download:",
-            disabled=run.objects == 0,
-        )
-    chosen = Filter(klass or ALL, scene or ALL, float(score))
-    _to_address("class", chosen.klass)
-    _to_address("scene", chosen.scene)
-    _to_address("score", f"{chosen.min_score:g}" if chosen.min_score else "")
-    return chosen
-
-
-def _seed(run: Run, name: str, value: object) -> str:
-    key = f"results-{name}-{run.id}"
-    st.session_state.setdefault(key, value)
-    return key
-
-
-def _score_of_address() -> float:
-    try:
-        return min(1.0, max(0.0, float(st.query_params.get("score", "0"))))
-    except ValueError:
-        return 0.0
-
-
-def _to_address(name: str, value: str) -> None:
-    if value:
-        if st.query_params.get(name) != value:
-            st.query_params[name] = value
-    elif name in st.query_params:
-        del st.query_params[name]
-
-
-def set_mark(name: str) -> None:
-    """Mark one detection on the map and in the address; pressed again, unmark it."""
-    _to_address("mark", "" if st.query_params.get("mark") == name else name)
-
-
-def on_map(event: Event) -> None:
-    """A detection was clicked on the map."""
-    if event.kind == "mark":
-        set_mark(wall.mark_key(event.id, event.n))
-
-
-def show_found(
-    here: Portal,
-    user: User,
-    run: Run,
-    chosen: Filter,
-    scenes: tuple[Scene, ...],
-    module: Module | None,
-) -> None:
-    """The wall beside the map, and the table below."""
-    limit = st.session_state.get(f"results-limit-{run.id}", STEP)
-    found = here.detections(
-        user,
-        run.id,
-        scene=SceneId(chosen.scene) if chosen.scene else None,
-        klass=chosen.klass or None,
-        min_score=chosen.min_score,
-        limit=limit + 1,
-    )
-    more, found = len(found) > limit, found[:limit]
-    mark = st.query_params.get("mark", "")
-    marked = _marked(here, user, run, mark, found)
-    left, right = st.columns([1, 1], gap="medium")
-    with right:
-        result_map.show(
-            MapState(
-                chosen=scenes,
-                drape=tuple(str(s.id) for s in scenes[: result_map.MAX_DRAPED]),
-                view=union([s.bbox for s in scenes]),
-                view_seq=zlib.crc32(run.id.encode()),
-                detections=f"/api/runs/{run.id}/detections?v={run.objects}-{run.state}",
-                filter={
-                    "klass": chosen.klass,
-                    "scene": chosen.scene,
-                    "min_score": chosen.min_score,
-                },
-                mark={"scene": marked.scene, "n": marked.n, "lon": marked.lon, "lat": marked.lat}
-                if marked
-                else None,
-            ),
-            key="results-map",
-            height=MAP_HEIGHT,
-            on_event=on_map,
-        )
-        if marked:
-            st.caption(describe(marked, module))
-    with left:
-        if found:
-            wall.show(
-                found,
-                module,
-                synthetic=frozenset(str(s.id) for s in scenes if s.synthetic),
-                marked=mark,
-                key="results-wall",
-                on_mark=set_mark,
-            )
-        elif run.objects:
-            frame.empty(
-                "Nothing matches this filter", "Lower the score, or show all classes and scenes."
-            )
-        elif run.state.over:
-            frame.empty("Nothing was found", findings.nothing_found(run, module))
-        else:
-            frame.empty(
-                "Nothing found so far", "Thumbnails appear here as the module finds something."
-            )
-        if more:
-            st.button("Show more", on_click=_show_more, args=(str(run.id), limit))
-    if found:
-        with st.expander("Table"):
-            show_table(found, module)
-
-
-def _show_more(run_id: str, limit: int) -> None:
-    st.session_state[f"results-limit-{run_id}"] = limit + STEP
-
-
-def _marked(
-    here: Portal, user: User, run: Run, mark: str, found: Sequence[Detection]
-) -> Detection | None:
-    """The marked detection, also when the filter or the limit hides its chip."""
-    wanted = wall.read_mark(mark)
-    if wanted is None:
-        return None
-    scene, n = wanted
-    candidates = [d for d in found if (str(d.scene), d.n) == (scene, n)]
-    if not candidates:
-        every = here.detections(user, run.id, scene=SceneId(scene), limit=None)
-        candidates = [d for d in every if d.n == n]
-    return candidates[0] if candidates else None
-
-
-def describe(d: Detection, module: Module | None) -> str:
-    """The marked detection in one line of Markdown."""
-    flags = f", flags: {', '.join(d.flags)}" if d.flags else ""
-    text = (
-        f"{wall.class_title(module, d.klass)}, score {d.score:.2f}, {exactly(d.time)}, "
-        f"{d.lat:.5f}, {d.lon:.5f}, {d.scene}{flags}"
-    )
-    return f"**Marked:** {md(text)}"
-
-
-def show_table(found: Sequence[Detection], module: Module | None) -> None:
-    """The detections as a table, in the order of the wall."""
-    rows = pd.DataFrame(
-        {
-            "Class": [wall.class_title(module, d.klass) for d in found],
-            "Score": [d.score for d in found],
-            "Time (UTC)": [d.time for d in found],
-            "Latitude": [d.lat for d in found],
-            "Longitude": [d.lon for d in found],
-            "Pixels": [d.pixels for d in found],
-            "Area (m²)": [d.area_m2 for d in found],
-            "Flags": [", ".join(d.flags) for d in found],
-            "Scene": [str(d.scene) for d in found],
-            "No.": [d.n for d in found],
-        }
-    )
-    st.dataframe(
-        rows,
-        hide_index=True,
-        alt="Detections, best first",
-        column_config={
-            "Score": st.column_config.NumberColumn(format="%.3f"),
-            "Latitude": st.column_config.NumberColumn(format="%.5f"),
-            "Longitude": st.column_config.NumberColumn(format="%.5f"),
-            "Area (m²)": st.column_config.NumberColumn(format="localized"),
-            "Time (UTC)": st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss"),
-        },
+    return sum(
+        n
+        for (scene, klass), n in here.detection_counts(user, run.id).items()
+        if chosen.scene in ("", scene) and chosen.klass in ("", klass)
     )
 
 
@@ -296,14 +80,9 @@ def show_run(here: Portal, user: User, run_id: RunId) -> None:
     titles = {str(s.id): s.title for s in scenes}
     counts = here.detection_counts(user, run.id)
     summary = st.container()
-    chosen = show_filter(run, module, sorted({k for _, k in counts}), titles)
+    chosen = result_filter.show(run, module, sorted({k for _, k in counts}), titles)
     with summary:
-        matching = sum(
-            n
-            for (scene, klass), n in counts.items()
-            if chosen.scene in ("", scene) and chosen.klass in ("", klass)
-        )
-        st.html(findings.figures(run, module, matching if not chosen.min_score else run.objects))
+        st.html(findings.figures(run, module, matching(here, user, run, chosen)))
         if not run.state.over:
             st.caption(md(findings.progress_text(run)))
         if run.reachability is Reachability.UNKNOWN and not run.state.over:
@@ -312,7 +91,7 @@ def show_run(here: Portal, user: User, run_id: RunId) -> None:
             frame.notice(text, "bad")
         if module and module.score_meaning:
             st.caption(f"Score: {md(module.score_meaning)}")
-    show_found(here, user, run, chosen, scenes, module)
+    found.show(here, user, run, chosen, scenes, module)
     with st.expander("Scenes and what was searched", expanded=run.objects == 0):
         synthetic = frozenset(str(s.id) for s in scenes if s.synthetic)
         st.html(findings.scenes_table(run, titles, synthetic))

@@ -115,6 +115,8 @@ def _body(desk: Desk, work: Work) -> str:
     facts.append(f"begun {when(work.created_at)}")
     if isinstance(work, Session) and work.files_until and work.continued_as is None:
         facts.append(f"files are kept until {when(work.files_until)}")
+    if isinstance(work, Session) and work.continued_as is not None:
+        facts.append("its files went on into a newer notebook")
     parts.append(f'<p class="sb-facts">{esc(" · ".join(facts))}</p>')
     return "".join(parts)
 
@@ -175,7 +177,7 @@ def _start_again(desk: Desk, session: Session) -> None:
     try:
         fresh = desk.here.start_again(desk.user, session.id)
     except SceneBridgeError as exc:
-        frame.problem(exc)
+        st.session_state["work-problem"] = exc  # shown at the next tick
         return
     st.session_state["work-new"] = str(fresh.id)
     st.rerun()

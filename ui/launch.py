@@ -35,7 +35,7 @@ def show(here: Portal, user: User, scenes: Sequence[Scene]) -> None:
     if module is None:
         return
     filled = _params(module)
-    cluster = _cluster(here.clusters(user), module)
+    cluster = _cluster(here, user, module)
     if cluster is None:
         return
     resources = _resources(cluster)
@@ -109,14 +109,16 @@ def _params(module: Module) -> schema_form.Filled:
 # --- where --------------------------------------------------------------------------
 
 
-def _cluster(clusters: Sequence[Cluster], module: Module) -> Cluster | None:
+def _cluster(here: Portal, user: User, module: Module) -> Cluster | None:
+    clusters = here.clusters(user)
     st.html('<h2 class="sb-section">Cluster</h2>')
-    offer = {str(c.id): c for c in clusters if (str(module.id), module.version) in c.modules}
+    offer = {str(c.id): c for c in clusters if _offers(c, module)}
     wish = choosing.current().cluster
     if wish and wish not in {str(c.id) for c in clusters}:
         choosing.add_problem(f"The link's cluster “{wish}” is not known here and was left out.")
     if not offer:
         frame.notice(_nobody(clusters, module))
+        _wait_for_offer(here, user, module)
         return None
     names = list(offer)
     picked = st.radio(
@@ -131,6 +133,17 @@ def _cluster(clusters: Sequence[Cluster], module: Module) -> Cluster | None:
     chosen = offer[picked or names[0]]
     choosing.update(cluster=str(chosen.id))
     return chosen
+
+
+def _offers(cluster: Cluster, module: Module) -> bool:
+    return (str(module.id), module.version) in cluster.modules
+
+
+@st.fragment(run_every=2.0)
+def _wait_for_offer(here: Portal, user: User, module: Module) -> None:
+    """Draw the page again once a cluster offers the module: gates are asked all the time."""
+    if any(_offers(c, module) for c in here.clusters(user)):
+        st.rerun()
 
 
 def _nobody(clusters: Sequence[Cluster], module: Module) -> str:
@@ -171,19 +184,19 @@ def _resources(cluster: Cluster) -> Resources | None:
         return None
     choice = choosing.current()
     names = list(presets)
-    left, right = st.columns([3, 2])
-    picked = left.selectbox(
+    picked = st.selectbox(
         "Resources",
         names,
         index=names.index(choice.preset) if choice.preset in presets else 0,
-        format_func=lambda name: preset_text(presets[name]),
+        format_func=lambda name: presets[name].title,
         key=choosing.key(f"preset-{cluster.id}"),
     )
     preset = presets[picked or names[0]]
     times = times_for(preset)
     wish = choice.walltime_s if choice.walltime_s in times else preset.default_walltime_s
-    seconds = right.selectbox(
-        "At most",
+    st.caption(preset_text(preset))
+    seconds = st.selectbox(
+        "Walltime, at most",
         times,
         index=times.index(wish),
         format_func=walltime,
@@ -202,11 +215,11 @@ def times_for(preset: Preset) -> list[int]:
 
 
 def preset_text(preset: Preset) -> str:
-    """Small: 2 cores, 4 GB."""
+    """What is behind a preset's title: 2 cores, 4 GB."""
     parts = [count(preset.cores, "core"), f"{preset.memory_mb / 1024:.3g} GB"]
     if preset.gpus:
         parts.append(count(preset.gpus, "GPU"))
-    return f"{preset.title}: {', '.join(parts)}"
+    return ", ".join(parts)
 
 
 # --- the buttons ---------------------------------------------------------------------

@@ -186,7 +186,7 @@ class Site:
 
     def add_session(
         self, scenes: Iterable[str], state: SessionState = SessionState.NEW, *,
-        cluster: ClusterId = HERE, title: str = "", **more: Any,
+        cluster: ClusterId = HERE, title: str = "", run_over: bool = True, **more: Any,
     ) -> Session:  # fmt: skip
         session_id = SessionId(str(uuid.uuid4()))
         run = self._run(scenes, RunState.NEW, cluster, title, FIRE, session_id)
@@ -200,6 +200,8 @@ class Site:
         changes = {**({"state": state} if state is not SessionState.NEW else {}), **more}
         if changes:
             self.store.work.update_session(session.id, **changes)
+        if state is SessionState.ENDED and run_over:
+            self.store.work.update_run(run.id, state=RunState.CANCELLED)
         return self.store.work.session(session.id)
 
     def _run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lib.auth import OWNER
-from lib.model import RunState, SessionState
+from lib.model import Reachability, RunState, SessionState
 from tests.pages.pages_site import HERE, all_html
 
 
@@ -47,7 +47,7 @@ def test_a_link_restores_everything(open_page):
     assert "2 scenes chosen" in all_html(app)
     assert app.radio[0].value == "far"
     assert {s.label: s.value for s in app.selectbox}["Resources"] == "large"
-    assert {s.label: s.value for s in app.selectbox}["At most"] == 14400
+    assert {s.label: s.value for s in app.selectbox}["Walltime, at most"] == 14400
     assert {s.label: s.value for s in app.selectbox}["Which test decides"] == "goli"
     assert app.number_input[0].value == 7
     assert app.slider[0].value == 80
@@ -100,6 +100,24 @@ def test_the_process_runtime_is_marked_wherever_it_is_offered(open_page):
     labels = app.radio[0].options
     assert "no isolation, for trying out" in labels[0]
     assert "no isolation" not in labels[1]
+
+
+def test_while_no_cluster_offers_the_module_the_page_says_so_and_waits(
+    open_page, site, monkeypatch
+):
+    import dataclasses
+
+    known = site.portal.clusters(OWNER)
+    silent = [
+        dataclasses.replace(c, modules=(), presets=(), reachability=Reachability.UNKNOWN)
+        for c in known
+    ]
+    monkeypatch.setattr(site.portal, "clusters", lambda user: silent)
+    app = open_page(scene=["LC08_A"])
+    assert "This computer, Far cluster cannot be asked at the moment" in all_html(app)
+    assert not [b for b in app.button if b.label == "Open notebook"]
+    monkeypatch.setattr(site.portal, "clusters", lambda user: known)
+    assert not button(app.run(), "Open notebook").disabled
 
 
 def test_open_notebook_goes_to_work(open_page, site):

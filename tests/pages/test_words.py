@@ -151,7 +151,7 @@ def test_walltimes_end_at_the_presets_limit():
 
     preset = Preset("p", "P", 1, 1024, 0, 3 * 3600, 5400)
     assert launch.times_for(preset) == [900, 1800, 3600, 5400, 7200]
-    assert launch.preset_text(preset) == "P: 1 core, 1 GB"
+    assert launch.preset_text(preset) == "1 core, 1 GB"
 
 
 def test_what_was_searched_is_told_whatever_the_module_says():

@@ -12,11 +12,9 @@ from lib.errors import ClusterUnreachable
 from lib.model import EndReason, RunState, SessionState
 from tests.pages.pages_site import FAR, HOSTILE, all_html
 
-NOW = datetime.now(timezone.utc)
-
 
 def at(seconds):
-    return (NOW + timedelta(seconds=seconds)).timestamp()
+    return (datetime.now(timezone.utc) + timedelta(seconds=seconds)).timestamp()
 
 
 def labels(app):
@@ -113,6 +111,20 @@ def test_an_ended_card_says_why_and_can_start_again(open_page, site, reason, say
     assert fresh.state is SessionState.NEW
     app.run()
     assert "Start again here" not in labels(app)
+    assert "went on into a newer notebook" in all_html(app)
+
+
+def test_a_refused_start_again_is_said(open_page, site):
+    site.add_session(
+        ["LC08_A"],
+        SessionState.ENDED,
+        end_reason=EndReason.IDLE,
+        files_until=at(86_400),
+        run_over=False,
+    )
+    app = press(open_page("work"), "Start again here")
+    app.run()
+    assert "results of this notebook still arrive" in app.toast[0].value
 
 
 def test_without_files_there_is_no_start_again(open_page, site):
