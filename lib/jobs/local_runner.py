@@ -5,7 +5,7 @@ its starter's session, waits for a free slot, starts the command in a process gr
 its own, enforces the walltime, and ends everything the command left behind. It writes
 `runner.json` (who it is), `state.json` (once the command runs) and `end.json`.
 
-Standard library only, and few imports: it is started for every job.
+Standard library only, and few imports before it has detached: a submit waits for that.
 """
 
 from __future__ import annotations
@@ -14,14 +14,11 @@ import contextlib
 import fcntl
 import os
 import select
-import shutil
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lib.jobs.files import read_json, write_json
 from lib.jobs.processes import (
@@ -32,6 +29,9 @@ from lib.jobs.processes import (
     sweep,
     this_process,
 )
+
+if TYPE_CHECKING:
+    import subprocess
 
 GRACE_S = 10.0
 _SWEEP_GRACE_S = 1.0
@@ -45,8 +45,7 @@ class Runner:
         self._folder = folder
         self._job: dict[str, Any] = read_json(folder / "job.json")
         self._started_at: float | None = None
-        self._wake, waker = socket.socketpair()
-        self._waker = waker
+        self._wake, self._waker = os.pipe()
         self._cancelled = False
 
     def run(self) -> None:
@@ -63,14 +62,14 @@ class Runner:
             return
         why = self._watch(process)
         sweep(grace_s=_SWEEP_GRACE_S)
-        shutil.rmtree(self._job["scratch"], ignore_errors=True)
+        _remove(self._job["scratch"])
         code = process.returncode
         self._end(why, 128 - code if code is not None and code < 0 else code)
 
     def listen_for_signals(self) -> None:
         """Before anybody knows our pid: a cancel may follow at once."""
-        self._waker.setblocking(False)
-        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        os.set_blocking(self._waker, False)
+        signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGTERM, self._cancel)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGHUP, signal.SIGINT):
@@ -82,7 +81,7 @@ class Runner:
     def _sleep(self, seconds: float) -> None:
         """Until a signal comes, at most `seconds`."""
         if select.select([self._wake], [], [], max(seconds, 0.0))[0]:
-            self._wake.recv(4096)
+            os.read(self._wake, 4096)
 
     def _wait_for_slot(self) -> int | None:
         """The locked slot's descriptor, in order of submission; None when cancelled."""
@@ -110,6 +109,8 @@ class Runner:
         return any(waits(folder) for folder in earlier)
 
     def _start(self) -> subprocess.Popen[bytes]:
+        import subprocess
+
         output = os.open(self._job["output"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             # die_with_parent makes one system call: safe in this single-threaded process.
@@ -161,6 +162,12 @@ class Runner:
     def _end(self, why: str, exit_code: int | None, message: str = "") -> None:
         end = {"why": why, "exit_code": exit_code, "message": message, "ended_at": time.time()}
         write_json(self._folder / "end.json", end)
+
+
+def _remove(folder: str) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def waits(folder: Path) -> bool:

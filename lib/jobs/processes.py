@@ -4,29 +4,29 @@ A pid alone names nobody: the kernel gives it out again. A process is identified
 and start time, both of which must still match before it is signalled. Linux reads
 /proc; elsewhere `ps` is asked, and grandchildren that made sessions of their own can
 only be found while their parents live.
+
+`ctypes` and `subprocess` are imported where they are used: this module is loaded before
+every submit is answered, and they would double that time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessId:
+class ProcessId(NamedTuple):
     """One certain process. `start` is opaque and unique together with `pid`."""
 
     pid: int
@@ -66,11 +66,15 @@ def start_of(pid: int) -> str:
 def become_subreaper() -> None:
     """Let orphaned descendants become children of this process (Linux only)."""
     if LINUX:
+        import ctypes
+
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def die_with_parent(number: int = signal.SIGTERM) -> Callable[[], None]:
     """A `preexec_fn`: the child gets this signal when its parent dies (Linux only)."""
+    import ctypes
+
     prctl = ctypes.CDLL(None).prctl if LINUX else None
     parent = os.getpid()
 
@@ -198,5 +202,7 @@ def _boot_id() -> str:
 
 
 def _ps(*args: str) -> str:
+    import subprocess
+
     done = subprocess.run(["ps", *args], capture_output=True, text=True, timeout=10, check=False)
     return done.stdout
