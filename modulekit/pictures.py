@@ -42,7 +42,7 @@ class Stretch:
         """Digital numbers (3 arrays of one shape) as uint8 (rows, columns, 3).
 
         Where all are fill the picture is black. A single fill value beside valid ones
-        is a saturated one (`facts` of Landsat: flames), so it is shown as bright.
+        is a saturated one (flames in Landsat's SWIR bands), so it is shown as bright.
         """
         rgb = np.empty((*channels[0].shape, 3), np.uint8)
         some = np.logical_or.reduce([c != 0 for c in channels])

@@ -144,16 +144,17 @@ def test_a_band_that_is_gone_is_one_sentence(tmp_path, server):
 
 def test_without_tls_nothing_is_asked(tmp_path, server):
     address = f"http://127.0.0.1:{server.server_address[1]}"
-    with gdal_environment(), remote_scene(tmp_path, address, bands_of(64)) as scene:
-        with pytest.raises(SceneError, match="is not there"):
-            scene.open(["red"])
+    scene = remote_scene(tmp_path, address, bands_of(64))
+    with gdal_environment(), scene, pytest.raises(SceneError, match="is not there"):
+        scene.open(["red"])
     assert server.RequestHandlerClass.sent == []
 
 
 def test_a_server_that_is_not_trusted(tmp_path, server, monkeypatch):
     monkeypatch.delenv("GDAL_CURL_CA_BUNDLE")
     address = f"https://127.0.0.1:{server.server_address[1]}/untrusted/.."
-    with gdal_environment(), remote_scene(tmp_path, address, bands_of(64)) as scene:
-        with pytest.raises(SceneError, match=r"cannot be read from 127\.0\.0\.1"):
-            scene.open(["red"])
+    scene = remote_scene(tmp_path, address, bands_of(64))
+    refused = pytest.raises(SceneError, match=r"cannot be read from 127\.0\.0\.1")
+    with gdal_environment(), scene, refused:
+        scene.open(["red"])
     assert server.RequestHandlerClass.sent == []
