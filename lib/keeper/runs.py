@@ -136,6 +136,10 @@ class Runs:
         Args:
             trouble: a reason that was shown and does not hold any more.
         """
+        # Before the run is read: events that are stored in between must not be missed.
+        status = self._statuses.get(run_id)
+        if status is not None and self._store.work.events_have(run_id) < status.events:
+            status = None
         run = self._store.work.run(run_id)
         if run.state.over:
             return
@@ -144,9 +148,6 @@ class Runs:
         if not self._intakes[run_id].all_here():
             self._again.add(run_id)
             return
-        status = self._statuses.get(run_id)
-        if status is not None and self._store.work.events_have(run_id) < status.events:
-            status = None
         if all(s.state in _SCENE_OVER for s in run.scenes) or has_ended(status):
             stopped = run.stopping or (status is not None and status.end_reason in _STOPPED)
             self._end(run, stopped, run_ending(run.scenes, status))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import pytest
 
 from lib.errors import ProtocolError, StorageFull
+from lib.keeper.intake import Intake
 from lib.model import EndReason, JobState, Run, RunId, RunState, SceneId, SceneState
 from lib.protocol import ArtifactKind, JobKind
 from lib.store import Store
@@ -208,6 +211,34 @@ async def test_the_end_of_the_job_waits_for_its_events(world: Kept) -> None:
     world.gate.jobs[run.id].events += [object_event(1, "A"), done()]
     world.gate.tell()
     await world.run_is(run.id, RunState.DONE)
+
+
+async def test_events_that_arrive_while_the_end_is_judged_count(
+    world: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last events are stored between two looks of the judge."""
+    run = await begun(world)
+    write_results(world, run.id)
+    world.gate.end(run.id)
+    world.gate.change(run.id, events=4)
+    await world.quiet(0.1)
+    really, loop, judged = Intake.all_here, asyncio.get_running_loop(), threading.Event()
+
+    def look(intake: Intake) -> bool:
+        here = really(intake)
+        if not judged.is_set():
+            judged.set()
+            world.gate.jobs[run.id].events += [object_event(1, "A"), done()]
+            loop.call_soon_threadsafe(world.gate.tell)
+            while world.store.work.events_have(run.id) < 4:
+                time.sleep(0.01)
+        return here
+
+    monkeypatch.setattr(Intake, "all_here", look)
+    world.gate.change(run.id, reason="Something new.")
+    await until(lambda: world.run(run.id).state.over)
+    assert judged.is_set()
+    assert world.run(run.id).state is RunState.DONE
 
 
 async def test_rubbish_events_harm_nobody(world: Kept) -> None:
