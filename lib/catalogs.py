@@ -11,11 +11,10 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import jsonschema
-
 from lib.errors import InvalidInput, NotFound
 from lib.model import ClusterId, Fit, Module, ModuleId, SensorNeed
 from lib.protocol import NAME_PATTERN
+from lib.schemas import first_fault, schema_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -114,22 +113,20 @@ def complete_params(module: Module, params: Mapping[str, Any]) -> dict[str, Any]
         )
     complete = {name: spec["default"] for name, spec in properties.items() if "default" in spec}
     complete.update(params)
-    validator = jsonschema.Draft202012Validator(dict(module.params_schema))
-    error = next(iter(sorted(validator.iter_errors(complete), key=lambda e: list(e.path))), None)
-    if error is not None:
-        name = ".".join(str(p) for p in error.path)
+    fault = first_fault(module.params_schema, complete)
+    if fault is not None:
+        name, what = fault
         title = properties.get(name, {}).get("title", name)
-        raise InvalidInput(f"The parameter “{title}” is not right: {error.message:.200}.")
+        raise InvalidInput(f"The parameter “{title}” is not right: {what}.")
     return complete
 
 
 def _module(file: Path) -> Module:
     data = _toml(file)
     schema = data.get("params", {})
-    try:
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as exc:
-        raise InvalidInput(f"{file}: params is not a JSON Schema: {exc.message:.200}") from exc
+    fault = schema_fault(schema)
+    if fault is not None:
+        raise InvalidInput(f"{file}: params is not a JSON Schema: {fault}")
     return Module(
         id=ModuleId(_name(data, "id", file)),
         version=_text(data, "version", file),
