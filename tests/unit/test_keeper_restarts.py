@@ -1,0 +1,217 @@
+"""Sessions that the gate does not know, over restarts of the portal, and started again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from lib.errors import Refused
+from lib.model import (
+    EndReason,
+    JobState,
+    Resources,
+    RunState,
+    SessionId,
+    SessionState,
+)
+from lib.protocol import JobKind, SubmitRequest
+from tests.fakes.acts import launch, ready, stop
+from tests.fakes.kept import Kept, hurry, kept, until
+from tests.fakes.things import HERE, a_session, new_id
+
+READY, ENDED, QUEUED = SessionState.READY, SessionState.ENDED, SessionState.QUEUED
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    hurry(monkeypatch)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[Kept]:
+    async with kept(tmp_path) as it:
+        await it.connected()
+        yield it
+
+
+# --- what the gate does not know ------------------------------------------------------
+
+
+async def test_a_job_that_the_gate_lost_is_lost_with_its_run(world: Kept) -> None:
+    session = await ready(world)
+    world.gate.forget(session)
+    world.gate.go_away()
+    await until(lambda: not world.keeper.health(HERE).reachable)
+    assert world.session(session).state is READY
+    world.gate.come_back()
+    over = await world.session_is(session, ENDED)
+    assert over.end_reason is EndReason.LOST
+    assert over.ended_at is not None
+    assert (await world.run_is(over.run, RunState.FAILED)).reason == (
+        "The cluster does not know it any more."
+    )
+    await until(lambda: not world.link.open and not world.door.let_in)
+
+
+async def test_one_that_is_being_submitted_is_not_lost(world: Kept) -> None:
+    """The gate makes a snapshot while a submit is on its way."""
+    release = asyncio.Event()
+    world.gate.before["submit"] = release.wait
+    session = launch(world)
+    await until(lambda: ("submit", session) in world.gate.calls)
+    info_calls = world.gate.calls.count(("info", ""))
+    world.gate.go_away()
+    await until(lambda: not world.keeper.health(HERE).reachable)
+    world.gate.come_back()
+    await world.connected()
+    await until(lambda: world.gate.calls.count(("info", "")) > info_calls)
+    await world.quiet(0.1)
+    assert world.session(session).state is SessionState.NEW
+    release.set()
+    await world.session_is(session, QUEUED)
+    await world.quiet(0.1)
+    assert world.session(session).state is QUEUED
+    assert world.gate.submitted == 1
+
+
+async def test_files_that_the_gate_removed_are_no_longer_offered(world: Kept) -> None:
+    session = await ready(world)
+    world.gate.end(session, EndReason.IDLE)
+    await world.session_is(session, ENDED)
+    assert world.store.work.kept_sessions(HERE)
+    world.gate.forget(session)
+    await world.restart()
+    await until(lambda: not world.store.work.kept_sessions(HERE))
+
+
+async def test_jobs_of_somebody_else_s_portal_are_left_alone(world: Kept) -> None:
+    theirs = new_id()
+    world.gate.submit(
+        SubmitRequest(theirs, JobKind.SESSION, "x", "active-fire", "1.0.0", {}, [], "small", 60)
+    )
+    world.gate.start(theirs)
+    world.gate.report_endpoint(theirs)
+    world.gate.say(theirs, {"event": "run_started"})
+    await world.quiet()
+    assert world.gate.jobs[theirs].status.state is JobState.RUNNING
+    assert world.link.open == set()
+    assert world.keeper.health(HERE).reachable
+
+
+# --- restarts -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("forget_forwards", [False, True])
+async def test_a_new_portal_finds_the_notebook_ready(world: Kept, forget_forwards: bool) -> None:
+    session = await ready(world)
+    before = world.session(session)
+    await world.restart(forget_forwards=forget_forwards)
+    await until(lambda: world.keeper.connected(HERE, session))
+    await until(lambda: session in world.door.let_in)
+    assert world.session(session) == before
+    assert world.gate.submitted == 1
+
+
+async def test_a_portal_that_died_while_submitting_submits_once(world: Kept) -> None:
+    release = asyncio.Event()
+    answers = world.link.submit
+
+    async def die_before_the_reply(request):  # type: ignore[no-untyped-def]
+        await answers(request)
+        await release.wait()
+
+    world.link.submit = die_before_the_reply  # type: ignore[assignment]
+    session = launch(world)
+    await until(lambda: session in world.gate.jobs)
+    world.link.submit = answers  # type: ignore[method-assign]
+    await world.restart()
+    await world.session_is(session, QUEUED)
+    await world.quiet(0.1)
+    assert world.gate.submitted == 1
+
+
+async def test_stopped_while_the_portal_was_down(world: Kept) -> None:
+    """A NEW session of an earlier process may have reached the gate: the gate is asked."""
+    world.gate.go_away()
+    await until(lambda: not world.keeper.health(HERE).reachable)
+    session = launch(world)
+    await world.restart()
+    stop(world, session)
+    await world.quiet(0.1)
+    assert world.session(session).state is SessionState.NEW, "it cannot be known yet"
+    world.gate.come_back()
+    over = await world.session_is(session, ENDED)
+    assert over.end_reason is EndReason.CANCELLED
+    assert world.gate.submitted == 0
+
+
+async def test_forwards_of_a_portal_that_died_are_dropped(world: Kept) -> None:
+    session = await ready(world)
+    stray = SessionId(new_id())
+    world.link.open.add(stray)
+    await world.keeper.close()
+    world.gate.end(session, EndReason.WALLTIME)
+    await world.restart()
+    over = await world.session_is(session, ENDED)
+    assert over.reason == "Its time was up."
+    await until(lambda: world.link.open == set())
+
+
+async def test_closing_leaves_jobs_and_forwards_alone(world: Kept) -> None:
+    session = await ready(world)
+    await world.keeper.close()
+    assert world.gate.jobs[session].status.state is JobState.RUNNING
+    assert world.link.open == {session}
+    assert world.link.watching == 0
+
+
+# --- starting again ---------------------------------------------------------------------
+
+
+async def ended(world: Kept) -> SessionId:
+    session = await ready(world)
+    world.gate.end(session, EndReason.WALLTIME)
+    await world.session_is(session, ENDED)
+    return session
+
+
+def continue_it(world: Kept, old: SessionId) -> SessionId:
+    before = world.session(old)
+    session = a_session(
+        world.run(before.run),
+        SessionId(new_id()),
+        continued_from=old,
+        resources=Resources("small", 60),
+    )
+    world.store.work.add_session(session, None, ())
+    world.wake()
+    return session.id
+
+
+async def test_start_again_takes_the_files_over(world: Kept) -> None:
+    old = await ended(world)
+    fresh = continue_it(world, old)
+    await world.session_is(fresh, QUEUED)
+    assert world.gate.jobs[fresh].request.continue_from == old
+    assert world.session(old).continued_as == fresh
+    world.gate.start(fresh)
+    world.gate.report_endpoint(fresh)
+    await world.session_is(fresh, READY)
+    assert world.session(fresh).run == world.session(old).run
+
+
+async def test_start_again_that_is_refused_may_be_tried_again(world: Kept) -> None:
+    old = await ended(world)
+    run_before = world.run(world.session(old).run)
+    world.gate.refuse = Refused("No more than 4 notebooks at once.")
+    fresh = continue_it(world, old)
+    over = await world.session_is(fresh, ENDED)
+    assert over.end_reason is EndReason.REFUSED
+    await until(lambda: world.session(old).continued_as is None)
+    assert world.run(run_before.id) == run_before
+    world.gate.refuse = None
+    again = continue_it(world, old)
+    await world.session_is(again, QUEUED)
