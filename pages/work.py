@@ -9,7 +9,7 @@ from lib.model import SessionId, SessionState, User
 from lib.portal import Portal
 from ui import cards, frame, steps
 from ui.steps import Work
-from ui.text import esc
+from ui.text import esc, md
 
 EARLIER_SHOWN = 10
 NOTEBOOK_HEIGHT = 860
@@ -54,7 +54,7 @@ def show_cards(here: Portal, user: User) -> None:
         return
     problem = st.session_state.pop("work-problem", None)
     if isinstance(problem, SceneBridgeError):
-        st.toast(problem.message, icon=":material/error:")
+        st.toast(md(problem.message), icon=":material/error:")
     live = [w for w in work if not steps.over(w)]
     ended = [w for w in work if steps.over(w)]
     if not work:
