@@ -23,7 +23,7 @@ from tests.fakes.things import (
     object_event,
 )
 
-A, B = SceneId("A"), SceneId("B")
+A = SceneId("A")
 RUNNING = RunState.RUNNING
 
 
