@@ -9,7 +9,17 @@ from datetime import datetime
 import streamlit as st
 
 from lib.errors import SceneBridgeError
-from lib.model import Cluster, Isolation, Module, Reachability, Run, Session, SessionState, User
+from lib.model import (
+    Cluster,
+    Isolation,
+    Module,
+    Reachability,
+    Run,
+    SceneId,
+    Session,
+    SessionState,
+    User,
+)
 from lib.portal import Portal
 from ui import frame, logs, steps
 from ui.launch import NO_ISOLATION
@@ -40,6 +50,17 @@ class Desk:
             {str(r.id): r for r in runs},
         )
 
+    def synthetic(self, scene_ids: Sequence[str]) -> int:
+        """How many of the scenes are synthetic; what is known of a scene stays true."""
+        known: dict[str, bool] = st.session_state.setdefault("synthetic-scenes", {})
+        for scene_id in scene_ids:
+            if scene_id not in known:
+                try:
+                    known[scene_id] = self.here.scene(self.user, SceneId(scene_id)).synthetic
+                except SceneBridgeError:
+                    known[scene_id] = False  # it was removed: nothing is known of it
+        return sum(known[s] for s in scene_ids)
+
 
 def show(desk: Desk, work: Work) -> None:
     """Draw one card."""
@@ -69,6 +90,10 @@ def _head(desk: Desk, work: Work, time: datetime) -> str:
     marks.append(tag(cluster.title if cluster else str(work.cluster)))
     if cluster and cluster.isolation is Isolation.NONE and cluster.runtime:
         marks.append(tag(NO_ISOLATION, "warn"))
+    made = desk.synthetic(_scene_ids(work))
+    if made:
+        whole = made == len(work.scenes)
+        marks.append(tag("synthetic" if whole else f"{made} synthetic", "synthetic"))
     return (
         f'<div class="sb-card-head"><h2>{esc(title)}</h2>'
         f'<span class="clock">{esc(steps.clock_text(work, time))}</span></div>'
@@ -90,9 +115,14 @@ def _ending(work: Work) -> tuple[str, str]:
     return kinds.get(str(work.state), (str(work.state).capitalize(), "bad"))
 
 
+def _scene_ids(work: Work) -> list[str]:
+    if isinstance(work, Run):
+        return [str(s.scene) for s in work.scenes]
+    return [str(s) for s in work.scenes]
+
+
 def _scenes(work: Work) -> str:
-    ids = [str(s.scene) for s in work.scenes] if isinstance(work, Run) else list(work.scenes)
-    return listing(map(str, ids), most=2)
+    return listing(_scene_ids(work), most=2)
 
 
 def _body(desk: Desk, work: Work) -> str:

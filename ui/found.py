@@ -51,6 +51,7 @@ def show(
         limit=limit + 1,
     )
     more, found = len(found) > limit, found[:limit]
+    synthetic = frozenset(str(s.id) for s in scenes if s.synthetic)
     mark = st.query_params.get("mark", "")
     marked = _marked(here, user, run, mark, found)
     left, right = st.columns([1, 1], gap="medium")
@@ -76,13 +77,13 @@ def show(
             on_event=on_map,
         )
         if marked:
-            st.caption(describe(marked, module))
+            st.caption(describe(marked, module, synthetic))
     with left:
         if found:
             wall.show(
                 found,
                 module,
-                synthetic=frozenset(str(s.id) for s in scenes if s.synthetic),
+                synthetic=synthetic,
                 marked=mark,
                 key="results-wall",
                 on_mark=set_mark,
@@ -101,7 +102,7 @@ def show(
             st.button("Show more", on_click=_show_more, args=(str(run.id), limit))
     if found:
         with st.expander("Table"):
-            show_table(found, module)
+            show_table(found, module, synthetic)
 
 
 def _show_more(run_id: str, limit: int) -> None:
@@ -123,17 +124,20 @@ def _marked(
     return candidates[0] if candidates else None
 
 
-def describe(d: Detection, module: Module | None) -> str:
+def describe(d: Detection, module: Module | None, synthetic: frozenset[str]) -> str:
     """The marked detection in one line of Markdown."""
     flags = f", flags: {', '.join(d.flags)}" if d.flags else ""
+    made = ", synthetic" if d.scene in synthetic else ""
     text = (
         f"{wall.class_title(module, d.klass)}, score {d.score:.2f}, {exactly(d.time)}, "
-        f"{d.lat:.5f}, {d.lon:.5f}, {d.scene}{flags}"
+        f"{d.lat:.5f}, {d.lon:.5f}, {d.scene}{flags}{made}"
     )
     return f"**Marked:** {md(text)}"
 
 
-def show_table(found: Sequence[Detection], module: Module | None) -> None:
+def show_table(
+    found: Sequence[Detection], module: Module | None, synthetic: frozenset[str]
+) -> None:
     """The detections as a table, in the order of the wall."""
     rows = pd.DataFrame(
         {
@@ -146,6 +150,7 @@ def show_table(found: Sequence[Detection], module: Module | None) -> None:
             "Area (m²)": [d.area_m2 for d in found],
             "Flags": [", ".join(d.flags) for d in found],
             "Scene": [str(d.scene) for d in found],
+            "Synthetic": ["yes" if d.scene in synthetic else "no" for d in found],
             "No.": [d.n for d in found],
         }
     )

@@ -130,3 +130,4 @@ def test_the_table_says_the_same_as_the_wall(open_page, done):
     table = app.dataframe[0].value
     assert list(table["Score"]) == [0.97, 0.8, 0.6, 0.55, 0.3]
     assert set(table["Scene"]) == {"LC08_A"}
+    assert set(table["Synthetic"]) == {"yes"}

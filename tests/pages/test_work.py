@@ -145,6 +145,20 @@ def test_a_run_shows_its_scenes_and_leads_to_results(open_page, site):
     assert f"run={run.id}" in str(link.proto)
 
 
+@pytest.mark.parametrize(
+    ("scenes", "said"),
+    [
+        (["LC08_A", "LC08_B"], ">synthetic<"),
+        (["LC08_A", "LC08_REAL"], ">1 synthetic<"),
+        (["LC08_REAL"], None),
+    ],
+)
+def test_synthetic_scenes_are_labelled_on_cards(open_page, site, scenes, said):
+    site.add_session(scenes, SessionState.QUEUED)
+    text = all_html(open_page("work"))
+    assert said in text if said else "synthetic<" not in text
+
+
 def test_hostile_text_stays_text(open_page, site):
     site.add_session(["LC08_A"], SessionState.QUEUED, title=HOSTILE, reason=HOSTILE)
     text = all_html(open_page("work"))

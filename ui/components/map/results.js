@@ -39,7 +39,7 @@
       const p = f.properties;
       const dot = L.circleMarker(f.centre, { radius: close ? 3 : 4.5, weight: 1, color: "#fff", fillColor: tint(p.score), fillOpacity: 0.95, pane: "found" });
       dot.on("click", (e) => { L.DomEvent.stopPropagation(e); sb.emit({ kind: "mark", scene: p.scene, n: p.n }); });
-      const text = sb.el("span", "", `${p.label || p.class}, score ${p.score.toFixed(2)}`);
+      const text = sb.el("span", "", `${p.label || p.class}, score ${p.score.toFixed(2)}${p.synthetic ? ", synthetic" : ""}`);
       dot.bindTooltip(text, { direction: "top" });
       points.addLayer(dot);
     }
