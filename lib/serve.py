@@ -21,7 +21,7 @@ import socket
 import sys
 import threading
 import webbrowser
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,11 +39,13 @@ from lib.server import PortalServer
 from lib.store import Store
 from lib.tunnels.link import ClusterLink
 from lib.tunnels.reach import TcpReach
+from lib.warming import warm_modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
+    from lib.catalogs import Catalogs
     from lib.settings import Settings
 
 _WATCH_S = 2.0
@@ -63,13 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ExitStack() as stack:
             listeners = _prepare(chosen, stack)
             _log_into(chosen.data / "portal.log")
-            cluster = EmbeddedCluster(chosen, load_catalogs(settings.PROJECT))
+            catalogs = load_catalogs(settings.PROJECT)
+            cluster = EmbeddedCluster(chosen, catalogs)
             _take_in_samples(chosen)
             stack.callback(_stop, chosen, cluster, signals)
             cluster.start()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 browser = not options.no_browser
-                runner.run(_serve(chosen, cluster, listeners, signals, browser=browser))
+                serving = _serve(chosen, catalogs, cluster, listeners, signals, browser=browser)
+                runner.run(serving)
     except SceneBridgeError as exc:
         print(f"SceneBridge: {exc.message}", file=sys.stderr)
         return 1
@@ -201,6 +205,7 @@ def _take_in_samples(chosen: Settings) -> None:
 
 async def _serve(
     chosen: Settings,
+    catalogs: Catalogs,
     cluster: EmbeddedCluster,
     listeners: list[socket.socket],
     signals: _Signals,
@@ -211,18 +216,20 @@ async def _serve(
     server = PortalServer()
     signals.act = server.stop
     serving = asyncio.create_task(server.serve(sockets=listeners))
-    watching = asyncio.create_task(_keep_gate(cluster))
+    beside = [asyncio.create_task(_keep_gate(cluster))]
     try:
         await server.ready(serving)
+        warming = warm_modules(catalogs.modules, chosen.data / "cache")
+        beside.append(asyncio.create_task(warming))
         if not server.stopping.is_set():
             _announce(chosen, browser=browser)
         await server.stopping.wait()
         _say_what_runs(chosen)
         await serving
     finally:
-        watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await watching
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
 
 
 def _announce(chosen: Settings, *, browser: bool) -> None:

@@ -1,0 +1,40 @@
+"""The modules are compiled once per code, in the background."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import psutil
+import pytest
+
+from lib.model import ModuleId
+from lib.warming import warm_modules
+
+MODULES = (ModuleId("active-fire"),)
+
+
+@pytest.mark.slow
+async def test_the_cache_is_filled_once(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    await warm_modules(MODULES, cache)
+    compiled = {p: p.stat().st_mtime_ns for p in cache.rglob("*.nbc")}
+    assert compiled
+    (cache / next(iter(compiled))).unlink()
+    await warm_modules(MODULES, cache)
+    assert len(list(cache.rglob("*.nbc"))) == len(compiled) - 1, "it compiled again"
+
+
+async def test_a_module_that_cannot_be_warmed_is_tried_again(tmp_path: Path) -> None:
+    await warm_modules((ModuleId("no-such-module"),), tmp_path / "cache")
+    assert not (tmp_path / "cache" / "warmed").exists()
+
+
+async def test_cancelling_ends_the_compiler(tmp_path: Path) -> None:
+    task = asyncio.create_task(warm_modules(MODULES, tmp_path / "cache"))
+    while not (children := psutil.Process().children()):  # noqa: ASYNC110 (nothing tells)
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not any(child.is_running() and child.status() != "zombie" for child in children)
