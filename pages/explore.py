@@ -77,11 +77,11 @@ def main() -> None:
     if from_link:
         choosing.look_at(union([s.bbox for s in scenes]) or choosing.current().area)
     left, right = st.columns([5, 2.4], gap="medium")
-    with left:
-        show_search(here, user, scenes, dict(platforms))
-    with right:
+    with right:  # first, since a press of a button leaves this page
         tray.show(scenes, dict(platforms))
         launch.show(here, user, scenes)
+    with left:
+        show_search(here, user, scenes, dict(platforms))
     with problems:
         show_problems()
     choosing.write_address()
