@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import subprocess
 import sys
@@ -153,20 +152,19 @@ def look(frame: Frame, lon: float, lat: float, zoom: int) -> None:
     frame.evaluate(f"void map.setView([{lat}, {lon}], {zoom}, {{animate: false}})")
 
 
-def one_second() -> float:
-    """The bound of an interaction; longer where more programs want to run than can."""
-    return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+#: The bound of an interaction, seconds. benchmarks/pages.py has the medians.
+ONE_SECOND = 1.0
 
 
 def fastest(act: Callable[[], None], seen: Callable[[], None], undo: Callable[[], None]) -> float:
-    """Seconds from `act` to `seen`, the best of up to three: a test machine may be busy."""
+    """Seconds from `act` to `seen`, the best of up to six: other tests run at the same time."""
     best = float("inf")
-    for _ in range(3):
+    for _ in range(6):
         begin = time.monotonic()
         act()
         seen()
         best = min(best, time.monotonic() - begin)
-        if best < one_second():
+        if best < ONE_SECOND:
             break
         undo()
     return best
@@ -184,7 +182,7 @@ def test_a_click_selects_within_a_second_and_the_map_stays(visit):
         page.get_by_text("Nothing chosen yet").wait_for()
 
     chosen = page.get_by_text("1 scene chosen")
-    assert fastest(lambda: page.mouse.click(x, y), chosen.wait_for, unselect) < one_second()
+    assert fastest(lambda: page.mouse.click(x, y), chosen.wait_for, unselect) < ONE_SECOND
     expect(page.get_by_label("Choose landsat-8 LC08_REAL")).to_be_checked()
     page.wait_for_url("**scene=LC08_REAL**")
     unselect()
@@ -302,7 +300,7 @@ def test_open_notebook_shows_its_card_within_a_second(visit, served):
         expect(press).to_be_enabled(timeout=30_000)
 
     expect(press).to_be_enabled(timeout=30_000)
-    assert fastest(press.click, card.wait_for, back) < one_second()
+    assert fastest(press.click, card.wait_for, back) < ONE_SECOND
     (session, *_) = served.site.portal.sessions(OWNER)
     served.site.store.work.update_session(session.id, state=SessionState.QUEUED, reason="It waits.")
     page.get_by_text("It waits.").wait_for(timeout=3000)
@@ -347,7 +345,7 @@ def test_one_click_on_a_chip_marks_it_on_the_map(visit, run_id):
         chip.click()
         frame.wait_for_function("document.documentElement.dataset.mark === ''")
 
-    assert fastest(chip.click, marked, unmark) < one_second()
+    assert fastest(chip.click, marked, unmark) < ONE_SECOND
     expect(chip).to_have_attribute("aria-pressed", "true")
     page.wait_for_url("**mark=LC08_A%2F3**")
     page.get_by_text("Marked:").wait_for()
