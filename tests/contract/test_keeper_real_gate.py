@@ -68,7 +68,7 @@ class Notebooks:
         await self.close(session)
         self.open_now[session] = upstream
 
-    async def close(self, session: SessionId) -> None:
+    async def close(self, session: SessionId, reason: str = "") -> None:
         upstream = self.open_now.pop(session, None)
         if upstream is not None:
             await upstream.aclose()

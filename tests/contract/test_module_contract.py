@@ -360,6 +360,7 @@ def test_run_all_in_the_notebook_finds_what_the_run_found(case, tmp_path, monkey
     notebook.cells.append(nbformat.v4.new_code_cell(check))
     monkeypatch.setenv("SCENEBRIDGE_WORK", str(work))
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # Streamlit sets it in its process
     command = [sys.executable, "-m", case.package, "run", "--input", str(source)]
     command += ["--output", str(work / "out"), "--params", str(source / "params.json")]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL) as beside:

@@ -175,6 +175,7 @@ async def ended(world: Kept) -> SessionId:
     session = await ready(world)
     world.gate.end(session, EndReason.WALLTIME)
     await world.session_is(session, ENDED)
+    await until(lambda: world.run(world.session(session).run).state.over)
     return session
 
 
