@@ -27,6 +27,11 @@ GAMMA = 1.2
 _OVERVIEW_SIDE = 1024
 #: Flames reach far beyond land: the upper end of band 7 is fixed, as a reflectance.
 _FIRE_TOP = 0.8
+#: White clouds may burn out: where they reach beyond this reflectance, and well beyond
+#: what three quarters of the scene reach, they do not decide how bright the land is.
+_LAND_TOP = 0.25
+_LAND_MARGIN = 1.6
+_VISIBLE = ("blue", "green", "red")
 
 
 def draw(
@@ -60,19 +65,25 @@ def _warped(source: BandSource, transform: Affine, width: int, height: int) -> n
 def stretch_limits(source: BandSource, composite: str | None) -> tuple[float, float]:
     """The pixel values that become black and white, for the whole scene, never per tile.
 
-    2nd and 98th percentile of valid pixels of an overview; in the fire composite the
-    upper end of band 7 is a reflectance of 0.8, so that flames stay apart from bare soil.
+    2nd and 98th percentile of valid pixels of an overview, with two exceptions where the
+    scale to reflectance is known: in the fire composite the upper end of band 7 is a
+    reflectance of 0.8, so that flames stay apart from bare soil; in visible bands clouds
+    do not darken the land.
     """
-    low, high = _percentiles(
-        source.path, source.index, source.nodata, source.path.stat().st_mtime_ns
-    )
-    if composite == "fire" and source.common_name == "swir22" and math.isfinite(source.scale):
-        high = max(high, (_FIRE_TOP - source.offset) / source.scale)
+    stamp = source.path.stat().st_mtime_ns
+    low, most, high = _percentiles(source.path, source.index, source.nodata, stamp)
+    if math.isfinite(source.scale):
+        if composite == "fire" and source.common_name == "swir22":
+            high = max(high, (_FIRE_TOP - source.offset) / source.scale)
+        elif source.common_name in _VISIBLE:
+            top = max(_LAND_TOP, _LAND_MARGIN * (most * source.scale + source.offset))
+            high = min(high, (top - source.offset) / source.scale)
     return low, max(high, low + 1)
 
 
 @lru_cache(maxsize=4096)
-def _percentiles(path: Path, index: int, nodata: int, stamp: int) -> tuple[float, float]:
+def _percentiles(path: Path, index: int, nodata: int, stamp: int) -> tuple[float, float, float]:
+    """2nd, 75th and 98th."""
     del stamp  # part of the key: a file that was replaced is read again
     with opened(path) as ds:
         step = max(1.0, max(ds.width, ds.height) / _OVERVIEW_SIDE)
@@ -80,9 +91,9 @@ def _percentiles(path: Path, index: int, nodata: int, stamp: int) -> tuple[float
         data = ds.read(index, out_shape=shape)
     valid = data[data != nodata]
     if valid.size == 0:
-        return 0.0, 1.0
-    low, high = np.percentile(valid, (2, 98))
-    return float(low), float(high)
+        return 0.0, 1.0, 1.0
+    low, most, high = np.percentile(valid, (2, 75, 98))
+    return float(low), float(most), float(high)
 
 
 def brightness(values: npt.NDArray[Any], limits: tuple[float, float]) -> npt.NDArray[np.uint8]:
