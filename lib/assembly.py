@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
-    from lib.auth import Login
     from lib.catalogs import Catalogs
     from lib.keeper.ports import Link
     from lib.model import ClusterId, Endpoint, SessionId
@@ -79,9 +78,10 @@ class Assembly:
     def routes(self) -> list[BaseRoute]:
         """The portal's own routes, before Streamlit's."""
         assets = PROJECT / "assets"
+        secure = self.settings.origin.startswith("https:")
         return [
             *api.routes(),
-            *Entrance(self).routes(),
+            *Entrance(self.auth, self.proxy, secure=secure).routes(),
             Mount("/assets", StaticFiles(directory=assets, check_dir=False), name="assets"),
         ]
 
@@ -91,10 +91,6 @@ class Assembly:
             Middleware(NotebookProxy, proxy=self.proxy),
             Middleware(FrontDoor, origin=self.settings.origin, auth=self.auth),
         ]
-
-    def entry_url(self, session: SessionId, login: Login, onward: str) -> str:
-        """Where a visitor who was checked goes next, once. Raises Conflict if not open."""
-        return self.proxy.entry_url(session, login.user.id, login.id, onward)
 
     @asynccontextmanager
     async def lifespan(self, _app: object) -> AsyncIterator[dict[str, Any]]:

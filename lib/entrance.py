@@ -17,8 +17,8 @@ from lib.model import SessionId, SessionState
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from lib.assembly import Assembly
-    from lib.auth import Login
+    from lib.auth import Auth, Login
+    from lib.proxy import Proxy
 
 _NEVER_KEEP = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
@@ -26,8 +26,14 @@ _NEVER_KEEP = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 class Entrance:
     """The portal's own routes that are neither pages nor API."""
 
-    def __init__(self, assembly: Assembly) -> None:
-        self._assembly = assembly
+    def __init__(self, auth: Auth, proxy: Proxy, *, secure: bool) -> None:
+        """
+        Args:
+            secure: browsers reach the portal by https only.
+        """
+        self._auth = auth
+        self._proxy = proxy
+        self._secure = secure
 
     def routes(self) -> list[Route]:
         return [
@@ -40,11 +46,10 @@ class Entrance:
         """Change a one-time link for a login cookie."""
         if request.method == "HEAD" or "prefetch" in request.headers.get("sec-purpose", ""):
             return Response(status_code=405, headers=_NEVER_KEEP)
-        auth = self._assembly.auth
         client = request.client.host if request.client else ""
         try:
             secret = await run_in_threadpool(
-                auth.sign_in, request.query_params.get("key", ""), client
+                self._auth.sign_in, request.query_params.get("key", ""), client
             )
         except SceneBridgeError as exc:
             return HTMLResponse(page("This link no longer works", exc.message), 403, _NEVER_KEEP)
@@ -55,7 +60,7 @@ class Entrance:
             max_age=LOGIN_LIFETIME_S,
             httponly=True,
             samesite="lax",
-            secure=self._assembly.settings.origin.startswith("https:"),
+            secure=self._secure,
         )
         return response
 
@@ -63,8 +68,8 @@ class Entrance:
         """End this login; notebooks opened with it close within a second."""
         login: Login | None = getattr(request.state, "login", None)
         if login is not None:
-            await run_in_threadpool(self._assembly.auth.sign_out, login)
-            self._assembly.proxy.sign_out(login.id)
+            await run_in_threadpool(self._auth.sign_out, login)
+            self._proxy.sign_out(login.id)
         response = RedirectResponse("/", 303, _NEVER_KEEP)
         response.delete_cookie(COOKIE)
         return response
@@ -80,9 +85,8 @@ class Entrance:
             session = await run_in_threadpool(portal.current().session, login.user, session_id)
             if session.state is not SessionState.READY:
                 return HTMLResponse(_not_ready(session.state, session.reason), 409, _NEVER_KEEP)
-            target = self._assembly.entry_url(
-                session.id, login, request.query_params.get("next", "/")
-            )
+            onward = request.query_params.get("next", "/")
+            target = self._proxy.entry_url(session.id, login.user.id, login.id, onward)
         except SceneBridgeError as exc:
             return HTMLResponse(page("This notebook cannot be opened", exc.message), 404)
         return RedirectResponse(target, 303, _NEVER_KEEP)
