@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.errors import (
+    Conflict,
     InvalidInput,
     NotFound,
     ProtocolError,
@@ -63,11 +64,15 @@ class Errands:
 
     async def run(self, info: GateInfo | None) -> None:
         """Begin what is due; `info` is None while the gate cannot be asked."""
+        # What was busy before the store was read may have gone on since: the next time.
+        was_busy = frozenset(self._busy)
         sessions = await asyncio.to_thread(self._work.live_sessions, self._cluster)
         runs = await asyncio.to_thread(self._work.live_runs, self._cluster)
         due: list[Session | Run] = [*sessions, *(r for r in runs if r.session is None)]
         for work in due:
-            if work.id in self._busy or time.time() < self._not_before.get(work.id, 0.0):
+            if work.id in was_busy or work.id in self._busy:
+                continue
+            if time.time() < self._not_before.get(work.id, 0.0):
                 continue
             is_new = work.state in (SessionState.NEW, RunState.NEW)
             if work.stopping and is_new and self._never_asked(work):
@@ -184,7 +189,10 @@ class Errands:
             raise InvalidInput(
                 f"The file {source.name} of the scene {scene} cannot be read ({exc.strerror})."
             ) from exc
-        await self._link.put(PutRequest(job_id, scene, key, size, digest), source)
+        # A job that is submitted already was so by an earlier try whose answer was lost;
+        # the submit that follows is answered with that job.
+        with contextlib.suppress(Conflict):
+            await self._link.put(PutRequest(job_id, scene, key, size, digest), source)
 
     async def _cancel(self, work: Session | Run) -> None:
         try:

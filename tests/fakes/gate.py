@@ -219,6 +219,8 @@ class MemoryLink:
 
     async def put(self, r: PutRequest, source: Path) -> PutReply:
         def store() -> PutReply:
+            if r.id in self.gate.jobs:
+                raise Conflict("The job is submitted already; nothing can be added to it.")
             self.gate.staged[r.id, r.scene, r.asset] = source.read_bytes()
             return PutReply(stored=True)
 
