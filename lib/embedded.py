@@ -125,6 +125,9 @@ class EmbeddedCluster:
 
     def _serve(self) -> GateAddress:
         """Start the gate in a session of its own and wait until it answers."""
+        if self._process is not None:  # one of ours that does not answer
+            self._process.kill()
+            self._process.wait()
         log = self._home / "gate.log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(

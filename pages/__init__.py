@@ -1,0 +1,1 @@
+"""One thin Streamlit script per page; `ui` draws, `lib.portal` answers."""
