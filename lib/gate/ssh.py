@@ -19,6 +19,7 @@ from asyncssh.packet import SSHPacket
 from asyncssh.stream import SSHReader, SSHServerStreamSession, SSHWriter
 
 from lib.gate.audit import Audit
+from lib.gate.batching import send_in_batches
 from lib.gate.jobs import Jobs
 from lib.gate.peers import is_own_account
 from lib.gate.verbs import Exchange, Verbs, verb_of
@@ -102,6 +103,7 @@ class Connection(asyncssh.SSHServer):
             self._door.audit.refused("connection", message="too many")
             conn.abort()
         else:
+            send_in_batches(conn)
             self._door.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
