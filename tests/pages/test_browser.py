@@ -271,6 +271,20 @@ def test_a_copied_link_restores_the_choice_and_the_view(visit):
     page.get_by_text("2 scenes chosen").wait_for()
     frame.wait_for_function("document.documentElement.dataset.chosen === 'LC08_A LC08_B'")
     frame.wait_for_function("map.getZoom() >= 8")
+    # In the middle, whatever size the frame had when the view was first set.
+    frame.wait_for_function(
+        """() => {
+          const size = map.getSize(), box = map.getContainer().getBoundingClientRect();
+          const chosen = [];
+          map.eachLayer((l) => { if (l.getBounds && l.feature) chosen.push(l); });
+          const ids = ["LC08_A", "LC08_B"];
+          const marked = chosen.filter((l) => ids.includes(l.feature.properties.id));
+          if (!marked.length || Math.abs(size.y - box.height) > 1) return false;
+          const all = marked.reduce((b, l) => b.extend(l.getBounds()), L.latLngBounds([]));
+          const c = map.latLngToContainerPoint(all.getCenter());
+          return Math.abs(c.y - size.y / 2) < 40 && Math.abs(c.x - size.x / 2) < 40;
+        }"""
+    )
     image = page.locator(".sb-scene img").first
     image.wait_for()
     assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 0

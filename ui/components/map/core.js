@@ -24,7 +24,11 @@
       sb.each("attach", map);
       sb.listenForTheme();
       // The frame is resized by the page; Leaflet hears only of windows.
-      new ResizeObserver(() => map.invalidateSize({ pan: false })).observe(map.getContainer());
+      const box = map.getContainer();
+      new ResizeObserver(() => { map.invalidateSize({ pan: false }); sb.refit(); }).observe(box);
+      for (const act of ["mousedown", "wheel", "touchstart", "keydown"]) {
+        box.addEventListener(act, () => { sb.refit = () => {}; }, { capture: true, passive: true });
+      }
       document.documentElement.dataset.ready = "yes";
     },
 
@@ -40,8 +44,16 @@
     show(bbox, maxZoom = 11) {
       const [w, s, e, n] = bbox;
       const east = e < w ? e + 360 : e;
-      sb.map.fitBounds([[s, w], [n, east]], { padding: [36, 36], maxZoom, animate: false });
+      // A frame that is still being laid out has not its size yet: fit again with each new
+      // size, until the user moves the map.
+      sb.refit = () => {
+        sb.map.fitBounds([[s, w], [n, east]], { padding: [36, 36], maxZoom, animate: false });
+      };
+      sb.map.invalidateSize({ pan: false });
+      sb.refit();
     },
+
+    refit() {},
 
     emit(event) {
       sb.seq += 1;
