@@ -7,6 +7,7 @@
   "use strict";
   const KEEP_EVENTS = 20;
   const parts = [];
+  let fitting = false;
   const sb = {
     map: null,
     state: {},
@@ -26,9 +27,7 @@
       // The frame is resized by the page; Leaflet hears only of windows.
       const box = map.getContainer();
       new ResizeObserver(() => { map.invalidateSize({ pan: false }); sb.refit(); }).observe(box);
-      for (const act of ["mousedown", "wheel", "touchstart", "keydown"]) {
-        box.addEventListener(act, () => { sb.refit = () => {}; }, { capture: true, passive: true });
-      }
+      map.on("movestart zoomstart", () => { if (!fitting) sb.refit = () => {}; });
       document.documentElement.dataset.ready = "yes";
     },
 
@@ -45,9 +44,11 @@
       const [w, s, e, n] = bbox;
       const east = e < w ? e + 360 : e;
       // A frame that is still being laid out has not its size yet: fit again with each new
-      // size, until the user moves the map.
+      // size, until the map is moved otherwise.
       sb.refit = () => {
+        fitting = true;
         sb.map.fitBounds([[s, w], [n, east]], { padding: [36, 36], maxZoom, animate: false });
+        fitting = false;
       };
       sb.map.invalidateSize({ pan: false });
       sb.refit();
