@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from lib.errors import Unavailable
+from lib.proxy import SERVER_SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,17 +30,11 @@ class PortalServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 "app:app",
-                http="httptools",
-                ws="websockets-sansio",
-                ws_per_message_deflate=False,
-                ws_max_size=200 * 2**20,
-                timeout_graceful_shutdown=5,
                 access_log=False,
-                server_header=False,
-                proxy_headers=False,
                 log_config=None,
                 log_level="warning",
                 lifespan="on",
+                **SERVER_SETTINGS,
             )
         )
         self.stopping = asyncio.Event()
