@@ -7,8 +7,9 @@ cluster really offers comes from its gate, never from here.
 
 from __future__ import annotations
 
+import json
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lib.errors import InvalidInput, NotFound
@@ -27,20 +28,23 @@ _PLATFORMS = {"landsat-8": "Landsat 8", "formosat-2": "FORMOSAT-2", "formosat-5"
 
 @dataclass(frozen=True, slots=True)
 class ClusterEntry:
-    """One file of `catalogs/clusters`."""
+    """One file of `catalogs/clusters`. `groups` may start work there; "everyone" is one."""
 
     id: ClusterId
     title: str
     institute: str
     embedded: bool
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogs:
-    """All modules and clusters that this portal offers, by id."""
+    """All modules and clusters that this portal offers, by id; and by collection the
+    groups that may read its scenes ("everyone" is one)."""
 
     modules: Mapping[ModuleId, Module]
     clusters: Mapping[ClusterId, ClusterEntry]
+    readers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def module(self, module_id: ModuleId) -> Module:
         """Raises NotFound."""
@@ -72,7 +76,11 @@ def load_catalogs(project: Path) -> Catalogs:
     for file in sorted((project / "catalogs" / "clusters").glob("*.toml")):
         entry = _cluster(file)
         clusters[entry.id] = entry
-    return Catalogs(modules, clusters)
+    readers = {}
+    for file in sorted((project / "catalogs").glob("*/collection.json")):
+        collection, groups = _readers(file)
+        readers[collection] = groups
+    return Catalogs(modules, clusters, readers)
 
 
 def fit(module: Module, scenes: Sequence[Scene]) -> Fit:
@@ -156,7 +164,27 @@ def _cluster(file: Path) -> ClusterEntry:
         _text(data, "title", file),
         str(data.get("institute", "")),
         data.get("embedded", False) is True,
+        _groups(data, file),
     )
+
+
+def _groups(data: Mapping[str, Any], file: Path) -> tuple[str, ...]:
+    if "groups" not in data:
+        raise InvalidInput(
+            f'{file} needs groups: ids of the groups that may use this cluster, or ["everyone"].'
+        )
+    return _texts(data, "groups", file)
+
+
+def _readers(file: Path) -> tuple[str, tuple[str, ...]]:
+    """A collection's id, and who may read its scenes: nobody where it does not say."""
+    try:
+        data = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as exc:
+        raise InvalidInput(f"{file} cannot be read: {exc}") from exc
+    if not isinstance(data, dict):
+        raise InvalidInput(f"{file} is not a STAC collection.")
+    return _text(data, "id", file), _texts(data, "scenebridge:readers", file)
 
 
 def _toml(file: Path) -> dict[str, Any]:

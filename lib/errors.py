@@ -3,6 +3,7 @@
 SceneBridgeError
 ├── NotFound                 there is no such thing, or it is not yours
 ├── Refused                  it is there, but not allowed
+│   └── SignInEnded          who asks is not signed in any more
 ├── InvalidInput             the request itself is wrong
 │   └── InvalidProduct       a product that cannot be read as a scene
 ├── Conflict                 not in this state
@@ -37,6 +38,10 @@ class NotFound(SceneBridgeError):
 
 class Refused(SceneBridgeError):
     code = "refused"
+
+
+class SignInEnded(Refused):
+    code = "not-signed-in"
 
 
 class InvalidInput(SceneBridgeError):

@@ -7,22 +7,28 @@ from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 
+from lib.access import Act
+from lib.errors import NotFound, Refused
+from lib.model import SessionState
+
 if TYPE_CHECKING:
+    from lib.access import Access
     from lib.auth import Auth
     from lib.model import SessionId, UserId
-    from lib.portal import Portal
+    from lib.store import Store
 
 #: A withdrawn login or an ended session is noticed within this time.
-REMEMBER_S = 0.8
+REMEMBER_S = 0.4
 _MOST_REMEMBERED = 1000
 
 
 class PortalGatekeeper:
-    """`lib.proxy.Gatekeeper` over the sign-in registry and the owners of sessions."""
+    """`lib.proxy.Gatekeeper` over the sign-in registry and the one authorisation function."""
 
-    def __init__(self, auth: Auth, portal: Portal) -> None:
+    def __init__(self, auth: Auth, access: Access, store: Store) -> None:
         self._auth = auth
-        self._portal = portal
+        self._access = access
+        self._work = store.work
         self._answers: dict[tuple[str, str, str], tuple[float, bool]] = {}
 
     async def may_open(self, session: SessionId, user: UserId, login: str) -> bool:
@@ -37,10 +43,13 @@ class PortalGatekeeper:
         self._answers[question] = (time.monotonic() + REMEMBER_S, answer)
         return answer
 
-    def _ask(self, session: SessionId, user: UserId, login: str) -> bool:
-        found = self._auth.login(login)
-        return (
-            found is not None
-            and found.user.id == user
-            and self._portal.may_open(found.user, session)
-        )
+    def _ask(self, session_id: SessionId, user_id: UserId, login_id: str) -> bool:
+        login = self._auth.login(login_id)
+        if login is None or login.user.id != user_id:
+            return False
+        try:
+            session = self._work.session(session_id)
+            self._access.require(login.user, Act.OPEN, session)
+        except (NotFound, Refused):
+            return False
+        return session.state is not SessionState.ENDED

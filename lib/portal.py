@@ -1,12 +1,9 @@
 """Everything the pages and the API may ask, and nothing about ssh.
 
-Every method takes the `User` who asks and answers only what is theirs. Methods are
+Every method takes the `User` who asks, and asks `lib.access` whether they may. Methods are
 synchronous and quick, except where a docstring says that a cluster is asked. All raise
 errors of `lib.errors`, whose messages are fit to be shown.
 """
-
-# `user` comes first everywhere, also where everybody may ask today: rules change.
-# ruff: noqa: ARG002
 
 from __future__ import annotations
 
@@ -18,6 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lib import __version__
+from lib.access import Access, Act
+from lib.account import AccountDesk
 from lib.catalogs import fit
 from lib.cluster_views import ClusterViews
 from lib.errors import (
@@ -25,7 +24,9 @@ from lib.errors import (
     Conflict,
     InvalidInput,
     NotFound,
+    Refused,
     SceneBridgeError,
+    SignInEnded,
 )
 from lib.imagery.quicklook import Quicklook, quicklook
 from lib.imagery.tiles import tile
@@ -40,19 +41,23 @@ from lib.model import (
     SessionId,
     SessionState,
 )
-from lib.protocol import ID_PATTERN, ArtifactKind, LogKind, LogRequest
+from lib.office import Office
+from lib.protocol import ID_PATTERN, MAX_ITEMS, ArtifactKind, LogKind, LogRequest
 from lib.results.export import geojson
+from lib.store.audit import AuditEntry, AuditQuery
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from lib.auth import Auth
-    from lib.catalogs import Catalogs
+    from lib.catalogs import Catalogs, ClusterEntry
     from lib.keeper import Keeper
     from lib.model import Detection, Fit, LaunchRequest, Module, Scene, SceneId, SceneQuery, User
     from lib.results.folder import ResultFolder
     from lib.scenes.catalogue import Catalogue, Footprints, SceneHits
     from lib.store import Store
+
+__all__ = ["AuditEntry", "AuditQuery", "LogText", "Portal", "current", "use"]
 
 _LOG_TIMEOUT_S = 15.0
 _PLATFORMS = (
@@ -71,7 +76,13 @@ class LogText:
 
 
 class Portal:
-    """One per process (`current`). Safe to call from any thread."""
+    """One per process (`current`). Safe to call from any thread.
+
+    `account` is what users see of themselves, `office` what leads and administrators see.
+    Besides what a method's docstring says, each raises `SignInEnded` where the user is no
+    longer signed in, `NotFound` where they may not know of the thing, and `Refused` where
+    they may know of it but not do this.
+    """
 
     version = __version__
 
@@ -79,6 +90,7 @@ class Portal:
         self,
         store: Store,
         auth: Auth,
+        access: Access,
         catalogs: Catalogs,
         catalogue: Catalogue,
         results: ResultFolder,
@@ -86,6 +98,9 @@ class Portal:
     ) -> None:
         self._store = store
         self._auth = auth
+        self._access = access
+        self.account = AccountDesk(auth, access)
+        self.office = Office(store, auth, access)
         self._catalogs = catalogs
         self._catalogue = catalogue
         self._results = results
@@ -95,24 +110,39 @@ class Portal:
 
     # --- who ----------------------------------------------------------------
 
-    def user_of_cookies(self, cookies: Mapping[str, str]) -> User | None:
-        """Who is signed in with these cookies, if anybody."""
-        login = self._auth.login_of_cookies(cookies)
-        return login.user if login else None
+    def user_of_cookies(self, cookies: Mapping[str, str], client: str = "") -> User | None:
+        """Who is signed in with these cookies, if anybody. It counts as an act of theirs."""
+        login = self._auth.login_of_cookies(cookies, client)
+        if login is None:
+            return None
+        self._auth.touch(login.id)
+        return login.user
+
+    def group_titles(self, user: User) -> tuple[str, ...]:
+        """The titles of the user's groups."""
+        now = self._access.require(user, Act.ACCOUNT)
+        titles = self._auth.membership.groups
+        return tuple(titles[group] for group in sorted(now.groups) if group in titles)
 
     # --- scenes ---------------------------------------------------------------
 
     def search(self, user: User, query: SceneQuery) -> SceneHits:
         """Scenes of all catalogues, newest first."""
-        return self._catalogue.search(query)
+        return self._catalogue.search(self._seen_by(user, query))
 
     def scene(self, user: User, scene_id: SceneId) -> Scene:
         """Raises NotFound."""
-        return self._catalogue.get(scene_id)
+        scene = self._catalogue.get(scene_id)
+        self._require(user, Act.READ_SCENE, scene)
+        return scene
 
     def footprints(self, user: User, query: SceneQuery) -> Footprints:
         """The outlines of a search's scenes as GeoJSON for the map."""
-        return self._catalogue.footprints(query)
+        return self._catalogue.footprints(self._seen_by(user, query))
+
+    def _seen_by(self, user: User, query: SceneQuery) -> SceneQuery:
+        now = self._require(user, Act.SEARCH)
+        return dataclasses.replace(query, collections=self._access.collections(now))
 
     def quicklook(
         self, user: User, scene_id: SceneId, max_size: int = 512, composite: str | None = None
@@ -122,31 +152,39 @@ class Portal:
         Raises:
             NotFound, SceneUnavailable, InvalidInput: see `lib.imagery.quicklook`.
         """
-        return quicklook(self._catalogue.get(scene_id), max_size=max_size, composite=composite)
+        return quicklook(self.scene(user, scene_id), max_size=max_size, composite=composite)
 
     def tile(self, user: User, scene_id: SceneId, z: int, x: int, y: int) -> bytes:
         """One map tile of a scene, 256 x 256 pixels, WebP. Errors as of `quicklook`."""
-        return tile(self._catalogue.get(scene_id), z, x, y)
+        return tile(self.scene(user, scene_id), z, x, y)
 
     def platforms(self, user: User) -> tuple[tuple[str, str], ...]:
         """(id, title) of every platform that a scene can be of."""
+        self._require(user, Act.SEARCH)
         return _PLATFORMS
 
     # --- modules and clusters -------------------------------------------------
 
     def modules(self, user: User) -> tuple[Module, ...]:
         """All modules that this portal offers."""
+        self._require(user, Act.SEARCH)
         return tuple(self._catalogs.modules.values())
 
     def fits(self, user: User, scene_ids: Sequence[SceneId]) -> tuple[Fit, ...]:
         """Every module, those that fit all these scenes first, the others with reasons."""
-        scenes = [self._catalogue.get(s) for s in scene_ids]
+        self._require(user, Act.SEARCH)
+        scenes = [self.scene(user, s) for s in scene_ids]
         fits = [fit(module, scenes) for module in self._catalogs.modules.values()]
         return tuple(sorted(fits, key=lambda f: not f.ok))
 
     def clusters(self, user: User) -> tuple[Cluster, ...]:
-        """All clusters, with what their gates last said."""
-        return tuple(self._clusters.view(c) for c in self._catalogs.clusters)
+        """The clusters on which the user may start work, with what their gates last said."""
+        self._require(user, Act.SEARCH)
+        return tuple(
+            self._clusters.view(entry.id)
+            for entry in self._catalogs.clusters.values()
+            if self._access.may(user, Act.LAUNCH, entry)
+        )
 
     # --- launching ------------------------------------------------------------
 
@@ -157,6 +195,7 @@ class Portal:
             InvalidInput, NotFound, Refused: the sentence says what to change.
             ClusterUnreachable: the cluster has not been heard of yet.
         """
+        self._may_launch(user, request)
         self._launcher.check(request)
 
     def open_notebook(self, user: User, request: LaunchRequest) -> Session:
@@ -165,6 +204,7 @@ class Portal:
         Raises what `check_launch` raises.
         """
         with self._audited(user, "open-notebook", request.cluster) as entry:
+            self._may_launch(user, request)
             session = self._launcher.open_notebook(user, request)
             entry["object"] = session.id
         self._keeper.wake(request.cluster)
@@ -176,6 +216,7 @@ class Portal:
         Raises what `check_launch` raises.
         """
         with self._audited(user, "start-run", request.cluster) as entry:
+            self._may_launch(user, request)
             run = self._launcher.start_run(user, request)
             entry["object"] = run.id
         self._keeper.wake(request.cluster)
@@ -188,33 +229,41 @@ class Portal:
             Conflict: it still runs, was continued already, or its files are gone.
         """
         with self._audited(user, "start-again", session_id) as entry:
-            session = self._launcher.start_again(self.session(user, session_id))
+            old = self.session(user, session_id)
+            self._require(user, Act.OPEN, old)
+            self._require(user, Act.LAUNCH, self._catalogs.cluster(old.cluster))
+            session = self._launcher.start_again(old)
             entry["object"] = session.id
         self._keeper.wake(session.cluster)
         return session
+
+    def _may_launch(self, user: User, request: LaunchRequest) -> None:
+        self._require(user, Act.LAUNCH, self._catalogs.cluster(request.cluster))
+        for scene_id in request.scenes[: MAX_ITEMS + 1]:
+            self.scene(user, scene_id)
 
     # --- watching and stopping --------------------------------------------------
 
     def sessions(self, user: User) -> tuple[Session, ...]:
         """The user's notebook sessions, newest first."""
+        self._require(user, Act.SEARCH)
         return tuple(self._seen(s) for s in self._store.work.sessions_of(user.id))
 
     def session(self, user: User, session_id: SessionId) -> Session:
         """Raises NotFound, also where it is somebody else's."""
         session = self._store.work.session(session_id)
-        if session.owner != user.id:
-            raise NotFound("There is no such notebook session.")
+        self._require(user, Act.SEE, session)
         return self._seen(session)
 
     def runs(self, user: User) -> tuple[Run, ...]:
         """The user's runs, newest first; those inside a session too."""
+        self._require(user, Act.SEARCH)
         return tuple(self._seen_run(r) for r in self._store.work.runs_of(user.id))
 
     def run(self, user: User, run_id: RunId) -> Run:
         """Raises NotFound, also where it is somebody else's."""
         run = self._store.work.run(run_id)
-        if run.owner != user.id:
-            raise NotFound("There is no such run.")
+        self._require(user, Act.SEE, run)
         return self._seen_run(run)
 
     def stop(self, user: User, work_id: SessionId | RunId) -> None:
@@ -225,6 +274,7 @@ class Portal:
         """
         with self._audited(user, "stop", work_id):
             work = self._work(user, work_id)
+            self._require(user, Act.STOP, work)
             if isinstance(work, Session):
                 if work.state is not SessionState.ENDED:
                     self._stop_session(work)
@@ -244,6 +294,7 @@ class Portal:
             ClusterUnreachable: the cluster cannot be asked now.
         """
         work = self._work(user, work_id)
+        self._require(user, Act.READ, work)
         job = work.session if isinstance(work, Run) and work.session else work.id
         if kind not in set(LogKind):
             raise InvalidInput(f"A log is one of: {', '.join(LogKind)}.")
@@ -267,15 +318,18 @@ class Portal:
         reply = await link.log(request)
         return LogText(reply.text, reply.truncated)
 
-    def may_open(self, user: User, session_id: SessionId) -> bool:
-        """Whether this user may visit this notebook now."""
+    def notebook(self, user: User, session_id: SessionId) -> Session:
+        """A session whose notebook this user may open now. The opening is logged.
+
+        Raises:
+            NotFound, Refused: they may not.
+        """
         if not ID_PATTERN.fullmatch(session_id):
-            return False
-        try:
+            raise NotFound("There is no such notebook session.")
+        with self._audited(user, "open", session_id):
             session = self.session(user, session_id)
-        except NotFound:
-            return False
-        return session.state is not SessionState.ENDED
+            self._require(user, Act.OPEN, session)
+        return session
 
     def notebook_path(self, session: Session) -> str:
         """The portal's own path that leads to the notebook."""
@@ -295,19 +349,19 @@ class Portal:
         offset: int = 0,
     ) -> tuple[Detection, ...]:
         """What a run has found so far, best first."""
-        self.run(user, run_id)
+        self._readable(user, run_id)
         return self._store.detections.of_run(
             run_id, scene=scene, klass=klass, min_score=min_score, limit=limit, offset=offset
         )
 
     def detection_counts(self, user: User, run_id: RunId) -> dict[tuple[SceneId, str], int]:
         """How many objects of which class in which scene."""
-        self.run(user, run_id)
+        self._readable(user, run_id)
         return self._store.detections.counts(run_id)
 
     def export_geojson(self, user: User, run_id: RunId) -> bytes:
         """All detections of a run as GeoJSON, UTF-8."""
-        run = self.run(user, run_id)
+        run = self._readable(user, run_id)
         items = self._store.work.items(run_id)
         synthetic = frozenset(
             i["id"] for i in items if i["properties"].get("scenebridge:synthetic") is True
@@ -319,10 +373,28 @@ class Portal:
         self, user: User, run_id: RunId, scene: SceneId, kind: ArtifactKind, n: int = 0
     ) -> bytes:
         """A chip or an overview, WebP. Raises NotFound while it is not here."""
-        self.run(user, run_id)
+        self._readable(user, run_id)
         return self._results.image(run_id, scene, kind, n)
 
     # --- inside -------------------------------------------------------------------
+
+    def _require(
+        self, user: User, act: Act, thing: Session | Run | Scene | ClusterEntry | None = None
+    ) -> User:
+        """As `Access.require`; attempts on what is somebody else's are logged."""
+        try:
+            return self._access.require(user, act, thing)
+        except SignInEnded:
+            raise
+        except (NotFound, Refused) as exc:
+            tried = f"attempt-{act.name.lower().replace('_', '-')}"
+            self._write(user, tried, thing.id if thing is not None else "", result=exc.code)
+            raise
+
+    def _readable(self, user: User, run_id: RunId) -> Run:
+        run = self.run(user, run_id)
+        self._require(user, Act.READ, run)
+        return run
 
     def _stop_session(self, session: Session) -> None:
         self._store.work.update_session(session.id, stopping=True)
@@ -357,11 +429,12 @@ class Portal:
         try:
             yield entry
         except SceneBridgeError as exc:
-            self._store.audit.write(
-                user.id, action, entry["object"], result=exc.code, detail=exc.message
-            )
+            self._write(user, action, entry["object"], result=exc.code, detail=exc.message)
             raise
-        self._store.audit.write(user.id, action, entry["object"])
+        self._write(user, action, entry["object"])
+
+    def _write(self, user: User, action: str, thing: str, **more: str) -> None:
+        self._store.audit.write(user.id, action, thing, client=user.client, via=user.via, **more)
 
 
 _current: Portal | None = None

@@ -1,4 +1,5 @@
-"""What the portal remembers: people, sessions, runs, detections, the audit log.
+"""What the portal remembers: people, sessions, runs, detections, announcements,
+the audit log.
 
 Truth lives here; every process may restart. Methods are synchronous, quick and safe to
 call from any thread; one call is one transaction.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lib.store.announcements import Announcements
 from lib.store.audit import Audit
 from lib.store.database import open_database
 from lib.store.detections import Detections
@@ -29,6 +31,7 @@ class Store:
         self.work = Work(self._engine)
         self.detections = Detections(self._engine)
         self.audit = Audit(self._engine)
+        self.announcements = Announcements(self._engine)
 
     def close(self) -> None:
         """Release the file. The store cannot be used afterwards."""

@@ -1,26 +1,35 @@
-"""The portal's append-only audit log: who did what to what, with which result."""
+"""The portal's append-only audit log: who did what to what, from where, with which result.
+
+The database itself refuses to change or delete a line (migration 0002).
+"""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Engine, and_, insert, or_, select
 
 from lib.store.database import transaction
 from lib.store.tables import audit
 from lib.store.times import to_datetime
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lib.model import UserId
+
+_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One line. `result` is "ok" or an error's code."""
+    """One line. `result` is "ok" or an error's code; `via` says which sign-in or token
+    spoke, `client` from which network address."""
 
+    id: int
     time: datetime
     user: str
     action: str
@@ -28,6 +37,26 @@ class AuditEntry:
     result: str
     detail: str
     client: str
+    via: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """What to look for; empty fields do not restrict.
+
+    Args:
+        text: part of any column, case-insensitive.
+        since, until: Unix seconds, `until` exclusive.
+        before: only lines older than the one with this id, for paging.
+    """
+
+    text: str = ""
+    user: str = ""
+    action: str = ""
+    refused: bool = False
+    since: float | None = None
+    until: float | None = None
+    before: int | None = None
 
 
 class Audit:
@@ -43,6 +72,7 @@ class Audit:
         result: str = "ok",
         detail: str = "",
         client: str = "",
+        via: str = "",
     ) -> None:
         """Append one line. `detail` must hold no secret."""
         with transaction(self._engine) as connection:
@@ -55,22 +85,82 @@ class Audit:
                     result=result,
                     detail=detail[:1000],
                     client=client[:100],
+                    via=via[:100],
                 )
             )
 
     def latest(self, limit: int = 100) -> tuple[AuditEntry, ...]:
         """Newest first."""
-        query = select(audit).order_by(audit.c.id.desc()).limit(limit)
+        return self.search(AuditQuery(), limit=limit)
+
+    def search(self, query: AuditQuery, *, limit: int = 100) -> tuple[AuditEntry, ...]:
+        """Lines that match, newest first."""
+        statement = select(audit).where(_condition(query)).order_by(audit.c.id.desc()).limit(limit)
         with self._engine.connect() as connection:
-            return tuple(
-                AuditEntry(
-                    to_datetime(row.time),
-                    row.user_id,
-                    row.action,
-                    row.object,
-                    row.result,
-                    row.detail,
-                    row.client,
-                )
-                for row in connection.execute(query)
+            return tuple(_entry(row) for row in connection.execute(statement))
+
+    def actions(self) -> tuple[str, ...]:
+        """Every action that stands in the log."""
+        statement = select(audit.c.action).distinct().order_by(audit.c.action)
+        with self._engine.connect() as connection:
+            return tuple(connection.execute(statement).scalars())
+
+    def export(self, query: AuditQuery) -> Iterator[AuditEntry]:
+        """All lines that match, oldest first, read a page at a time."""
+        last = 0
+        while True:
+            statement = (
+                select(audit)
+                .where(_condition(query), audit.c.id > last)
+                .order_by(audit.c.id)
+                .limit(_PAGE)
             )
+            with self._engine.connect() as connection:
+                rows = connection.execute(statement).all()
+            yield from (_entry(row) for row in rows)
+            if len(rows) < _PAGE:
+                return
+            last = rows[-1].id
+
+
+def _condition(query: AuditQuery) -> Any:
+    wanted = []
+    if query.text:
+        pattern = f"%{_plain(query.text)}%"
+        columns = (
+            audit.c.user_id, audit.c.action, audit.c.object, audit.c.result, audit.c.detail,
+            audit.c.client, audit.c.via,
+        )  # fmt: skip
+        wanted.append(or_(*(column.ilike(pattern, escape="\\") for column in columns)))
+    if query.user:
+        wanted.append(audit.c.user_id == query.user)
+    if query.action:
+        wanted.append(audit.c.action == query.action)
+    if query.refused:
+        wanted.append(audit.c.result != "ok")
+    if query.since is not None:
+        wanted.append(audit.c.time >= query.since)
+    if query.until is not None:
+        wanted.append(audit.c.time < query.until)
+    if query.before is not None:
+        wanted.append(audit.c.id < query.before)
+    return and_(True, *wanted)
+
+
+def _plain(text: str) -> str:
+    """The text with LIKE's own signs taken literally."""
+    return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def _entry(row: Any) -> AuditEntry:
+    return AuditEntry(
+        row.id,
+        to_datetime(row.time),
+        row.user_id,
+        row.action,
+        row.object,
+        row.result,
+        row.detail,
+        row.client,
+        row.via,
+    )

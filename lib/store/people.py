@@ -1,20 +1,67 @@
-"""Users and their ways in. Only hashes of secrets come here (see `lib.auth`)."""
+"""Users and their ways in. Only hashes of secrets come here (see `lib.auth`).
+
+What a user may do is not kept: their provider's claims are, and `lib.auth.groups` reads
+them by the settings of the moment.
+"""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Engine, and_, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from lib.model import User, UserId
+from lib.errors import NotFound
+from lib.model import AccessToken, SignIn, TokenScope, User, UserId
 from lib.store.database import transaction
 from lib.store.tables import api_tokens, logins, sign_in_links, users
+from lib.store.times import maybe_datetime, to_datetime
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+
+    from sqlalchemy import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A user as the store knows them."""
+
+    id: UserId
+    name: str
+    provider: str
+    claims: Mapping[str, Any] = field(repr=False)
+    created_at: datetime
+    seen_at: datetime | None
+    blocked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LivingLogin:
+    """A sign-in that counts at this moment, and whose it is."""
+
+    id: str
+    account: Account
+    seen_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LivingToken:
+    """An access token that counts at this moment, and whose it is."""
+
+    id: str
+    account: Account
+    scopes: frozenset[TokenScope]
 
 
 class People:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    # --- users ------------------------------------------------------------
 
     def ensure_user(self, user: User) -> None:
         """Idempotent."""
@@ -22,10 +69,56 @@ class People:
         with transaction(self._engine) as connection:
             connection.execute(upsert(users).values(values).on_conflict_do_nothing())
 
+    def came(
+        self,
+        user_id: UserId,
+        *,
+        name: str,
+        provider: str,
+        subject: str,
+        claims: Mapping[str, Any],
+    ) -> Account:
+        """What a provider says of somebody who signs in; the newest word counts."""
+        now = time.time()
+        said = {"name": name, "claims": dict(claims), "seen_at": now}
+        row = {"id": user_id, "provider": provider, "subject": subject, "created_at": now, **said}
+        statement = upsert(users).values(row)
+        with transaction(self._engine) as connection:
+            connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=said))
+        return self.account(user_id)
+
     def user(self, user_id: UserId) -> User | None:
+        """The user's id and name alone."""
+        try:
+            account = self.account(user_id)
+        except NotFound:
+            return None
+        return User(account.id, account.name)
+
+    def account(self, user_id: UserId) -> Account:
+        """Raises NotFound."""
         with self._engine.connect() as connection:
             row = connection.execute(select(users).where(users.c.id == user_id)).first()
-        return User(UserId(row.id), row.name) if row else None
+        if row is None:
+            raise NotFound(f"There is no person {user_id!r:.80} in this portal.")
+        return _account(row)
+
+    def accounts(self) -> tuple[Account, ...]:
+        """Everybody, by name."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(users).order_by(func.lower(users.c.name)))
+            return tuple(_account(row) for row in rows)
+
+    def block(self, user_id: UserId, *, blocked: bool) -> None:
+        """Whether no sign-in and no token of theirs counts any more. Raises NotFound."""
+        self.account(user_id)
+        moment = time.time() if blocked else None
+        with transaction(self._engine) as connection:
+            connection.execute(
+                update(users).where(users.c.id == user_id).values(blocked_at=moment)
+            )
+
+    # --- one-time links -----------------------------------------------------
 
     def add_link(self, digest: str, user_id: UserId, expires_at: float) -> None:
         with transaction(self._engine) as connection:
@@ -49,47 +142,115 @@ class People:
             ).first()
         return UserId(row.user_id) if row else None
 
-    def add_login(self, login_id: str, digest: str, user_id: UserId, expires_at: float) -> None:
+    # --- sign-ins -------------------------------------------------------------
+
+    def add_login(
+        self,
+        login_id: str,
+        digest: str,
+        user_id: UserId,
+        expires_at: float,
+        *,
+        provider: str = "",
+        client: str = "",
+        browser: str = "",
+    ) -> None:
+        now = time.time()
         with transaction(self._engine) as connection:
             connection.execute(
                 insert(logins).values(
                     id=login_id,
                     hash=digest,
                     user_id=user_id,
-                    created_at=time.time(),
+                    created_at=now,
+                    seen_at=now,
                     expires_at=expires_at,
+                    provider=provider,
+                    client=client[:100],
+                    browser=browser[:200],
                 )
             )
 
-    def login_by_hash(self, digest: str) -> tuple[str, User] | None:
-        """(login id, user) of a living login."""
-        return self._login(logins.c.hash == digest)
+    def login_by_hash(self, digest: str, *, idle_s: float | None = None) -> LivingLogin | None:
+        """The living sign-in of this secret: not expired, withdrawn, idle or blocked."""
+        return self._login(logins.c.hash == digest, idle_s)
 
-    def login_by_id(self, login_id: str) -> tuple[str, User] | None:
-        return self._login(logins.c.id == login_id)
+    def login_by_id(self, login_id: str, *, idle_s: float | None = None) -> LivingLogin | None:
+        return self._login(logins.c.id == login_id, idle_s)
 
-    def _login(self, condition: object) -> tuple[str, User] | None:
+    def living(self, login_ids: Iterable[str], *, idle_s: float | None = None) -> frozenset[str]:
+        """Those of these sign-ins that count at this moment. One query."""
         query = (
-            select(logins.c.id.label("login_id"), users.c.id, users.c.name)
+            select(logins.c.id)
             .join(users, users.c.id == logins.c.user_id)
-            .where(
-                condition,  # type: ignore[arg-type]
-                logins.c.revoked_at.is_(None),
-                logins.c.expires_at > time.time(),
-            )
+            .where(logins.c.id.in_(list(login_ids)), _lives(idle_s))
+        )
+        with self._engine.connect() as connection:
+            return frozenset(connection.execute(query).scalars())
+
+    def _login(self, condition: Any, idle_s: float | None) -> LivingLogin | None:
+        query = (
+            select(logins.c.id.label("login_id"), logins.c.seen_at.label("login_seen"), users)
+            .join(users, users.c.id == logins.c.user_id)
+            .where(condition, _lives(idle_s))
         )
         with self._engine.connect() as connection:
             row = connection.execute(query).first()
-        return (row.login_id, User(UserId(row.id), row.name)) if row else None
+        return LivingLogin(row.login_id, _account(row), row.login_seen) if row else None
+
+    def logins_of(self, user_id: UserId, *, idle_s: float | None = None) -> tuple[SignIn, ...]:
+        """The user's living sign-ins, newest first."""
+        query = (
+            select(logins)
+            .join(users, users.c.id == logins.c.user_id)
+            .where(logins.c.user_id == user_id, _lives(idle_s))
+            .order_by(logins.c.created_at.desc())
+        )
+        with self._engine.connect() as connection:
+            return tuple(_sign_in(row) for row in connection.execute(query))
+
+    def login_counts(self, *, idle_s: float | None = None) -> dict[UserId, int]:
+        """How many living sign-ins everybody has."""
+        query = (
+            select(logins.c.user_id, func.count())
+            .join(users, users.c.id == logins.c.user_id)
+            .where(_lives(idle_s))
+            .group_by(logins.c.user_id)
+        )
+        with self._engine.connect() as connection:
+            return {UserId(user): count for user, count in connection.execute(query).all()}
+
+    def login_seen(self, login_id: str) -> None:
+        """Somebody acted: the idle time starts again. A dead sign-in stays dead."""
+        now = time.time()
+        with transaction(self._engine) as connection:
+            owner = connection.execute(
+                update(logins)
+                .where(logins.c.id == login_id, logins.c.revoked_at.is_(None))
+                .values(seen_at=now)
+                .returning(logins.c.user_id)
+            ).scalar()
+            if owner is not None:
+                connection.execute(update(users).where(users.c.id == owner).values(seen_at=now))
 
     def revoke_login(self, login_id: str) -> None:
-        with transaction(self._engine) as connection:
-            connection.execute(
-                update(logins).where(logins.c.id == login_id).values(revoked_at=time.time())
-            )
+        self._revoke(logins, logins.c.id == login_id)
+
+    def revoke_logins_of(self, user_id: UserId) -> frozenset[str]:
+        """Withdraw all sign-ins of a user; their ids."""
+        return self._revoke(logins, logins.c.user_id == user_id)
+
+    # --- tokens -----------------------------------------------------------------
 
     def add_token(
-        self, token_id: str, digest: str, user_id: UserId, name: str, expires_at: float
+        self,
+        token_id: str,
+        digest: str,
+        user_id: UserId,
+        name: str,
+        expires_at: float,
+        *,
+        scopes: Iterable[TokenScope] = tuple(TokenScope),
     ) -> None:
         with transaction(self._engine) as connection:
             connection.execute(
@@ -100,25 +261,115 @@ class People:
                     name=name,
                     created_at=time.time(),
                     expires_at=expires_at,
+                    scopes=" ".join(sorted(scope.value for scope in scopes)),
                 )
             )
 
-    def revoke_token(self, token_id: str) -> None:
-        with transaction(self._engine) as connection:
-            connection.execute(
-                update(api_tokens).where(api_tokens.c.id == token_id).values(revoked_at=time.time())
-            )
+    def token_by_hash(self, digest: str) -> LivingToken | None:
+        return self._token(api_tokens.c.hash == digest)
 
-    def user_of_token(self, digest: str) -> User | None:
+    def token_by_id(self, token_id: str) -> LivingToken | None:
+        return self._token(api_tokens.c.id == token_id)
+
+    def _token(self, condition: Any) -> LivingToken | None:
         query = (
-            select(users.c.id, users.c.name)
-            .join(api_tokens, users.c.id == api_tokens.c.user_id)
+            select(api_tokens.c.id.label("token_id"), api_tokens.c.scopes, users)
+            .join(users, users.c.id == api_tokens.c.user_id)
             .where(
-                api_tokens.c.hash == digest,
+                condition,
                 api_tokens.c.revoked_at.is_(None),
                 api_tokens.c.expires_at > time.time(),
+                users.c.blocked_at.is_(None),
             )
         )
         with self._engine.connect() as connection:
             row = connection.execute(query).first()
-        return User(UserId(row.id), row.name) if row else None
+        return LivingToken(row.token_id, _account(row), _scopes(row.scopes)) if row else None
+
+    def tokens_of(self, user_id: UserId) -> tuple[AccessToken, ...]:
+        """The user's tokens that still count, newest first."""
+        query = (
+            select(api_tokens)
+            .where(
+                api_tokens.c.user_id == user_id,
+                api_tokens.c.revoked_at.is_(None),
+                api_tokens.c.expires_at > time.time(),
+            )
+            .order_by(api_tokens.c.created_at.desc())
+        )
+        with self._engine.connect() as connection:
+            return tuple(
+                AccessToken(
+                    row.id,
+                    row.name,
+                    _scopes(row.scopes),
+                    to_datetime(row.created_at),
+                    to_datetime(row.expires_at),
+                    maybe_datetime(row.used_at),
+                )
+                for row in connection.execute(query)
+            )
+
+    def token_used(self, token_id: str) -> None:
+        with transaction(self._engine) as connection:
+            connection.execute(
+                update(api_tokens).where(api_tokens.c.id == token_id).values(used_at=time.time())
+            )
+
+    def revoke_token(self, token_id: str, *, of: UserId | None = None) -> bool:
+        """Withdraw a token, where `of` is given only of that user; whether it was there."""
+        mine = api_tokens.c.user_id == of if of is not None else True
+        return bool(self._revoke(api_tokens, and_(api_tokens.c.id == token_id, mine)))
+
+    def revoke_tokens_of(self, user_id: UserId) -> frozenset[str]:
+        """Withdraw all tokens of a user; their ids."""
+        return self._revoke(api_tokens, api_tokens.c.user_id == user_id)
+
+    def _revoke(self, table: Any, condition: Any) -> frozenset[str]:
+        with transaction(self._engine) as connection:
+            return frozenset(
+                connection.execute(
+                    update(table)
+                    .where(condition, table.c.revoked_at.is_(None))
+                    .values(revoked_at=time.time())
+                    .returning(table.c.id)
+                ).scalars()
+            )
+
+
+def _lives(idle_s: float | None) -> Any:
+    """The one meaning of a sign-in that counts."""
+    now = time.time()
+    alive = and_(
+        logins.c.revoked_at.is_(None), logins.c.expires_at > now, users.c.blocked_at.is_(None)
+    )
+    return alive if idle_s is None else and_(alive, logins.c.seen_at > now - idle_s)
+
+
+def _account(row: Row[Any]) -> Account:
+    return Account(
+        UserId(row.id),
+        row.name,
+        row.provider,
+        row.claims or {},
+        to_datetime(row.created_at),
+        maybe_datetime(row.seen_at),
+        row.blocked_at is not None,
+    )
+
+
+def _sign_in(row: Row[Any]) -> SignIn:
+    return SignIn(
+        row.id,
+        row.provider,
+        row.client,
+        row.browser,
+        to_datetime(row.created_at),
+        to_datetime(row.seen_at),
+        to_datetime(row.expires_at),
+    )
+
+
+def _scopes(text: str) -> frozenset[TokenScope]:
+    known = {scope.value for scope in TokenScope}
+    return frozenset(TokenScope(word) for word in text.split() if word in known)

@@ -35,6 +35,11 @@ users = Table(
     Column("id", String, primary_key=True),
     Column("name", String, nullable=False),
     Column("created_at", Float, nullable=False),
+    Column("provider", String, nullable=False, default="", server_default=""),
+    Column("subject", String, nullable=False, default="", server_default=""),
+    Column("claims", JSON, nullable=False, default=dict, server_default="{}"),
+    _time("seen_at"),
+    _time("blocked_at"),
 )
 
 sign_in_links = Table(
@@ -55,6 +60,11 @@ logins = Table(
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
     _time("revoked_at"),
+    Column("provider", String, nullable=False, default="", server_default=""),
+    Column("client", String, nullable=False, default="", server_default=""),
+    Column("browser", String, nullable=False, default="", server_default=""),
+    Column("seen_at", Float, nullable=False, default=0.0, server_default="0"),
+    Index("ix_logins_user_id", "user_id"),
 )
 
 api_tokens = Table(
@@ -67,6 +77,19 @@ api_tokens = Table(
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
     _time("revoked_at"),
+    Column("scopes", String, nullable=False, server_default="launch read"),
+    _time("used_at"),
+    Index("ix_api_tokens_user_id", "user_id"),
+)
+
+announcements = Table(
+    "announcements",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("text", Text, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("since", Float, nullable=False),
+    Column("until", Float, nullable=False),
 )
 
 runs = Table(
@@ -171,5 +194,7 @@ audit = Table(
     Column("result", String, nullable=False),
     Column("detail", Text, nullable=False, default=""),
     Column("client", String, nullable=False, default=""),
+    Column("via", String, nullable=False, default="", server_default=""),
     Index("ix_audit_time", "time"),
+    Index("ix_audit_user_id_id", "user_id", "id"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Engine, Table, insert, select, update
+from sqlalchemy import Engine, Table, insert, select, true, update
 
 from lib.errors import Conflict, NotFound
 from lib.model import (
@@ -99,6 +99,18 @@ class Work:
     def sessions_of(self, owner: UserId) -> tuple[Session, ...]:
         """Newest first."""
         return self._sessions(sessions.c.owner == owner)
+
+    def sessions_of_all(
+        self, owners: frozenset[UserId] | None, *, ended: int
+    ) -> tuple[Session, ...]:
+        """All that live and the last `ended` others, of these owners or, with None, of all."""
+        over = sessions.c.state == SessionState.ENDED.value
+        return self._sessions(_recent(sessions, owners, over, ended))
+
+    def runs_of_all(self, owners: frozenset[UserId] | None, *, ended: int) -> tuple[Run, ...]:
+        """As `sessions_of_all`, of runs that are in no session."""
+        over = runs.c.state.in_(_RUN_OVER)
+        return self._runs(runs.c.session.is_(None) & _recent(runs, owners, over, ended))
 
     def live_sessions(self, cluster: ClusterId) -> tuple[Session, ...]:
         return self._sessions(
@@ -264,6 +276,14 @@ class Work:
             rows = connection.execute(query).all()
             scenes = _scene_rows(connection, [r.id for r in rows])
         return tuple(_run(r, scenes.get(r.id, [])) for r in rows)
+
+
+def _recent(table: Table, owners: frozenset[UserId] | None, over: Any, ended: int) -> Any:
+    theirs = true() if owners is None else table.c.owner.in_(owners)
+    last = (
+        select(table.c.id).where(theirs, over).order_by(table.c.created_at.desc()).limit(ended)
+    )
+    return theirs & (~over | table.c.id.in_(last))
 
 
 def _insert_run(connection: Any, run: Run, scenes: Sequence[Scene]) -> None:

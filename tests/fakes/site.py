@@ -20,7 +20,8 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from lib import api, portal
-from lib.auth import COOKIE, Auth, _digest
+from lib.auth import COOKIE, Auth
+from lib.auth.registry import digest
 from lib.catalogs import Catalogs, ClusterEntry
 from lib.door import FrontDoor
 from lib.model import User
@@ -74,7 +75,7 @@ class Site:
         """A cookie header of a browser in which this user has signed in."""
         secret = f"secret-of-{user.id}-{time.time_ns()}"
         self.world.store.people.add_login(
-            login_id or secret[-16:], _digest(secret), user.id, time.time() + lifetime_s
+            login_id or secret[-16:], digest(secret), user.id, time.time() + lifetime_s
         )
         return f"{COOKIE}={secret}"
 
@@ -82,7 +83,7 @@ class Site:
         """A bearer token of this user."""
         token = f"sbt_{user.id}-{time.time_ns()}"
         self.world.store.people.add_token(
-            token_id or token[-16:], _digest(token), user.id, "test", time.time() + lifetime_s
+            token_id or token[-16:], digest(token), user.id, "test", time.time() + lifetime_s
         )
         return token
 

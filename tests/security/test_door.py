@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from lib import api
-from lib.auth import COOKIE, _digest
+from lib.auth import COOKIE
+from lib.auth.registry import digest
 from lib.errors import Unavailable
 from tests.fakes.kept import hurry
 from tests.fakes.site import ALICE, BOB, ORIGIN, Site, site
@@ -313,7 +314,7 @@ async def test_tokens_that_do_not_count(door: Site) -> None:
         "Bearer",
         "Bearer sbt_",
         f"Bearer {login}",
-        f"Bearer {_digest(good)}",
+        f"Bearer {digest(good)}",
     ):
         answer = await ask(door, "GET", "/api/sessions", ("authorization", value))
         assert answer.status_code == 401, value

@@ -10,7 +10,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from lib.auth import COOKIE, OWNER, Auth, _digest
+from lib.auth import COOKIE, OWNER, Auth
+from lib.auth.registry import digest
 from lib.errors import Refused
 from lib.store import Store
 
@@ -61,7 +62,7 @@ def test_of_many_at_once_one_gets_in(auth: Auth) -> None:
 
 
 def test_a_link_that_is_too_old_is_refused(auth: Auth, store: Store) -> None:
-    store.people.add_link(_digest("old"), OWNER.id, time.time() - 1)
+    store.people.add_link(digest("old"), OWNER.id, time.time() - 1)
     with pytest.raises(Refused):
         auth.sign_in("old")
 
@@ -106,7 +107,7 @@ def test_a_login_ends(auth: Auth, store: Store) -> None:
     auth.sign_out(login)
     assert auth.login_of_secret(secret) is None
     assert auth.login(login.id) is None
-    store.people.add_login("late", _digest("late"), OWNER.id, time.time() - 1)
+    store.people.add_login("late", digest("late"), OWNER.id, time.time() - 1)
     assert auth.login_of_secret("late") is None
     assert auth.login("late") is None
 
@@ -119,7 +120,7 @@ def test_a_token_is_valid_until_it_is_revoked_or_too_old(auth: Auth, store: Stor
     assert (made.action, made.detail) == ("token-made", "laptop")
     store.people.revoke_token(made.object)
     assert auth.user_of_token(token) is None
-    store.people.add_token("t", _digest("sbt_old"), OWNER.id, "old", time.time() - 1)
+    store.people.add_token("t", digest("sbt_old"), OWNER.id, "old", time.time() - 1)
     assert auth.user_of_token("sbt_old") is None
 
 
@@ -139,6 +140,6 @@ def test_nothing_secret_is_in_the_file(auth: Auth, store: Store, tmp_path: Path)
     secrets.append(key_of(auth.new_sign_in_link("http://localhost")))
     store.close()
     content = b"".join(p.read_bytes() for p in tmp_path.iterdir())
-    assert _digest(secrets[0]).encode() in content
+    assert digest(secrets[0]).encode() in content
     for secret in secrets:
         assert secret.encode() not in content

@@ -1,0 +1,100 @@
+"""What somebody is here: groups and roles, read from their provider's claims by the
+settings of the moment. A group that the settings no longer name gives nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lib.model import TokenScope, User, UserId
+from lib.settings.people import Group, Provider, Rule
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from lib.settings import Settings
+    from lib.store.people import Account
+
+#: Who uses the one-time links of the portal's own computer: the one person of a portal
+#: without a provider, and whoever looks after one with providers.
+OWNER = User(UserId("owner"), "Owner of this portal", administrator=True)
+
+
+class Membership:
+    """Rules over accounts. Without a provider only `OWNER` may come."""
+
+    def __init__(
+        self,
+        providers: Iterable[Provider] = (),
+        groups: Iterable[Group] = (),
+        administrators: Iterable[Rule] = (),
+    ) -> None:
+        self._providers = {provider.id: provider for provider in providers}
+        self._groups = tuple(groups)
+        self._administrators = tuple(administrators)
+
+    @staticmethod
+    def of(settings: Settings) -> Membership:
+        """As the settings say."""
+        return Membership(settings.provider, settings.group, settings.administrators)
+
+    @property
+    def groups(self) -> Mapping[str, str]:
+        """Title of every group that there is, by id."""
+        return {group.id: group.title for group in self._groups}
+
+    def may_come(self, account: Account) -> bool:
+        """Whether this account may sign in, by the settings of the moment."""
+        if account.blocked:
+            return False
+        if not account.provider:
+            return account.id == OWNER.id
+        provider = self._providers.get(account.provider)
+        if provider is None:
+            return False
+        return not provider.allow or _any(provider.allow, account.provider, account.claims)
+
+    def user(
+        self,
+        account: Account,
+        *,
+        scopes: frozenset[TokenScope] | None = None,
+        via: str = "",
+        client: str = "",
+    ) -> User:
+        """The account as a user, with groups and roles."""
+        who, claims = account.provider, account.claims
+        leads = frozenset(g.id for g in self._groups if _any(g.leads, who, claims))
+        members = frozenset(g.id for g in self._groups if _any(g.members, who, claims))
+        return User(
+            account.id,
+            account.name,
+            groups=members | leads,
+            leads=leads,
+            administrator=account.id == OWNER.id or _any(self._administrators, who, claims),
+            scopes=scopes,
+            via=via,
+            client=client,
+        )
+
+    def kept_claims(self, provider: str, claims: Mapping[str, Any]) -> dict[str, Any]:
+        """Those claims that any rule reads; the others are nobody's business here."""
+        rules = [*self._administrators]
+        for group in self._groups:
+            rules += [*group.members, *group.leads]
+        if provider in self._providers:
+            rules += self._providers[provider].allow
+        names = {rule.claim for rule in rules if rule.provider == provider}
+        return {
+            name: claims[name] for name in {*names, "email", "email_verified"} if name in claims
+        }
+
+
+def _any(rules: Iterable[Rule], provider: str, claims: Mapping[str, Any]) -> bool:
+    return any(rule.provider == provider and _holds(rule, claims) for rule in rules)
+
+
+def _holds(rule: Rule, claims: Mapping[str, Any]) -> bool:
+    if rule.claim == "email" and claims.get("email_verified") is not True:
+        return False  # anybody may write any address there
+    said = claims.get(rule.claim)
+    return rule.value in said if isinstance(said, list) else said == rule.value

@@ -1,0 +1,173 @@
+"""What leads of groups and administrators may see and do."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+from lib.access import Access, Act
+from lib.errors import InvalidInput
+from lib.model import Announcement, AnnouncementKind, Person, UserId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lib.auth import Auth
+    from lib.model import Run, Session, User
+    from lib.store import Store
+    from lib.store.audit import AuditEntry, AuditQuery
+
+LONGEST_TEXT = 500
+LONGEST_SHOWN_S = 90 * 86400
+
+
+class Office:
+    """`Portal.office`."""
+
+    def __init__(self, store: Store, auth: Auth, access: Access) -> None:
+        self._store = store
+        self._auth = auth
+        self._access = access
+
+    # --- work ---------------------------------------------------------------
+
+    def work(self, user: User, *, ended: int = 50) -> tuple[Session | Run, ...]:
+        """Notebooks, and runs outside of one, that this user looks after: of everybody
+        for an administrator, of the members of their groups for a lead. Newest first:
+        all that live, and the last `ended` of what has ended."""
+        now = self._access.require(user, Act.LEAD)
+        owners = None if now.administrator else self._members(now.leads)
+        found: list[Session | Run] = [
+            *self._store.work.sessions_of_all(owners, ended=ended),
+            *self._store.work.runs_of_all(owners, ended=ended),
+        ]
+        return tuple(sorted(found, key=lambda work: work.created_at, reverse=True))
+
+    def names(self, user: User) -> dict[UserId, str]:
+        """The names of those whose work this user may see."""
+        now = self._access.require(user, Act.LEAD)
+        accounts = self._store.people.accounts()
+        known = None if now.administrator else self._members(now.leads)
+        return {a.id: a.name for a in accounts if known is None or a.id in known}
+
+    def _members(self, groups: frozenset[str]) -> frozenset[UserId]:
+        membership = self._auth.membership
+        return frozenset(
+            account.id
+            for account in self._store.people.accounts()
+            if groups & membership.user(account).groups
+        )
+
+    # --- people -------------------------------------------------------------
+
+    def people(self, user: User) -> tuple[Person, ...]:
+        """Everybody the portal knows, by name."""
+        self._access.require(user, Act.ADMINISTER)
+        return people_of(self._store, self._auth)
+
+    def groups(self, user: User) -> dict[str, str]:
+        """Title of every group, by id."""
+        self._access.require(user, Act.ADMINISTER)
+        return dict(self._auth.membership.groups)
+
+    def sign_out_everywhere(self, user: User, who: UserId) -> int:
+        """End all sign-ins of somebody; how many there were. Raises NotFound."""
+        now = self._access.require(user, Act.ADMINISTER)
+        self._store.people.account(who)
+        return self._auth.sign_out_everywhere(who, by=now)
+
+    def block(self, user: User, who: UserId, *, blocked: bool) -> None:
+        """Take somebody's access away at once, or give it back; their work goes on.
+
+        Raises:
+            NotFound: there is no such person.
+            Refused: it is the user themself, or the owner of the portal.
+        """
+        now = self._access.require(user, Act.ADMINISTER)
+        self._auth.block(who, blocked=blocked, by=now)
+
+    # --- announcements ----------------------------------------------------------
+
+    def announcements(self, user: User) -> tuple[Announcement, ...]:
+        """What everybody is told at the moment; for everybody."""
+        self._access.require(user, Act.ENTER)
+        return self._store.announcements.current()
+
+    def announce(self, user: User, text: str, kind: AnnouncementKind, lasts_s: float) -> int:
+        """Tell everybody; its id.
+
+        Raises:
+            InvalidInput: no text, too long a text, or too long a time.
+        """
+        now = self._access.require(user, Act.ADMINISTER)
+        text = " ".join(text.split())
+        if not text or len(text) > LONGEST_TEXT:
+            raise InvalidInput(f"Write an announcement of at most {LONGEST_TEXT} characters.")
+        if not 0 < lasts_s <= LONGEST_SHOWN_S:
+            raise InvalidInput("An announcement is shown for at most 90 days.")
+        number = self._store.announcements.add(text, kind, time.time() + lasts_s)
+        self._write(now, "announce", str(number), detail=text)
+        return number
+
+    def end_announcement(self, user: User, number: int) -> None:
+        """Show it no more. Raises NotFound."""
+        now = self._access.require(user, Act.ADMINISTER)
+        self._store.announcements.end(number)
+        self._write(now, "announcement-ended", str(number))
+
+    # --- the audit log ------------------------------------------------------------
+
+    def audit(self, user: User, query: AuditQuery, *, limit: int = 100) -> tuple[AuditEntry, ...]:
+        """Lines that match, newest first."""
+        self._access.require(user, Act.ADMINISTER)
+        return self._store.audit.search(query, limit=limit)
+
+    def audit_actions(self, user: User) -> tuple[str, ...]:
+        """What can be looked for."""
+        self._access.require(user, Act.ADMINISTER)
+        return self._store.audit.actions()
+
+    def audit_export(self, user: User, query: AuditQuery) -> Iterator[bytes]:
+        """All lines that match as JSON lines (UTF-8), oldest first. The export is logged."""
+        now = self._access.require(user, Act.ADMINISTER)
+        self._write(now, "audit-export", "", detail=query.text)
+        return (json_line(entry) for entry in self._store.audit.export(query))
+
+    def _write(self, user: User, action: str, thing: str, *, detail: str = "") -> None:
+        self._store.audit.write(
+            user.id, action, thing, detail=detail, client=user.client, via=user.via
+        )
+
+
+def people_of(store: Store, auth: Auth) -> tuple[Person, ...]:
+    """Everybody, by name, with what the settings of the moment make of them."""
+    counts = store.people.login_counts(idle_s=auth.idle_s)
+    return tuple(
+        Person(
+            auth.membership.user(account),
+            account.provider,
+            str(account.claims.get("email", "")),
+            account.created_at,
+            account.seen_at,
+            account.blocked,
+            counts.get(account.id, 0),
+        )
+        for account in store.people.accounts()
+    )
+
+
+def json_line(entry: AuditEntry) -> bytes:
+    """One line of the export; times as RFC 3339 in UTC."""
+    line = {
+        "id": entry.id,
+        "time": entry.time.isoformat().replace("+00:00", "Z"),
+        "user": entry.user,
+        "action": entry.action,
+        "object": entry.object,
+        "result": entry.result,
+        "detail": entry.detail,
+        "client": entry.client,
+        "via": entry.via,
+    }
+    return json.dumps(line, ensure_ascii=False).encode() + b"\n"
