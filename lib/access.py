@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from lib.errors import NotFound, Refused, SignInEnded
-from lib.model import Run, Scene, Session, StrEnum, TokenScope, User
+from lib.model import Run, Scene, Session, StrEnum, TokenScope, User, UserId
 
 if TYPE_CHECKING:
     from lib.auth import Auth
@@ -104,7 +104,7 @@ class Access:
             if _among(user, readers)
         )
 
-    # --- the rules ------------------------------------------------------------
+    # --- the rules, all of one shape ------------------------------------------------------------
 
     def _always(self, user: User, thing: object) -> None:
         """Whoever is signed in may."""
@@ -119,6 +119,8 @@ class Access:
         if _among(user, groups):
             return
         title: str = getattr(thing, "title", "This cluster")
+        if not groups:
+            raise Refused(f"{title} is closed: no group may start work there.")
         known = self._auth.membership.groups
         if not any(group in known for group in groups):
             raise Refused(
@@ -147,16 +149,16 @@ class Access:
             else "There is no such run."
         )
 
-    def _lead(self, user: User, thing: object) -> None:
+    def _lead(self, user: User, _thing: object) -> None:
         if not user.administrator and not user.leads:
             raise Refused("This page is for leads of groups and administrators.")
 
-    def _administrator(self, user: User, thing: object) -> None:
+    def _administrator(self, user: User, _thing: object) -> None:
         if not user.administrator:
             raise Refused("This is for administrators of the portal.")
 
 
-def _owner_of(thing: object) -> str:
+def _owner_of(thing: object) -> UserId:
     assert isinstance(thing, (Session, Run))  # noqa: S101 - a fault of ours
     return thing.owner
 

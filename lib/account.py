@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from lib.auth import Auth
-    from lib.model import AccessToken, SignIn, TokenScope, User
+    from lib.model import TokenScope, User
+    from lib.people import AccessToken, SignIn
 
 DAY_S = 86400.0
 

@@ -26,6 +26,7 @@ from lib.errors import (
     NotFound,
     Refused,
     SceneBridgeError,
+    SignInEnded,
     Unavailable,
 )
 from lib.model import (
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from lib.model import Scene, User
 
 _STATUS = (
+    (SignInEnded, 401),
     (NotFound, 404),
     (Refused, 403),
     (Conflict, 409),
@@ -62,6 +64,7 @@ def routes() -> list[Route]:
     table: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
         ("GET", "/healthz", healthz),
         ("GET", "/api/openapi.yaml", openapi),
+        ("GET", "/api/me", me),
         ("GET", "/api/scenes", scenes),
         ("GET", "/api/scenes/{scene}", scene),
         ("GET", "/api/scenes/{scene}/quicklook.webp", quicklook),
@@ -112,6 +115,10 @@ async def healthz(request: Request) -> Response:
 
 async def openapi(request: Request) -> Response:
     return Response(await run_in_threadpool(_OPENAPI.read_bytes), media_type="application/yaml")
+
+
+async def me(request: Request) -> Response:
+    return _json(await _ask(request, "me"))
 
 
 async def scenes(request: Request) -> Response:

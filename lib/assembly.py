@@ -3,6 +3,7 @@ start and stop. Nothing here decides anything else."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from contextlib import asynccontextmanager
@@ -13,7 +14,9 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from lib import api, portal
-from lib.auth import Auth
+from lib.access import Access
+from lib.auth import Auth, Membership
+from lib.auth.oidc import SignInProviders
 from lib.catalogs import load_catalogs
 from lib.door import FrontDoor
 from lib.embedded import EmbeddedCluster
@@ -21,6 +24,7 @@ from lib.entrance import Entrance
 from lib.errors import ClusterUnreachable, Unavailable
 from lib.gatekeeper import PortalGatekeeper
 from lib.keeper import Keeper
+from lib.page_policy import page_policy
 from lib.places import make_data_folder, make_runtime_folder
 from lib.proxy import NotebookProxy, Proxy, ProxySettings, Upstream
 from lib.results.folder import ResultFolder
@@ -52,7 +56,13 @@ class Assembly:
         make_runtime_folder(settings.runtime)
         self._catalogs = load_catalogs(PROJECT)
         self._store = Store(settings.data / "portal.sqlite")
-        self.auth = Auth(self._store)
+        self.auth = Auth(
+            self._store,
+            Membership.of(settings),
+            idle_s=settings.idle_s,
+            sign_in_s=settings.sign_in_s,
+        )
+        self.access = Access(self.auth, self._catalogs)
         self._results = ResultFolder(settings.data / "results")
         self._catalogue = Catalogue(settings.data / "scenes")
         self._keeper = Keeper(
@@ -64,24 +74,42 @@ class Assembly:
             settings.origin,
         )
         self.portal = portal.Portal(
-            self._store, self.auth, self._catalogs, self._catalogue, self._results, self._keeper
+            self._store,
+            self.auth,
+            self.access,
+            self._catalogs,
+            self._catalogue,
+            self._results,
+            self._keeper,
         )
         self.proxy = Proxy(
             ProxySettings(
                 portal_origin=settings.origin,
                 secret=_lasting_secret(settings.data / "secrets" / "notebook-cookies"),
                 notebooks=settings.notebooks.value,
+                base=settings.notebook_domain,
             ),
-            PortalGatekeeper(self.auth, self.portal),
+            PortalGatekeeper(self.auth, self.access, self._store),
+        )
+        providers = SignInProviders(
+            settings.provider,
+            settings.client_secret,
+            needed=self.auth.membership.claims_of,
+        )
+        self._entrance = Entrance(
+            self.auth,
+            self.proxy,
+            providers,
+            origin=settings.origin,
+            secret=_lasting_secret(settings.data / "secrets" / "sign-in-way"),
         )
 
     def routes(self) -> list[BaseRoute]:
         """The portal's own routes, before Streamlit's."""
         assets = PROJECT / "assets"
-        secure = self.settings.origin.startswith("https:")
         return [
             *api.routes(),
-            *Entrance(self.auth, self.proxy, secure=secure).routes(),
+            *self._entrance.routes(),
             Mount("/assets", StaticFiles(directory=assets, check_dir=False), name="assets"),
         ]
 
@@ -89,12 +117,27 @@ class Assembly:
         """Outermost first: notebooks' origins, then the front door of the portal's own."""
         return [
             Middleware(NotebookProxy, proxy=self.proxy),
-            Middleware(FrontDoor, origin=self.settings.origin, auth=self.auth),
+            Middleware(
+                FrontDoor,
+                origin=self.settings.origin,
+                auth=self.auth,
+                access=self.access,
+                policy=page_policy(self.settings),
+                stranger=self._entrance.stranger,
+                trusted_proxies=self.settings.trusted_proxies,
+            ),
         ]
 
     @asynccontextmanager
     async def lifespan(self, _app: object) -> AsyncIterator[dict[str, Any]]:
         """Run the keeper while the server runs. Jobs, gates and masters go on after it."""
+        loop = asyncio.get_running_loop()
+
+        def end_visits(logins: frozenset[str]) -> None:
+            for login in logins:
+                loop.call_soon_threadsafe(self.proxy.sign_out, login)
+
+        self.auth.on_end(end_visits)
         self._keeper.start()
         portal.use(self.portal)
         try:

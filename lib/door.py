@@ -6,14 +6,17 @@ Pure ASGI. For every HTTP request and WebSocket on the portal's own origin it ch
    gets nothing);
 2. Origin: on WebSockets and on requests that change something, it must be the portal's
    own, unless a program authenticates with a token;
-3. who asks: a login cookie, or, below /api, a bearer token.
+3. who asks: a login cookie, or, below /api, a bearer token;
+4. whether they may be here (`Access`).
 
-The user is then in `scope["state"]["user"]`.
+The user is then in `scope["state"]["user"]`. A WebSocket ends with its sign-in.
 """
 
 from __future__ import annotations
 
-import html
+import ipaddress
+import re
+import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
@@ -21,26 +24,30 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from lib.errors import SceneBridgeError
+from lib.access import Act
+from lib.auth import CLIENT_HEADER, COOKIE
+from lib.errors import Refused, SceneBridgeError
+from lib.open_pages import OpenPages
+from lib.plain_pages import PLAIN_POLICY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from lib.auth import Auth, Login
+    from lib.access import Access
+    from lib.auth import Auth
     from lib.model import User
 
 OPEN_PATHS = frozenset({"/healthz", "/signin"})
+_WAY_IN = re.compile(r"/signin/[a-z0-9-]{1,32}(?:/callback)?")
+#: Streamlit's own ways to sign in and to take files; the portal has no use for them.
+CLOSED_PATHS = ("/auth/", "/oauth2callback", "/_stcore/upload_file")
+#: The largest body that anything of the portal reads.
+LARGEST_BODY = 2**20
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "same-origin",
-    "Content-Security-Policy": "frame-ancestors 'self'; object-src 'none'; base-uri 'self'",
-}
-_STRANGER = (
-    "You are not signed in. Open the link that ./run printed, "
-    "or get a new one with: python admin.py link"
-)
+_LOGGED_A_MINUTE = 30
 
 
 class FrontDoor:
@@ -48,14 +55,33 @@ class FrontDoor:
 
     Args:
         origin: e.g. "http://localhost:8501"; the only origin whose pages may act.
-        auth: who is signed in.
+        access: who may be here, and `auth` who that is.
+        policy: the Content-Security-Policy of pages that name none themselves.
+        stranger: the page for a browser that is not signed in, by the path it asked for.
+        trusted_proxies: addresses whose X-Forwarded-For counts.
     """
 
-    def __init__(self, app: ASGIApp, *, origin: str, auth: Auth) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        origin: str,
+        auth: Auth,
+        access: Access,
+        policy: str,
+        stranger: Callable[[str], str],
+        trusted_proxies: Iterable[str] = (),
+    ) -> None:
         self._app = app
         self._origin = origin
         self._auth = auth
+        self._access = access
+        self._stranger_page = stranger
+        self._trusted = frozenset(trusted_proxies)
+        self._pages = OpenPages(auth)
+        self._logged: list[float] = []
         parts = urlsplit(origin)
+        self._headers = _security_headers(policy, secure=parts.scheme == "https")
         self._host = parts.netloc
         port = f":{parts.port}" if parts.port else ""
         self._hosts = {self._host}
@@ -66,16 +92,21 @@ class FrontDoor:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        state = scope.setdefault("state", {})
+        state["client"] = client_of(scope, self._trusted)
+        _tell_pages(scope, state["client"])
         try:
             refusal = await self._refuse(scope)
         except SceneBridgeError as exc:  # the store cannot say who this is
             refusal = _plain(503, exc.message)
-        if refusal is None:
-            await self._app(scope, receive, _with_security_headers(send))
-        elif scope["type"] == "websocket":
+        if refusal is not None and scope["type"] == "websocket":
             await _refuse_websocket(refusal, receive, send)
+        elif refusal is not None:
+            await refusal(scope, receive, self._with_headers(send))
+        elif scope["type"] == "websocket":
+            await self._pages.run(self._app, scope, receive, send, state["login"].id)
         else:
-            await refusal(scope, receive, _with_security_headers(send))
+            await self._app(scope, receive, self._with_headers(send))
 
     async def _refuse(self, scope: Scope) -> Response | None:
         """None where the request may pass."""
@@ -83,25 +114,54 @@ class FrontDoor:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
             return _plain(421, "This address is not the portal's.")
-        path = scope["path"]
-        token_user = await _user_of_token(self._auth, headers, path)
-        if token_user is not None:
-            scope.setdefault("state", {})["user"] = token_user
-            return None
+        path: str = scope["path"]
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and scope["type"] == "http" and path not in OPEN_PATHS:
+            return await self._program(scope, headers, token.strip())
         if _is_navigation(scope, headers) and hosts[0].lower() != self._host:
-            query = scope["query_string"].decode("latin-1")
-            target = self._origin + "/" + quote(path.lstrip("/"), safe="/:@!$&'()*+,;=~")
-            return RedirectResponse(target + (f"?{query}" if query else ""), 307)
+            return RedirectResponse(self._origin + _onward(scope), 307)
         if not self._origin_allowed(scope, headers):
+            await self._log(scope, "another site's page")
             return _plain(403, "A page of another site may not do this.")
-        if path in OPEN_PATHS:
+        if path.startswith(CLOSED_PATHS):
+            return _plain(404, "There is nothing here.")
+        if _too_large(headers):
+            return _plain(413, "The request is too large.")
+        if path in OPEN_PATHS or _WAY_IN.fullmatch(path):
             return None
+        return await self._browser(scope, headers)
+
+    async def _program(self, scope: Scope, headers: Headers, token: str) -> Response | None:
+        """A request with an access token; cookies do not count beside it."""
+        if scope["path"].startswith("/api/"):
+            client = scope["state"]["client"]
+            user = await run_in_threadpool(self._auth.user_of_token, token, client)
+            if user is not None:
+                if _too_large(headers):
+                    return _plain(413, "The request is too large.")
+                return await self._enter(scope, user)
+        await self._log(scope, "a token that does not count")
+        return _no_token()
+
+    async def _browser(self, scope: Scope, headers: Headers) -> Response | None:
         cookies = "; ".join(headers.getlist("cookie"))
-        login: Login | None = await run_in_threadpool(self._auth.login_of_header, cookies)
+        login = await run_in_threadpool(
+            self._auth.login_of_header, cookies, scope["state"]["client"]
+        )
         if login is None:
-            return _stranger(scope, headers)
-        scope.setdefault("state", {})["user"] = login.user
-        scope["state"]["login"] = login
+            return self._stranger(scope, headers)
+        refusal = await self._enter(scope, login.user)
+        if refusal is None:
+            scope["state"]["login"] = login
+            if _is_act(scope, headers):
+                await run_in_threadpool(self._auth.touch, login.id)
+        return refusal
+
+    async def _enter(self, scope: Scope, user: User) -> Response | None:
+        try:
+            scope["state"]["user"] = await run_in_threadpool(self._access.require, user, Act.ENTER)
+        except Refused as exc:
+            return _plain(403, exc.message)
         return None
 
     def _origin_allowed(self, scope: Scope, headers: Headers) -> bool:
@@ -111,12 +171,88 @@ class FrontDoor:
         site = headers.get("sec-fetch-site", "none")
         return site in ("same-origin", "none") or _is_navigation(scope, headers)
 
+    def _stranger(self, scope: Scope, headers: Headers) -> Response:
+        response: Response
+        if scope["path"].startswith("/api/"):
+            response = _no_token()
+        elif _is_navigation(scope, headers):
+            never_keep = {"Cache-Control": "no-store", "Content-Security-Policy": PLAIN_POLICY}
+            response = HTMLResponse(self._stranger_page(_onward(scope)), 401, never_keep)
+        else:
+            response = _plain(401, "You are not signed in.")
+        if COOKIE in headers.get("cookie", ""):  # it counts no more
+            response.delete_cookie(COOKIE, secure=True, httponly=True, samesite="lax")
+        return response
 
-async def _user_of_token(auth: Auth, headers: Headers, path: str) -> User | None:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not path.startswith("/api/"):
-        return None
-    return await run_in_threadpool(auth.user_of_token, token.strip())
+    async def _log(self, scope: Scope, why: str) -> None:
+        """Write a refusal into the audit log; not all of a flood."""
+        now = time.monotonic()
+        self._logged = [moment for moment in self._logged if moment > now - 60]
+        if len(self._logged) < _LOGGED_A_MINUTE:
+            self._logged.append(now)
+            await run_in_threadpool(
+                self._auth.log_refusal, scope["path"], why, scope["state"]["client"]
+            )
+
+    def _with_headers(self, send: Send) -> Send:
+        async def wrapped(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in self._headers.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        return wrapped
+
+
+def client_of(scope: Scope, trusted: frozenset[str]) -> str:
+    """The address of who asks: the last hop that is not one of our own front servers."""
+    client = scope.get("client")
+    address: str = client[0] if client else ""
+    if address not in trusted:
+        return address
+    forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
+    for hop in reversed(forwarded.split(",")):
+        try:
+            address = str(ipaddress.ip_address(hop.strip()))
+        except ValueError:
+            return address
+        if address not in trusted:
+            return address
+    return address
+
+
+def _tell_pages(scope: Scope, client: str) -> None:
+    """Pages see headers alone: the address goes there, and only ours."""
+    name = CLIENT_HEADER.lower().encode()
+    others = [(n, value) for n, value in scope["headers"] if n != name]
+    scope["headers"] = [*others, (name, client.encode("latin-1"))]
+
+
+def _security_headers(policy: str, *, secure: bool) -> dict[str, str]:
+    headers = {
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "same-origin",
+        "Content-Security-Policy": policy,
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    }
+    if secure:
+        headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
+    return headers
+
+
+def _onward(scope: Scope) -> str:
+    """The path and query that were asked for, as a local address."""
+    query = scope["query_string"].decode("latin-1")
+    path = "/" + quote(scope["path"].lstrip("/"), safe="/:@!$&'()*+,;=~")
+    return path + (f"?{query}" if query else "")
+
+
+def _too_large(headers: Headers) -> bool:
+    length = headers.get("content-length", "0")
+    return not length.isdigit() or int(length[:20]) > LARGEST_BODY
 
 
 def _is_navigation(scope: Scope, headers: Headers) -> bool:
@@ -128,43 +264,20 @@ def _is_navigation(scope: Scope, headers: Headers) -> bool:
     return "text/html" in headers.get("accept", "")
 
 
-def _stranger(scope: Scope, headers: Headers) -> Response:
-    if scope["path"].startswith("/api/"):
-        return JSONResponse(
-            {"error": {"code": "not-signed-in", "message": "Send a token; see docs/api.md."}},
-            401,
-            {"WWW-Authenticate": "Bearer"},
-        )
-    if _is_navigation(scope, headers):
-        return HTMLResponse(page("Please sign in", _STRANGER), 401, {"Cache-Control": "no-store"})
-    return _plain(401, _STRANGER)
+def _is_act(scope: Scope, headers: Headers) -> bool:
+    """Whether a person did something: what pages fetch by themselves does not count."""
+    if scope["type"] == "websocket":
+        return True
+    return scope["method"] not in _SAFE_METHODS or _is_navigation(scope, headers)
 
 
-def page(title: str, text: str) -> str:
-    """A small page of the portal's own, outside Streamlit."""
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width'>"
-        f"<title>{html.escape(title)} · SceneBridge</title>"
-        "<style>:root{color-scheme:light dark}body{font:17px/1.6 system-ui,sans-serif;"
-        "max-width:34rem;margin:18vh auto;padding:0 1.5rem}h1{font-size:1.5rem}</style>"
-        f"<main><h1>{html.escape(title)}</h1><p>{html.escape(text)}</p></main></html>"
-    )
+def _no_token() -> Response:
+    error = {"code": "not-signed-in", "message": "Send a token that counts; see docs/api.md."}
+    return JSONResponse({"error": error}, 401, {"WWW-Authenticate": "Bearer"})
 
 
 def _plain(status: int, text: str) -> Response:
     return Response(text + "\n", status, media_type="text/plain")
-
-
-def _with_security_headers(send: Send) -> Send:
-    async def wrapped(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            for name, value in _SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
-        await send(message)
-
-    return wrapped
 
 
 async def _refuse_websocket(refusal: Response, receive: Receive, send: Send) -> None:

@@ -7,22 +7,20 @@ errors of `lib.errors`, whose messages are fit to be shown.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-from concurrent.futures import TimeoutError as WaitedTooLong
+import threading
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lib import __version__
 from lib.access import Access, Act
 from lib.account import AccountDesk
+from lib.auth import CLIENT_HEADER
 from lib.catalogs import fit
 from lib.cluster_views import ClusterViews
 from lib.errors import (
     ClusterUnreachable,
     Conflict,
-    InvalidInput,
     NotFound,
     Refused,
     SceneBridgeError,
@@ -30,10 +28,10 @@ from lib.errors import (
 )
 from lib.imagery.quicklook import Quicklook, quicklook
 from lib.imagery.tiles import tile
+from lib.job_logs import JobLogs, LogText
 from lib.launching import Launcher
 from lib.model import (
     Cluster,
-    ClusterId,
     Reachability,
     Run,
     RunId,
@@ -42,7 +40,7 @@ from lib.model import (
     SessionState,
 )
 from lib.office import Office
-from lib.protocol import ID_PATTERN, MAX_ITEMS, ArtifactKind, LogKind, LogRequest
+from lib.protocol import ID_PATTERN, MAX_ITEMS, ArtifactKind
 from lib.results.export import geojson
 from lib.store.audit import AuditEntry, AuditQuery
 
@@ -59,20 +57,11 @@ if TYPE_CHECKING:
 
 __all__ = ["AuditEntry", "AuditQuery", "LogText", "Portal", "current", "use"]
 
-_LOG_TIMEOUT_S = 15.0
 _PLATFORMS = (
     ("landsat-8", "Landsat 8"),
     ("formosat-2", "FORMOSAT-2"),
     ("formosat-5", "FORMOSAT-5"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class LogText:
-    """The end of a log; `truncated` when there was more before it."""
-
-    text: str
-    truncated: bool
 
 
 class Portal:
@@ -105,18 +94,33 @@ class Portal:
         self._catalogue = catalogue
         self._results = results
         self._keeper = keeper
+        self._noting = threading.local()
+        self._logs = JobLogs(keeper)
         self._clusters = ClusterViews(catalogs, keeper)
         self._launcher = Launcher(store, catalogs, catalogue, self._clusters)
 
     # --- who ----------------------------------------------------------------
 
-    def user_of_cookies(self, cookies: Mapping[str, str], client: str = "") -> User | None:
+    def user_of_browser(
+        self, cookies: Mapping[str, str], headers: Mapping[str, str]
+    ) -> User | None:
         """Who is signed in with these cookies, if anybody. It counts as an act of theirs."""
-        login = self._auth.login_of_cookies(cookies, client)
+        login = self._auth.login_of_cookies(cookies, headers.get(CLIENT_HEADER, ""))
         if login is None:
             return None
         self._auth.touch(login.id)
         return login.user
+
+    def me(self, user: User) -> dict[str, Any]:
+        """Who asks, as a program may know it."""
+        now = self._require(user, Act.SEARCH)
+        return {
+            "id": now.id,
+            "name": now.name,
+            "role": now.role,
+            "groups": sorted(now.groups),
+            "scopes": None if now.scopes is None else sorted(now.scopes),
+        }
 
     def group_titles(self, user: User) -> tuple[str, ...]:
         """The titles of the user's groups."""
@@ -239,8 +243,9 @@ class Portal:
 
     def _may_launch(self, user: User, request: LaunchRequest) -> None:
         self._require(user, Act.LAUNCH, self._catalogs.cluster(request.cluster))
-        for scene_id in request.scenes[: MAX_ITEMS + 1]:
-            self.scene(user, scene_id)
+        if len(request.scenes) <= MAX_ITEMS:  # else the launcher says that they are too many
+            for scene_id in request.scenes:
+                self.scene(user, scene_id)
 
     # --- watching and stopping --------------------------------------------------
 
@@ -296,27 +301,7 @@ class Portal:
         work = self._work(user, work_id)
         self._require(user, Act.READ, work)
         job = work.session if isinstance(work, Run) and work.session else work.id
-        if kind not in set(LogKind):
-            raise InvalidInput(f"A log is one of: {', '.join(LogKind)}.")
-        loop = self._keeper.loop
-        if loop is None:
-            raise ClusterUnreachable("The portal is starting. Try again in a moment.")
-        asked = asyncio.run_coroutine_threadsafe(
-            self._ask_log(work.cluster, LogRequest(job, LogKind(kind))), loop
-        )
-        try:
-            return asked.result(_LOG_TIMEOUT_S)
-        except WaitedTooLong:
-            asked.cancel()
-            raise ClusterUnreachable("The cluster does not answer. Try again later.") from None
-
-    async def _ask_log(self, cluster: ClusterId, request: LogRequest) -> LogText:
-        try:
-            link = self._keeper.link(cluster)
-        except KeyError:
-            raise ClusterUnreachable("This portal is not connected to that cluster.") from None
-        reply = await link.log(request)
-        return LogText(reply.text, reply.truncated)
+        return self._logs.read(work.cluster, job, kind)
 
     def notebook(self, user: User, session_id: SessionId) -> Session:
         """A session whose notebook this user may open now. The opening is logged.
@@ -387,8 +372,9 @@ class Portal:
         except SignInEnded:
             raise
         except (NotFound, Refused) as exc:
-            tried = f"attempt-{act.name.lower().replace('_', '-')}"
-            self._write(user, tried, thing.id if thing is not None else "", result=exc.code)
+            if not getattr(self._noting, "act", ""):
+                tried = f"attempt-{act.name.lower().replace('_', '-')}"
+                self._write(user, tried, thing.id if thing is not None else "", result=exc.code)
             raise
 
     def _readable(self, user: User, run_id: RunId) -> Run:
@@ -425,12 +411,16 @@ class Portal:
 
     @contextmanager
     def _audited(self, user: User, action: str, object_id: str) -> Iterator[dict[str, str]]:
+        """One line in the audit log for what is done inside, whatever comes of it."""
         entry = {"object": object_id}
+        self._noting.act = action
         try:
             yield entry
         except SceneBridgeError as exc:
             self._write(user, action, entry["object"], result=exc.code, detail=exc.message)
             raise
+        finally:
+            self._noting.act = ""
         self._write(user, action, entry["object"])
 
     def _write(self, user: User, action: str, thing: str, **more: str) -> None:

@@ -21,6 +21,7 @@ EXPLORE = "pages/explore.py"
 WORK = "pages/work.py"
 RESULTS = "pages/results.py"
 _BEGUN = "frame-begun"
+_USER = "frame-user"
 
 #: No emoji and no Material icon: for those the browser would ask a foreign host for a favicon.
 _ICON = str(_HERE / "icon.svg")
@@ -58,21 +59,25 @@ def signed_in() -> tuple[portal.Portal, User]:
         st.rerun()
     try:
         here = portal.current()
-        user = here.user_of_cookies(st.context.cookies)
+        user = here.user_of_browser(st.context.cookies, st.context.headers)
     except SceneBridgeError as exc:
         problem(exc)
         st.stop()
     if user is None:
         not_signed_in()
+    if st.session_state.setdefault(_USER, user.id) != user.id:
+        # Streamlit hands a session's state to whoever knows its id: not to somebody else.
+        st.session_state.clear()
+        st.session_state.update({_USER: user.id, _BEGUN: True})
     return here, user
 
 
 def not_signed_in() -> NoReturn:
     """Say how to sign in and end the page."""
-    empty(
-        "You are not signed in",
-        "Open the sign-in link that was printed when SceneBridge started. "
-        "Each link works once; ask for a fresh one with: python admin.py link",
+    st.html(
+        '<div class="sb-empty" role="status"><strong>You are not signed in</strong>'
+        '<p>Your sign-in has ended. <a href="/signin?why=ended" target="_self">Sign in again</a>'
+        "</p></div>"
     )
     st.stop()
 

@@ -6,6 +6,7 @@ person who may come is nobody.
 
 from lib.auth.groups import OWNER, Membership
 from lib.auth.registry import (
+    CLIENT_HEADER,
     COOKIE,
     LINK_LIFETIME_S,
     LONGEST_TOKEN_S,
@@ -15,6 +16,7 @@ from lib.auth.registry import (
 )
 
 __all__ = [
+    "CLIENT_HEADER",
     "COOKIE",
     "LINK_LIFETIME_S",
     "LONGEST_TOKEN_S",

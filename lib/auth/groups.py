@@ -76,17 +76,20 @@ class Membership:
             client=client,
         )
 
-    def kept_claims(self, provider: str, claims: Mapping[str, Any]) -> dict[str, Any]:
-        """Those claims that any rule reads; the others are nobody's business here."""
+    def claims_of(self, provider: str) -> frozenset[str]:
+        """The claims that the rules about people of this provider read."""
         rules = [*self._administrators]
         for group in self._groups:
             rules += [*group.members, *group.leads]
         if provider in self._providers:
             rules += self._providers[provider].allow
         names = {rule.claim for rule in rules if rule.provider == provider}
-        return {
-            name: claims[name] for name in {*names, "email", "email_verified"} if name in claims
-        }
+        return frozenset(names | ({"email_verified"} if "email" in names else set()))
+
+    def kept_claims(self, provider: str, claims: Mapping[str, Any]) -> dict[str, Any]:
+        """Those claims that any rule reads; the others are nobody's business here."""
+        names = self.claims_of(provider) | {"email", "email_verified"}
+        return {name: claims[name] for name in names if name in claims}
 
 
 def _any(rules: Iterable[Rule], provider: str, claims: Mapping[str, Any]) -> bool:

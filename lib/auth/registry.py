@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
-    from lib.model import AccessToken, SignIn
+    from lib.people import AccessToken, SignIn
     from lib.store import Store
     from lib.store.people import LivingLogin
 
 #: `__Host-`: for this host alone, over an encrypted connection (or to localhost), so that
 #: no other host can plant one.
 COOKIE = "__Host-sb-login"
+#: Where the front door writes the network address of who asks, for pages.
+CLIENT_HEADER = "X-SceneBridge-Client"
 LINK_LIFETIME_S = 30 * 60
 LOGIN_LIFETIME_S = 30 * 24 * 3600.0
 TOKEN_LIFETIME_S = 90 * 24 * 3600.0
@@ -218,6 +220,10 @@ class Auth:
     def living(self, login_ids: Iterable[str]) -> frozenset[str]:
         """Those of these logins that still count. One query."""
         return self._people.living(login_ids, idle_s=self.idle_s)
+
+    def log_refusal(self, what: str, why: str, client: str) -> None:
+        """Write down that nobody we know tried something."""
+        self._audit.write("", "stranger", what, result="refused", detail=why, client=client)
 
     def touch(self, login_id: str) -> None:
         """A person acted under this login: its idle time starts again. Cheap."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lib.errors import InvalidInput
+from lib.errors import InvalidInput, Unavailable
 from lib.model import StrEnum
 from lib.places import runtime_path
 from lib.settings import people
@@ -90,6 +90,28 @@ class Settings:
     def single_user(self) -> bool:
         """Without a provider the portal serves one person, on this computer alone."""
         return not self.provider
+
+    def client_secret_file(self, provider: Provider) -> Path:
+        """Where the secret lies that the portal shows to this provider."""
+        return provider.client_secret_file or self.data / "secrets" / f"oidc-{provider.id}"
+
+    def client_secret(self, provider: Provider) -> str:
+        """That secret.
+
+        Raises:
+            Unavailable: it is not there, or cannot be read.
+        """
+        file = self.client_secret_file(provider)
+        try:
+            secret = file.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            secret = ""
+        if not secret:
+            raise Unavailable(
+                f"This portal has no client secret for {provider.title} yet, so nobody can sign "
+                "in there. Tell the administrator of this portal."
+            )
+        return secret
 
     @property
     def idle_s(self) -> float | None:

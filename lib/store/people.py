@@ -14,7 +14,8 @@ from sqlalchemy import Engine, and_, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from lib.errors import NotFound
-from lib.model import AccessToken, SignIn, TokenScope, User, UserId
+from lib.model import TokenScope, User, UserId
+from lib.people import AccessToken, SignIn
 from lib.store.database import transaction
 from lib.store.tables import api_tokens, logins, sign_in_links, users
 from lib.store.times import maybe_datetime, to_datetime
@@ -114,9 +115,7 @@ class People:
         self.account(user_id)
         moment = time.time() if blocked else None
         with transaction(self._engine) as connection:
-            connection.execute(
-                update(users).where(users.c.id == user_id).values(blocked_at=moment)
-            )
+            connection.execute(update(users).where(users.c.id == user_id).values(blocked_at=moment))
 
     # --- one-time links -----------------------------------------------------
 
@@ -318,8 +317,10 @@ class People:
 
     def revoke_token(self, token_id: str, *, of: UserId | None = None) -> bool:
         """Withdraw a token, where `of` is given only of that user; whether it was there."""
-        mine = api_tokens.c.user_id == of if of is not None else True
-        return bool(self._revoke(api_tokens, and_(api_tokens.c.id == token_id, mine)))
+        condition = api_tokens.c.id == token_id
+        if of is not None:
+            condition = and_(condition, api_tokens.c.user_id == of)
+        return bool(self._revoke(api_tokens, condition))
 
     def revoke_tokens_of(self, user_id: UserId) -> frozenset[str]:
         """Withdraw all tokens of a user; their ids."""

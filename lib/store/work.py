@@ -280,9 +280,7 @@ class Work:
 
 def _recent(table: Table, owners: frozenset[UserId] | None, over: Any, ended: int) -> Any:
     theirs = true() if owners is None else table.c.owner.in_(owners)
-    last = (
-        select(table.c.id).where(theirs, over).order_by(table.c.created_at.desc()).limit(ended)
-    )
+    last = select(table.c.id).where(theirs, over).order_by(table.c.created_at.desc()).limit(ended)
     return theirs & (~over | table.c.id.in_(last))
 
 

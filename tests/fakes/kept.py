@@ -17,7 +17,7 @@ from lib.model import Run, RunId, Session, SessionId
 from lib.results.folder import ResultFolder
 from lib.store import Store
 from tests.fakes.gate import MemoryDoor, MemoryGate, MemoryLink
-from tests.fakes.things import ALICE, BOB, FIRE, HERE
+from tests.fakes.things import ALICE, BOB, FIRE, HERE, introduce
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,8 +56,8 @@ class Kept:
         self.home = home
         self.gate = gate or MemoryGate()
         self.store = Store(home / "portal.sqlite")
-        self.store.people.ensure_user(ALICE)
-        self.store.people.ensure_user(BOB)
+        for user in (ALICE, BOB):
+            introduce(self.store, user)
         self.results = ResultFolder(home / "results")
         self.link = MemoryLink(self.gate, home)
         self.door = MemoryDoor()

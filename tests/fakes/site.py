@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,19 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from lib import api, portal
+from lib.access import Access
 from lib.auth import COOKIE, Auth
 from lib.auth.registry import digest
 from lib.catalogs import Catalogs, ClusterEntry
 from lib.door import FrontDoor
-from lib.model import User
+from lib.model import TokenScope, User
+from lib.page_policy import page_policy
+from lib.plain_pages import sign_in_page
 from lib.scenes import stac
 from lib.scenes.catalogue import Catalogue
+from lib.settings import Settings
 from tests.fakes.kept import Kept, kept
-from tests.fakes.things import ALICE, BOB, FIRE, HERE
+from tests.fakes.things import ALICE, BOB, FIRE, HERE, MEMBERSHIP
 
 ORIGIN = "http://localhost:8501"
 SCENES = ("LC08_A", "LC08_B")
@@ -39,16 +43,23 @@ class Site:
 
     def __init__(self, world: Kept) -> None:
         self.world = world
-        self.auth = Auth(world.store)
-        entry = ClusterEntry(HERE, "This computer", "Test institute", embedded=True)
-        catalogs = Catalogs({FIRE.id: FIRE}, {HERE: entry})
+        self.auth = Auth(world.store, MEMBERSHIP)
+        entry = ClusterEntry(HERE, "This computer", "Test institute", True, ("everyone",))
+        catalogs = Catalogs({FIRE.id: FIRE}, {HERE: entry}, {"landsat8": ("everyone",)})
+        self.access = Access(self.auth, catalogs)
         root = world.home / "scenes"
         world.gate.data_paths = [str(root)]
         for name in SCENES:
             put_scene(root, name, files=name == "LC08_A")
         self.catalogue = Catalogue(root)
         self.portal = portal.Portal(
-            world.store, self.auth, catalogs, self.catalogue, world.results, world.keeper
+            world.store,
+            self.auth,
+            self.access,
+            catalogs,
+            self.catalogue,
+            world.results,
+            world.keeper,
         )
         self.reached: list[Any] = []
         inner = Starlette(
@@ -59,7 +70,14 @@ class Site:
                 Route("/{path:path}", self._answer, methods=["GET", "POST", "PUT", "DELETE"]),
             ]
         )
-        self.app = FrontDoor(inner, origin=ORIGIN, auth=self.auth)
+        self.app = FrontDoor(
+            inner,
+            origin=ORIGIN,
+            auth=self.auth,
+            access=self.access,
+            policy=page_policy(Settings(data=world.home, runtime=world.home)),
+            stranger=lambda onward: sign_in_page({}, onward),
+        )
 
     async def _answer(self, request: Any) -> PlainTextResponse:
         user = getattr(request.state, "user", None)
@@ -79,11 +97,23 @@ class Site:
         )
         return f"{COOKIE}={secret}"
 
-    def token(self, user: User = ALICE, *, lifetime_s: float = 60.0, token_id: str = "") -> str:
+    def token(
+        self,
+        user: User = ALICE,
+        *,
+        lifetime_s: float = 60.0,
+        token_id: str = "",
+        scopes: Iterable[TokenScope] = tuple(TokenScope),
+    ) -> str:
         """A bearer token of this user."""
         token = f"sbt_{user.id}-{time.time_ns()}"
         self.world.store.people.add_token(
-            token_id or token[-16:], digest(token), user.id, "test", time.time() + lifetime_s
+            token_id or token[-16:],
+            digest(token),
+            user.id,
+            "test",
+            time.time() + lifetime_s,
+            scopes=frozenset(scopes),
         )
         return token
 

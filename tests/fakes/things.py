@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import uuid
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 from PIL import Image
 
+from lib.auth import Membership
 from lib.model import (
     ClusterId,
     Detection,
@@ -30,10 +32,15 @@ from lib.model import (
     User,
     UserId,
 )
+from lib.settings import Provider
+from lib.store import Store
 
 HERE = ClusterId("here")
+#: People of one provider; `MEMBERSHIP` lets them in.
+PROVIDER = Provider("test", "Test institute", "https://id.test.example", "portal")
 ALICE = User(UserId("alice"), "Alice")
 BOB = User(UserId("bob"), "Bob")
+MEMBERSHIP = Membership([PROVIDER])
 TIME = datetime(2019, 8, 25, 13, 44, 22, tzinfo=timezone.utc)
 
 FIRE = Module(
@@ -239,3 +246,10 @@ def a_picture(width: int = 16, height: int = 16) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (width, height), (200, 30, 10)).save(file, "WEBP")
     return file.getvalue()
+
+
+def introduce(store: Store, user: User, claims: Mapping[str, Any] | None = None) -> None:
+    """Let the store know somebody of the test provider."""
+    store.people.came(
+        user.id, name=user.name, provider=PROVIDER.id, subject=user.id, claims=claims or {}
+    )

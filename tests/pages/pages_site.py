@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from lib import portal  # noqa: E402
+from lib.access import EVERYONE, Access  # noqa: E402
 from lib.auth import COOKIE, OWNER, Auth  # noqa: E402
 from lib.catalogs import Catalogs, ClusterEntry  # noqa: E402
 from lib.keeper import ClusterHealth  # noqa: E402
@@ -158,12 +159,20 @@ class Site:
         catalogs = Catalogs(
             {m.id: m for m in (FIRE, SHIPS)},
             {
-                HERE: ClusterEntry(HERE, "This computer", "", True),
-                FAR: ClusterEntry(FAR, "Far cluster", "Institute of Tests", False),
+                HERE: ClusterEntry(HERE, "This computer", "", True, (EVERYONE,)),
+                FAR: ClusterEntry(FAR, "Far cluster", "Institute of Tests", False, (EVERYONE,)),
             },
+            {"landsat8": (EVERYONE,), "formosat": (EVERYONE,)},
         )
+        self.access = Access(self.auth, catalogs)
         self.portal = portal.Portal(
-            self.store, self.auth, catalogs, self.catalogue, self.results, cast(Any, self.keeper)
+            self.store,
+            self.auth,
+            self.access,
+            catalogs,
+            self.catalogue,
+            self.results,
+            cast(Any, self.keeper),
         )
 
     def cookie(self) -> dict[str, str]:
@@ -384,6 +393,9 @@ def application(site: Site, origin: str) -> Any:
 
     from lib import api
     from lib.door import FrontDoor
+    from lib.page_policy import page_policy
+    from lib.plain_pages import sign_in_page
+    from lib.settings import Settings
 
     async def notebook(request: Any) -> HTMLResponse:
         return HTMLResponse("<h1>a notebook</h1>")
@@ -404,7 +416,16 @@ def application(site: Site, origin: str) -> Any:
             Route("/open/{session}", notebook),
             Mount("/assets", StaticFiles(directory=ROOT / "assets", check_dir=False)),
         ],
-        middleware=[Middleware(FrontDoor, origin=origin, auth=site.auth)],
+        middleware=[
+            Middleware(
+                FrontDoor,
+                origin=origin,
+                auth=site.auth,
+                access=site.access,
+                policy=page_policy(Settings(data=site.folder, runtime=site.folder)),
+                stranger=lambda onward: sign_in_page({}, onward),
+            )
+        ],
     )
 
 

@@ -44,6 +44,7 @@ def test_a_link_signs_in_once(auth: Auth, store: Store) -> None:
     assert [(e.action, e.result) for e in store.audit.latest()] == [
         ("sign-in", "refused"),
         ("sign-in", "ok"),
+        ("link-made", "ok"),
     ]
 
 
@@ -117,7 +118,7 @@ def test_a_token_is_valid_until_it_is_revoked_or_too_old(auth: Auth, store: Stor
     assert token.startswith("sbt_")
     assert auth.user_of_token(token) == OWNER
     made = store.audit.latest(1)[0]
-    assert (made.action, made.detail) == ("token-made", "laptop")
+    assert (made.action, made.detail) == ("token-made", "laptop: launch read")
     store.people.revoke_token(made.object)
     assert auth.user_of_token(token) is None
     store.people.add_token("t", digest("sbt_old"), OWNER.id, "old", time.time() - 1)

@@ -34,7 +34,7 @@ type = "integer"
 minimum = 1
 default = 1
 """
-CLUSTER = 'id = "here"\ntitle = "This computer"\nembedded = true\n'
+CLUSTER = 'id = "here"\ntitle = "This computer"\nembedded = true\ngroups = ["everyone"]\n'
 
 
 def project(folder: Path, module: str = MODULE, cluster: str = CLUSTER) -> Path:
@@ -102,6 +102,8 @@ def test_a_module_file_that_is_wrong_is_named(
         ('id = "here"\n', "needs a text for 'title'"),
         ('id = "../x"\ntitle = "x"\n', "small letters"),
         ("\x00", "cannot be read"),
+        (CLUSTER.replace('groups = ["everyone"]\n', ""), "needs groups"),
+        (CLUSTER.replace('["everyone"]', '"everyone"'), "list of texts for 'groups'"),
     ],
 )
 def test_a_cluster_file_that_is_wrong_is_named(tmp_path: Path, cluster: str, words: str) -> None:

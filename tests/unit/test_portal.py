@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from lib import portal
-from lib.auth import COOKIE
+from lib import job_logs, portal
+from lib.auth import CLIENT_HEADER, COOKIE
 from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound
 from lib.model import (
     ClusterId,
@@ -77,9 +77,12 @@ def test_there_is_no_portal_before_it_starts() -> None:
 async def test_who_is_asking(here: Site) -> None:
     name, _, secret = here.login(BOB).partition("=")
     assert name == COOKIE
-    assert here.portal.user_of_cookies({COOKIE: secret}) == BOB
-    assert here.portal.user_of_cookies({COOKIE: "x"}) is None
-    assert here.portal.user_of_cookies({}) is None
+    user = here.portal.user_of_browser({COOKIE: secret}, {CLIENT_HEADER: "192.0.2.7"})
+    assert user is not None
+    assert user == BOB
+    assert user.client == "192.0.2.7"
+    assert here.portal.user_of_browser({COOKIE: "x"}, {}) is None
+    assert here.portal.user_of_browser({}, {}) is None
 
 
 async def test_scenes_modules_and_what_fits(here: Site) -> None:
@@ -98,19 +101,21 @@ async def test_what_a_card_shows_from_click_to_end(here: Site) -> None:
     session = await ask(here.portal.open_notebook, ALICE, REQUEST)
     assert session.state is SessionState.NEW
     assert session.reason == "The job is being handed to the cluster."
-    assert not here.portal.may_open(BOB, session.id)
-    assert here.portal.may_open(ALICE, session.id)
+    with pytest.raises(NotFound):
+        here.portal.notebook(BOB, session.id)
+    assert here.portal.notebook(ALICE, session.id) == here.portal.session(ALICE, session.id)
     assert here.portal.notebook_path(session) == f"/open/{session.id}"
     await here.world.session_is(session.id, SessionState.QUEUED)
     await ask(here.portal.stop, ALICE, session.id)
     over = await here.world.session_is(session.id, SessionState.ENDED)
-    assert not here.portal.may_open(ALICE, session.id)
     await ask(here.portal.stop, ALICE, session.id)
     assert here.world.session(session.id) == over
     acts = [(e.user, e.action, e.object, e.result) for e in here.world.store.audit.latest()]
     assert acts == [
         ("alice", "stop", session.id, "ok"),
         ("alice", "stop", session.id, "ok"),
+        ("alice", "open", session.id, "ok"),
+        ("bob", "open", session.id, "not-found"),
         ("alice", "open-notebook", session.id, "ok"),
     ]
 
@@ -193,7 +198,7 @@ async def test_logs(here: Site) -> None:
 async def test_a_log_that_does_not_come_is_not_waited_for(
     here: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(portal, "_LOG_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(job_logs, "_TIMEOUT_S", 0.05)
     session = await ready(here)
     here.world.gate.before["log"] = asyncio.Event().wait
     with pytest.raises(ClusterUnreachable, match="does not answer"):
@@ -271,5 +276,5 @@ async def test_results_belong_to_their_owner(here: Site) -> None:
             await ask(method, BOB, *args)
     assert here.portal.runs(BOB) == ()
     assert here.portal.sessions(BOB) == ()
-    refused = here.world.store.audit.latest(1)[0]
-    assert (refused.user, refused.action, refused.result) == ("bob", "stop", "not-found")
+    refused = {(e.user, e.action, e.result) for e in here.world.store.audit.latest(7)}
+    assert refused == {("bob", "stop", "not-found"), ("bob", "attempt-see", "not-found")}

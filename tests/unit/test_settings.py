@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from lib import settings
-from lib.errors import InvalidInput
-from lib.settings import KEYS, NotebookOrigin
+from lib.errors import InvalidInput, Unavailable
+from lib.settings import KEYS, Group, NotebookOrigin, Provider, Rule
 
 PROJECT = Path(__file__).resolve().parents[2]
+PROVIDER = '[[provider]]\nid = "a"\nissuer = "https://a.example"\nclient_id = "x"\n'
 
 
 def write(data: Path, text: str) -> Path:
@@ -33,7 +34,31 @@ def test_every_key_is_read(tmp_path):
         notebook_ports = [9100, 9110]
         keep_days = 3
         slots = 5
+        listen = "127.0.0.2"
+        public_origin = "http://portal.localhost:9000"
+        notebook_domain = "notebooks.localhost:9000"
+        trusted_proxies = ["127.0.0.1", "::1"]
+        sign_in_days = 2
+        idle_hours = 1
+        administrators = [{ provider = "aist", claim = "email", value = "root@aist.example" }]
+
+        [[provider]]
+        id = "aist"
+        title = "AIST"
+        issuer = "https://id.aist.example"
+        client_id = "portal"
+        client_secret_file = "/etc/secret"
+        scope = "openid groups"
+        clock_skew_s = 5
+        allow = [{ claim = "groups", value = "sensing" }]
+
+        [[group]]
+        id = "forest"
+        title = "Forest"
+        members = [{ provider = "aist", claim = "groups", value = "forest" }]
+        leads = [{ provider = "aist", claim = "email", value = "kato@aist.example" }]
     """
+    aist = "aist"
     loaded = settings.load(write(tmp_path, text))
     assert {key: getattr(loaded, key) for key in KEYS} == {
         "port": 9000,
@@ -41,7 +66,57 @@ def test_every_key_is_read(tmp_path):
         "notebook_ports": (9100, 9110),
         "keep_days": 3,
         "slots": 5,
+        "listen": "127.0.0.2",
+        "public_origin": "http://portal.localhost:9000",
+        "notebook_domain": "notebooks.localhost:9000",
+        "trusted_proxies": ("127.0.0.1", "::1"),
+        "sign_in_days": 2,
+        "idle_hours": 1,
+        "administrators": (Rule(aist, "email", "root@aist.example"),),
+        "provider": (
+            Provider(
+                aist,
+                "AIST",
+                "https://id.aist.example",
+                "portal",
+                Path("/etc/secret"),
+                "openid groups",
+                (Rule(aist, "groups", "sensing"),),
+                5,
+            ),
+        ),
+        "group": (
+            Group(
+                "forest",
+                "Forest",
+                (Rule(aist, "groups", "forest"),),
+                (Rule(aist, "email", "kato@aist.example"),),
+            ),
+        ),
     }
+    assert loaded.origin == "http://portal.localhost:9000"
+    assert not loaded.single_user
+    assert (loaded.sign_in_s, loaded.idle_s) == (2 * 86400, 3600)
+
+
+def test_what_is_not_said_about_sign_ins_depends_on_who_uses_it(tmp_path):
+    alone = settings.load(tmp_path)
+    assert (alone.single_user, alone.sign_in_s, alone.idle_s) == (True, 30 * 86400, None)
+    many = settings.load(write(tmp_path, PROVIDER))
+    assert (many.single_user, many.sign_in_s, many.idle_s) == (False, 7 * 86400, 12 * 3600)
+
+
+def test_the_client_secret_lies_in_a_file(tmp_path):
+    loaded = settings.load(write(tmp_path, PROVIDER))
+    (provider,) = loaded.provider
+    with pytest.raises(Unavailable, match="no client secret for a"):
+        loaded.client_secret(provider)
+    file = loaded.client_secret_file(provider)
+    assert file == tmp_path.resolve() / "secrets" / "oidc-a"
+    file.parent.mkdir()
+    file.write_text("s3cret\n")
+    assert loaded.client_secret(provider) == "s3cret"
+    assert "s3cret" not in repr(loaded)
 
 
 def test_the_argument_wins_over_the_file(tmp_path):
@@ -63,6 +138,38 @@ def test_the_argument_wins_over_the_file(tmp_path):
         ("keep_days = 0", "keep_days in .* from 1 to 3650"),
         ("slots = -1", "slots in .* from 0 to 1024"),
         ("port =", "not valid TOML"),
+        ('listen = "0.0.0.0"', "Without a .*provider.* this computer alone"),
+        ('listen = "::"', "Without a .*provider.* this computer alone"),
+        ('public_origin = "https://p.example"', "Without a .*provider.* this computer alone"),
+        (f'listen = "localhost"\n{PROVIDER}', "listen in .* IP address"),
+        (f'public_origin = "http://p.example"\n{PROVIDER}', "must begin with https"),
+        (f'public_origin = "https://p.example/x"\n{PROVIDER}', "must be an origin"),
+        (f'public_origin = "https://u@p.example"\n{PROVIDER}', "must be an origin"),
+        (f'public_origin = "https://p.example"\n{PROVIDER}', "needs a notebook_domain"),
+        (
+            f'public_origin = "https://p.example"\nnotebooks = "port"\n{PROVIDER}',
+            "needs notebooks = .host",
+        ),
+        ('notebook_domain = "https://x"', "notebook_domain in .* host name"),
+        ('trusted_proxies = ["caddy"]', "trusted_proxies in .* IP address"),
+        ("sign_in_days = 91", "sign_in_days in .* from 0 to 90"),
+        ("idle_hours = -1", "idle_hours in .* from 0"),
+        (PROVIDER + PROVIDER, "two providers with the id 'a'"),
+        (PROVIDER.replace("https://a.example", "http://a.example"), "https address"),
+        (PROVIDER.replace('"https://a.example"', '"https://a.example?x"'), "nothing behind it"),
+        (PROVIDER.replace('id = "a"', 'id = "A b"'), "must be an id"),
+        (PROVIDER + 'scope = "email"\n', "must contain openid"),
+        (PROVIDER + 'secret = "x"\n', "unknown setting 'secret'"),
+        (PROVIDER + "clock_skew_s = 601\n", "clock_skew_s in .* from 0 to 600"),
+        (PROVIDER + '[[group]]\nid = "g"\nmembers = 1\n', "must be a list"),
+        (
+            PROVIDER + '[[group]]\nid = "g"\nmembers = [{provider="b", claim="c", value="v"}]\n',
+            "names the provider 'b', which is not there. There are: a",
+        ),
+        (
+            'administrators = [{ provider = "a", claim = "c" }]\n' + PROVIDER,
+            "value in .*administrators",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, text, said):
