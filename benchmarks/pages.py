@@ -205,7 +205,7 @@ def main() -> int:
         plant(folder, args.scenes)
         site = Site(folder)
         portal.use(site.portal)
-        with _script_time(), patch.object(site.portal, "user_of_cookies", lambda _cookies: OWNER):
+        with _script_time(), patch.object(site.portal, "user_of_browser", lambda *_: OWNER):
             taken = measure_reruns(site, args.rounds)
         if not args.no_browser:
             taken |= measure_browser(folder, site, args.rounds)

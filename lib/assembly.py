@@ -24,7 +24,7 @@ from lib.entrance import Entrance
 from lib.errors import ClusterUnreachable, Unavailable
 from lib.gatekeeper import PortalGatekeeper
 from lib.keeper import Keeper
-from lib.page_policy import page_policy
+from lib.page_policy import page_policies
 from lib.places import make_data_folder, make_runtime_folder
 from lib.proxy import NotebookProxy, Proxy, ProxySettings, Upstream
 from lib.results.folder import ResultFolder
@@ -122,7 +122,7 @@ class Assembly:
                 origin=self.settings.origin,
                 auth=self.auth,
                 access=self.access,
-                policy=page_policy(self.settings),
+                policies=page_policies(self.settings),
                 stranger=self._entrance.stranger,
                 trusted_proxies=self.settings.trusted_proxies,
             ),

@@ -31,7 +31,7 @@ from lib.open_pages import OpenPages
 from lib.plain_pages import PLAIN_POLICY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 OPEN_PATHS = frozenset({"/healthz", "/signin"})
 _WAY_IN = re.compile(r"/signin/[a-z0-9-]{1,32}(?:/callback)?")
-#: Streamlit's own ways to sign in and to take files; the portal has no use for them.
-CLOSED_PATHS = ("/auth/", "/oauth2callback", "/_stcore/upload_file")
+#: Streamlit's own ways to sign in, to take files and to serve programs: the portal has its own.
+CLOSED_PATHS = ("/auth/", "/oauth2callback", "/_stcore/upload_file", "/_stcore/agent")
 #: The largest body that anything of the portal reads.
 LARGEST_BODY = 2**20
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -56,7 +56,7 @@ class FrontDoor:
     Args:
         origin: e.g. "http://localhost:8501"; the only origin whose pages may act.
         access: who may be here, and `auth` who that is.
-        policy: the Content-Security-Policy of pages that name none themselves.
+        policies: the Content-Security-Policy by the beginning of the path; the first counts.
         stranger: the page for a browser that is not signed in, by the path it asked for.
         trusted_proxies: addresses whose X-Forwarded-For counts.
     """
@@ -68,7 +68,7 @@ class FrontDoor:
         origin: str,
         auth: Auth,
         access: Access,
-        policy: str,
+        policies: Mapping[str, str],
         stranger: Callable[[str], str],
         trusted_proxies: Iterable[str] = (),
     ) -> None:
@@ -81,7 +81,8 @@ class FrontDoor:
         self._pages = OpenPages(auth)
         self._logged: list[float] = []
         parts = urlsplit(origin)
-        self._headers = _security_headers(policy, secure=parts.scheme == "https")
+        self._policies = dict(policies)
+        self._headers = _security_headers(secure=parts.scheme == "https")
         self._host = parts.netloc
         port = f":{parts.port}" if parts.port else ""
         self._hosts = {self._host}
@@ -102,11 +103,11 @@ class FrontDoor:
         if refusal is not None and scope["type"] == "websocket":
             await _refuse_websocket(refusal, receive, send)
         elif refusal is not None:
-            await refusal(scope, receive, self._with_headers(send))
+            await refusal(scope, receive, self._with_headers(scope, send))
         elif scope["type"] == "websocket":
             await self._pages.run(self._app, scope, receive, send, state["login"].id)
         else:
-            await self._app(scope, receive, self._with_headers(send))
+            await self._app(scope, receive, self._with_headers(scope, send))
 
     async def _refuse(self, scope: Scope) -> Response | None:
         """None where the request may pass."""
@@ -194,12 +195,18 @@ class FrontDoor:
                 self._auth.log_refusal, scope["path"], why, scope["state"]["client"]
             )
 
-    def _with_headers(self, send: Send) -> Send:
+    def _with_headers(self, scope: Scope, send: Send) -> Send:
+        path: str = scope["path"]
+        policy = next(
+            (p for b, p in self._policies.items() if path.startswith(b)), self._policies["/"]
+        )
+
         async def wrapped(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in self._headers.items():
                     headers.setdefault(name, value)
+                headers.setdefault("Content-Security-Policy", policy)
             await send(message)
 
         return wrapped
@@ -229,11 +236,10 @@ def _tell_pages(scope: Scope, client: str) -> None:
     scope["headers"] = [*others, (name, client.encode("latin-1"))]
 
 
-def _security_headers(policy: str, *, secure: bool) -> dict[str, str]:
+def _security_headers(*, secure: bool) -> dict[str, str]:
     headers = {
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "same-origin",
-        "Content-Security-Policy": policy,
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
         "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",

@@ -2,31 +2,61 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from lib.settings import Settings
 
+#: The frame of the map: streamlit-folium evaluates the script that folium has made.
+MAP_FRAME = "/component/streamlit_folium."
 
-def page_policy(settings: Settings) -> str:
-    """What pages of the portal may load and run, as one header.
 
-    Streamlit 1.67 needs what is not plain 'self': its style library writes style elements,
-    and streamlit-folium's frame evaluates the map's script.
+def page_policies(settings: Settings) -> Mapping[str, str]:
+    """What pages of the portal may load and run, as a header by the beginning of the path.
+
+    No page runs a script that stands in its HTML but Streamlit's own. Streamlit 1.67 makes
+    components' scripts into blobs, and its style library writes style elements; the map's
+    frame (streamlit-folium 0.27) writes the script that folium made into its page.
     """
+    own = " ".join(f"'sha256-{digest}'" for digest in inline_scripts())
+    return {
+        MAP_FRAME: _policy(settings, scripts="'self' 'unsafe-inline' 'unsafe-eval'"),
+        "/": _policy(settings, scripts=f"'self' blob: {own}".strip()),
+    }
+
+
+def inline_scripts() -> tuple[str, ...]:
+    """SHA-256, base64, of each script that stands in Streamlit's page."""
+    found = find_spec("streamlit")
+    if found is None or found.origin is None:
+        return ()
+    page = (Path(found.origin).parent / "static" / "index.html").read_text("utf-8")
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    return tuple(b64encode(sha256(s.encode()).digest()).decode() for s in scripts)
+
+
+def _policy(settings: Settings, *, scripts: str) -> str:
     websocket = settings.origin.replace("http", "ws", 1)
     return "; ".join(
         (
-            "default-src 'self'",
-            "script-src 'self' 'unsafe-eval' 'unsafe-inline'",
+            "default-src 'none'",
+            f"script-src {scripts}",
             "style-src 'self' 'unsafe-inline'",
             "img-src 'self' data: blob:",
+            "media-src 'self'",
             "font-src 'self' data:",
             f"connect-src 'self' {websocket}",
             f"frame-src 'self' {_notebooks(settings)}",
             "worker-src 'self' blob:",
-            "object-src 'none'",
+            "manifest-src 'self'",
             "base-uri 'self'",
             "form-action 'self'",
             "frame-ancestors 'self'",

@@ -15,9 +15,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    expect,
+    sync_playwright,
+)
 
 # Two cores may be busy with a job, a kernel and this browser at once.
 expect.set_options(timeout=30_000)
@@ -113,3 +120,8 @@ def requests_outside(page: Page, seen: list[str]) -> None:
             seen.append(url)
 
     page.on("request", note)
+
+
+def host_cookie(name: str, value: str) -> dict[str, Any]:
+    """A `__Host-` cookie of localhost, as the portal sets it."""
+    return {"name": name, "value": value, "url": "https://localhost", "httpOnly": True}

@@ -62,7 +62,7 @@ class Gate:
             origin=ORIGIN,
             auth=self.auth,
             access=Access(self.auth, Catalogs({}, {})),
-            policy="default-src 'self'",
+            policies={"/": "default-src 'self'"},
             stranger=entrance.stranger,
         )
 

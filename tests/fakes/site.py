@@ -26,7 +26,7 @@ from lib.auth.registry import digest
 from lib.catalogs import Catalogs, ClusterEntry
 from lib.door import FrontDoor
 from lib.model import TokenScope, User
-from lib.page_policy import page_policy
+from lib.page_policy import page_policies
 from lib.plain_pages import sign_in_page
 from lib.scenes import stac
 from lib.scenes.catalogue import Catalogue
@@ -75,7 +75,7 @@ class Site:
             origin=ORIGIN,
             auth=self.auth,
             access=self.access,
-            policy=page_policy(Settings(data=world.home, runtime=world.home)),
+            policies=page_policies(Settings(data=world.home, runtime=world.home)),
             stranger=lambda onward: sign_in_page({}, onward),
         )
 

@@ -29,7 +29,7 @@ def site(tmp_path: Path, planted: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A portal with five scenes; whoever asks is its owner (browser tests sign in)."""
     (tmp_path / "scenes").symlink_to(planted / "scenes")
     site = Site(tmp_path)
-    monkeypatch.setattr(site.portal, "user_of_cookies", lambda _cookies: OWNER)
+    monkeypatch.setattr(site.portal, "user_of_browser", lambda *_: OWNER)
     portal.use(site.portal)
     yield site
     portal.use(None)

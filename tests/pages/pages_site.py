@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio
@@ -393,7 +394,7 @@ def application(site: Site, origin: str) -> Any:
 
     from lib import api
     from lib.door import FrontDoor
-    from lib.page_policy import page_policy
+    from lib.page_policy import page_policies
     from lib.plain_pages import sign_in_page
     from lib.settings import Settings
 
@@ -422,7 +423,9 @@ def application(site: Site, origin: str) -> Any:
                 origin=origin,
                 auth=site.auth,
                 access=site.access,
-                policy=page_policy(Settings(data=site.folder, runtime=site.folder)),
+                policies=page_policies(
+                    Settings(data=site.folder, runtime=site.folder, port=urlsplit(origin).port or 0)
+                ),
                 stranger=lambda onward: sign_in_page({}, onward),
             )
         ],

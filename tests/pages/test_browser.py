@@ -10,14 +10,14 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Frame, Page, expect
 
 from lib.auth import OWNER
 from lib.model import RunState, SceneId, SceneState, SessionState
-from tests.chromium import chromium, fresh_context, requests_outside
+from tests.chromium import chromium, fresh_context, host_cookie, requests_outside
 from tests.pages import pages_site
 from tests.pages.pages_site import HOSTILE, ROOT, Site
 from ui import assets
@@ -67,6 +67,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         site.store.close()
 
 
+def _note_refusal(said: str, broken: list[str]) -> None:
+    """The browser says so when the page's Content-Security-Policy kept something out."""
+    if "Content Security Policy" in said:
+        broken.append(said)
+
+
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
@@ -88,7 +94,7 @@ def profiles(browser: Browser, served: Served) -> Iterator[Callable[[int, bool],
             if (width, dark) not in made:
                 context = stack.enter_context(fresh_context(browser, width=width, dark=dark))
                 ((name, value),) = served.site.cookie().items()
-                context.add_cookies([{"name": name, "value": value, "url": served.origin}])
+                context.add_cookies([cast(Any, host_cookie(name, value))])
                 made[width, dark] = context
             return made[width, dark]
 
@@ -107,6 +113,7 @@ def visit(profiles: Callable[[int, bool], BrowserContext], served: Served) -> It
         pages.append(page)
         requests_outside(page, outside)
         page.on("pageerror", lambda error: broken.append(str(error)))
+        page.on("console", lambda said: _note_refusal(said.text, broken))
         page.goto(served.origin + path)
         return page
 

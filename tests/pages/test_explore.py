@@ -193,7 +193,7 @@ def test_coming_back_keeps_the_choice(open_page):
 
 
 def test_a_stranger_sees_how_to_sign_in(open_page, site, monkeypatch):
-    monkeypatch.setattr(site.portal, "user_of_cookies", lambda _cookies: None)
+    monkeypatch.setattr(site.portal, "user_of_browser", lambda *_: None)
     app = open_page()
     assert "You are not signed in" in all_html(app)
     assert not app.button
