@@ -134,7 +134,7 @@ def measure_browser(folder: Path, site: Site, rounds: int) -> dict[str, list[flo
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, pages_site.__file__, str(folder), str(port)],
+        [sys.executable, str(ROOT / "tests/pages/pages_server.py"), str(folder), str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

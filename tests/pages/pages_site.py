@@ -3,7 +3,7 @@
 Only the clusters are missing: a small keeper says what their gates would have said, and
 tests write the states of sessions and runs into the store, as the keeper does.
 
-    python pages_site.py FOLDER PORT     serve it (scenes must be planted before)
+`pages_server.py` serves it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio
@@ -377,77 +376,3 @@ def plant_sample(root: Path) -> list[str]:
         root, "LC08_L2", lon=140.0, lat=38.0, level="L2SP", when="2022-03-03T01:20:00Z", cloud=0
     )
     return ["LC08_A", "LC08_B", "LC08_REAL", "FS2_A", "LC08_L2"]
-
-
-# --- serving ----------------------------------------------------------------------------
-
-
-def application(site: Site, origin: str) -> Any:
-    """The ASGI application around the real app.py as the page script."""
-    from contextlib import asynccontextmanager
-
-    import streamlit as st
-    from starlette.middleware import Middleware
-    from starlette.responses import HTMLResponse
-    from starlette.routing import Mount, Route
-    from starlette.staticfiles import StaticFiles
-
-    from lib import api
-    from lib.door import FrontDoor
-    from lib.page_policy import page_policies
-    from lib.plain_pages import sign_in_page
-    from lib.settings import Settings
-
-    async def notebook(request: Any) -> HTMLResponse:
-        return HTMLResponse("<h1>a notebook</h1>")
-
-    @asynccontextmanager
-    async def lifespan(_app: object) -> Any:
-        import asyncio
-
-        site.keeper.loop = asyncio.get_running_loop()
-        portal.use(site.portal)
-        yield {}
-
-    return st.App(
-        ROOT / "app.py",
-        lifespan=lifespan,
-        routes=[
-            *api.routes(),
-            Route("/open/{session}", notebook),
-            Mount("/assets", StaticFiles(directory=ROOT / "assets", check_dir=False)),
-        ],
-        middleware=[
-            Middleware(
-                FrontDoor,
-                origin=origin,
-                auth=site.auth,
-                access=site.access,
-                policies=page_policies(
-                    Settings(data=site.folder, runtime=site.folder, port=urlsplit(origin).port or 0)
-                ),
-                stranger=lambda onward: sign_in_page({}, onward),
-            )
-        ],
-    )
-
-
-def serve(folder: Path, port: int) -> None:
-    """Serve until the process is ended."""
-    import os
-
-    import uvicorn
-
-    os.chdir(ROOT)
-    uvicorn.run(
-        application(Site(folder), f"http://localhost:{port}"),
-        port=port,
-        host="localhost",
-        ws="websockets-sansio",
-        log_level="warning",
-        timeout_graceful_shutdown=2,
-    )
-
-
-if __name__ == "__main__":
-    serve(Path(sys.argv[1]), int(sys.argv[2]))

@@ -55,7 +55,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     site = Site(folder)
     log = (folder / "server.log").open("wb")
     process = subprocess.Popen(
-        [sys.executable, pages_site.__file__, str(folder), str(port)], stdout=log, stderr=log
+        [sys.executable, str(ROOT / "tests/pages/pages_server.py"), str(folder), str(port)],
+        stdout=log,
+        stderr=log,
     )
     try:
         _wait_for(f"http://localhost:{port}/healthz", process, folder / "server.log")

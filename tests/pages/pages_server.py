@@ -1,0 +1,83 @@
+"""A server of a portal for page tests.
+
+python pages_server.py FOLDER PORT     scenes must be planted before
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import streamlit as st
+import uvicorn
+from starlette.middleware import Middleware
+from starlette.responses import HTMLResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from lib import api, portal  # noqa: E402
+from lib.door import FrontDoor  # noqa: E402
+from lib.page_policy import page_policies  # noqa: E402
+from lib.plain_pages import sign_in_page  # noqa: E402
+from lib.settings import Settings  # noqa: E402
+from tests.pages.pages_site import Site  # noqa: E402
+
+
+def application(site: Site, origin: str) -> Any:
+    """The ASGI application around the real app.py as the page script."""
+
+    async def notebook(request: Any) -> HTMLResponse:
+        return HTMLResponse("<h1>a notebook</h1>")
+
+    @asynccontextmanager
+    async def lifespan(_app: object) -> Any:
+        site.keeper.loop = asyncio.get_running_loop()
+        portal.use(site.portal)
+        yield {}
+
+    return st.App(
+        ROOT / "app.py",
+        lifespan=lifespan,
+        routes=[
+            *api.routes(),
+            Route("/open/{session}", notebook),
+            Mount("/assets", StaticFiles(directory=ROOT / "assets", check_dir=False)),
+        ],
+        middleware=[
+            Middleware(
+                FrontDoor,
+                origin=origin,
+                auth=site.auth,
+                access=site.access,
+                policies=page_policies(
+                    Settings(data=site.folder, runtime=site.folder, port=urlsplit(origin).port or 0)
+                ),
+                stranger=lambda onward: sign_in_page({}, onward),
+            )
+        ],
+    )
+
+
+def serve(folder: Path, port: int) -> None:
+    """Serve until the process is ended."""
+    os.chdir(ROOT)
+    uvicorn.run(
+        application(Site(folder), f"http://localhost:{port}"),
+        port=port,
+        host="localhost",
+        ws="websockets-sansio",
+        log_level="warning",
+        timeout_graceful_shutdown=2,
+    )
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), int(sys.argv[2]))
