@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 COOKIE = "__Host-sb-login"
 #: Where the front door writes the network address of who asks, for pages.
 CLIENT_HEADER = "X-SceneBridge-Client"
+#: Where it writes the id of the sign-in. Streamlit keeps a page's state for who comes back
+#: with the page's id and the same value here (`.streamlit/config.toml`, trustedUserHeaders).
+LOGIN_HEADER = "X-SceneBridge-Login"
 LINK_LIFETIME_S = 30 * 60
 LOGIN_LIFETIME_S = 30 * 24 * 3600.0
 TOKEN_LIFETIME_S = 90 * 24 * 3600.0
