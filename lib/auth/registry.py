@@ -205,7 +205,11 @@ class Auth:
                 return replace(login.user, client=user.client)
         elif kind == "token":
             token = self._people.token_by_id(ident)
-            if token is not None and self.membership.may_come(token.account):
+            if (
+                token is not None
+                and token.account.id == user.id
+                and self.membership.may_come(token.account)
+            ):
                 return self.membership.user(
                     token.account, scopes=token.scopes, via=user.via, client=user.client
                 )
