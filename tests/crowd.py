@@ -28,6 +28,8 @@ from tests.pages.pages_site import plant_scene
 from tests.running import RunningPortal, wait_for
 
 SCENE = "LC08_A"
+#: A name of somebody else that leads to this computer (DNS rebinding).
+REBOUND = "rebound.example"
 PEOPLE: dict[str, dict[str, Any]] = {
     "alice": {"groups": ["forest"]},
     "bob": {"groups": ["coast"]},

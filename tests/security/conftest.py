@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.chromium import chromium
-from tests.crowd import Crowd, crowd
+from tests.crowd import REBOUND, Crowd, crowd
 
 
 @pytest.fixture(scope="session")
@@ -19,5 +19,5 @@ def there() -> Iterator[Crowd]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with chromium() as running:
+    with chromium(f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1") as running:
         yield running

@@ -25,7 +25,8 @@ PATHS = {
     "session": ("GET /api/sessions/{}", "DELETE /api/sessions/{}", "GET /open/{}"),
     "run": (
         "GET /api/runs/{}", "DELETE /api/runs/{}", "GET /api/runs/{}/detections",
-        "GET /api/runs/{}/scenes/LC08_A/overview.webp", "GET /api/runs/{}/scenes/LC08_A/chips/1.webp",
+        "GET /api/runs/{}/scenes/LC08_A/overview.webp",
+        "GET /api/runs/{}/scenes/LC08_A/chips/1.webp",
     ),
 }  # fmt: skip
 
