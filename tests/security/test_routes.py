@@ -19,7 +19,7 @@ from streamlit.web.server.starlette.starlette_app import create_streamlit_routes
 
 from lib import assembly, portal, settings
 from lib.access import Access, Act
-from lib.auth import COOKIE, OWNER
+from lib.auth import CLIENT_HEADER, COOKIE, OWNER
 from lib.door import CLOSED_PATHS, OPEN_PATHS
 from lib.keeper import Keeper
 from lib.model import SceneId, SessionId, User
@@ -197,6 +197,68 @@ async def test_a_token_in_the_address_does_not_count(whole: Whole) -> None:
     assert (await whole.ask("GET /api/me", authorization=f"Bearer {token}")).status_code == 200
 
 
+# --- names and addresses ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("trusted", "forwarded", "client"),
+    [
+        ((), ["192.0.2.7"], "127.0.0.1"),
+        (("198.51.100.1",), ["192.0.2.7"], "127.0.0.1"),
+        (("127.0.0.1",), ["192.0.2.7"], "192.0.2.7"),
+        (("127.0.0.1",), ["6.6.6.6, 192.0.2.7"], "192.0.2.7"),
+        (("127.0.0.1",), ["6.6.6.6", "192.0.2.7"], "192.0.2.7"),
+        (("127.0.0.1", "192.0.2.1"), ["6.6.6.6, 192.0.2.7, 192.0.2.1"], "192.0.2.7"),
+        (("127.0.0.1",), ["<script>"], "127.0.0.1"),
+        (("127.0.0.1",), ["192.0.2.7, "], "127.0.0.1"),
+        (("127.0.0.1",), [], "127.0.0.1"),
+    ],
+)
+async def test_who_asked_is_said_by_front_servers_alone(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trusted: tuple[str, ...],
+    forwarded: list[str],
+    client: str,
+) -> None:
+    monkeypatch.setattr(assembly, "_links", lambda *_: {})
+    plant_scene(tmp_path, "LC08_A")
+    (tmp_path / "settings.toml").write_text(f"trusted_proxies = {list(trusted)}")
+    whole = Whole(tmp_path)
+    key = whole.it.auth.new_sign_in_link("").partition("key=")[2]
+    headers = [("host", whole.origin[7:]), *(("x-forwarded-for", f) for f in forwarded)]
+    headers += [(CLIENT_HEADER, "6.6.6.6"), ("x-forwarded-host", "evil.example")]
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(whole.app)) as browser:
+        answer = await browser.get(f"{whole.origin}/signin?key={key}", headers=headers)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert whole.store.audit.latest(1)[0].client == client
+    whole.store.close()
+
+
+HOSTS = (
+    "evil.example", "localhost", "localhost:1", "{}.", "x@{}", "{}@evil.example", "{}:80", "{}/x",
+    "xlocalhost:{port}", "localhost.evil.example:{port}", "nb-1.{}", "0.0.0.0:{port}",
+    "nb-00000000000000000000000000000000.localhost.:{port}x", "127.1:{port}", "[::1",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_other_names_lead_nowhere(there: Crowd, host: str) -> None:
+    own = there.origin.partition("//")[2]
+    name = host.format(own, port=there.running.port)
+    cookie = there.sign_in().cookie
+    for path in ("/api/me", "/healthz", f"{there.origin}/api/me"):
+        head, body = asyncio.run(raw(there, path, cookie, name))
+        assert int(head.split(" ", 2)[1]) in (400, 401, 404, 421), head
+        assert "Alice" not in body
+        assert "version" not in body
+    head, body = asyncio.run(raw(there, "/api/me", cookie))
+    assert "Alice" in body
+
+
+# --- paths --------------------------------------------------------------------------------
+
+
 #: Ways out of a folder, as they may stand in a path.
 TRICKS = (
     "..", "%2e%2e", "%2E%2e", ".%2e", "..%2f..", "%2e%2e%2f%2e%2e", "..%5c..", "..\\..",
@@ -240,10 +302,11 @@ def test_no_path_leads_out_of_what_is_served(there: Crowd) -> None:
     assert ".leaflet-pane" in body
 
 
-async def raw(there: Crowd, path: str, cookie: str) -> tuple[str, str]:
+async def raw(there: Crowd, path: str, cookie: str, host: str = "") -> tuple[str, str]:
+    name = host or f"localhost:{there.running.port}"
     reader, writer = await asyncio.open_connection("127.0.0.1", there.running.port)
     lines = (
-        f"GET {path} HTTP/1.1", f"Host: localhost:{there.running.port}", f"Cookie: {cookie}",
+        f"GET {path} HTTP/1.1", f"Host: {name}", f"Cookie: {cookie}",
         "Connection: close", "", "",
     )  # fmt: skip
     writer.write("\r\n".join(lines).encode("latin-1"))
