@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import time
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
@@ -47,7 +46,6 @@ CLOSED_PATHS = ("/auth/", "/oauth2callback", "/_stcore/upload_file", "/_stcore/a
 LARGEST_BODY = 2**20
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-_LOGGED_A_MINUTE = 30
 
 
 class FrontDoor:
@@ -79,7 +77,6 @@ class FrontDoor:
         self._stranger_page = stranger
         self._trusted = frozenset(trusted_proxies)
         self._pages = OpenPages(auth)
-        self._logged: list[float] = []
         parts = urlsplit(origin)
         self._policies = dict(policies)
         self._headers = _security_headers(secure=parts.scheme == "https")
@@ -187,14 +184,9 @@ class FrontDoor:
         return response
 
     async def _log(self, scope: Scope, why: str) -> None:
-        """Write a refusal into the audit log; not all of a flood."""
-        now = time.monotonic()
-        self._logged = [moment for moment in self._logged if moment > now - 60]
-        if len(self._logged) < _LOGGED_A_MINUTE:
-            self._logged.append(now)
-            await run_in_threadpool(
-                self._auth.log_refusal, scope["path"], why, scope["state"]["client"]
-            )
+        await run_in_threadpool(
+            self._auth.log_refusal, scope["path"], why, scope["state"]["client"]
+        )
 
     def _with_headers(self, scope: Scope, send: Send) -> Send:
         path: str = scope["path"]

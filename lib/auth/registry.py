@@ -42,6 +42,8 @@ LONGEST_TOKEN_S = 366 * 24 * 3600.0
 TOKEN_PREFIX = "sbt_"  # noqa: S105 - a mark for secret scanners, not a secret
 MOST_TOKENS = 50
 _TOUCH_EVERY_S = 60.0
+#: Lines that people we do not know may add to the audit log, whose lines stay for ever.
+_STRANGERS_A_MINUTE = 30
 _ENDED = "Your sign-in has ended. Sign in again; nothing was changed."
 
 
@@ -76,6 +78,7 @@ class Auth:
         self.sign_in_s = sign_in_s
         self._touched: dict[str, float] = {}
         self._touching = threading.Lock()
+        self._strangers: list[float] = []
         self._on_end: list[Callable[[frozenset[str]], None]] = []
         self._people.ensure_user(OWNER)
 
@@ -96,7 +99,7 @@ class Auth:
         """
         user_id = self._people.use_link(digest(key))
         if user_id is None:
-            self._audit.write("", "sign-in", "", result="refused", client=client)
+            self._note_stranger("sign-in", "", "", client)
             raise Refused(
                 "This sign-in link was used already or is too old. "
                 "Get a new one with: python admin.py link"
@@ -229,8 +232,17 @@ class Auth:
         return self._people.living(login_ids, idle_s=self.idle_s)
 
     def log_refusal(self, what: str, why: str, client: str) -> None:
-        """Write down that nobody we know tried something."""
-        self._audit.write("", "stranger", what, result="refused", detail=why, client=client)
+        """Write down that nobody we know tried something; not all of a flood."""
+        self._note_stranger("stranger", what, why, client)
+
+    def _note_stranger(self, action: str, what: str, why: str, client: str) -> None:
+        now = time.monotonic()
+        with self._touching:
+            self._strangers = [moment for moment in self._strangers if moment > now - 60]
+            if len(self._strangers) >= _STRANGERS_A_MINUTE:
+                return
+            self._strangers.append(now)
+        self._audit.write("", action, what, result="refused", detail=why, client=client)
 
     def touch(self, login_id: str) -> None:
         """A person acted under this login: its idle time starts again. Cheap."""

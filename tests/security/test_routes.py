@@ -25,6 +25,7 @@ from lib.keeper import Keeper
 from lib.model import SceneId, SessionId, User
 from lib.scenes.catalogue import Catalogue
 from lib.store import Store
+from lib.store.audit import AuditQuery
 from tests.crowd import Crowd
 from tests.fakes.things import a_run, a_session, new_id
 from tests.pages.pages_site import plant_scene
@@ -195,6 +196,18 @@ async def test_a_token_in_the_address_does_not_count(whole: Whole) -> None:
             answer = await whole.ask(f"GET /api/me?{query}={value}")
             assert answer.status_code == 401
     assert (await whole.ask("GET /api/me", authorization=f"Bearer {token}")).status_code == 200
+
+
+async def test_strangers_cannot_fill_the_audit_log(whole: Whole) -> None:
+    """Its lines cannot be deleted: of a flood only the beginning is kept."""
+    for n in range(50):
+        for path in (f"/signin?key={n}", "/signin/x/callback?state=1", "/api/me"):
+            await whole.ask(f"GET {path}", authorization="Bearer sbt_x", **NAVIGATE)
+        await whole.ask("POST /signout", origin="http://evil.example")
+    lines = whole.store.audit.search(AuditQuery(refused=True), limit=1000)
+    assert 0 < len(lines) <= 30
+    assert whole.it.auth.login_of_header(whole.cookie()) is not None
+    assert whole.store.audit.latest(1)[0].action == "sign-in", "what people do is kept"
 
 
 # --- names and addresses ------------------------------------------------------------------
