@@ -15,10 +15,11 @@ from lib.model import SessionId
 from lib.proxy.addresses import PortAddresses, Scope
 from lib.proxy.answers import Receive, Send
 from lib.proxy.websocket import MAX_MESSAGE_BYTES
+from lib.wire import StrictProtocol
 
 #: How a server in front of the proxy has to be set up; the portal's own too.
 SERVER_SETTINGS: dict[str, Any] = {
-    "http": "httptools",
+    "http": StrictProtocol,
     "ws": "websockets-sansio",
     # Compressing what stays on this computer only costs time.
     "ws_per_message_deflate": False,
