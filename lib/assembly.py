@@ -18,11 +18,11 @@ from lib.catalogs import load_catalogs
 from lib.door import FrontDoor
 from lib.embedded import EmbeddedCluster
 from lib.entrance import Entrance
-from lib.errors import ClusterUnreachable, Unavailable
-from lib.gatekeeper import PortalGatekeeper
+from lib.errors import ClusterUnreachable
 from lib.keeper import Keeper
+from lib.notebooks import NotebookProcess
+from lib.notebooks.control import Start
 from lib.places import make_data_folder, make_runtime_folder
-from lib.proxy import NotebookProxy, Proxy, ProxySettings, Upstream
 from lib.results.folder import ResultFolder
 from lib.scenes.catalogue import Catalogue
 from lib.settings import PROJECT
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from lib.catalogs import Catalogs
     from lib.keeper.ports import Link
-    from lib.model import ClusterId, Endpoint, SessionId
+    from lib.model import ClusterId
     from lib.settings import Settings
 
 
@@ -55,24 +55,28 @@ class Assembly:
         self.auth = Auth(self._store)
         self._results = ResultFolder(settings.data / "results")
         self._catalogue = Catalogue(settings.data / "scenes")
+        self.proxy = NotebookProcess(
+            Start(
+                portal_origin=settings.origin,
+                portal_port=settings.port,
+                notebooks=settings.notebooks.value,
+                base=f"localhost:{settings.port_of_notebooks}",
+                ports=settings.notebook_ports,
+                secret=_lasting_secret(settings.data / "secrets" / "notebook-cookies").hex(),
+            ),
+            settings.data,
+            settings.port_of_notebooks,
+        )
         self._keeper = Keeper(
             _links(settings, self._catalogs),
             self._store,
             self._results,
-            _Door(self),
+            self.proxy,
             self._catalogs.modules,
             settings.origin,
         )
         self.portal = portal.Portal(
             self._store, self.auth, self._catalogs, self._catalogue, self._results, self._keeper
-        )
-        self.proxy = Proxy(
-            ProxySettings(
-                portal_origin=settings.origin,
-                secret=_lasting_secret(settings.data / "secrets" / "notebook-cookies"),
-                notebooks=settings.notebooks.value,
-            ),
-            PortalGatekeeper(self.auth, self.portal),
         )
 
     def routes(self) -> list[BaseRoute]:
@@ -86,15 +90,13 @@ class Assembly:
         ]
 
     def middleware(self) -> list[Middleware]:
-        """Outermost first: notebooks' origins, then the front door of the portal's own."""
-        return [
-            Middleware(NotebookProxy, proxy=self.proxy),
-            Middleware(FrontDoor, origin=self.settings.origin, auth=self.auth),
-        ]
+        """What every request to the portal goes through; notebooks have a process of their own."""
+        return [Middleware(FrontDoor, origin=self.settings.origin, auth=self.auth)]
 
     @asynccontextmanager
     async def lifespan(self, _app: object) -> AsyncIterator[dict[str, Any]]:
         """Run the keeper while the server runs. Jobs, gates and masters go on after it."""
+        await self.proxy.start()
         self._keeper.start()
         portal.use(self.portal)
         try:
@@ -104,33 +106,6 @@ class Assembly:
             await self._keeper.close()
             await self.proxy.aclose()
             self._store.close()
-
-
-class _Door:
-    """`keeper.NotebookDoor` over the proxy."""
-
-    def __init__(self, assembly: Assembly) -> None:
-        self._assembly = assembly
-
-    async def open(self, session: SessionId, socket: Path, endpoint: Endpoint) -> None:
-        known = self._assembly.proxy.get(session)
-        if known is not None:
-            try:
-                await known.probe()
-            except Unavailable:
-                pass  # its forward was made anew: connect afresh
-            else:
-                return
-        fresh = Upstream(socket, endpoint)
-        try:
-            await fresh.probe()
-        except BaseException:
-            await fresh.aclose()
-            raise
-        await self._assembly.proxy.open(session, fresh)
-
-    async def close(self, session: SessionId, reason: str) -> None:
-        await self._assembly.proxy.close(session, reason)
 
 
 def _links(settings: Settings, catalogs: Catalogs) -> Mapping[ClusterId, Link]:

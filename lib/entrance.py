@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from lib.auth import Auth, Login
-    from lib.proxy import Proxy
+    from lib.notebooks import NotebookProcess
 
 _NEVER_KEEP = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 
@@ -26,7 +26,7 @@ _NEVER_KEEP = {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
 class Entrance:
     """The portal's own routes that are neither pages nor API."""
 
-    def __init__(self, auth: Auth, proxy: Proxy, *, secure: bool) -> None:
+    def __init__(self, auth: Auth, proxy: NotebookProcess, *, secure: bool) -> None:
         """
         Args:
             secure: browsers reach the portal by https only.
@@ -86,7 +86,7 @@ class Entrance:
             if session.state is not SessionState.READY:
                 return HTMLResponse(_not_ready(session.state, session.reason), 409, _NEVER_KEEP)
             onward = request.query_params.get("next", "/")
-            target = self._proxy.entry_url(session.id, login.user.id, login.id, onward)
+            target = await self._proxy.entry_url(session.id, login.user.id, login.id, onward)
         except SceneBridgeError as exc:
             return HTMLResponse(page("This notebook cannot be opened", exc.message), 404)
         return RedirectResponse(target, 303, _NEVER_KEEP)

@@ -7,22 +7,31 @@ from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 
+from lib.auth import Auth
+from lib.errors import NotFound
+from lib.model import SessionState
+
 if TYPE_CHECKING:
-    from lib.auth import Auth
     from lib.model import SessionId, UserId
-    from lib.portal import Portal
+    from lib.settings import Settings
+    from lib.store import Store
 
 #: A withdrawn login or an ended session is noticed within this time.
-REMEMBER_S = 0.8
+REMEMBER_S = 0.4
 _MOST_REMEMBERED = 1000
+
+
+def gatekeeper(_settings: Settings, store: Store) -> PortalGatekeeper:
+    """The gatekeeper of a process that has the store open, whichever process it is."""
+    return PortalGatekeeper(Auth(store), store)
 
 
 class PortalGatekeeper:
     """`lib.proxy.Gatekeeper` over the sign-in registry and the owners of sessions."""
 
-    def __init__(self, auth: Auth, portal: Portal) -> None:
+    def __init__(self, auth: Auth, store: Store) -> None:
         self._auth = auth
-        self._portal = portal
+        self._work = store.work
         self._answers: dict[tuple[str, str, str], tuple[float, bool]] = {}
 
     async def may_open(self, session: SessionId, user: UserId, login: str) -> bool:
@@ -37,10 +46,12 @@ class PortalGatekeeper:
         self._answers[question] = (time.monotonic() + REMEMBER_S, answer)
         return answer
 
-    def _ask(self, session: SessionId, user: UserId, login: str) -> bool:
-        found = self._auth.login(login)
-        return (
-            found is not None
-            and found.user.id == user
-            and self._portal.may_open(found.user, session)
-        )
+    def _ask(self, session_id: SessionId, user_id: UserId, login_id: str) -> bool:
+        login = self._auth.login(login_id)
+        if login is None or login.user.id != user_id:
+            return False
+        try:
+            session = self._work.session(session_id)
+        except NotFound:
+            return False
+        return session.owner == user_id and session.state is not SessionState.ENDED

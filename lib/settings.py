@@ -42,6 +42,8 @@ class Settings:
         runtime: the folder of sockets; short. It need not exist yet.
         port: of the portal, on loopback.
         notebooks: see `NotebookOrigin`.
+        notebook_port: of the notebooks' process, for notebooks with host names; 0 means
+            the portal's port + 1.
         notebook_ports: first and last port (inclusive) for notebooks with a port each.
         keep_days: how long the files of an ended job are kept.
         slots: jobs at the same time on this computer; 0 means by its cores.
@@ -51,6 +53,7 @@ class Settings:
     runtime: Path
     port: int = 8501
     notebooks: NotebookOrigin = NotebookOrigin.HOST
+    notebook_port: int = 0
     notebook_ports: tuple[int, int] = (8600, 8699)
     keep_days: int = 14
     slots: int = 0
@@ -59,6 +62,11 @@ class Settings:
     def origin(self) -> str:
         """Scheme, host and port of the portal's pages."""
         return f"http://localhost:{self.port}"
+
+    @property
+    def port_of_notebooks(self) -> int:
+        """What `notebook_port` comes to."""
+        return self.notebook_port or self.port + 1
 
 
 #: The names that `settings.toml` may hold.
@@ -79,7 +87,13 @@ def load(data: Path, *, port: int | None = None) -> Settings:
     values = _read(data / FILE)
     if port is not None:
         values["port"] = _port(port, "--port")
-    return Settings(data=data, runtime=runtime_path(data), **values)
+    loaded = Settings(data=data, runtime=runtime_path(data), **values)
+    if loaded.port_of_notebooks == loaded.port or loaded.port_of_notebooks > 65535:
+        raise InvalidInput(
+            f"The notebooks cannot have port {loaded.port_of_notebooks}: choose another in "
+            f'{data / FILE}, "notebook_port".'
+        )
+    return loaded
 
 
 _current: Settings | None = None
@@ -122,6 +136,8 @@ def _value(key: str, value: object, file: Path) -> object:
             if value not in [origin.value for origin in NotebookOrigin]:
                 raise InvalidInput(f'{where} must be "host" or "port".')
             return NotebookOrigin(value)
+        case "notebook_port":
+            return 0 if value == 0 and value is not False else _port(value, where)
         case "notebook_ports":
             return _ports(value, where)
         case "keep_days":

@@ -18,6 +18,7 @@ that follows can be trusted.
 from __future__ import annotations
 
 import re
+import resource
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ _REFUSED_AT_ONCE = 100
 _CHUNK_OVERHEAD = 16
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
+#: Many systems allow 1,024 until asked for more.
+_FILES = 4096
 _LOOKS_LIKE_FRAMING = frozenset({b"content_length", b"transfer_encoding"})
 
 
@@ -267,6 +270,14 @@ class StrictProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._active = cycle
         super()._start_asgi_task(cycle, app)
+
+
+def allow_many_files() -> None:
+    """Let this process have a descriptor for each of `Limits.connections`, and one behind it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 _INVALID = "The request is not valid."

@@ -219,7 +219,7 @@ def _part(words: str, parent: str, data: str) -> str:
         return "notebooks"
     if data not in words:
         return ""
-    for mark, name in (("lib.jobs", "relays"), ("lib.gate", "gate"), ("lib.proxy", "proxy")):
+    for mark, name in (("lib.jobs", "relays"), ("lib.gate", "gate"), ("lib.notebooks", "proxy")):
         if mark in words:
             return name
     return "ssh" if words.startswith("ssh") else "others"
