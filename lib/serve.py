@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import html
 import logging
 import os
@@ -33,13 +32,15 @@ from lib.auth import Auth
 from lib.catalogs import load_catalogs
 from lib.commands.scenes import take_in_samples
 from lib.embedded import CLUSTER, EmbeddedCluster
-from lib.errors import Conflict, SceneBridgeError, Unavailable
+from lib.errors import SceneBridgeError, Unavailable
+from lib.listening import check_notebook_port, listen
 from lib.places import Running, claim, make_data_folder, make_runtime_folder
 from lib.server import PortalServer
 from lib.store import Store
 from lib.tunnels.link import ClusterLink
 from lib.tunnels.reach import TcpReach
 from lib.warming import warm_modules
+from lib.wire import allow_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data = Path(options.data).expanduser().absolute()
     os.chdir(settings.PROJECT)  # Streamlit reads .streamlit/config.toml from there
     os.umask(0o077)
+    allow_many_files()
     signals = _Signals()
     try:
         chosen = settings.load(data, port=options.port)
@@ -143,44 +145,14 @@ def _prepare(chosen: Settings, stack: ExitStack) -> list[socket.socket]:
     make_data_folder(chosen.data)
     running = Running(os.getpid(), chosen.origin, str(chosen.runtime))
     stack.enter_context(claim(chosen.data, running))
-    listeners = listen(chosen.port)
+    listeners = listen(
+        chosen.port, f" Choose another, for example: ./run --port {chosen.port + 10}"
+    )
     for listener in listeners:
         stack.callback(listener.close)
+    check_notebook_port(chosen)
     make_runtime_folder(chosen.runtime)
     Store(chosen.data / "portal.sqlite").close()
-    return listeners
-
-
-def listen(port: int) -> list[socket.socket]:
-    """Listening sockets for the port on every loopback address of this computer.
-
-    Both families, since "localhost" may mean either: where only one were ours, another
-    account could answer on the other and receive the sign-in link.
-
-    Raises:
-        Conflict: the port is in use.
-    """
-    listeners: list[socket.socket] = []
-    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-        try:
-            listener = socket.socket(family, socket.SOCK_STREAM)
-        except OSError:
-            continue  # this computer has no such addresses
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((address, port))
-            listener.listen(2048)
-        except OSError as exc:
-            listener.close()
-            if family is socket.AF_INET6 and exc.errno == errno.EADDRNOTAVAIL:
-                continue
-            for other in listeners:
-                other.close()
-            raise Conflict(
-                f"port {port} is in use by another program. "
-                f"Choose another, for example: ./run --port {port + 10}"
-            ) from exc
-        listeners.append(listener)
     return listeners
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lib.people import AccessToken, SignIn
+    from lib.settings import Settings
     from lib.store import Store
     from lib.store.people import LivingLogin
 
@@ -75,6 +76,13 @@ class Auth:
         self._touching = threading.Lock()
         self._on_end: list[Callable[[frozenset[str]], None]] = []
         self._people.ensure_user(OWNER)
+
+    @staticmethod
+    def of(settings: Settings, store: Store) -> Auth:
+        """The registry of a portal with these settings."""
+        return Auth(
+            store, Membership.of(settings), idle_s=settings.idle_s, sign_in_s=settings.sign_in_s
+        )
 
     # --- signing in -----------------------------------------------------------
 

@@ -16,7 +16,7 @@ from lib.proxy.visitors import Gatekeeper, Visitor
 log = logging.getLogger(__name__)
 
 #: How often the gatekeeper is asked about WebSockets and transfers that stay open.
-RECHECK_S = 5.0
+RECHECK_S = 0.5
 _REMEMBERED = 1000
 _CLOSED = "This notebook is not running. Its card on the portal says why."
 _NOT_YET = "This notebook is not connected at the moment. It is tried again by itself."
@@ -68,6 +68,9 @@ class Visits:
         self._gatekeeper = gatekeeper
         self._under_way: dict[asyncio.Future[None], Visitor] = {}
         self._rechecking: asyncio.Task[None] | None = None
+
+    def __len__(self) -> int:
+        return len(self._under_way)
 
     @contextmanager
     def enter(self, visitor: Visitor) -> Iterator[asyncio.Future[None]]:
