@@ -18,7 +18,7 @@ import httpx
 import psutil
 
 PROJECT = Path(__file__).resolve().parent.parent
-_READY = re.compile(r"SceneBridge is ready: (http://localhost:\d+/\S*)")
+_READY = re.compile(r"SceneBridge is ready: (http://localhost:\d+\S*)")
 
 
 def free_port() -> int:
