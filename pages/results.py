@@ -97,6 +97,7 @@ def show_run(here: Portal, user: User, run_id: RunId) -> None:
         st.html(findings.scenes_table(run, titles, synthetic))
 
 
+@frame.in_words()
 def main() -> None:
     """The page."""
     here, user = frame.signed_in()

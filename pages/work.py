@@ -85,6 +85,7 @@ def show_more() -> None:
     )
 
 
+@frame.in_words()
 def main() -> None:
     """The page."""
     here, user = frame.signed_in()

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +14,7 @@ from typing import Any, NoReturn
 import streamlit as st
 
 from lib import portal
-from lib.errors import SceneBridgeError
+from lib.errors import SceneBridgeError, SignInEnded
 from lib.model import User
 from ui.text import esc
 
@@ -70,6 +72,18 @@ def signed_in() -> tuple[portal.Portal, User]:
         st.session_state.clear()
         st.session_state.update({_USER: user.id, _BEGUN: True})
     return here, user
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Around each page: what it could not handle itself, as a sign-in that ended meanwhile."""
+    try:
+        yield
+    except SignInEnded as exc:
+        problem(exc)
+        not_signed_in()
+    except SceneBridgeError as exc:
+        problem(exc)
 
 
 def not_signed_in() -> NoReturn:
