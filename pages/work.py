@@ -63,7 +63,9 @@ def show_cards(here: Portal, user: User) -> None:
             "On Explore, choose scenes and a module, then press Open notebook or Run. "
             "You can close the browser afterwards: the work goes on.",
         )
-        st.page_link(frame.EXPLORE, label="Go to Explore", icon=":material/travel_explore:")
+        st.page_link(
+            frame.link(frame.EXPLORE), label="Go to Explore", icon=":material/travel_explore:"
+        )
         return
     for item in live:
         cards.show(desk, item)

@@ -202,6 +202,7 @@ async def _obey(orders: Orders, reader: asyncio.StreamReader, writer: asyncio.St
 
 def _proxy(start: Start, data: Path, store: Store) -> Proxy:
     chosen = settings.load(data, port=start.portal_port)
+    keeper = gatekeeper(chosen, store)
     return Proxy(
         ProxySettings(
             portal_origin=start.portal_origin,
@@ -210,7 +211,8 @@ def _proxy(start: Start, data: Path, store: Store) -> Proxy:
             base=start.base,
             ports=(start.ports[0], start.ports[1]),
         ),
-        gatekeeper(chosen, store),
+        keeper,
+        getattr(keeper, "active", None),
     )
 
 

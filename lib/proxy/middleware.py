@@ -8,6 +8,7 @@ from typing import Literal
 
 from lib.errors import NotFound, SceneBridgeError
 from lib.model import SessionId, UserId
+from lib.proxy.activity import Active, Activity
 from lib.proxy.addresses import Addresses, HostAddresses, PortAddresses, Scope
 from lib.proxy.answers import Answers, Receive, Send
 from lib.proxy.doors import App, Doors
@@ -40,13 +41,22 @@ class ProxySettings:
 class Proxy:
     """The notebooks that are open, and the way in. Belongs to one event loop."""
 
-    def __init__(self, settings: ProxySettings, gatekeeper: Gatekeeper) -> None:
+    def __init__(
+        self, settings: ProxySettings, gatekeeper: Gatekeeper, active: Active | None = None
+    ) -> None:
+        """
+        Args:
+            active: told of sign-ins that are in use, at most once a minute each.
+        """
         self._notebooks = Notebooks()
         self._visits = Visits(gatekeeper)
         self._tickets = Tickets()
         self._doors: Doors | None = None
         cookies = Cookies(settings.secret)
-        parts = (self._notebooks, self._visits, self._tickets, cookies, gatekeeper)
+        parts = (
+            *(self._notebooks, self._visits, self._tickets),
+            *(cookies, gatekeeper, Activity(active)),
+        )
         self.addresses: Addresses
         if settings.notebooks == "port":
             ports = PortAddresses(settings.portal_origin)
