@@ -78,11 +78,11 @@ class Auth:
 
     # --- signing in -----------------------------------------------------------
 
-    def new_sign_in_link(self, origin: str) -> str:
+    def new_sign_in_link(self, origin: str, *, via: str = "") -> str:
         """An address that signs one browser in as the owner, once, within half an hour."""
         key = secrets.token_urlsafe(32)
         self._people.add_link(digest(key), OWNER.id, time.time() + LINK_LIFETIME_S)
-        self._audit.write(OWNER.id, "link-made", "")
+        self._audit.write(OWNER.id, "link-made", "", via=via)
         return f"{origin}/signin?key={key}"
 
     def sign_in(self, key: str, client: str = "", browser: str = "") -> str:

@@ -148,7 +148,7 @@ def test_only_the_address_of_the_settings_is_listened_on():
         assert only.getsockname() == ("127.0.0.2", port)
         for other in listen(port, address="127.0.0.1"):  # nobody is there yet
             other.close()
-        with pytest.raises(Conflict, match="in use by another program. Sorry"):
+        with pytest.raises(Conflict, match=r"in use by another program\. Sorry"):
             listen(port, " Sorry.", address="127.0.0.2")
     finally:
         only.close()
