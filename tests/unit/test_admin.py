@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lib import commands
+from lib import commands, doctor
 from lib.auth import OWNER, Auth
-from lib.commands import detect, doctor, exit_code
+from lib.commands import detect, exit_code
 from lib.commands.answer import table
 from lib.errors import Conflict, InvalidInput, InvalidProduct, NotFound
 from lib.model import (
