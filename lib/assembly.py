@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 
 from lib import api, portal
 from lib.access import Access
-from lib.auth import Auth
+from lib.auth import auth_of
 from lib.auth.oidc import SignInProviders
 from lib.catalogs import load_catalogs
 from lib.door import FrontDoor
@@ -56,7 +56,7 @@ class Assembly:
         make_runtime_folder(settings.runtime)
         self._catalogs = load_catalogs(PROJECT)
         self._store = Store(settings.data / "portal.sqlite")
-        self.auth = Auth.of(settings, self._store)
+        self.auth = auth_of(settings, self._store)
         self.access = Access(self.auth, self._catalogs)
         self._results = ResultFolder(settings.data / "results")
         self._catalogue = Catalogue(settings.data / "scenes")

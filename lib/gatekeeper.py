@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from starlette.concurrency import run_in_threadpool
 
 from lib.access import Access, Act
-from lib.auth import Auth
+from lib.auth import auth_of
 from lib.catalogs import load_catalogs
 from lib.errors import NotFound, Refused
 from lib.model import SessionState
 from lib.settings import PROJECT
 
 if TYPE_CHECKING:
+    from lib.auth import Auth
     from lib.model import SessionId, UserId
     from lib.settings import Settings
     from lib.store import Store
@@ -26,7 +27,7 @@ _MOST_REMEMBERED = 1000
 
 def gatekeeper(settings: Settings, store: Store) -> PortalGatekeeper:
     """The gatekeeper of a process that has the store open, whichever process it is."""
-    auth = Auth.of(settings, store)
+    auth = auth_of(settings, store)
     return PortalGatekeeper(auth, Access(auth, load_catalogs(PROJECT)), store)
 
 

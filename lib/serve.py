@@ -2,9 +2,12 @@
 
     python -m lib.serve [--port PORT] [--data DIR] [--no-browser]
 
-Everything runs for one person on loopback. A portal that is stopped (Ctrl-C, SIGTERM)
-stops all that it started; one that is killed leaves gate, ssh master and jobs running,
-and the next one takes them over.
+Without a provider in the settings everything runs for one person on loopback, and a one-time
+link signs them in. A portal that is stopped (Ctrl-C, SIGTERM) stops all that it started; one
+that is killed leaves gate, ssh master and jobs running, and the next one takes them over.
+
+Exit codes: 0 it was stopped, 1 it could not start or go on, 2 usage, 130 it was interrupted
+before it was ready.
 """
 
 from __future__ import annotations
@@ -29,12 +32,13 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from lib import settings
-from lib.auth import Auth
+from lib.auth import auth_of
 from lib.catalogs import load_catalogs
 from lib.commands.scenes import take_in_samples
 from lib.embedded import CLUSTER, EmbeddedCluster
 from lib.errors import SceneBridgeError, Unavailable
 from lib.listening import check_notebook_port, listen
+from lib.notify import Notices
 from lib.places import Running, claim, make_data_folder, make_runtime_folder
 from lib.server import PortalServer
 from lib.store import Store
@@ -51,6 +55,8 @@ if TYPE_CHECKING:
     from lib.settings import Settings
 
 _WATCH_S = 2.0
+#: A stop takes no longer: ending live jobs has its grace time (`lib.embedded`).
+_STOP_S = 150.0
 _SIGN_IN_PAGE = "sign-in.html"
 
 
@@ -61,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.chdir(settings.PROJECT)  # Streamlit reads .streamlit/config.toml from there
     os.umask(0o077)
     allow_many_files()
+    notices = Notices.of()
     signals = _Signals()
     try:
         chosen = settings.load(data, port=options.port)
@@ -72,11 +79,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             cluster = EmbeddedCluster(chosen, catalogs)
             _take_in_samples(chosen)
             stack.callback(_stop, chosen, cluster, signals)
+            stack.callback(notices.stopping, _STOP_S)
             cluster.start()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                browser = not options.no_browser
-                serving = _serve(chosen, catalogs, cluster, listeners, signals, browser=browser)
-                runner.run(serving)
+                server = _serve(
+                    chosen,
+                    catalogs,
+                    cluster,
+                    listeners,
+                    signals,
+                    notices,
+                    browser=not options.no_browser,
+                )
+                runner.run(server)
     except SceneBridgeError as exc:
         print(f"SceneBridge: {exc.message}", file=sys.stderr)
         return 1
@@ -147,7 +162,9 @@ def _prepare(chosen: Settings, stack: ExitStack) -> list[socket.socket]:
     running = Running(os.getpid(), chosen.origin, str(chosen.runtime))
     stack.enter_context(claim(chosen.data, running))
     listeners = listen(
-        chosen.port, f" Choose another, for example: ./run --port {chosen.port + 10}"
+        chosen.port,
+        f" Choose another, for example: ./run --port {chosen.port + 10}",
+        address=chosen.listen,
     )
     for listener in listeners:
         stack.callback(listener.close)
@@ -182,6 +199,7 @@ async def _serve(
     cluster: EmbeddedCluster,
     listeners: list[socket.socket],
     signals: _Signals,
+    notices: Notices,
     *,
     browser: bool,
 ) -> None:
@@ -195,11 +213,13 @@ async def _serve(
         # What was loaded stays: without this each full collection looks at all of it, which
         # stops every page for a tenth of a second.
         gc.freeze()
+        beside.append(asyncio.create_task(notices.feed_watchdog()))
         warming = warm_modules(catalogs.modules, chosen.data / "cache")
         beside.append(asyncio.create_task(warming))
         if not server.stopping.is_set():
-            _announce(chosen, browser=browser)
+            _announce(chosen, notices, browser=browser)
         await server.stopping.wait()
+        notices.stopping(_STOP_S)
         _say_what_runs(chosen)
         await serving
     finally:
@@ -208,10 +228,16 @@ async def _serve(
         await asyncio.gather(*beside, return_exceptions=True)
 
 
-def _announce(chosen: Settings, *, browser: bool) -> None:
+def _announce(chosen: Settings, notices: Notices, *, browser: bool) -> None:
+    """Say where the portal is. A link that signs in is only for the terminal of the one
+    person who uses it: not for a service's journal, and not where people have accounts."""
+    if notices or not chosen.single_user:
+        print(f"SceneBridge is ready: {chosen.origin}", flush=True)
+        notices.ready(f"Ready at {chosen.origin}")
+        return
     store = Store(chosen.data / "portal.sqlite")
     try:
-        link = Auth(store).new_sign_in_link(chosen.origin)
+        link = auth_of(chosen, store).new_sign_in_link(chosen.origin)
     finally:
         store.close()
     print(f"SceneBridge is ready: {link}", flush=True)

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from lib.people import AccessToken, SignIn
-    from lib.settings import Settings
     from lib.store import Store
     from lib.store.people import LivingLogin
 
@@ -77,20 +76,13 @@ class Auth:
         self._on_end: list[Callable[[frozenset[str]], None]] = []
         self._people.ensure_user(OWNER)
 
-    @staticmethod
-    def of(settings: Settings, store: Store) -> Auth:
-        """The registry of a portal with these settings."""
-        return Auth(
-            store, Membership.of(settings), idle_s=settings.idle_s, sign_in_s=settings.sign_in_s
-        )
-
     # --- signing in -----------------------------------------------------------
 
-    def new_sign_in_link(self, origin: str) -> str:
+    def new_sign_in_link(self, origin: str, *, via: str = "") -> str:
         """An address that signs one browser in as the owner, once, within half an hour."""
         key = secrets.token_urlsafe(32)
         self._people.add_link(digest(key), OWNER.id, time.time() + LINK_LIFETIME_S)
-        self._audit.write(OWNER.id, "link-made", "")
+        self._audit.write(OWNER.id, "link-made", "", via=via)
         return f"{origin}/signin?key={key}"
 
     def sign_in(self, key: str, client: str = "", browser: str = "") -> str:
