@@ -17,7 +17,7 @@ from lib import api, portal
 from lib.access import Access
 from lib.auth import auth_of
 from lib.auth.oidc import SignInProviders
-from lib.catalogs import load_catalogs
+from lib.catalogs import load_catalogs, offered
 from lib.door import FrontDoor
 from lib.embedded import EmbeddedCluster
 from lib.entrance import Entrance
@@ -54,7 +54,7 @@ class Assembly:
         self.settings = settings
         make_data_folder(settings.data)
         make_runtime_folder(settings.runtime)
-        self._catalogs = load_catalogs(PROJECT)
+        self._catalogs = offered(load_catalogs(PROJECT), settings)
         self._store = Store(settings.data / "portal.sqlite")
         self.auth = auth_of(settings, self._store)
         self.access = Access(self.auth, self._catalogs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lib.errors import InvalidInput, NotFound
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lib.model import Scene
+    from lib.settings import Settings
 
 _PLATFORMS = {"landsat-8": "Landsat 8", "formosat-2": "FORMOSAT-2", "formosat-5": "FORMOSAT-5"}
 
@@ -81,6 +82,21 @@ def load_catalogs(project: Path) -> Catalogs:
         collection, groups = _readers(file)
         readers[collection] = groups
     return Catalogs(modules, clusters, readers)
+
+
+def offered(catalogs: Catalogs, settings: Settings) -> Catalogs:
+    """What a portal with these settings offers: its own computer only to whom they say.
+
+    Jobs of the embedded cluster run under the portal's own account.
+    """
+    if settings.single_user:
+        return catalogs
+    clusters = {
+        entry.id: replace(entry, groups=settings.embedded_groups) if entry.embedded else entry
+        for entry in catalogs.clusters.values()
+        if settings.embedded_groups or not entry.embedded
+    }
+    return replace(catalogs, clusters=clusters)
 
 
 def fit(module: Module, scenes: Sequence[Scene]) -> Fit:

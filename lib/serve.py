@@ -33,7 +33,7 @@ import uvloop
 
 from lib import settings
 from lib.auth import auth_of
-from lib.catalogs import load_catalogs
+from lib.catalogs import load_catalogs, offered
 from lib.commands.scenes import take_in_samples
 from lib.embedded import CLUSTER, EmbeddedCluster
 from lib.errors import SceneBridgeError, Unavailable
@@ -75,12 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ExitStack() as stack:
             listeners = _prepare(chosen, stack)
             _log_into(chosen.data / "portal.log")
-            catalogs = load_catalogs(settings.PROJECT)
-            cluster = EmbeddedCluster(chosen, catalogs)
+            catalogs = offered(load_catalogs(settings.PROJECT), chosen)
+            cluster = EmbeddedCluster(chosen, catalogs) if CLUSTER in catalogs.clusters else None
             _take_in_samples(chosen)
             stack.callback(_stop, chosen, cluster, signals)
             stack.callback(notices.stopping, _STOP_S)
-            cluster.start()
+            if cluster is not None:
+                cluster.start()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 server = _serve(
                     chosen,
@@ -196,7 +197,7 @@ def _take_in_samples(chosen: Settings) -> None:
 async def _serve(
     chosen: Settings,
     catalogs: Catalogs,
-    cluster: EmbeddedCluster,
+    cluster: EmbeddedCluster | None,
     listeners: list[socket.socket],
     signals: _Signals,
     notices: Notices,
@@ -207,7 +208,7 @@ async def _serve(
     server = PortalServer()
     signals.act = server.stop
     serving = asyncio.create_task(server.serve(sockets=listeners))
-    beside = [asyncio.create_task(_keep_gate(cluster))]
+    beside = [asyncio.create_task(_keep_gate(cluster))] if cluster is not None else []
     try:
         await server.ready(serving)
         # What was loaded stays: without this each full collection looks at all of it, which
@@ -283,13 +284,14 @@ def _say_what_runs(chosen: Settings) -> None:
         print(f"These notebooks are running and end now; their files are kept: {', '.join(titles)}")
 
 
-def _stop(chosen: Settings, cluster: EmbeddedCluster, signals: _Signals) -> None:
+def _stop(chosen: Settings, cluster: EmbeddedCluster | None, signals: _Signals) -> None:
     """End jobs, gate and ssh master, and remove the runtime folder."""
     signals.act = _ask_for_patience
     key = chosen.data / "keys" / CLUSTER
     (chosen.data / _SIGN_IN_PAGE).unlink(missing_ok=True)
     try:
-        cluster.stop()
+        if cluster is not None:
+            cluster.stop()
     finally:
         host_key = key.with_suffix(".host")
         if host_key.exists():

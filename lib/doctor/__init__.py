@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lib import settings
-from lib.catalogs import load_catalogs
+from lib.catalogs import load_catalogs, offered
 from lib.doctor import computer, folders, internet, people, service
 from lib.doctor.check import Check
 from lib.errors import SceneBridgeError
@@ -27,7 +27,7 @@ def examine(data: Path) -> Iterator[Check]:
     yield from computer.checks()
     try:
         chosen = settings.load(data)
-        catalogs = load_catalogs(settings.PROJECT)
+        catalogs = offered(load_catalogs(settings.PROJECT), chosen)
         yield Check("settings", True, f"{data / settings.FILE}: valid")
         make_data_folder(data)
     except SceneBridgeError as exc:

@@ -57,7 +57,7 @@ def embedded(catalogs: Catalogs) -> Check:
         return Check(
             "own computer", False,
             f"whoever may start work on {', '.join(open_here)} can read the portal's secrets: "
-            f"set groups = [] in catalogs/clusters/{open_here[0]}.toml",
+            "take embedded_groups out of the settings",
         )  # fmt: skip
     return Check("own computer", True, "nobody may start work on the portal's computer")
 

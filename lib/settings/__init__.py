@@ -20,7 +20,7 @@ from lib.errors import InvalidInput, Unavailable
 from lib.model import StrEnum
 from lib.places import runtime_path
 from lib.settings import people
-from lib.settings.checks import host, is_loopback_name, listed, origin, text, whole
+from lib.settings.checks import host, is_loopback_name, listed, name, origin, text, whole
 from lib.settings.people import Group, Provider, Rule
 
 __all__ = ["Group", "Provider", "Rule", "Settings", "current", "load", "use"]
@@ -62,6 +62,9 @@ class Settings:
         idle_hours: a sign-in that nobody uses ends after so many hours; 0 means 12, or
             never where one person uses the portal.
         provider, group, administrators: see `lib.settings.people`.
+        embedded_groups: who may start work on the portal's own computer, where several
+            people use the portal; nobody where it is empty. Work there can read all that
+            the portal can.
         keep_days: how long the files of an ended job are kept.
         slots: jobs at the same time on this computer; 0 means by its cores.
     """
@@ -81,6 +84,7 @@ class Settings:
     provider: tuple[Provider, ...] = ()
     group: tuple[Group, ...] = ()
     administrators: tuple[Rule, ...] = ()
+    embedded_groups: tuple[str, ...] = ()
     keep_days: int = 14
     slots: int = 0
 
@@ -266,6 +270,8 @@ def _value(key: str, value: object, file: Path) -> object:
             return people.groups(value, str(file))
         case "administrators":
             return people.rules(value, where)
+        case "embedded_groups":
+            return tuple(name(v, where) for v in listed(value, where))
         case "keep_days":
             return whole(value, 1, 3650, where)
         case "slots":

@@ -229,7 +229,7 @@ def test_work_on_the_portal_s_own_computer_is_found() -> None:
     assert people.embedded(catalogs(embedded=True)).ok
     open_here = people.embedded(catalogs("everyone", embedded=True))
     assert not open_here.ok
-    assert "groups = []" in open_here.detail
+    assert "embedded_groups" in open_here.detail
 
 
 # --- providers ----------------------------------------------------------------------------

@@ -29,7 +29,7 @@ members = [{ provider = "nspo", claim = "team", value = "coast" }]
 
 def set_up_providers(data: Path, providers: Mapping[str, TestProvider]) -> None:
     """The settings of a portal where people of these institutes sign in."""
-    lines = [GROUPS, COAST if "nspo" in providers else ""]
+    lines = ['embedded_groups = ["everyone"]', GROUPS, COAST if "nspo" in providers else ""]
     (data / "secrets").mkdir(mode=0o700, exist_ok=True)
     for name, at in providers.items():
         lines.append(f"[[provider]]\nid = {json.dumps(name)}\ntitle = {json.dumps(name.upper())}")

@@ -41,6 +41,7 @@ def test_every_key_is_read(tmp_path):
         trusted_proxies = ["127.0.0.1", "::1"]
         sign_in_days = 2
         idle_hours = 1
+        embedded_groups = ["forest"]
         administrators = [{ provider = "aist", claim = "email", value = "root@aist.example" }]
 
         [[provider]]
@@ -74,6 +75,7 @@ def test_every_key_is_read(tmp_path):
         "trusted_proxies": ("127.0.0.1", "::1"),
         "sign_in_days": 2,
         "idle_hours": 1,
+        "embedded_groups": ("forest",),
         "administrators": (Rule(aist, "email", "root@aist.example"),),
         "provider": (
             Provider(
