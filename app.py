@@ -24,5 +24,7 @@ else:
     from ui import frame
 
     frame.begin()
-    frame.signed_in()
-    st.navigation(frame.pages(), position="top").run()
+    here, user = frame.signed_in()
+    page = st.navigation(frame.pages(user), position="top")
+    frame.top(here, user, page.url_path)
+    page.run()
