@@ -11,7 +11,7 @@ from lib.portal import Portal
 from ui.text import esc
 
 _DISMISSED = "announcements-dismissed"
-_WORDS = {AnnouncementKind.INFO: "Announcement", AnnouncementKind.WARNING: "Important"}
+WORDS = {AnnouncementKind.INFO: "Announcement", AnnouncementKind.WARNING: "Important"}
 
 
 @st.fragment(run_every=20.0)
@@ -34,7 +34,7 @@ def _one(announcement: Announcement) -> None:
         vertical_alignment="center",
     ):
         st.html(
-            f'<div class="sb-announced" role="status"><b>{_WORDS[announcement.kind]}</b> '
+            f'<div class="sb-announced" role="status"><b>{WORDS[announcement.kind]}</b> '
             f"{esc(announcement.text)}</div>"
         )
         st.button(
