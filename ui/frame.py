@@ -1,6 +1,7 @@
 """What every page shares: page settings, style, the header, who is signed in.
 
-`app.py` calls `begin()`, then `st.navigation(pages(), position="top")`.
+`app.py` calls `begin()`, `signed_in()`, `st.navigation(pages(user), position="top")`, and
+`top()`; then the page runs.
 """
 
 from __future__ import annotations
@@ -15,18 +16,26 @@ import streamlit as st
 
 from lib import portal
 from lib.errors import SceneBridgeError, SignInEnded
-from lib.model import User
-from ui.text import esc
+from lib.model import Role, User
+from ui import announced, components
+from ui.text import esc, md
 
 _HERE = Path(__file__).resolve().parent
 EXPLORE = "pages/explore.py"
 WORK = "pages/work.py"
 RESULTS = "pages/results.py"
+ACCOUNT = "pages/account.py"
+ADMINISTRATION = "pages/administration.py"
+#: What the page for leads and administrators is called, by who looks at it.
+OFFICE_TITLES = {Role.ADMINISTRATOR: "Administration", Role.LEAD: "Group"}
 _BEGUN = "frame-begun"
 _USER = "frame-user"
+_ONCE = "frame-once"
+_PAGE = "page"
 
 #: No emoji and no Material icon: for those the browser would ask a foreign host for a favicon.
 _ICON = str(_HERE / "icon.svg")
+_watch = components.load("sign_in_watch")
 
 
 def begin() -> None:
@@ -37,12 +46,20 @@ def begin() -> None:
     st.logo(_ICON, size="medium")
 
 
-def pages() -> list[Any]:
-    """The pages in the order of the navigation."""
+def pages(user: User | None = None) -> list[Any]:
+    """The pages in the order of the navigation; what is not for this user is not in it."""
+    office = OFFICE_TITLES.get(user.role) if user else None
     return [
         st.Page(EXPLORE, title="Explore", default=True),
         st.Page(WORK, title="Work", url_path="work"),
         st.Page(RESULTS, title="Results", url_path="results"),
+        st.Page(
+            ADMINISTRATION,
+            title=office or "Administration",
+            url_path="administration",
+            visibility="visible" if office else "hidden",
+        ),
+        st.Page(ACCOUNT, title="Account", url_path="account"),
     ]
 
 
@@ -50,8 +67,28 @@ def pages() -> list[Any]:
 def link(page: str) -> Any:
     """A page, to be linked to. Given a path instead, Streamlit looks it up on the disk for
     every link that it draws, which was half of the time of a page with ten cards."""
-    of = {EXPLORE: {"default": True}, WORK: {"url_path": "work"}, RESULTS: {"url_path": "results"}}
-    return st.Page(page, **cast(Any, of[page]))
+    kind = {"default": True} if page == EXPLORE else {"url_path": Path(page).stem}
+    return st.Page(page, **cast(Any, kind))
+
+
+def top(here: portal.Portal, user: User, page: str) -> None:
+    """What stands above every page: who is signed in, and what everybody is told.
+
+    Args:
+        page: the path of the page that will run.
+    """
+    if once().get(_PAGE) != page:
+        st.session_state[_ONCE] = {_PAGE: page}
+    _watch(key="sign-in-watch", data={"user": str(user.id)})
+    with st.container(key="who"):
+        st.page_link(link(ACCOUNT), label=md(user.name), icon=":material/person:")
+    announced.show(here, user)
+
+
+def once() -> dict[str, Any]:
+    """What a page keeps for itself; gone when another page is opened."""
+    kept: dict[str, Any] = st.session_state.setdefault(_ONCE, {})
+    return kept
 
 
 @lru_cache(maxsize=1)
@@ -95,7 +132,8 @@ def in_words() -> Iterator[None]:
 
 
 def not_signed_in() -> NoReturn:
-    """Say how to sign in and end the page."""
+    """Say how to sign in and end the page; the browser goes there by itself."""
+    _watch(key="sign-in-watch", data={"user": ""})
     st.html(
         '<div class="sb-empty" role="status"><strong>You are not signed in</strong>'
         '<p>Your sign-in has ended. <a href="/signin?why=ended" target="_self">Sign in again</a>'
