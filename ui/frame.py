@@ -45,8 +45,8 @@ def pages() -> list[Any]:
 
 @lru_cache
 def link(page: str) -> Any:
-    """A page, to be linked to. Given a path instead, Streamlit looks it up on the disk for
-    every link that it draws, which was half of the time of a page with ten cards."""
+    """A page, to be linked to. Given a path instead, Streamlit 1.67 looks it up on the disk for
+    every link that it draws."""
     of = {EXPLORE: {"default": True}, WORK: {"url_path": "work"}, RESULTS: {"url_path": "results"}}
     return st.Page(page, **cast(Any, of[page]))
 
