@@ -276,7 +276,7 @@ async def test_notebooks_with_a_port_each_get_the_ports_of_the_settings(
         await doors.close(SessionId("a"))
 
 
-async def no_app(*_: Any) -> None:
+async def no_app(scope: Any, receive: Any, send: Any) -> None:
     raise AssertionError("nobody asks")
 
 
