@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _POLL_S = 0.02
-#: How long a thread that waits for the interpreter lets another one go on. Pages wait for it
-#: after each query and each file; with Python's 5 ms some pages took ten times as long as others.
-_SWITCH_S = 0.0005
 
 
 class PortalServer(uvicorn.Server):
@@ -41,7 +37,6 @@ class PortalServer(uvicorn.Server):
                 **SERVER_SETTINGS,
             )
         )
-        sys.setswitchinterval(_SWITCH_S)
         self.stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 

@@ -65,8 +65,8 @@ def pages(user: User | None = None) -> list[Any]:
 
 @lru_cache
 def link(page: str) -> Any:
-    """A page, to be linked to. Given a path instead, Streamlit looks it up on the disk for
-    every link that it draws, which was half of the time of a page with ten cards."""
+    """A page, to be linked to. Given a path instead, Streamlit 1.67 looks it up on the disk for
+    every link that it draws."""
     kind = {"default": True} if page == EXPLORE else {"url_path": Path(page).stem}
     return st.Page(page, **cast(Any, kind))
 

@@ -102,10 +102,19 @@ def place(notebooks: int) -> Iterator[Place]:
         if process is not None:
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(60)
+                process.wait(120)
             process.kill()
             process.wait()
+        _end_leftovers(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_leftovers(folder: Path) -> None:
+    """A portal that was killed because it took too long to stop leaves its gate and jobs."""
+    for process in psutil.process_iter(["cmdline"]):
+        if process.pid != os.getpid() and str(folder) in " ".join(process.info["cmdline"] or ()):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
 
 
 def _plant(data: Path, notebooks: int) -> str:

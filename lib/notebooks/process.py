@@ -212,7 +212,7 @@ def _proxy(start: Start, data: Path, store: Store) -> Proxy:
             ports=(start.ports[0], start.ports[1]),
         ),
         keeper,
-        getattr(keeper, "active", None),
+        keeper.active,
     )
 
 

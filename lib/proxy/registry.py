@@ -17,7 +17,7 @@ from lib.proxy.visitors import Gatekeeper, Visitor
 log = logging.getLogger(__name__)
 
 #: How often the gatekeeper is asked about WebSockets and transfers that stay open.
-RECHECK_S = 0.5
+RECHECK_S = 0.4
 #: Visits go on for so long while the gatekeeper cannot be asked.
 _UNASKED_S = 30.0
 _REMEMBERED = 1000

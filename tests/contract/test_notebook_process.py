@@ -26,6 +26,8 @@ from lib.errors import Conflict, InvalidInput, Unavailable
 from lib.model import Endpoint, SessionId, SessionState, UserId
 from lib.notebooks import NotebookProcess, portal_side
 from lib.notebooks.control import Start
+from lib.proxy.addresses import PortAddresses
+from lib.proxy.doors import Doors
 from tests.contract.small_notebook import relayed
 from tests.pages import pages_site
 from tests.running import PROJECT, free_port, wait_for
@@ -260,6 +262,24 @@ async def test_a_process_that_died_is_started_again_and_told_all(
         assert on.process._closed[other] == "It was stopped."
 
 
+async def test_notebooks_with_a_port_each_get_the_ports_of_the_settings(
+    site: pages_site.Site,
+) -> None:
+    with socket.socket() as taken:
+        first = free_port()
+        taken.bind(("127.0.0.1", first))
+        doors = Doors(no_app, addresses := PortAddresses("http://localhost:1"), (first, first + 1))
+        await doors.open(SessionId("a"))
+        assert addresses.ports == {"a": first + 1}
+        with pytest.raises(Unavailable):
+            await doors.open(SessionId("b"))
+        await doors.close(SessionId("a"))
+
+
+async def no_app(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError("nobody asks")
+
+
 async def test_a_process_that_hangs_is_replaced(
     site: pages_site.Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +324,8 @@ import asyncio, sys
 from pathlib import Path
 from lib.notebooks import NotebookProcess
 from lib.notebooks.control import Start
+from lib.proxy.addresses import PortAddresses
+from lib.proxy.doors import Doors
 
 async def main():
     data, port = Path(sys.argv[1]), int(sys.argv[2])

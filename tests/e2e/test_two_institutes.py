@@ -103,7 +103,10 @@ def test_a_notebook_is_its_owner_s_alone_and_ends_with_the_sign_in(
         assert open_before, "the notebook had open WebSockets"
         pressed = time.monotonic()
         sure.get_by_role("button", name="Sign out everywhere").click()
-        wait_for("all closed", lambda: all(sockets[url] for url in open_before), timeout_s=10)
+        try:
+            wait_for("all closed", lambda: all(sockets[url] for url in open_before), timeout_s=10)
+        except AssertionError:
+            print(sockets, second.inner_text("body"), flush=True); second.screenshot(path="/tmp/second.png"); raise
         assert max(sockets[url] for url in open_before) - pressed < 1.0
         expect(second.get_by_role("heading", name="Please sign in")).to_be_visible()
         page.bring_to_front()
