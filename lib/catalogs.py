@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from lib.model import Scene
     from lib.settings import Settings
 
-_PLATFORMS = {"landsat-8": "Landsat 8", "formosat-2": "FORMOSAT-2", "formosat-5": "FORMOSAT-5"}
+#: Title of every platform that a scene can be of.
+PLATFORMS = {"landsat-8": "Landsat 8", "formosat-2": "FORMOSAT-2", "formosat-5": "FORMOSAT-5"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +104,11 @@ def fit(module: Module, scenes: Sequence[Scene]) -> Fit:
     """Whether `module` can work on all `scenes`; reasons name the scenes and bands."""
     reasons = []
     by_platform = {need.platform: need for need in module.needs}
-    wanted = " or ".join(_PLATFORMS.get(p, p) for p in by_platform)
+    wanted = " or ".join(PLATFORMS.get(p, p) for p in by_platform)
     for scene in scenes:
         need = by_platform.get(scene.platform)
         if need is None:
-            platform = _PLATFORMS.get(scene.platform, scene.platform)
+            platform = PLATFORMS.get(scene.platform, scene.platform)
             reasons.append(f"{scene.id} is {platform}; the module reads {wanted}.")
             continue
         missing = [band for band in need.bands if band not in scene.bands]

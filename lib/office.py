@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LONGEST_TEXT = 500
 LONGEST_SHOWN_S = 90 * 86400
+#: A new announcement of another process is seen after this time.
+_TOLD_AGAIN_S = 1.0
 
 
 class Office:
@@ -30,6 +32,7 @@ class Office:
         self._store = store
         self._auth = auth
         self._access = access
+        self._told: tuple[float, tuple[Announcement, ...]] = (0.0, ())
 
     # --- work ---------------------------------------------------------------
 
@@ -93,7 +96,9 @@ class Office:
     def announcements(self, user: User) -> tuple[Announcement, ...]:
         """What everybody is told at the moment; for everybody."""
         self._access.require(user, Act.ENTER)
-        return self._store.announcements.current()
+        if self._told[0] < time.monotonic():  # each page asks whenever it is drawn
+            self._told = (time.monotonic() + _TOLD_AGAIN_S, self._store.announcements.current())
+        return self._told[1]
 
     def announce(self, user: User, text: str, kind: AnnouncementKind, lasts_s: float) -> int:
         """Tell everybody; its id.

@@ -1,6 +1,6 @@
 // Leaves the page when the sign-in that it was made for is over, whoever ended it.
 // It only asks who is signed in; a question is not an act, so idle time goes on.
-const EVERY_MS = 5000, SIGN_OUT = ".st-key-sign-out, .st-key-sign-out-everywhere-now";
+const EVERY_MS = 15000, SIGN_OUT = ".st-key-sign-out, .st-key-sign-out-everywhere-now";
 const MARK = Symbol.for("scenebridge-sign-in-watch");
 
 export default function (component) {
