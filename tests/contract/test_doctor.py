@@ -381,8 +381,11 @@ def test_a_bad_certificate_is_found(
     for said, issued in faults.items():
         site.certificates[host] = issued
         assert said in bad(data, f"TLS {name}")
-    site.certificates[host] = authority.issue(own, days=14.5)
-    assert found(data)[f"TLS {name}"].ok
+    for good in (authority.issue(own, days=14.5), authority.issue(own, days=2, of=6)):
+        site.certificates[host] = good
+        assert found(data)[f"TLS {name}"].ok
+    site.certificates[host] = authority.issue(own, days=1, of=6)
+    assert "ends in 1 days" in bad(data, f"TLS {name}")
 
 
 @pytest.mark.parametrize(
