@@ -196,8 +196,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         write_settings(data, port, who.issuer)
         process = start_portal(portal)
         front = start_caddy(caddy, home, port, portal.port)
+        it = Site(portal, who, home / "trusted.pem", port, front.plain_port)
         try:
-            yield Site(portal, who, home / "trusted.pem", port, front.plain_port)
+            wait_for("Caddy to reach the portal", lambda: answers(it))
+            yield it
         finally:
             front.process.terminate()
             front.process.wait(20)
@@ -247,8 +249,14 @@ class Front:
     plain_port: int
 
 
-def start_caddy(caddy: str, home: Path, port: int, portal_port: int) -> Front:
-    """deploy/Caddyfile as it is, but on loopback, and not at the ports 80 and 443."""
+def start_caddy(
+    caddy: str, home: Path, port: int, portal_port: int, *, log_errors: bool = False
+) -> Front:
+    """deploy/Caddyfile as it is, but on loopback, and not at the ports 80 and 443.
+
+    Args:
+        log_errors: without its own answers to errors, so that Caddy logs each.
+    """
     own = Authority(home, "Notebooks")
     issued = own.issue("*.nb.localhost")
     issued.certificate.rename(home / "notebooks.pem")
@@ -277,6 +285,8 @@ def start_caddy(caddy: str, home: Path, port: int, portal_port: int) -> Front:
     config["admin"] = {"disabled": True}
     config["apps"]["http"] |= {"http_port": plain_port}
     for server in config["apps"]["http"]["servers"].values():
+        if log_errors:
+            del server["errors"]
         server["listen"] = [f"127.0.0.1{address}" for address in server["listen"]]
     config["apps"]["pki"] = {"certificate_authorities": {"local": {"install_trust": False}}}
     (home / "caddy.json").write_text(json.dumps(config))
@@ -289,19 +299,22 @@ def start_caddy(caddy: str, home: Path, port: int, portal_port: int) -> Front:
         )
     root = home / "caddy" / "pki" / "authorities" / "local" / "root.crt"
     wait_for("Caddy's own authority", lambda: process.poll() is not None or root.exists())
+    wait_for("Caddy", lambda: process.poll() is not None or listens(port))
     assert process.poll() is None, (home / "caddy.log").read_text()
     (home / "trusted.pem").write_bytes(root.read_bytes() + own.file.read_bytes())
-    tls = ssl.create_default_context(cafile=str(home / "trusted.pem"))
-
-    def answers() -> bool:
-        try:
-            got = httpx.get(f"https://portal.localhost:{port}/healthz", verify=tls)
-        except httpx.HTTPError:
-            return False
-        return got.status_code == 200
-
-    wait_for("Caddy to reach the portal", answers)
     return Front(process, plain_port)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def answers(site: Site) -> bool:
+    try:
+        return httpx.get(f"{site.origin}/healthz", verify=site.tls()).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def test_signing_in_over_https_gives_cookies_for_this_host_alone(site: Site) -> None:
@@ -402,17 +415,35 @@ def test_plain_http_is_sent_to_https(site: Site, host: str) -> None:
 
 
 def test_a_body_that_nothing_reads_is_refused(site: Site) -> None:
-    with site.browser() as browser:
-        answer = browser.post(
-            f"{site.origin}/api/sessions", content=b"x" * 2**21, headers={"origin": site.origin}
-        )
-    assert answer.status_code in (401, 413)
-    with site.browser() as browser:
-        site.sign_in(browser)
-        answer = browser.post(
-            f"{site.origin}/api/sessions", content=b"x" * 2**21, headers={"origin": site.origin}
-        )
-    assert answer.status_code == 413
+    with site.browser(origin=site.origin) as browser:
+        for _ in range(2):
+            answer = browser.post(f"{site.origin}/api/sessions", content=b"x" * 2**21)
+            assert answer.status_code == 413
+            site.sign_in(browser)
+        assert browser.post(f"{site.origin}/api/sessions", content=b"{}").status_code == 422
+
+
+@pytest.mark.parametrize("log_errors", [False, True])
+def test_a_front_server_without_a_portal_says_so_and_keeps_its_secrets(
+    site: Site, tmp_path: Path, log_errors: bool
+) -> None:
+    port = free_port()
+    front = start_caddy(needs("caddy"), tmp_path, port, free_pair(), log_errors=log_errors)
+    alone = Site(site.portal, site.provider, tmp_path / "trusted.pem", port, front.plain_port)
+    try:
+        with alone.browser(referer="https://x/?key=SECRET", cookie="a=SECRET") as browser:
+            for address in (f"{alone.origin}/signin?key=SECRET", alone.notebook("/?t=SECRET")):
+                answer = browser.get(address)
+                assert answer.status_code in (502, 503)
+                if not log_errors:
+                    assert "max-age" in answer.headers["strict-transport-security"]
+                    assert "Try again in a minute" in answer.text
+    finally:
+        front.process.terminate()
+        front.process.wait(20)
+    log = (tmp_path / "caddy.log").read_text()
+    assert ("/signin?-" in log) == log_errors
+    assert "SECRET" not in log
 
 
 def test_another_name_is_nobody_s(site: Site) -> None:
