@@ -10,6 +10,7 @@ import signal
 import socket
 import sqlite3
 import ssl
+import stat
 import subprocess
 import sys
 import tempfile
@@ -105,6 +106,29 @@ def test_logrotate_can_read_its_file(tmp_path: Path) -> None:
     state = tmp_path / "state"
     done = subprocess.run([program, "-d", "-s", state, file], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_renewed_certificate_is_given_to_the_front_server(tmp_path: Path) -> None:
+    lineage, target = tmp_path / "live" / "scenebridge-notebooks", tmp_path / "tls"
+    lineage.mkdir(parents=True)
+    (lineage / "fullchain.pem").write_text("chain")
+    (lineage / "privkey.pem").write_text("key")
+    (tmp_path / "systemctl").write_text(f'#!/bin/sh\necho "$@" >> "{tmp_path}/asked"\n')
+    (tmp_path / "systemctl").chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "SCENEBRIDGE_TLS": str(target),
+        "SCENEBRIDGE_TLS_GROUP": str(os.getgid()),
+    }
+    hook = DEPLOY / "notebook-certificate"
+    other = {**environment, "RENEWED_LINEAGE": str(tmp_path / "live" / "other")}
+    subprocess.run([hook], env=other, check=True)
+    assert not target.exists()
+    subprocess.run([hook], env={**environment, "RENEWED_LINEAGE": str(lineage)}, check=True)
+    assert sorted(f.name for f in target.iterdir()) == ["notebooks.key", "notebooks.pem"]
+    assert (target / "notebooks.key").read_text() == "key"
+    assert stat.S_IMODE((target / "notebooks.key").stat().st_mode) == 0o640
+    assert (tmp_path / "asked").read_text() == "reload-or-restart caddy\n"
 
 
 # --- Caddy in front of a portal ---------------------------------------------------------------
