@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from lib.settings import Settings
 
 LIMIT_S = 10.0
-#: Certificates of the usual authorities are renewed a month before they end.
+#: Certificates of the usual authorities are renewed a month before they end; those that live
+#: for days or hours when a third of that is left, so less than a quarter is late.
 FEWEST_DAYS = 14
+_FEWEST_OF_LIFE = 0.25
 _DAY_S = 86400
 _LARGEST_HEAD = 65536
 #: Below these and a country, names are given out: the registrable name is one label longer.
@@ -148,7 +150,7 @@ def certificate(place: _Place) -> Check:
     """A certificate that browsers trust, for long enough, and an answer with HSTS."""
     name, where = f"TLS {place.name}", f"{place.host}:{place.port}"
     try:
-        days, status, headers = _visit(place)
+        days, life, status, headers = _visit(place)
     except ssl.SSLCertVerificationError as exc:
         return Check(name, False, f"{where}: {exc.verify_message.rstrip('.')}: {_renew(exc)}")
     except (OSError, ValueError) as exc:
@@ -156,7 +158,7 @@ def certificate(place: _Place) -> Check:
             name, False, f"{where} cannot be reached ({exc}): is the front server running, and is "
             "its port open?",
         )  # fmt: skip
-    if days < FEWEST_DAYS:
+    if days < min(FEWEST_DAYS, life * _FEWEST_OF_LIFE):
         return Check(
             name, False, f"the certificate of {where} ends in {days:.0f} days: look into the front "
             "server's log why it was not renewed",
@@ -183,8 +185,8 @@ def _renew(exc: ssl.SSLCertVerificationError) -> str:
     return "use one of an authority that browsers trust, with its whole chain"
 
 
-def _visit(place: _Place) -> tuple[float, int, dict[str, str]]:
-    """Days that the certificate has left, and the head of an answer.
+def _visit(place: _Place) -> tuple[float, float, int, dict[str, str]]:
+    """Days that the certificate has left, those of its whole life, and an answer's head.
 
     Raises:
         ssl.SSLCertVerificationError: browsers would not trust it.
@@ -197,7 +199,9 @@ def _visit(place: _Place) -> tuple[float, int, dict[str, str]]:
         trusted.wrap_socket(plain, server_hostname=place.host) as secure,
     ):
         shown = secure.getpeercert() or {}
-        days = (ssl.cert_time_to_seconds(str(shown["notAfter"])) - time.time()) / _DAY_S
+        begin, end = (
+            ssl.cert_time_to_seconds(str(shown[name])) for name in ("notBefore", "notAfter")
+        )
         host = place.host if place.port == 443 else f"{place.host}:{place.port}"
         request = f"GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
         secure.sendall(request.encode("ascii"))
@@ -212,7 +216,8 @@ def _visit(place: _Place) -> tuple[float, int, dict[str, str]]:
     if status is None:
         raise ValueError("no answer of a web server")
     headers = {name.strip().lower(): value for name, _, value in (x.partition(":") for x in lines)}
-    return days, int(status[1]), headers
+    days, life = (end - time.time()) / _DAY_S, (end - begin) / _DAY_S
+    return days, life, int(status[1]), headers
 
 
 def _listed(addresses: frozenset[str]) -> str:

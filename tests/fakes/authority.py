@@ -52,8 +52,10 @@ class Authority:
         self.file = folder / "authority.pem"
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, *names: str, days: float = 90, self_signed: bool = False) -> Issued:
-        """A certificate that ends in so many days, or has ended."""
+    def issue(
+        self, *names: str, days: float = 90, of: float = 0, self_signed: bool = False
+    ) -> Issued:
+        """A certificate that ends in so many days (`of` its life), or has ended."""
         key = ec.generate_private_key(ec.SECP256R1())
         now = dt.datetime.now(dt.timezone.utc)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
@@ -63,7 +65,7 @@ class Authority:
             .issuer_name(subject if self_signed else self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=100))
+            .not_valid_before(now - dt.timedelta(days=of - days if of else 100))
             .not_valid_after(now + dt.timedelta(days=days))
             .add_extension(x509.SubjectAlternativeName([_name(n) for n in names]), critical=False)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import stat
+import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -314,6 +316,46 @@ def test_something_is_announced_and_ended(place: Place) -> None:
     assert place.admin("announce", "list")[1] == "Nothing is announced.\n"
     code, _, err = place.admin("announce", "add", "x", "--hours", "0")
     assert (code, "at most 90 days" in err) == (2, True)
+
+
+# --- backup ---------------------------------------------------------------------------------
+
+
+def test_a_portal_comes_back_from_its_backup(place: Place, tmp_path: Path) -> None:
+    cookie = place.comes("kato", "Kato", "forest")  # in the store's write-ahead log still
+    (place.data / "secrets").mkdir(mode=0o700)
+    (place.data / "secrets" / "oidc-aist").write_text("secret")
+    (place.data / "secrets" / "oidc-aist").chmod(0o600)
+    file = tmp_path / "kept" / "portal.tar.gz"
+    file.parent.mkdir()
+    assert place.json("backup", file)["bytes"] == file.stat().st_size
+    assert place.last()[1::2] == ("backup", "admin.py")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [f.name for f in file.parent.iterdir()] == [file.name]
+    place.admin("users", "block", KATO)
+    restored = tmp_path / "restored"
+    restored.mkdir(mode=0o700)
+    subprocess.run(["tar", "-xzf", file, "-C", restored], check=True)
+    assert (restored / "settings.toml").read_text() == SETTINGS
+    assert stat.S_IMODE((restored / "secrets" / "oidc-aist").stat().st_mode) == 0o600
+    assert stat.S_IMODE((restored / "portal.sqlite").stat().st_mode) == 0o600
+    store = Store(restored / "portal.sqlite")
+    login = auth_of(settings.load(restored), store).login_of_secret(cookie)
+    assert login is not None
+    assert login.user.groups == {"forest"}
+    store.close()
+
+
+def test_a_backup_is_replaced_only_on_request_and_as_a_whole(place: Place, tmp_path: Path) -> None:
+    file = tmp_path / "x.tar.gz"
+    file.write_text("the last one")
+    code, _, err = place.admin("backup", file)
+    assert (code, "--replace" in err) == (1, True)
+    assert file.read_text() == "the last one"
+    assert place.admin("backup", file, "--replace")[0] == 0
+    assert tarfile.is_tarfile(file)
+    code, _, err = place.admin("backup", tmp_path / "no" / "x")
+    assert (code, "could not be written" in err) == (1, True)
 
 
 # --- what is printed -----------------------------------------------------------------------
