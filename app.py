@@ -26,5 +26,5 @@ else:
     frame.begin()
     here, user = frame.signed_in()
     page = st.navigation(frame.pages(user), position="top")
-    frame.top(here, user, page.url_path)
-    page.run()
+    frame.top(here, user)
+    frame.run(page)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
+from lib.errors import SceneBridgeError
 from lib.model import User
 from lib.portal import Portal
 from ui import ask, frame, sign_ins, tokens
@@ -23,11 +24,8 @@ def who(here: Portal, user: User) -> None:
         sign_ins.sign_out_button(here, user)
 
 
-def main() -> None:
-    """The page."""
-    here, user = frame.signed_in()
-    frame.heading("Account", "Who you are here, and what may act in your name.")
-    ask.say()
+def parts(here: Portal, user: User) -> None:
+    """Everything below the heading."""
     who(here, user)
     st.html(
         '<h2 class="sb-section">Where you are signed in</h2>'
@@ -40,6 +38,17 @@ def main() -> None:
         "page and no notebook.</p>"
     )
     tokens.show(here, user)
+
+
+def main() -> None:
+    """The page."""
+    here, user = frame.signed_in()
+    frame.heading("Account", "Who you are here, and what may act in your name.")
+    ask.say()
+    try:
+        parts(here, user)
+    except SceneBridgeError as exc:
+        frame.problem(exc)
 
 
 main()

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import streamlit as st
 
 from lib import portal
-from lib.errors import SceneBridgeError
+from lib.errors import SceneBridgeError, SignInEnded
 from lib.model import Role, User
 from ui import announced, components
 from ui.text import esc, md
@@ -61,18 +61,20 @@ def pages(user: User | None = None) -> list[Any]:
     ]
 
 
-def top(here: portal.Portal, user: User, page: str) -> None:
-    """What stands above every page: who is signed in, and what everybody is told.
-
-    Args:
-        page: the path of the page that will run.
-    """
-    if once().get(_PAGE) != page:
-        st.session_state[_ONCE] = {_PAGE: page}
+def top(here: portal.Portal, user: User) -> None:
+    """What stands above every page: who is signed in, and what everybody is told."""
     _watch(key="sign-in-watch", data={"user": str(user.id)})
     with st.container(key="who"):
         st.page_link(ACCOUNT, label=md(user.name), icon=":material/person:")
     announced.show(here, user)
+
+
+def run(page: Any) -> None:
+    """Run a page; a sign-in that ends meanwhile is no fault of it."""
+    try:
+        page.run()
+    except SceneBridgeError as exc:
+        problem(exc)
 
 
 def once() -> dict[str, Any]:
@@ -111,7 +113,7 @@ def signed_in() -> tuple[portal.Portal, User]:
 
 def not_signed_in() -> NoReturn:
     """Say how to sign in and end the page; the browser goes there by itself."""
-    _watch(key="sign-in-watch", data={"user": ""})
+    _watch(key="sign-in-watch-over", data={"user": ""})
     st.html(
         '<div class="sb-empty" role="status"><strong>You are not signed in</strong>'
         '<p>Your sign-in has ended. <a href="/signin?why=ended" target="_self">Sign in again</a>'
@@ -122,6 +124,8 @@ def not_signed_in() -> NoReturn:
 
 def heading(title: str, text: str) -> None:
     """The page's own heading: one per page, for people and for screen readers."""
+    if once().get(_PAGE) != title:
+        st.session_state[_ONCE] = {_PAGE: title}
     st.set_page_config(page_title=f"{title} · SceneBridge")
     st.html(f'<div class="sb-heading"><h1>{esc(title)}</h1><p>{esc(text)}</p></div>')
 
@@ -135,6 +139,8 @@ def empty(title: str, text: str) -> None:
 
 def problem(error: SceneBridgeError) -> None:
     """Show an error; its message is fit for the user."""
+    if isinstance(error, SignInEnded):
+        not_signed_in()
     kind = "warn" if error.transient else "bad"
     st.html(f'<div class="sb-problem {kind}" role="alert">{esc(error.message)}</div>')
 
