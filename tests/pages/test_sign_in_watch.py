@@ -145,36 +145,3 @@ def test_asking_is_no_act_and_nobody_sees_it(context, served):
     assert page.locator(".st-key-sign-in-watch").bounding_box() is None
     # Streamlit 1.67 itself warns about its own features; of ours there is not a word.
     assert not [text for text in said if "/api/me" in text or "blob:" in text]
-
-
-def test_the_navigation_leads_where_one_may_go(visit):
-    names = {
-        "user": ["Explore", "Work", "Results", "Account"],
-        "lead": ["Explore", "Work", "Results", "Group", "Account"],
-        "administrator": ["Explore", "Work", "Results", "Administration", "Account"],
-    }
-    for who, expected in names.items():
-        page = visit("/work", who=who)
-        page.locator(".sb-heading h1").wait_for()
-        expect(page.get_by_test_id("stTopNavLink")).to_have_text(expected)
-    page.get_by_role("link", name="Administration").click()
-    page.wait_for_url("**/administration")
-    expect(page.get_by_role("heading", name="Administration")).to_be_visible()
-
-
-def test_a_dismissed_announcement_stays_away(visit, served):
-    administrator = served.site.person("administrator")
-    office = served.site.portal.office
-    page = visit("/work", who="user")
-    page.locator(".sb-heading h1").wait_for()
-    from lib.people import AnnouncementKind
-
-    number = office.announce(administrator, "Far rests.", AnnouncementKind.INFO, 600)
-    notice = page.get_by_role("status").filter(has_text="Far rests.")
-    notice.wait_for(timeout=25_000)  # without a new page
-    page.get_by_role("button", name="Dismiss").click()
-    notice.wait_for(state="detached")
-    page.get_by_role("link", name="Results").click()
-    page.get_by_role("heading", name="Results").wait_for()
-    assert notice.count() == 0
-    office.end_announcement(administrator, number)
