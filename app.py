@@ -27,5 +27,5 @@ else:
     here, user = frame.signed_in()
     page = st.navigation(frame.pages(user), position="top")
     with frame.in_words():
-        frame.top(here, user, page.url_path)
+        frame.top(here, user)
     page.run()

@@ -23,12 +23,8 @@ def who(here: Portal, user: User) -> None:
         sign_ins.sign_out_button(here, user)
 
 
-@frame.in_words()
-def main() -> None:
-    """The page."""
-    here, user = frame.signed_in()
-    frame.heading("Account", "Who you are here, and what may act in your name.")
-    ask.say()
+def parts(here: Portal, user: User) -> None:
+    """Everything below the heading."""
     who(here, user)
     st.html(
         '<h2 class="sb-section">Where you are signed in</h2>'
@@ -41,6 +37,15 @@ def main() -> None:
         "page and no notebook.</p>"
     )
     tokens.show(here, user)
+
+
+@frame.in_words()
+def main() -> None:
+    """The page."""
+    here, user = frame.signed_in()
+    frame.heading("Account", "Who you are here, and what may act in your name.")
+    ask.say()
+    parts(here, user)
 
 
 main()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import streamlit as st
 
-from lib.errors import SceneBridgeError
 from lib.model import Role, User
 from lib.portal import Portal
 from ui import ask, frame, office_audit, office_news, office_people, office_work
@@ -80,14 +79,11 @@ def main() -> None:
     here, user = frame.signed_in()
     frame.heading(frame.OFFICE_TITLES.get(user.role, "Administration"), SAYS[user.role])
     ask.say()
-    try:
-        here.office.names(user)  # Refused for whoever has nothing to look for here
-        if user.role is Role.ADMINISTRATOR:
-            administrator(here, user)
-        else:
-            office_work.show(here, user)
-    except SceneBridgeError as exc:
-        frame.problem(exc)
+    here.office.names(user)  # Refused for whoever has nothing to look for here
+    if user.role is Role.ADMINISTRATOR:
+        administrator(here, user)
+    else:
+        office_work.show(here, user)
 
 
 main()

@@ -71,14 +71,8 @@ def link(page: str) -> Any:
     return st.Page(page, **cast(Any, kind))
 
 
-def top(here: portal.Portal, user: User, page: str) -> None:
-    """What stands above every page: who is signed in, and what everybody is told.
-
-    Args:
-        page: the path of the page that will run.
-    """
-    if once().get(_PAGE) != page:
-        st.session_state[_ONCE] = {_PAGE: page}
+def top(here: portal.Portal, user: User) -> None:
+    """What stands above every page: who is signed in, and what everybody is told."""
     _watch(key="sign-in-watch", data={"user": str(user.id)})
     with st.container(key="who"):
         st.page_link(link(ACCOUNT), label=md(user.name), icon=":material/person:")
@@ -124,26 +118,24 @@ def in_words() -> Iterator[None]:
     """Around each page: what it could not handle itself, as a sign-in that ended meanwhile."""
     try:
         yield
-    except SignInEnded as exc:
-        problem(exc)
-        not_signed_in()
     except SceneBridgeError as exc:
         problem(exc)
 
 
-def not_signed_in() -> NoReturn:
+def not_signed_in(said: str = "Your sign-in has ended.") -> NoReturn:
     """Say how to sign in and end the page; the browser goes there by itself."""
-    _watch(key="sign-in-watch", data={"user": ""})
+    _watch(key="sign-in-watch-over", data={"user": ""})
     st.html(
         '<div class="sb-empty" role="status"><strong>You are not signed in</strong>'
-        '<p>Your sign-in has ended. <a href="/signin?why=ended" target="_self">Sign in again</a>'
-        "</p></div>"
+        f'<p>{esc(said)} <a href="/signin?why=ended" target="_self">Sign in</a></p></div>'
     )
     st.stop()
 
 
 def heading(title: str, text: str) -> None:
     """The page's own heading: one per page, for people and for screen readers."""
+    if once().get(_PAGE) != title:
+        st.session_state[_ONCE] = {_PAGE: title}
     st.set_page_config(page_title=f"{title} · SceneBridge")
     st.html(f'<div class="sb-heading"><h1>{esc(title)}</h1><p>{esc(text)}</p></div>')
 
@@ -157,6 +149,8 @@ def empty(title: str, text: str) -> None:
 
 def problem(error: SceneBridgeError) -> None:
     """Show an error; its message is fit for the user."""
+    if isinstance(error, SignInEnded):
+        not_signed_in(error.message)
     kind = "warn" if error.transient else "bad"
     st.html(f'<div class="sb-problem {kind}" role="alert">{esc(error.message)}</div>')
 

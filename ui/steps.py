@@ -46,7 +46,7 @@ _RUN_SENTENCES = {
 }
 _ENDINGS = {
     EndReason.FINISHED: "The notebook was shut down from inside.",
-    EndReason.STOPPED: "You stopped it.",
+    EndReason.STOPPED: "It was stopped.",
     EndReason.CANCELLED: "It was cancelled while it waited in the queue.",
     EndReason.WALLTIME: "Its time was up.",
     EndReason.IDLE: "It was not used for a long time.",

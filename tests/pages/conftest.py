@@ -13,6 +13,7 @@ from lib import portal
 from lib.auth import OWNER
 from lib.model import User
 from tests.pages import pages_site
+from tests.pages.pages_browser import browser, profiles, served, visit  # noqa: F401 - fixtures
 from tests.pages.pages_site import Site
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from lib.auth import Auth
     from lib.model import User
 
-CAMPUS = Provider("campus", "Campus of Tests", "https://id.campus.example", "portal")
+#: Nobody listens there: a browser that goes on to sign in learns that it does not answer.
+CAMPUS = Provider("campus", "Campus of Tests", "http://127.0.0.1:9", "portal")
 MEMBERSHIP = Membership(
     [CAMPUS],
     [
