@@ -11,7 +11,7 @@ _ENVIRONMENT = (Path(__file__).resolve().parent / ".venv").resolve()
 def main() -> int:
     """Run one command with the Python that `./run` has set up; the exit code."""
     python = _ENVIRONMENT / "bin" / "python"
-    if Path(sys.prefix).resolve() != _ENVIRONMENT and python.exists():
+    if Path(sys.prefix).resolve() != _ENVIRONMENT.resolve() and python.exists():
         os.execv(python, [str(python), __file__, *sys.argv[1:]])  # noqa: S606 - argv, no shell
     try:
         from lib.commands import run

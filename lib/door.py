@@ -25,7 +25,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from lib.access import Act
-from lib.auth import CLIENT_HEADER, COOKIE
+from lib.auth import CLIENT_HEADER, COOKIE, LOGIN_HEADER
 from lib.errors import Refused, SceneBridgeError
 from lib.open_pages import OpenPages
 from lib.plain_pages import PLAIN_POLICY
@@ -95,7 +95,7 @@ class FrontDoor:
             return
         state = scope.setdefault("state", {})
         state["client"] = client_of(scope, self._trusted)
-        _tell_pages(scope, state["client"])
+        _tell_pages(scope, {CLIENT_HEADER: state["client"], LOGIN_HEADER: ""})
         try:
             refusal = await self._refuse(scope)
         except SceneBridgeError as exc:  # the store cannot say who this is
@@ -154,6 +154,7 @@ class FrontDoor:
         refusal = await self._enter(scope, login.user)
         if refusal is None:
             scope["state"]["login"] = login
+            _tell_pages(scope, {LOGIN_HEADER: login.id})
             if _is_act(scope, headers):
                 await run_in_threadpool(self._auth.touch, login.id)
         return refusal
@@ -229,11 +230,11 @@ def client_of(scope: Scope, trusted: frozenset[str]) -> str:
     return address
 
 
-def _tell_pages(scope: Scope, client: str) -> None:
-    """Pages see headers alone: the address goes there, and only ours."""
-    name = CLIENT_HEADER.lower().encode()
-    others = [(n, value) for n, value in scope["headers"] if n != name]
-    scope["headers"] = [*others, (name, client.encode("latin-1"))]
+def _tell_pages(scope: Scope, said: Mapping[str, str]) -> None:
+    """Pages see headers alone: what they must know goes there, and only ours."""
+    ours = {name.lower().encode(): value.encode("latin-1") for name, value in said.items()}
+    others = [(name, value) for name, value in scope["headers"] if name not in ours]
+    scope["headers"] = [*others, *ours.items()]
 
 
 def _security_headers(*, secure: bool) -> dict[str, str]:

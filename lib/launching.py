@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from lib.catalogs import Catalogs, complete_params, fit
-from lib.errors import ClusterUnreachable, Conflict, InvalidInput, Refused
+from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound, Refused
 from lib.keeper.transitions import HANDING_OVER
 from lib.model import (
     Run,
@@ -23,8 +24,10 @@ from lib.model import (
 from lib.protocol import MAX_ITEMS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from lib.cluster_views import ClusterViews
-    from lib.model import LaunchRequest, Module, User
+    from lib.model import LaunchRequest, Module, Scene, SceneId, User
     from lib.scenes.catalogue import Catalogue
     from lib.store import Store
 
@@ -112,6 +115,12 @@ class Launcher:
         run = self._new_run(user, request, self.check(request), session=None)
         self._work.add_run(run, [self._catalogue.get(s) for s in request.scenes])
         return run
+
+    def still_there(self, scenes: Iterable[SceneId]) -> Iterator[Scene]:
+        """Those of them that are still in the catalogue."""
+        for scene_id in scenes:
+            with suppress(NotFound):
+                yield self._catalogue.get(scene_id)
 
     def start_again(self, old: Session) -> Session:
         """Write down a session that takes over the files of an ended one.

@@ -233,6 +233,8 @@ class Portal:
             old = self.session(user, session_id)
             self._require(user, Act.OPEN, old)
             self._require(user, Act.LAUNCH, self._catalogs.cluster(old.cluster))
+            for scene in self._launcher.still_there(old.scenes):
+                self._require(user, Act.READ_SCENE, scene)
             session = self._launcher.start_again(old)
             entry["object"] = session.id
         self._keeper.wake(session.cluster)

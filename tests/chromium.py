@@ -59,11 +59,15 @@ def find_chromium() -> str:
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Browser]:
-    """A running browser with an empty profile; gone at the end."""
+def chromium(*more: str) -> Iterator[Browser]:
+    """A running browser with an empty profile; gone at the end.
+
+    Args:
+        more: arguments of its command line.
+    """
     path = find_chromium()
     with tempfile.TemporaryDirectory(prefix="sb-chromium-", ignore_cleanup_errors=True) as profile:
-        arguments = [path, f"--user-data-dir={profile}", *_ARGUMENTS]
+        arguments = [path, f"--user-data-dir={profile}", *more, *_ARGUMENTS]
         if os.geteuid() == 0:
             arguments.insert(1, "--no-sandbox")
         log = Path(profile) / "stderr"

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 COOKIE = "__Host-sb-login"
 #: Where the front door writes the network address of who asks, for pages.
 CLIENT_HEADER = "X-SceneBridge-Client"
+#: Where it writes the id of the sign-in. Streamlit keeps a page's state for who comes back
+#: with the page's id and the same value here (`.streamlit/config.toml`, trustedUserHeaders).
+LOGIN_HEADER = "X-SceneBridge-Login"
 LINK_LIFETIME_S = 30 * 60
 LOGIN_LIFETIME_S = 30 * 24 * 3600.0
 TOKEN_LIFETIME_S = 90 * 24 * 3600.0
@@ -219,7 +222,11 @@ class Auth:
                 return replace(login.user, client=user.client)
         elif kind == "token":
             token = self._people.token_by_id(ident)
-            if token is not None and self.membership.may_come(token.account):
+            if (
+                token is not None
+                and token.account.id == user.id
+                and self.membership.may_come(token.account)
+            ):
                 return self.membership.user(
                     token.account, scopes=token.scopes, via=user.via, client=user.client
                 )

@@ -1,0 +1,167 @@
+"""A Portal in memory's reach with people of several groups and roles; no cluster, no server."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any, cast
+
+from lib.access import EVERYONE, Access
+from lib.auth import Auth, Membership
+from lib.catalogs import Catalogs, ClusterEntry
+from lib.model import (
+    ClusterId,
+    LaunchRequest,
+    Resources,
+    RunId,
+    RunState,
+    SceneId,
+    Session,
+    SessionId,
+    SessionState,
+    TokenScope,
+    User,
+    UserId,
+)
+from lib.portal import Portal
+from lib.results.folder import ResultFolder
+from lib.scenes.catalogue import Catalogue
+from lib.settings import Group, Provider, Rule
+from lib.store import Store
+from tests.fakes.things import a_run, a_session, new_id
+from tests.pages.pages_site import FIRE, SHIPS, SmallKeeper
+
+SCENE, SECRET_SCENE = SceneId("LC08_A"), SceneId("FS2_A")
+CLAIMS: dict[str, dict[str, Any]] = {
+    "alice": {"groups": ["forest"]},
+    "mate": {"groups": ["forest"]},
+    "bob": {"groups": ["coast"]},
+    "lee": {"leads": ["forest"]},
+    "kim": {"leads": ["coast"]},
+    "ada": {"groups": ["admins"]},
+    "zoe": {},
+}
+
+
+def membership(*without: str) -> Membership:
+    def rule(claim: str, value: str) -> tuple[Rule, ...]:
+        return (Rule("test", claim, value),)
+
+    groups = [
+        Group(name, name.title(), rule("groups", name), rule("leads", name))
+        for name in ("forest", "coast")
+        if name not in without
+    ]
+    provider = Provider("test", "Test", "https://id.test.example", "portal")
+    return Membership([provider], groups, rule("groups", "admins"))
+
+
+class World:
+    """Whoever speaks has just signed in. `landsat8` is for everybody, `formosat` for forest."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store = Store(folder / "portal.sqlite")
+        self.auth = Auth(self.store, membership())
+        self.ids = {name: self._came(name) for name in CLAIMS}
+        clusters = {
+            "here": (EVERYONE,), "forest": ("forest",), "closed": (), "gone": ("dissolved",),
+        }  # fmt: skip
+        self.catalogs = Catalogs(
+            {m.id: m for m in (FIRE, SHIPS)},
+            {
+                ClusterId(name): ClusterEntry(ClusterId(name), name.title(), "", False, groups)
+                for name, groups in clusters.items()
+            },
+            {"landsat8": (EVERYONE,), "formosat": ("forest",)},
+        )
+        self.access = Access(self.auth, self.catalogs)
+        self.keeper = SmallKeeper(folder)
+        self.catalogue = Catalogue(folder / "scenes")
+        self.portal = Portal(
+            self.store,
+            self.auth,
+            self.access,
+            self.catalogs,
+            self.catalogue,
+            ResultFolder(folder / "results"),
+            cast(Any, self.keeper),
+        )
+
+    def _came(self, name: str) -> UserId:
+        user = UserId(f"u-{name}")
+        self.store.people.came(user, name=name, provider="test", subject=name, claims=CLAIMS[name])
+        return user
+
+    def speak(self, name: str) -> User:
+        """Somebody with a fresh sign-in, or with a fresh token (NAME/SCOPE)."""
+        name, _, scope = name.partition("/")
+        account = self.store.people.account(self.ids[name])
+        if scope:
+            user = self.auth.membership.user(account)
+            token = self.auth.new_token("t", user=user, scopes=[TokenScope(scope)])
+            found = self.auth.user_of_token(token)
+            assert found is not None
+            assert found.scopes == {scope}
+            return found
+        secret = self.auth._new_login(account.id, "test", "", "")
+        login = self.auth.login_of_secret(secret)
+        assert login is not None
+        return login.user
+
+    def ended(self, how: str) -> User:
+        """Somebody who was signed in, and is not any more."""
+        people = self.store.people
+        if how == "withdrawn":
+            user = self.speak("bob/read")
+            people.revoke_token(user.via.partition(":")[2])
+            return user
+        if how == "old token":
+            scopes = frozenset(TokenScope)
+            people.add_token(
+                "old", "hash-of-old", self.ids["bob"], "t", time.time() - 1, scopes=scopes
+            )
+            return User(self.ids["bob"], "Bob", scopes=scopes, via="token:old")
+        if how == "of somebody else":
+            return dataclasses.replace(self.speak("bob/read"), id=self.ids["alice"])
+        if how == "stranger":
+            return User(UserId("u-alice"), "Alice", via="login:made-up")
+        user = self.speak("alice")
+        login = user.via.partition(":")[2]
+        if how == "signed out":
+            people.revoke_login(login)
+        elif how == "too old":
+            people.add_login("old", "hash-of-old", user.id, time.time() - 1)
+            user = dataclasses.replace(user, via="login:old")
+        elif how == "idle":
+            self.auth.idle_s = -1.0
+        elif how == "blocked":
+            people.block(user.id, blocked=True)
+        elif how == "left":
+            self.auth.membership = Membership()
+        return user
+
+    def session(self, state: SessionState = SessionState.QUEUED) -> Session:
+        """A fresh piece of Alice's work."""
+        owner = User(self.ids["alice"], "alice")
+        session_id = SessionId(new_id())
+        run = a_run(SCENE, owner=owner, session=session_id)
+        self.store.work.add_session(a_session(run, session_id), run, [self.catalogue.get(SCENE)])
+        if state is not SessionState.NEW:
+            self.store.work.update_session(session_id, state=state)
+        return self.store.work.session(session_id)
+
+    def ended_session(self) -> Session:
+        session = self.session(SessionState.ENDED)
+        self.store.work.update_session(session.id, files_until=time.time() + 3600)
+        self.store.work.update_run(session.run, state=RunState.CANCELLED)
+        return session
+
+    def run(self) -> RunId:
+        run = a_run(SCENE, owner=User(self.ids["alice"], "alice"))
+        self.store.work.add_run(run, [self.catalogue.get(SCENE)])
+        return run.id
+
+    def request(self, cluster: str = "here", *scenes: str) -> LaunchRequest:
+        chosen = tuple(SceneId(s) for s in scenes or (SCENE,))
+        return LaunchRequest(chosen, FIRE.id, {}, ClusterId(cluster), Resources("small", 3600))

@@ -1,0 +1,406 @@
+"""Every route, method and page against the table of docs/security.md."""
+
+from __future__ import annotations
+
+import ast
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lib.access import Access, Act
+from lib.account import AccountDesk
+from lib.errors import NotFound, Refused, SignInEnded
+from lib.job_logs import JobLogs
+from lib.model import (
+    ClusterId,
+    RunState,
+    SceneQuery,
+    SessionId,
+    SessionState,
+    TokenScope,
+    User,
+)
+from lib.office import Office
+from lib.people import AnnouncementKind
+from lib.portal import LogText, Portal
+from lib.protocol import ArtifactKind
+from lib.results.folder import ResultFolder
+from lib.store.audit import AuditQuery
+from tests.fakes.people import SCENE, SECRET_SCENE, World, membership
+from tests.fakes.things import a_run, a_session, new_id
+from tests.pages import pages_site
+from tests.pages.pages_site import plant_scene
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Who speaks, by column of the table. "other user" is in the owner's group or in another.
+WHO = {
+    "owner": ("alice",),
+    "other user": ("mate", "bob", "zoe"),
+    "lead of the owner": ("lee",),
+    "other lead": ("kim",),
+    "administrator": ("ada",),
+    "read token": ("alice/read",),
+    "launch token": ("alice/launch",),
+}
+ENDED = (
+    "signed out",
+    "too old",
+    "idle",
+    "blocked",
+    "left",
+    "withdrawn",
+    "old token",
+    "of somebody else",
+    "stranger",
+)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("planted")
+    plant_scene(folder, SCENE)
+    plant_scene(folder, SECRET_SCENE, platform="formosat-2", level="L2")
+    return folder
+
+
+@pytest.fixture
+def world(tmp_path: Path, planted: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    (tmp_path / "scenes").symlink_to(planted / "scenes")
+    monkeypatch.setattr(JobLogs, "read", lambda *_: LogText("", False))
+    it = World(tmp_path)
+    yield it
+    it.store.close()
+
+
+# --- the table ---------------------------------------------------------------------------
+
+
+def table() -> dict[Act, dict[str, str]]:
+    """The table of docs/security.md: what comes of an act, by who asks."""
+    lines = (ROOT / "docs" / "security.md").read_text("utf-8").splitlines()
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in lines
+        if line.startswith("|")
+    ]
+    begin = next(i for i, row in enumerate(rows) if row[0] == "act")
+    names = rows[begin][1:]
+    acts = {act.value for act in Act}
+    return {
+        Act(row[0]): dict(zip(names, row[1:], strict=True))
+        for row in rows[begin + 2 :]
+        if row[0] in acts
+    }
+
+
+TABLE = table()
+
+
+def test_the_documented_table_has_every_act_and_everybody() -> None:
+    assert list(TABLE) == list(Act)
+    for row in TABLE.values():
+        assert list(row) == list(WHO)
+        assert set(row.values()) <= {"yes", "not found", "refused", "readers", "members"}
+
+
+# --- every method ----------------------------------------------------------------------------
+
+Call = Callable[[World, User], Any]
+EVERY = AuditQuery()
+METHODS: dict[str, tuple[Act, Call]] = {
+    "Portal.me": (Act.SEARCH, lambda w, u: w.portal.me(u)),
+    "Portal.group_titles": (Act.ACCOUNT, lambda w, u: w.portal.group_titles(u)),
+    "Portal.search": (Act.SEARCH, lambda w, u: w.portal.search(u, SceneQuery())),
+    "Portal.scene": (Act.READ_SCENE, lambda w, u: w.portal.scene(u, SCENE)),
+    "Portal.footprints": (Act.SEARCH, lambda w, u: w.portal.footprints(u, SceneQuery())),
+    "Portal.quicklook": (Act.READ_SCENE, lambda w, u: w.portal.quicklook(u, SCENE, 64)),
+    "Portal.tile": (Act.READ_SCENE, lambda w, u: w.portal.tile(u, SCENE, 8, 214, 110)),
+    "Portal.platforms": (Act.SEARCH, lambda w, u: w.portal.platforms(u)),
+    "Portal.modules": (Act.SEARCH, lambda w, u: w.portal.modules(u)),
+    "Portal.fits": (Act.SEARCH, lambda w, u: w.portal.fits(u, [SCENE])),
+    "Portal.clusters": (Act.SEARCH, lambda w, u: w.portal.clusters(u)),
+    "Portal.check_launch": (Act.LAUNCH, lambda w, u: w.portal.check_launch(u, w.request())),
+    "Portal.open_notebook": (Act.LAUNCH, lambda w, u: w.portal.open_notebook(u, w.request())),
+    "Portal.start_run": (Act.LAUNCH, lambda w, u: w.portal.start_run(u, w.request())),
+    "Portal.start_again": (Act.OPEN, lambda w, u: w.portal.start_again(u, w.ended_session().id)),
+    "Portal.sessions": (Act.SEARCH, lambda w, u: w.portal.sessions(u)),
+    "Portal.session": (Act.SEE, lambda w, u: w.portal.session(u, w.session().id)),
+    "Portal.runs": (Act.SEARCH, lambda w, u: w.portal.runs(u)),
+    "Portal.run": (Act.SEE, lambda w, u: w.portal.run(u, w.run())),
+    "Portal.stop": (Act.STOP, lambda w, u: w.portal.stop(u, w.session().id)),
+    "Portal.log": (Act.READ, lambda w, u: w.portal.log(u, w.run())),
+    "Portal.notebook": (Act.OPEN, lambda w, u: w.portal.notebook(u, w.session().id)),
+    "Portal.detections": (Act.READ, lambda w, u: w.portal.detections(u, w.run())),
+    "Portal.detection_counts": (Act.READ, lambda w, u: w.portal.detection_counts(u, w.run())),
+    "Portal.export_geojson": (Act.READ, lambda w, u: w.portal.export_geojson(u, w.run())),
+    "Portal.picture": (Act.READ, lambda w, u: picture(w, u)),
+    "AccountDesk.logins": (Act.ACCOUNT, lambda w, u: w.portal.account.logins(u)),
+    "AccountDesk.sign_out": (Act.ACCOUNT, lambda w, u: w.portal.account.sign_out(u)),
+    "AccountDesk.end_login": (
+        Act.ACCOUNT, lambda w, u: w.portal.account.end_login(u, u.via.partition(":")[2]),
+    ),
+    "AccountDesk.sign_out_everywhere": (
+        Act.ACCOUNT, lambda w, u: w.portal.account.sign_out_everywhere(u),
+    ),
+    "AccountDesk.tokens": (Act.ACCOUNT, lambda w, u: w.portal.account.tokens(u)),
+    "AccountDesk.new_token": (
+        Act.ACCOUNT, lambda w, u: w.portal.account.new_token(u, "t", [TokenScope.READ], 1),
+    ),
+    "AccountDesk.withdraw_token": (
+        Act.ACCOUNT, lambda w, u: w.portal.account.withdraw_token(u, token_of(w, u)),
+    ),
+    "Office.work": (Act.LEAD, lambda w, u: w.portal.office.work(u)),
+    "Office.names": (Act.LEAD, lambda w, u: w.portal.office.names(u)),
+    "Office.people": (Act.ADMINISTER, lambda w, u: w.portal.office.people(u)),
+    "Office.groups": (Act.ADMINISTER, lambda w, u: w.portal.office.groups(u)),
+    "Office.sign_out_everywhere": (
+        Act.ADMINISTER, lambda w, u: w.portal.office.sign_out_everywhere(u, w.ids["zoe"]),
+    ),
+    "Office.block": (
+        Act.ADMINISTER, lambda w, u: w.portal.office.block(u, w.ids["zoe"], blocked=False),
+    ),
+    "Office.announcements": (Act.ENTER, lambda w, u: w.portal.office.announcements(u)),
+    "Office.announce": (
+        Act.ADMINISTER,
+        lambda w, u: w.portal.office.announce(u, "Hello", AnnouncementKind.INFO, 60),
+    ),
+    "Office.end_announcement": (
+        Act.ADMINISTER,
+        lambda w, u: w.portal.office.end_announcement(
+            u, w.store.announcements.add("x", AnnouncementKind.INFO, time.time() + 60)
+        ),
+    ),
+    "Office.audit": (Act.ADMINISTER, lambda w, u: w.portal.office.audit(u, EVERY)),
+    "Office.audit_actions": (Act.ADMINISTER, lambda w, u: w.portal.office.audit_actions(u)),
+    "Office.audit_export": (
+        Act.ADMINISTER, lambda w, u: list(w.portal.office.audit_export(u, EVERY)),
+    ),
+}  # fmt: skip
+#: Ask for nothing: who is signed in, and an address made of an id.
+ASK_NOBODY = {"Portal.user_of_browser", "Portal.notebook_path"}
+
+
+def picture(world: World, user: User) -> bytes:
+    run = world.run()
+    place = ResultFolder(world.portal._results._root).path(run, SCENE, ArtifactKind.CHIP, 1)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(pages_site.chip(1))
+    return world.portal.picture(user, run, SCENE, ArtifactKind.CHIP, 1)
+
+
+def token_of(world: World, user: User) -> str:
+    world.auth.new_token("t", user=User(user.id, user.name))
+    return world.auth.tokens_of(user.id)[0].id
+
+
+def test_every_public_method_is_in_the_table() -> None:
+    found = {
+        f"{desk.__name__}.{name}"
+        for desk in (Portal, AccountDesk, Office)
+        for name, member in vars(desk).items()
+        if callable(member) and not name.startswith("_")
+    }
+    assert found == set(METHODS) | ASK_NOBODY
+
+
+def outcome(world: World, user: User, call: Call) -> str:
+    try:
+        call(world, user)
+    except NotFound:
+        return "not found"
+    except SignInEnded:
+        return "ended"
+    except Refused:
+        return "refused"
+    return "yes"
+
+
+def asked(world: World, monkeypatch: pytest.MonkeyPatch) -> list[Act]:
+    """The acts that are asked for from now on."""
+    acts: list[Act] = []
+    require = Access.require
+
+    def note(self: Access, user: User, act: Act, thing: Any = None) -> User:
+        acts.append(act)
+        return require(self, user, act, thing)
+
+    monkeypatch.setattr(Access, "require", note)
+    return acts
+
+
+@pytest.mark.parametrize("column", WHO)
+def test_every_method_keeps_to_the_table(
+    world: World, column: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acts = asked(world, monkeypatch)
+    for name, (act, call) in METHODS.items():
+        for who in WHO[column]:
+            expected = TABLE[act][column]
+            acts.clear()
+            got = outcome(world, world.speak(who), call)
+            allowed = expected in ("yes", "readers", "members")
+            assert got == ("yes" if allowed else expected), (name, who)
+            assert act in acts or got != "yes", (name, "does not ask for", act)
+            assert acts, name
+
+
+@pytest.mark.parametrize("how", ENDED)
+def test_no_method_answers_whose_sign_in_has_ended(world: World, how: str) -> None:
+    user = world.ended(how)
+    for name, (_, call) in METHODS.items():
+        assert outcome(world, user, call) == "ended", name
+    assert world.portal.user_of_browser({}, {}) is None
+
+
+def test_a_refused_method_changes_nothing(world: World) -> None:
+    session = world.session()
+    for who in ("bob", "mate", "kim", "alice/read"):
+        assert outcome(world, world.speak(who), lambda w, u: w.portal.stop(u, session.id)) != "yes"
+    assert not world.store.work.session(session.id).stopping
+    assert outcome(world, world.speak("lee"), lambda w, u: w.portal.stop(u, session.id)) == "yes"
+    assert world.store.work.session(session.id).stopping
+
+
+def test_refused_attempts_are_in_the_audit_log(world: World) -> None:
+    session = world.session()
+    for call in (world.portal.session, world.portal.stop, world.portal.notebook):
+        with pytest.raises(NotFound):
+            call(world.speak("bob"), session.id)
+    lines = world.store.audit.latest(20)
+    tried = {(e.action, e.result, e.object) for e in lines if e.user == world.ids["bob"]}
+    for action in ("attempt-see", "stop", "open"):
+        assert (action, "not-found", session.id) in tried
+
+
+# --- what is not there and what is somebody else's look the same -------------------------------
+
+
+def test_not_yours_is_said_as_not_there(world: World) -> None:
+    session, run = world.session(), world.run()
+    absent = str(uuid.uuid4())
+    portal, kind = world.portal, ArtifactKind.CHIP
+    asks: list[tuple[str, Callable[[User, Any], Any]]] = [
+        (session.id, portal.session), (session.id, portal.stop), (session.id, portal.notebook),
+        (session.id, portal.start_again), (session.id, portal.log), (run, portal.run),
+        (run, portal.stop), (run, portal.log), (run, portal.detections),
+        (run, portal.detection_counts), (run, portal.export_geojson),
+        (run, lambda u, i: portal.picture(u, i, SCENE, kind, 1)),
+    ]  # fmt: skip
+    for who in ("bob", "mate", "kim"):
+        for ident, ask in asks:
+            said = []
+            for asked_for in (ident, absent):
+                with pytest.raises(NotFound) as refused:
+                    ask(world.speak(who), asked_for)
+                said.append((refused.value.code, refused.value.message))
+            assert said[0] == said[1]
+
+
+# --- collections and clusters ---------------------------------------------------------------------
+
+
+def test_a_restricted_collection_is_for_its_readers(world: World) -> None:
+    portal = world.portal
+    pair = world.request("here", SCENE, SECRET_SCENE)
+    calls: list[Callable[[User], Any]] = [
+        lambda u: portal.scene(u, SECRET_SCENE),
+        lambda u: portal.quicklook(u, SECRET_SCENE, 64),
+        lambda u: portal.tile(u, SECRET_SCENE, 9, 428, 221),
+        lambda u: portal.fits(u, [SECRET_SCENE]),
+        lambda u: portal.start_run(u, pair),
+        lambda u: portal.open_notebook(u, pair),
+        lambda u: portal.check_launch(u, pair),
+    ]
+    for who in ("bob", "kim", "ada", "zoe"):
+        for call in calls:
+            with pytest.raises(NotFound, match=f"There is no scene '{SECRET_SCENE}' here"):
+                call(world.speak(who))
+        hits = portal.search(world.speak(who), SceneQuery())
+        assert [scene.id for scene in hits.scenes] == [SCENE]
+        everything = SceneQuery(collections=("formosat", "landsat8"))
+        assert portal.search(world.speak(who), everything).total == 1
+        assert SECRET_SCENE.encode() not in portal.footprints(world.speak(who), everything).geojson
+    for who in ("alice", "lee", "alice/read"):
+        assert portal.search(world.speak(who), SceneQuery()).total == 2
+        assert portal.scene(world.speak(who), SECRET_SCENE).collection == "formosat"
+        assert SECRET_SCENE.encode() in portal.footprints(world.speak(who), SceneQuery()).geojson
+
+
+def test_a_restricted_cluster_is_for_its_groups(world: World) -> None:
+    portal = world.portal
+    for who, cluster, says in (
+        ("bob", "forest", "for these groups: Forest. You are in none of them"),
+        ("ada", "forest", "You are in none of them"),
+        ("alice", "closed", "no group may start work there"),
+        ("alice", "gone", r"groups that no longer exist \(dissolved\)"),
+        ("ada", "gone", "no longer exist"),
+    ):
+        for call in (portal.check_launch, portal.open_notebook, portal.start_run):
+            with pytest.raises(Refused, match=says):
+                call(world.speak(who), world.request(cluster))
+    assert {c.id for c in portal.clusters(world.speak("bob"))} == {"here"}
+    assert {c.id for c in portal.clusters(world.speak("alice"))} == {"here", "forest"}
+    portal.open_notebook(world.speak("lee"), world.request("forest"))
+
+
+def test_what_was_lost_since_is_not_started_again(world: World) -> None:
+    """Start again asks like a first start: for the cluster, and for the scenes."""
+    portal = world.portal
+    mine = world.speak("alice")
+    for cluster, scene in (("forest", SCENE), ("here", SECRET_SCENE)):
+        session_id = SessionId(new_id())
+        run = a_run(scene, owner=mine, session=session_id, cluster=ClusterId(cluster))
+        found = [world.catalogue.get(scene)]
+        world.store.work.add_session(a_session(run, session_id), run, found)
+        world.store.work.update_session(
+            session_id, state=SessionState.ENDED, files_until=time.time() + 3600
+        )
+        world.store.work.update_run(run.id, state=RunState.CANCELLED)
+        world.auth.membership = membership("forest")
+        with pytest.raises((Refused, NotFound)):
+            portal.start_again(world.speak("alice"), session_id)
+        world.auth.membership = membership()
+        assert portal.start_again(world.speak("alice"), session_id).continued_from == session_id
+
+
+def test_a_change_of_groups_counts_at_the_next_question(world: World) -> None:
+    lee, session = world.speak("lee"), world.session()
+    assert world.portal.session(lee, session.id)
+    world.auth.membership = membership("forest")
+    with pytest.raises(NotFound):
+        world.portal.session(lee, session.id)
+
+
+def test_leads_and_administrators_see_what_they_look_after(world: World) -> None:
+    session = world.session()
+    for who, sees in (("lee", True), ("ada", True), ("kim", False)):
+        user = world.speak(who)
+        assert (session.id in {w.id for w in world.portal.office.work(user)}) is sees
+        assert (world.ids["alice"] in world.portal.office.names(user)) is sees
+        assert world.portal.sessions(user) == ()
+
+
+# --- pages ------------------------------------------------------------------------------------
+
+
+def test_every_page_begins_with_who_is_signed_in() -> None:
+    files = sorted((ROOT / "pages").glob("*.py"))
+    listed = set(re.findall(r'"(pages/\w+\.py)"', (ROOT / "ui" / "frame.py").read_text()))
+    assert {f"pages/{f.name}" for f in files if f.name != "__init__.py"} == listed
+    for file in files:
+        if file.name == "__init__.py":
+            continue
+        body = ast.parse(file.read_text("utf-8")).body
+        acts = [node for node in body if isinstance(node, (ast.Expr, ast.If, ast.With, ast.For))]
+        acts = [n for n in acts if not isinstance(getattr(n, "value", None), ast.Constant)]
+        assert [ast.unparse(node) for node in acts] == ["main()"], file.name
+        (main,) = [n for n in body if isinstance(n, ast.FunctionDef) and n.name == "main"]
+        first = main.body[1] if ast.get_docstring(main) else main.body[0]
+        assert "= frame.signed_in()" in ast.unparse(first), file.name
+    script = ast.unparse(ast.parse((ROOT / "app.py").read_text("utf-8")))
+    assert script.index("frame.signed_in()") < script.index("st.navigation")
