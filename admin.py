@@ -5,7 +5,7 @@ import os
 import sys
 from pathlib import Path
 
-_ENVIRONMENT = Path(__file__).resolve().parent / ".venv"
+_ENVIRONMENT = (Path(__file__).resolve().parent / ".venv").resolve()
 
 
 def main() -> int:

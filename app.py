@@ -24,5 +24,8 @@ else:
     from ui import frame
 
     frame.begin()
-    frame.signed_in()
-    st.navigation(frame.pages(), position="top").run()
+    here, user = frame.signed_in()
+    page = st.navigation(frame.pages(user), position="top")
+    with frame.in_words():
+        frame.top(here, user)
+    page.run()

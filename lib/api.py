@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from lib import portal
+from lib.api_queries import audit_query, no_constant, scene_query, whole
 from lib.errors import (
     Conflict,
     InvalidInput,
@@ -34,7 +35,6 @@ from lib.model import (
     Resources,
     RunId,
     SceneId,
-    SceneQuery,
     SessionId,
 )
 from lib.protocol import ArtifactKind
@@ -83,6 +83,7 @@ def routes() -> list[Route]:
         ("GET", "/api/runs/{run}/detections", detections),
         ("GET", "/api/runs/{run}/scenes/{scene}/chips/{n}.webp", chip),
         ("GET", "/api/runs/{run}/scenes/{scene}/overview.webp", overview),
+        ("GET", "/api/audit.jsonl", audit),
     ]
     return [Route(path, _guarded(handler), methods=[method]) for method, path, handler in table]
 
@@ -122,7 +123,7 @@ async def me(request: Request) -> Response:
 
 
 async def scenes(request: Request) -> Response:
-    hits = await _ask(request, "search", _query(request, default_limit=100))
+    hits = await _ask(request, "search", scene_query(request, default_limit=100))
     return _json(
         {
             "type": "FeatureCollection",
@@ -139,7 +140,7 @@ async def scene(request: Request) -> Response:
 
 
 async def footprints(request: Request) -> Response:
-    found = await _ask(request, "footprints", _query(request, default_limit=20_000))
+    found = await _ask(request, "footprints", scene_query(request, default_limit=20_000))
     return Response(
         found.geojson,
         media_type="application/geo+json",
@@ -148,7 +149,7 @@ async def footprints(request: Request) -> Response:
 
 
 async def quicklook(request: Request) -> Response:
-    size = _whole(request, "size", 256, 32, 2048)
+    size = whole(request, "size", 256, 32, 2048)
     picture = await _ask(request, "quicklook", SceneId(request.path_params["scene"]), size)
     return Response(picture.webp, media_type="image/webp", headers=_PICTURE_HEADERS)
 
@@ -224,6 +225,16 @@ async def overview(request: Request) -> Response:
     return await _picture(request, ArtifactKind.OVERVIEW, 0)
 
 
+async def audit(request: Request) -> Response:
+    query, user = audit_query(request), request.state.user
+    lines = await run_in_threadpool(portal.current().office.audit_export, user, query)
+    headers = {
+        "Content-Disposition": 'attachment; filename="audit.jsonl"',
+        "Cache-Control": "no-store",
+    }
+    return StreamingResponse(lines, media_type="application/jsonl", headers=headers)
+
+
 async def _picture(request: Request, kind: ArtifactKind, n: int) -> Response:
     at = request.path_params
     content = await _ask(request, "picture", RunId(at["run"]), SceneId(at["scene"]), kind, n)
@@ -246,7 +257,7 @@ async def _launch_request(request: Request) -> LaunchRequest:
         if len(body) > _MAX_BODY:
             raise InvalidInput("The request is too large.")
     try:
-        data = json.loads(body, parse_constant=_no_constant)
+        data = json.loads(body, parse_constant=no_constant)
         json.dumps(data, ensure_ascii=False).encode()  # a lone surrogate cannot be stored
         resources = data["resources"]
         launch = LaunchRequest(
@@ -277,84 +288,10 @@ def _typed(value: Any, kind: type) -> Any:
     return value
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)
-
-
 def _number_in_path(request: Request, name: str) -> int:
     text: str = request.path_params[name]
     if not text.isascii() or not text.isdigit() or len(text) > 9:
         raise NotFound("There is no such picture.")
-    return int(text)
-
-
-def _query(request: Request, *, default_limit: int) -> SceneQuery:
-    given = request.query_params
-    end = _date(given.get("end"), "end")
-    last_moment = timedelta(days=1) - timedelta(microseconds=1)
-    return SceneQuery(
-        area=_bbox(given.get("bbox")),
-        polygon=_polygon(given.get("polygon")),
-        start=_date(given.get("start"), "start"),
-        end=end + last_moment if end else None,
-        max_cloud=_percent(given.get("cloud")),
-        platforms=tuple(given.getlist("platform")),
-        text=given.get("q", "")[:200],
-        limit=_whole(request, "limit", default_limit, 1, 20_000),
-    )
-
-
-def _bbox(text: str | None) -> tuple[float, float, float, float] | None:
-    if not text:
-        return None
-    try:
-        west, south, east, north = (float(part) for part in text.split(","))
-    except ValueError as exc:
-        raise InvalidInput("bbox is west,south,east,north in degrees.") from exc
-    if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= north <= 90):
-        raise InvalidInput("bbox is west,south,east,north in degrees.")
-    return west, south, east, north
-
-
-def _polygon(text: str | None) -> dict[str, Any] | None:
-    if not text:
-        return None
-    try:
-        polygon = json.loads(text, parse_constant=_no_constant)
-        if polygon["type"] != "Polygon" or not polygon["coordinates"][0]:
-            raise InvalidInput("polygon is a GeoJSON Polygon.")
-    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as exc:
-        raise InvalidInput("polygon is a GeoJSON Polygon.") from exc
-    return {"type": "Polygon", "coordinates": polygon["coordinates"]}
-
-
-def _date(text: str | None, name: str) -> datetime | None:
-    if not text:
-        return None
-    try:
-        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=timezone.utc)
-    except ValueError as exc:
-        raise InvalidInput(f"{name} is a date like 2019-08-25.") from exc
-
-
-def _percent(text: str | None) -> float | None:
-    if not text:
-        return None
-    try:
-        value = float(text)
-    except ValueError as exc:
-        raise InvalidInput("cloud is a percentage, 0 to 100.") from exc
-    if not 0 <= value <= 100:
-        raise InvalidInput("cloud is a percentage, 0 to 100.")
-    return value
-
-
-def _whole(request: Request, name: str, default: int, low: int, high: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not text.isascii() or not text.isdigit() or not low <= int(text[:9]) <= high:
-        raise InvalidInput(f"{name} is a whole number from {low} to {high}.")
     return int(text)
 
 

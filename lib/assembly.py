@@ -15,18 +15,18 @@ from starlette.staticfiles import StaticFiles
 
 from lib import api, portal
 from lib.access import Access
-from lib.auth import Auth, Membership
+from lib.auth import auth_of
 from lib.auth.oidc import SignInProviders
-from lib.catalogs import load_catalogs
+from lib.catalogs import load_catalogs, offered
 from lib.door import FrontDoor
 from lib.embedded import EmbeddedCluster
 from lib.entrance import Entrance
-from lib.errors import ClusterUnreachable, Unavailable
-from lib.gatekeeper import PortalGatekeeper
+from lib.errors import ClusterUnreachable
 from lib.keeper import Keeper
+from lib.notebooks import NotebookProcess
+from lib.notebooks.control import Start
 from lib.page_policy import page_policies
 from lib.places import make_data_folder, make_runtime_folder
-from lib.proxy import NotebookProxy, Proxy, ProxySettings, Upstream
 from lib.results.folder import ResultFolder
 from lib.scenes.catalogue import Catalogue
 from lib.settings import PROJECT
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from lib.catalogs import Catalogs
     from lib.keeper.ports import Link
-    from lib.model import ClusterId, Endpoint, SessionId
+    from lib.model import ClusterId
     from lib.settings import Settings
 
 
@@ -54,22 +54,29 @@ class Assembly:
         self.settings = settings
         make_data_folder(settings.data)
         make_runtime_folder(settings.runtime)
-        self._catalogs = load_catalogs(PROJECT)
+        self._catalogs = offered(load_catalogs(PROJECT), settings)
         self._store = Store(settings.data / "portal.sqlite")
-        self.auth = Auth(
-            self._store,
-            Membership.of(settings),
-            idle_s=settings.idle_s,
-            sign_in_s=settings.sign_in_s,
-        )
+        self.auth = auth_of(settings, self._store)
         self.access = Access(self.auth, self._catalogs)
         self._results = ResultFolder(settings.data / "results")
         self._catalogue = Catalogue(settings.data / "scenes")
+        self.proxy = NotebookProcess(
+            Start(
+                portal_origin=settings.origin,
+                portal_port=settings.port,
+                notebooks=settings.notebooks.value,
+                base=settings.base_of_notebooks,
+                ports=settings.notebook_ports,
+                secret=_lasting_secret(settings.data / "secrets" / "notebook-cookies").hex(),
+            ),
+            settings.data,
+            settings.port_of_notebooks,
+        )
         self._keeper = Keeper(
             _links(settings, self._catalogs),
             self._store,
             self._results,
-            _Door(self),
+            self.proxy,
             self._catalogs.modules,
             settings.origin,
         )
@@ -81,15 +88,6 @@ class Assembly:
             self._catalogue,
             self._results,
             self._keeper,
-        )
-        self.proxy = Proxy(
-            ProxySettings(
-                portal_origin=settings.origin,
-                secret=_lasting_secret(settings.data / "secrets" / "notebook-cookies"),
-                notebooks=settings.notebooks.value,
-                base=settings.notebook_domain,
-            ),
-            PortalGatekeeper(self.auth, self.access, self._store),
         )
         providers = SignInProviders(
             settings.provider,
@@ -114,9 +112,8 @@ class Assembly:
         ]
 
     def middleware(self) -> list[Middleware]:
-        """Outermost first: notebooks' origins, then the front door of the portal's own."""
+        """What every request to the portal goes through; notebooks have a process of their own."""
         return [
-            Middleware(NotebookProxy, proxy=self.proxy),
             Middleware(
                 FrontDoor,
                 origin=self.settings.origin,
@@ -138,6 +135,7 @@ class Assembly:
                 loop.call_soon_threadsafe(self.proxy.sign_out, login)
 
         self.auth.on_end(end_visits)
+        await self.proxy.start()
         self._keeper.start()
         portal.use(self.portal)
         try:
@@ -147,33 +145,6 @@ class Assembly:
             await self._keeper.close()
             await self.proxy.aclose()
             self._store.close()
-
-
-class _Door:
-    """`keeper.NotebookDoor` over the proxy."""
-
-    def __init__(self, assembly: Assembly) -> None:
-        self._assembly = assembly
-
-    async def open(self, session: SessionId, socket: Path, endpoint: Endpoint) -> None:
-        known = self._assembly.proxy.get(session)
-        if known is not None:
-            try:
-                await known.probe()
-            except Unavailable:
-                pass  # its forward was made anew: connect afresh
-            else:
-                return
-        fresh = Upstream(socket, endpoint)
-        try:
-            await fresh.probe()
-        except BaseException:
-            await fresh.aclose()
-            raise
-        await self._assembly.proxy.open(session, fresh)
-
-    async def close(self, session: SessionId, reason: str) -> None:
-        await self._assembly.proxy.close(session, reason)
 
 
 def _links(settings: Settings, catalogs: Catalogs) -> Mapping[ClusterId, Link]:

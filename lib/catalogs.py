@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lib.errors import InvalidInput, NotFound
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lib.model import Scene
+    from lib.settings import Settings
 
-_PLATFORMS = {"landsat-8": "Landsat 8", "formosat-2": "FORMOSAT-2", "formosat-5": "FORMOSAT-5"}
+#: Title of every platform that a scene can be of.
+PLATFORMS = {"landsat-8": "Landsat 8", "formosat-2": "FORMOSAT-2", "formosat-5": "FORMOSAT-5"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +85,30 @@ def load_catalogs(project: Path) -> Catalogs:
     return Catalogs(modules, clusters, readers)
 
 
+def offered(catalogs: Catalogs, settings: Settings) -> Catalogs:
+    """What a portal with these settings offers: its own computer only to whom they say.
+
+    Jobs of the embedded cluster run under the portal's own account.
+    """
+    if settings.single_user:
+        return catalogs
+    clusters = {
+        entry.id: replace(entry, groups=settings.embedded_groups) if entry.embedded else entry
+        for entry in catalogs.clusters.values()
+        if settings.embedded_groups or not entry.embedded
+    }
+    return replace(catalogs, clusters=clusters)
+
+
 def fit(module: Module, scenes: Sequence[Scene]) -> Fit:
     """Whether `module` can work on all `scenes`; reasons name the scenes and bands."""
     reasons = []
     by_platform = {need.platform: need for need in module.needs}
-    wanted = " or ".join(_PLATFORMS.get(p, p) for p in by_platform)
+    wanted = " or ".join(PLATFORMS.get(p, p) for p in by_platform)
     for scene in scenes:
         need = by_platform.get(scene.platform)
         if need is None:
-            platform = _PLATFORMS.get(scene.platform, scene.platform)
+            platform = PLATFORMS.get(scene.platform, scene.platform)
             reasons.append(f"{scene.id} is {platform}; the module reads {wanted}.")
             continue
         missing = [band for band in need.bands if band not in scene.bands]

@@ -189,7 +189,7 @@ def policy_text(settings: Settings, catalogs: Catalogs) -> str:
         f"# Written by ./run at each start; changes here are lost. Code: {_code_digest()}",
         "format = 1",
         f"cluster = {json.dumps(CLUSTER)}",
-        'portal_origins = ["http://localhost:*"]',
+        f"portal_origins = {json.dumps(_portal_origins(settings))}",
         f"data_paths = [{json.dumps(str(settings.data / 'scenes'))}]",
         "https_hosts = []",
         *_table("listen", {"port": 0}),
@@ -202,6 +202,11 @@ def policy_text(settings: Settings, catalogs: Catalogs) -> str:
     for preset in presets(psutil.cpu_count() or 1, psutil.virtual_memory().total // 2**20):
         lines += _table("[presets]", preset)
     return "\n".join(lines) + "\n"
+
+
+def _portal_origins(settings: Settings) -> list[str]:
+    public = [settings.public_origin] if settings.public_origin else []
+    return [*public, "http://localhost:*"]
 
 
 def presets(cores: int, memory_mb: int) -> tuple[dict[str, Any], ...]:

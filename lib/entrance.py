@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lib.auth import Auth, Login
     from lib.auth.oidc import SignInProviders
-    from lib.proxy import Proxy
+    from lib.notebooks import NotebookProcess
 
 #: Between leaving for a provider and coming back.
 WAY_COOKIE = "__Host-sb-signin"
@@ -40,7 +40,13 @@ class Entrance:
     """The portal's own routes that are neither pages nor API."""
 
     def __init__(
-        self, auth: Auth, proxy: Proxy, providers: SignInProviders, *, origin: str, secret: bytes
+        self,
+        auth: Auth,
+        proxy: NotebookProcess,
+        providers: SignInProviders,
+        *,
+        origin: str,
+        secret: bytes,
     ) -> None:
         """
         Args:
@@ -203,7 +209,7 @@ class Entrance:
             if session.state is not SessionState.READY:
                 return HTMLResponse(_not_ready(session.state, session.reason), 409, _NEVER_KEEP)
             onward = request.query_params.get("next", "/")
-            target = self._proxy.entry_url(session.id, login.user.id, login.id, onward)
+            target = await self._proxy.entry_url(session.id, login.user.id, login.id, onward)
         except SceneBridgeError as exc:
             status = 403 if isinstance(exc, Refused) else 404
             return HTMLResponse(

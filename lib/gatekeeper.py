@@ -7,19 +7,28 @@ from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 
-from lib.access import Act
+from lib.access import Access, Act
+from lib.auth import auth_of
+from lib.catalogs import load_catalogs
 from lib.errors import NotFound, Refused
 from lib.model import SessionState
+from lib.settings import PROJECT
 
 if TYPE_CHECKING:
-    from lib.access import Access
     from lib.auth import Auth
     from lib.model import SessionId, UserId
+    from lib.settings import Settings
     from lib.store import Store
 
 #: A withdrawn login or an ended session is noticed within this time.
-REMEMBER_S = 0.4
+REMEMBER_S = 0.2
 _MOST_REMEMBERED = 1000
+
+
+def gatekeeper(settings: Settings, store: Store) -> PortalGatekeeper:
+    """The gatekeeper of a process that has the store open, whichever process it is."""
+    auth = auth_of(settings, store)
+    return PortalGatekeeper(auth, Access(auth, load_catalogs(PROJECT)), store)
 
 
 class PortalGatekeeper:
@@ -42,6 +51,10 @@ class PortalGatekeeper:
             self._answers.clear()
         self._answers[question] = (time.monotonic() + REMEMBER_S, answer)
         return answer
+
+    async def active(self, login: str) -> None:
+        """Somebody works in a notebook under that sign-in: its idle time starts again."""
+        await run_in_threadpool(self._auth.touch, login)
 
     def _ask(self, session_id: SessionId, user_id: UserId, login_id: str) -> bool:
         login = self._auth.login(login_id)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 LONGEST_TEXT = 500
 LONGEST_SHOWN_S = 90 * 86400
+#: A new announcement of another process is seen after this time.
+_TOLD_AGAIN_S = 1.0
 
 
 class Office:
@@ -30,6 +32,7 @@ class Office:
         self._store = store
         self._auth = auth
         self._access = access
+        self._told: tuple[float, tuple[Announcement, ...]] = (0.0, ())
 
     # --- work ---------------------------------------------------------------
 
@@ -93,7 +96,9 @@ class Office:
     def announcements(self, user: User) -> tuple[Announcement, ...]:
         """What everybody is told at the moment; for everybody."""
         self._access.require(user, Act.ENTER)
-        return self._store.announcements.current()
+        if self._told[0] < time.monotonic():  # each page asks whenever it is drawn
+            self._told = (time.monotonic() + _TOLD_AGAIN_S, self._store.announcements.current())
+        return self._told[1]
 
     def announce(self, user: User, text: str, kind: AnnouncementKind, lasts_s: float) -> int:
         """Tell everybody; its id.
@@ -102,20 +107,12 @@ class Office:
             InvalidInput: no text, too long a text, or too long a time.
         """
         now = self._access.require(user, Act.ADMINISTER)
-        text = " ".join(text.split())
-        if not text or len(text) > LONGEST_TEXT:
-            raise InvalidInput(f"Write an announcement of at most {LONGEST_TEXT} characters.")
-        if not 0 < lasts_s <= LONGEST_SHOWN_S:
-            raise InvalidInput("An announcement is shown for at most 90 days.")
-        number = self._store.announcements.add(text, kind, time.time() + lasts_s)
-        self._write(now, "announce", str(number), detail=text)
-        return number
+        return announce_as(self._store, now, text, kind, lasts_s)
 
     def end_announcement(self, user: User, number: int) -> None:
         """Show it no more. Raises NotFound."""
         now = self._access.require(user, Act.ADMINISTER)
-        self._store.announcements.end(number)
-        self._write(now, "announcement-ended", str(number))
+        end_announcement_as(self._store, now, number)
 
     # --- the audit log ------------------------------------------------------------
 
@@ -132,13 +129,30 @@ class Office:
     def audit_export(self, user: User, query: AuditQuery) -> Iterator[bytes]:
         """All lines that match as JSON lines (UTF-8), oldest first. The export is logged."""
         now = self._access.require(user, Act.ADMINISTER)
-        self._write(now, "audit-export", "", detail=query.text)
+        _write(self._store, now, "audit-export", "", detail=query.text)
         return (json_line(entry) for entry in self._store.audit.export(query))
 
-    def _write(self, user: User, action: str, thing: str, *, detail: str = "") -> None:
-        self._store.audit.write(
-            user.id, action, thing, detail=detail, client=user.client, via=user.via
-        )
+
+def announce_as(store: Store, user: User, text: str, kind: AnnouncementKind, lasts_s: float) -> int:
+    """`Office.announce`, of somebody who may. Raises InvalidInput."""
+    text = " ".join(text.split())
+    if not text or len(text) > LONGEST_TEXT:
+        raise InvalidInput(f"Write an announcement of at most {LONGEST_TEXT} characters.")
+    if not 0 < lasts_s <= LONGEST_SHOWN_S:
+        raise InvalidInput("An announcement is shown for at most 90 days.")
+    number = store.announcements.add(text, kind, time.time() + lasts_s)
+    _write(store, user, "announce", str(number), detail=text)
+    return number
+
+
+def end_announcement_as(store: Store, user: User, number: int) -> None:
+    """`Office.end_announcement`, of somebody who may. Raises NotFound."""
+    store.announcements.end(number)
+    _write(store, user, "announcement-ended", str(number))
+
+
+def _write(store: Store, user: User, action: str, thing: str, *, detail: str = "") -> None:
+    store.audit.write(user.id, action, thing, detail=detail, client=user.client, via=user.via)
 
 
 def people_of(store: Store, auth: Auth) -> tuple[Person, ...]:

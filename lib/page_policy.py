@@ -68,5 +68,4 @@ def _notebooks(settings: Settings) -> str:
     """Where notebooks live, that the portal may show in a frame."""
     if settings.notebooks.value == "port":
         return "http://127.0.0.1:*"
-    parts = urlsplit(settings.origin)
-    return f"{parts.scheme}://*.{settings.notebook_domain or parts.netloc}"
+    return f"{urlsplit(settings.origin).scheme}://*.{settings.base_of_notebooks}"

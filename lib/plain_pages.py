@@ -33,7 +33,7 @@ a.go{display:block;margin:.75rem 0;padding:.7rem 1rem;border-radius:.4rem;text-a
 background:var(--accent);color:var(--on-accent);text-decoration:none;font-weight:600}
 a.go:hover{text-decoration:underline}
 a{color:var(--accent)}
-a:focus-visible{outline:3px solid currentColor;outline-offset:3px}
+a:focus-visible{outline:3px solid var(--accent);outline-offset:3px}
 @media(prefers-color-scheme:dark){:root{--accent:#7cc4ea;--on-accent:#10181e}
 body{background:#10181e;color:#e3ebf0}}
 """

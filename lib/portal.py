@@ -16,7 +16,7 @@ from lib import __version__
 from lib.access import Access, Act
 from lib.account import AccountDesk
 from lib.auth import CLIENT_HEADER
-from lib.catalogs import fit
+from lib.catalogs import PLATFORMS, fit
 from lib.cluster_views import ClusterViews
 from lib.errors import (
     ClusterUnreachable,
@@ -57,11 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AuditEntry", "AuditQuery", "LogText", "Portal", "current", "use"]
 
-_PLATFORMS = (
-    ("landsat-8", "Landsat 8"),
-    ("formosat-2", "FORMOSAT-2"),
-    ("formosat-5", "FORMOSAT-5"),
-)
+_MOST_KNOWN = 500
 
 
 class Portal:
@@ -94,6 +90,7 @@ class Portal:
         self._catalogue = catalogue
         self._results = results
         self._keeper = keeper
+        self._known: dict[RunId, Run] = {}
         self._noting = threading.local()
         self._logs = JobLogs(keeper)
         self._clusters = ClusterViews(catalogs, keeper)
@@ -165,7 +162,7 @@ class Portal:
     def platforms(self, user: User) -> tuple[tuple[str, str], ...]:
         """(id, title) of every platform that a scene can be of."""
         self._require(user, Act.SEARCH)
-        return _PLATFORMS
+        return tuple(PLATFORMS.items())
 
     # --- modules and clusters -------------------------------------------------
 
@@ -348,7 +345,8 @@ class Portal:
 
     def export_geojson(self, user: User, run_id: RunId) -> bytes:
         """All detections of a run as GeoJSON, UTF-8."""
-        run = self._readable(user, run_id)
+        self._readable(user, run_id)
+        run = self.run(user, run_id)
         items = self._store.work.items(run_id)
         synthetic = frozenset(
             i["id"] for i in items if i["properties"].get("scenebridge:synthetic") is True
@@ -380,8 +378,12 @@ class Portal:
             raise
 
     def _readable(self, user: User, run_id: RunId) -> Run:
-        run = self.run(user, run_id)
+        """A run whose results this user may read; its state may be that of an earlier moment."""
+        run = self._known.get(run_id) or self._store.work.run(run_id)
         self._require(user, Act.READ, run)
+        self._known[run_id] = run
+        if len(self._known) > _MOST_KNOWN:
+            self._known.clear()
         return run
 
     def _stop_session(self, session: Session) -> None:

@@ -2,16 +2,19 @@
 
     python -m lib.serve [--port PORT] [--data DIR] [--no-browser]
 
-Everything runs for one person on loopback. A portal that is stopped (Ctrl-C, SIGTERM)
-stops all that it started; one that is killed leaves gate, ssh master and jobs running,
-and the next one takes them over.
+Without a provider in the settings everything runs for one person on loopback, and a one-time
+link signs them in. A portal that is stopped (Ctrl-C, SIGTERM) stops all that it started; one
+that is killed leaves gate, ssh master and jobs running, and the next one takes them over.
+
+Exit codes: 0 it was stopped, 1 it could not start or go on, 2 usage, 130 it was interrupted
+before it was ready.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
+import gc
 import html
 import logging
 import os
@@ -29,17 +32,20 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from lib import settings
-from lib.auth import Auth
-from lib.catalogs import load_catalogs
+from lib.auth import auth_of
+from lib.catalogs import load_catalogs, offered
 from lib.commands.scenes import take_in_samples
 from lib.embedded import CLUSTER, EmbeddedCluster
-from lib.errors import Conflict, SceneBridgeError, Unavailable
+from lib.errors import SceneBridgeError, Unavailable
+from lib.listening import check_notebook_port, listen
+from lib.notify import Notices
 from lib.places import Running, claim, make_data_folder, make_runtime_folder
 from lib.server import PortalServer
 from lib.store import Store
 from lib.tunnels.link import ClusterLink
 from lib.tunnels.reach import TcpReach
 from lib.warming import warm_modules
+from lib.wire import allow_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,6 +55,8 @@ if TYPE_CHECKING:
     from lib.settings import Settings
 
 _WATCH_S = 2.0
+#: A stop takes no longer: ending live jobs has its grace time (`lib.embedded`).
+_STOP_S = 150.0
 _SIGN_IN_PAGE = "sign-in.html"
 
 
@@ -58,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     data = Path(options.data).expanduser().absolute()
     os.chdir(settings.PROJECT)  # Streamlit reads .streamlit/config.toml from there
     os.umask(0o077)
+    allow_many_files()
+    notices = Notices.of()
     signals = _Signals()
     try:
         chosen = settings.load(data, port=options.port)
@@ -65,15 +75,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ExitStack() as stack:
             listeners = _prepare(chosen, stack)
             _log_into(chosen.data / "portal.log")
-            catalogs = load_catalogs(settings.PROJECT)
-            cluster = EmbeddedCluster(chosen, catalogs)
+            catalogs = offered(load_catalogs(settings.PROJECT), chosen)
+            cluster = EmbeddedCluster(chosen, catalogs) if CLUSTER in catalogs.clusters else None
             _take_in_samples(chosen)
             stack.callback(_stop, chosen, cluster, signals)
-            cluster.start()
+            stack.callback(notices.stopping, _STOP_S)
+            if cluster is not None:
+                cluster.start()
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                browser = not options.no_browser
-                serving = _serve(chosen, catalogs, cluster, listeners, signals, browser=browser)
-                runner.run(serving)
+                server = _serve(
+                    chosen,
+                    catalogs,
+                    cluster,
+                    listeners,
+                    signals,
+                    notices,
+                    browser=not options.no_browser,
+                )
+                runner.run(server)
     except SceneBridgeError as exc:
         print(f"SceneBridge: {exc.message}", file=sys.stderr)
         return 1
@@ -143,44 +162,16 @@ def _prepare(chosen: Settings, stack: ExitStack) -> list[socket.socket]:
     make_data_folder(chosen.data)
     running = Running(os.getpid(), chosen.origin, str(chosen.runtime))
     stack.enter_context(claim(chosen.data, running))
-    listeners = listen(chosen.port)
+    listeners = listen(
+        chosen.port,
+        f" Choose another, for example: ./run --port {chosen.port + 10}",
+        address=chosen.listen,
+    )
     for listener in listeners:
         stack.callback(listener.close)
+    check_notebook_port(chosen)
     make_runtime_folder(chosen.runtime)
     Store(chosen.data / "portal.sqlite").close()
-    return listeners
-
-
-def listen(port: int) -> list[socket.socket]:
-    """Listening sockets for the port on every loopback address of this computer.
-
-    Both families, since "localhost" may mean either: where only one were ours, another
-    account could answer on the other and receive the sign-in link.
-
-    Raises:
-        Conflict: the port is in use.
-    """
-    listeners: list[socket.socket] = []
-    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
-        try:
-            listener = socket.socket(family, socket.SOCK_STREAM)
-        except OSError:
-            continue  # this computer has no such addresses
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((address, port))
-            listener.listen(2048)
-        except OSError as exc:
-            listener.close()
-            if family is socket.AF_INET6 and exc.errno == errno.EADDRNOTAVAIL:
-                continue
-            for other in listeners:
-                other.close()
-            raise Conflict(
-                f"port {port} is in use by another program. "
-                f"Choose another, for example: ./run --port {port + 10}"
-            ) from exc
-        listeners.append(listener)
     return listeners
 
 
@@ -206,9 +197,10 @@ def _take_in_samples(chosen: Settings) -> None:
 async def _serve(
     chosen: Settings,
     catalogs: Catalogs,
-    cluster: EmbeddedCluster,
+    cluster: EmbeddedCluster | None,
     listeners: list[socket.socket],
     signals: _Signals,
+    notices: Notices,
     *,
     browser: bool,
 ) -> None:
@@ -216,14 +208,19 @@ async def _serve(
     server = PortalServer()
     signals.act = server.stop
     serving = asyncio.create_task(server.serve(sockets=listeners))
-    beside = [asyncio.create_task(_keep_gate(cluster))]
+    beside = [asyncio.create_task(_keep_gate(cluster))] if cluster is not None else []
     try:
         await server.ready(serving)
+        # What was loaded stays: without this each full collection looks at all of it, which
+        # stops every page for a tenth of a second.
+        gc.freeze()
+        beside.append(asyncio.create_task(notices.feed_watchdog()))
         warming = warm_modules(catalogs.modules, chosen.data / "cache")
         beside.append(asyncio.create_task(warming))
         if not server.stopping.is_set():
-            _announce(chosen, browser=browser)
+            _announce(chosen, notices, browser=browser)
         await server.stopping.wait()
+        notices.stopping(_STOP_S)
         _say_what_runs(chosen)
         await serving
     finally:
@@ -232,10 +229,16 @@ async def _serve(
         await asyncio.gather(*beside, return_exceptions=True)
 
 
-def _announce(chosen: Settings, *, browser: bool) -> None:
+def _announce(chosen: Settings, notices: Notices, *, browser: bool) -> None:
+    """Say where the portal is. A link that signs in is only for the terminal of the one
+    person who uses it: not for a service's journal, and not where people have accounts."""
+    if notices or not chosen.single_user:
+        print(f"SceneBridge is ready: {chosen.origin}", flush=True)
+        notices.ready(f"Ready at {chosen.origin}")
+        return
     store = Store(chosen.data / "portal.sqlite")
     try:
-        link = Auth(store).new_sign_in_link(chosen.origin)
+        link = auth_of(chosen, store).new_sign_in_link(chosen.origin)
     finally:
         store.close()
     print(f"SceneBridge is ready: {link}", flush=True)
@@ -281,13 +284,14 @@ def _say_what_runs(chosen: Settings) -> None:
         print(f"These notebooks are running and end now; their files are kept: {', '.join(titles)}")
 
 
-def _stop(chosen: Settings, cluster: EmbeddedCluster, signals: _Signals) -> None:
+def _stop(chosen: Settings, cluster: EmbeddedCluster | None, signals: _Signals) -> None:
     """End jobs, gate and ssh master, and remove the runtime folder."""
     signals.act = _ask_for_patience
     key = chosen.data / "keys" / CLUSTER
     (chosen.data / _SIGN_IN_PAGE).unlink(missing_ok=True)
     try:
-        cluster.stop()
+        if cluster is not None:
+            cluster.stop()
     finally:
         host_key = key.with_suffix(".host")
         if host_key.exists():

@@ -65,6 +65,7 @@ def show_search(
     scene_table.show(url, choice.scenes, platforms, key="explore-table", on_event=choosing.on_event)
 
 
+@frame.in_words()
 def main() -> None:
     """The page."""
     here, user = frame.signed_in()

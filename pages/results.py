@@ -27,7 +27,9 @@ def choose_run(here: Portal, user: User) -> Run | None:
             "On Explore, choose scenes and a module, then press Open notebook or Run. "
             "Thumbnails appear here as the module finds something.",
         )
-        st.page_link(frame.EXPLORE, label="Go to Explore", icon=":material/travel_explore:")
+        st.page_link(
+            frame.link(frame.EXPLORE), label="Go to Explore", icon=":material/travel_explore:"
+        )
         return None
     names = list(runs)
     if st.session_state.get("results-run") not in runs or (
@@ -97,6 +99,7 @@ def show_run(here: Portal, user: User, run_id: RunId) -> None:
         st.html(findings.scenes_table(run, titles, synthetic))
 
 
+@frame.in_words()
 def main() -> None:
     """The page."""
     here, user = frame.signed_in()

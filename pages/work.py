@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from lib.errors import SceneBridgeError
-from lib.model import SessionId, SessionState, User
+from lib.model import Session, SessionId, SessionState, User
 from lib.portal import Portal
 from ui import cards, frame, steps
 from ui.steps import Work
@@ -13,6 +15,8 @@ from ui.text import esc, md
 
 EARLIER_SHOWN = 10
 NOTEBOOK_HEIGHT = 860
+#: The cards are drawn again so often: while something moves, and otherwise.
+SOON_S, LATER_S = 1.0, 5.0
 
 
 def all_work(here: Portal, user: User) -> tuple[cards.Desk, list[Work]]:
@@ -44,14 +48,25 @@ def notebook_here(here: Portal, user: User) -> None:
     st.iframe(here.notebook_path(session), height=NOTEBOOK_HEIGHT, alt="JupyterLab")
 
 
-@st.fragment(run_every=1.0)
-def show_cards(here: Portal, user: User) -> None:
-    """All cards; drawn again every second without touching the rest of the page."""
+def pace(desk: cards.Desk, work: Sequence[Work]) -> float:
+    """Seconds from one drawing of the cards to the next."""
+    for item in work:
+        run = desk.runs.get(str(item.run)) if isinstance(item, Session) else None
+        if steps.moving(item, run_over=run is None or run.state.over):
+            return SOON_S
+    return LATER_S
+
+
+def show_cards(here: Portal, user: User, pace_s: float) -> None:
+    """All cards; drawn again and again without touching the rest of the page."""
     try:
         desk, work = all_work(here, user)
     except SceneBridgeError as exc:
         frame.problem(exc)
         return
+    st.session_state["work-pace"] = pace(desk, work)
+    if st.session_state["work-pace"] != pace_s:
+        st.rerun()  # the whole page, at the new pace
     problem = st.session_state.pop("work-problem", None)
     if isinstance(problem, SceneBridgeError):
         st.toast(md(problem.message), icon=":material/error:")
@@ -63,7 +78,9 @@ def show_cards(here: Portal, user: User) -> None:
             "On Explore, choose scenes and a module, then press Open notebook or Run. "
             "You can close the browser afterwards: the work goes on.",
         )
-        st.page_link(frame.EXPLORE, label="Go to Explore", icon=":material/travel_explore:")
+        st.page_link(
+            frame.link(frame.EXPLORE), label="Go to Explore", icon=":material/travel_explore:"
+        )
         return
     for item in live:
         cards.show(desk, item)
@@ -85,12 +102,14 @@ def show_more() -> None:
     )
 
 
+@frame.in_words()
 def main() -> None:
     """The page."""
     here, user = frame.signed_in()
     frame.heading("Work", "Closing the browser changes nothing: the cluster goes on.")
     notebook_here(here, user)
-    show_cards(here, user)
+    pace_s = st.session_state.get("work-pace", SOON_S)
+    st.fragment(show_cards, run_every=pace_s)(here, user, pace_s)
 
 
 main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -17,13 +18,18 @@ import httpx
 import psutil
 
 PROJECT = Path(__file__).resolve().parent.parent
-_READY = re.compile(r"SceneBridge is ready: (http://localhost:\d+/\S*)")
+_READY = re.compile(r"SceneBridge is ready: (http://localhost:\d+\S*)")
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has, nor the one after it, which the notebooks get."""
+    while True:
+        with socket.socket() as probe, socket.socket() as next_to_it:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+            with contextlib.suppress(OSError, OverflowError):
+                next_to_it.bind(("127.0.0.1", port + 1))
+                return port
 
 
 @dataclass

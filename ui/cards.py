@@ -162,7 +162,7 @@ def _actions(desk: Desk, work: Work) -> None:
         run = work
     if run is not None and str(run.state) not in ("NEW", "SUBMITTED", "QUEUED"):
         st.page_link(
-            frame.RESULTS,
+            frame.link(frame.RESULTS),
             label=f"Results ({run.objects:,})",
             icon=":material/grid_view:",
             query_params={"run": str(run.id)},

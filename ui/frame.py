@@ -1,30 +1,41 @@
 """What every page shares: page settings, style, the header, who is signed in.
 
-`app.py` calls `begin()`, then `st.navigation(pages(), position="top")`.
+`app.py` calls `begin()`, `signed_in()`, `st.navigation(pages(user), position="top")`, and
+`top()`; then the page runs.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import streamlit as st
 
 from lib import portal
-from lib.errors import SceneBridgeError
-from lib.model import User
-from ui.text import esc
+from lib.errors import SceneBridgeError, SignInEnded
+from lib.model import Role, User
+from ui import announced, components
+from ui.text import esc, md
 
 _HERE = Path(__file__).resolve().parent
 EXPLORE = "pages/explore.py"
 WORK = "pages/work.py"
 RESULTS = "pages/results.py"
+ACCOUNT = "pages/account.py"
+ADMINISTRATION = "pages/administration.py"
+#: What the page for leads and administrators is called, by who looks at it.
+OFFICE_TITLES = {Role.ADMINISTRATOR: "Administration", Role.LEAD: "Group"}
 _BEGUN = "frame-begun"
 _USER = "frame-user"
+_ONCE = "frame-once"
+_PAGE = "page"
 
 #: No emoji and no Material icon: for those the browser would ask a foreign host for a favicon.
 _ICON = str(_HERE / "icon.svg")
+_watch = components.load("sign_in_watch")
 
 
 def begin() -> None:
@@ -35,13 +46,43 @@ def begin() -> None:
     st.logo(_ICON, size="medium")
 
 
-def pages() -> list[Any]:
-    """The pages in the order of the navigation."""
+def pages(user: User | None = None) -> list[Any]:
+    """The pages in the order of the navigation; what is not for this user is not in it."""
+    office = OFFICE_TITLES.get(user.role) if user else None
     return [
         st.Page(EXPLORE, title="Explore", default=True),
         st.Page(WORK, title="Work", url_path="work"),
         st.Page(RESULTS, title="Results", url_path="results"),
+        st.Page(
+            ADMINISTRATION,
+            title=office or "Administration",
+            url_path="administration",
+            visibility="visible" if office else "hidden",
+        ),
+        st.Page(ACCOUNT, title="Account", url_path="account"),
     ]
+
+
+@lru_cache
+def link(page: str) -> Any:
+    """A page, to be linked to. Given a path instead, Streamlit 1.67 looks it up on the disk for
+    every link that it draws."""
+    kind = {"default": True} if page == EXPLORE else {"url_path": Path(page).stem}
+    return st.Page(page, **cast(Any, kind))
+
+
+def top(here: portal.Portal, user: User) -> None:
+    """What stands above every page: who is signed in, and what everybody is told."""
+    _watch(key="sign-in-watch", data={"user": str(user.id)})
+    with st.container(key="who"):
+        st.page_link(link(ACCOUNT), label=md(user.name), icon=":material/person:")
+    announced.show(here, user)
+
+
+def once() -> dict[str, Any]:
+    """What a page keeps for itself; gone when another page is opened."""
+    kept: dict[str, Any] = st.session_state.setdefault(_ONCE, {})
+    return kept
 
 
 @lru_cache(maxsize=1)
@@ -72,18 +113,29 @@ def signed_in() -> tuple[portal.Portal, User]:
     return here, user
 
 
-def not_signed_in() -> NoReturn:
-    """Say how to sign in and end the page."""
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Around each page: what it could not handle itself, as a sign-in that ended meanwhile."""
+    try:
+        yield
+    except SceneBridgeError as exc:
+        problem(exc)
+
+
+def not_signed_in(said: str = "Your sign-in has ended.") -> NoReturn:
+    """Say how to sign in and end the page; the browser goes there by itself."""
+    _watch(key="sign-in-watch-over", data={"user": ""})
     st.html(
         '<div class="sb-empty" role="status"><strong>You are not signed in</strong>'
-        '<p>Your sign-in has ended. <a href="/signin?why=ended" target="_self">Sign in again</a>'
-        "</p></div>"
+        f'<p>{esc(said)} <a href="/signin?why=ended" target="_self">Sign in</a></p></div>'
     )
     st.stop()
 
 
 def heading(title: str, text: str) -> None:
     """The page's own heading: one per page, for people and for screen readers."""
+    if once().get(_PAGE) != title:
+        st.session_state[_ONCE] = {_PAGE: title}
     st.set_page_config(page_title=f"{title} · SceneBridge")
     st.html(f'<div class="sb-heading"><h1>{esc(title)}</h1><p>{esc(text)}</p></div>')
 
@@ -97,6 +149,8 @@ def empty(title: str, text: str) -> None:
 
 def problem(error: SceneBridgeError) -> None:
     """Show an error; its message is fit for the user."""
+    if isinstance(error, SignInEnded):
+        not_signed_in(error.message)
     kind = "warn" if error.transient else "bad"
     st.html(f'<div class="sb-problem {kind}" role="alert">{esc(error.message)}</div>')
 

@@ -46,7 +46,7 @@ _RUN_SENTENCES = {
 }
 _ENDINGS = {
     EndReason.FINISHED: "The notebook was shut down from inside.",
-    EndReason.STOPPED: "You stopped it.",
+    EndReason.STOPPED: "It was stopped.",
     EndReason.CANCELLED: "It was cancelled while it waited in the queue.",
     EndReason.WALLTIME: "Its time was up.",
     EndReason.IDLE: "It was not used for a long time.",
@@ -69,6 +69,20 @@ class Clock(NamedTuple):
 def over(work: Work) -> bool:
     """Whether nothing more will happen."""
     return work.state.over if isinstance(work, Run) else work.state is SessionState.ENDED
+
+
+def moving(work: Work, run_over: bool = True) -> bool:
+    """Whether something about it may change in the next seconds.
+
+    Args:
+        run_over: for a session: whether its run has ended.
+    """
+    if isinstance(work, Run):
+        return not over(work)
+    if over(work):
+        return not run_over
+    steady = work.state is SessionState.READY and work.reachability is Reachability.REACHABLE
+    return work.stopping or not steady or not run_over
 
 
 def waits(work: Work) -> bool:

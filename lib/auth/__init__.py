@@ -4,6 +4,10 @@ Refusal is the default: whatever is not a living sign-in or token of a known, un
 person who may come is nobody.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from lib.auth.groups import OWNER, Membership
 from lib.auth.registry import (
     CLIENT_HEADER,
@@ -16,6 +20,10 @@ from lib.auth.registry import (
     Login,
 )
 
+if TYPE_CHECKING:
+    from lib.settings import Settings
+    from lib.store import Store
+
 __all__ = [
     "CLIENT_HEADER",
     "COOKIE",
@@ -27,4 +35,12 @@ __all__ = [
     "Auth",
     "Login",
     "Membership",
+    "auth_of",
 ]
+
+
+def auth_of(settings: Settings, store: Store) -> Auth:
+    """The registry of a portal with these settings: who may come, and for how long."""
+    return Auth(
+        store, Membership.of(settings), idle_s=settings.idle_s, sign_in_s=settings.sign_in_s
+    )

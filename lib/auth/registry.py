@@ -11,6 +11,7 @@ import hashlib
 import secrets
 import threading
 import time
+from collections import OrderedDict
 from dataclasses import dataclass, replace
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
@@ -44,6 +45,11 @@ MOST_TOKENS = 50
 _TOUCH_EVERY_S = 60.0
 #: Lines that people we do not know may add to the audit log, whose lines stay for ever.
 _STRANGERS_A_MINUTE = 30
+#: So long an answer about a sign-in counts without asking the store again; one that ends in
+#: this process ends at once. A page asks dozens of times while it is drawn, and each question
+#: to the store hands the interpreter to another thread.
+_REMEMBER_S = 0.25
+_MOST_REMEMBERED = 10_000
 _ENDED = "Your sign-in has ended. Sign in again; nothing was changed."
 
 
@@ -80,15 +86,17 @@ class Auth:
         self._touching = threading.Lock()
         self._strangers: list[float] = []
         self._on_end: list[Callable[[frozenset[str]], None]] = []
+        self._remembered: dict[str, tuple[float, Login]] = {}
+        self._ended: OrderedDict[str, None] = OrderedDict()
         self._people.ensure_user(OWNER)
 
     # --- signing in -----------------------------------------------------------
 
-    def new_sign_in_link(self, origin: str) -> str:
+    def new_sign_in_link(self, origin: str, *, via: str = "") -> str:
         """An address that signs one browser in as the owner, once, within half an hour."""
         key = secrets.token_urlsafe(32)
         self._people.add_link(digest(key), OWNER.id, time.time() + LINK_LIFETIME_S)
-        self._audit.write(OWNER.id, "link-made", "")
+        self._audit.write(OWNER.id, "link-made", "", via=via)
         return f"{origin}/signin?key={key}"
 
     def sign_in(self, key: str, client: str = "", browser: str = "") -> str:
@@ -174,13 +182,22 @@ class Auth:
 
     def login(self, login_id: str) -> Login | None:
         """The login with this id, while it lives."""
+        known = self._remembered.get(login_id)
+        if known is not None and known[0] > time.monotonic() and login_id not in self._ended:
+            return known[1]
         return self._login(self._people.login_by_id(login_id, idle_s=self.idle_s), "")
 
     def _login(self, found: LivingLogin | None, client: str) -> Login | None:
-        if found is None or not self.membership.may_come(found.account):
+        if found is None or found.id in self._ended:
+            return None
+        if not self.membership.may_come(found.account):
             return None
         user = self.membership.user(found.account, via=f"login:{found.id}", client=client)
-        return Login(found.id, user)
+        login = Login(found.id, user)
+        if len(self._remembered) >= _MOST_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[found.id] = (time.monotonic() + _REMEMBER_S, login)
+        return login
 
     def user_of_token(self, token: str, client: str = "") -> User | None:
         """Whose access token this is, with its scopes, while it counts."""
@@ -316,6 +333,11 @@ class Auth:
             self._people.revoke_tokens_of(user_id)
 
     def _tell(self, ended: frozenset[str]) -> None:
+        for login in ended:
+            self._ended[login] = None
+            self._remembered.pop(login, None)
+        while len(self._ended) > _MOST_REMEMBERED:
+            self._ended.popitem(last=False)
         for tell in self._on_end:
             tell(ended)
 

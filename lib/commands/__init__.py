@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib import settings
-from lib.commands import detect, doctor, portal, scenes
+from lib.commands import announce, audit, backup, detect, doctor, people, portal, scenes
+from lib.commands.answer import Answer, plain, plain_json
 from lib.errors import InvalidInput, InvalidProduct, SceneBridgeError
 
 if TYPE_CHECKING:
@@ -29,13 +31,24 @@ def run(arguments: Sequence[str]) -> int:
     try:
         answer = options.command(options)
     except SceneBridgeError as exc:
-        print(exc.message, file=sys.stderr)
+        print(plain(exc.message), file=sys.stderr)
         return exit_code(exc)
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
-    print(json.dumps(answer.value, indent=2, ensure_ascii=False) if options.json else answer.text)
+    except BrokenPipeError:  # as of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    _print(answer, for_programs=options.json)
     return FAILED if answer.failed else 0
+
+
+def _print(answer: Answer, *, for_programs: bool) -> None:
+    """An answer without value and text has been printed already."""
+    if for_programs and answer.value is not None:
+        print(plain_json(json.dumps(answer.value, indent=2, ensure_ascii=False)))
+    elif not for_programs and (answer.text or answer.value is not None):
+        print(plain(answer.text))
 
 
 def exit_code(error: SceneBridgeError) -> int:
@@ -56,6 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print for programs")
     parser = argparse.ArgumentParser(prog="admin.py", description="Looks after a portal.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for part in (scenes, detect, portal, doctor):
+    for part in (scenes, detect, portal, people, audit, announce, backup, doctor):
         part.add_to(commands, common)
     return parser

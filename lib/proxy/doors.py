@@ -15,10 +15,11 @@ from lib.model import SessionId
 from lib.proxy.addresses import PortAddresses, Scope
 from lib.proxy.answers import Receive, Send
 from lib.proxy.websocket import MAX_MESSAGE_BYTES
+from lib.wire import StrictProtocol
 
 #: How a server in front of the proxy has to be set up; the portal's own too.
 SERVER_SETTINGS: dict[str, Any] = {
-    "http": "httptools",
+    "http": StrictProtocol,
     "ws": "websockets-sansio",
     # Compressing what stays on this computer only costs time.
     "ws_per_message_deflate": False,
@@ -35,26 +36,28 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class Doors:
     """Opens and closes a port per notebook; `addresses.ports` says which."""
 
-    def __init__(self, app: App, addresses: PortAddresses) -> None:
+    def __init__(self, app: App, addresses: PortAddresses, ports: tuple[int, int] = (0, 0)) -> None:
+        """
+        Args:
+            ports: first and last port to use; any of the system's where both are 0.
+        """
         self._app = app
+        self._ports = ports
         self._addresses = addresses
-        self._servers: dict[SessionId, tuple[_Server, asyncio.Task[None]]] = {}
+        self._servers: dict[SessionId, tuple[QuietServer, asyncio.Task[None]]] = {}
 
-    async def open(self, session: SessionId) -> None:
+    async def open(self, session: SessionId, port: int = 0) -> None:
         """Listen for that notebook; nothing changes where it has its port already.
 
+        Args:
+            port: one that it had before, taken where it is free.
         Raises:
             Unavailable: no port is left, or it could not be listened on.
         """
         if session in self._servers:
             return
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            listener.bind((self._addresses.host, 0))
-        except OSError as exc:
-            listener.close()
-            raise Unavailable("This computer has no port left for the notebook.") from exc
-        server = _Server(
+        listener = self._listener(port)
+        server = QuietServer(
             uvicorn.Config(
                 self._app,
                 lifespan="off",
@@ -71,6 +74,20 @@ class Doors:
             await self.close(session)
             raise Unavailable("The notebook's port could not be opened.")
 
+    def _listener(self, wish: int) -> socket.socket:
+        first, last = self._ports
+        for port in dict.fromkeys([*([wish] if wish else []), *range(first, last + 1)]):
+            listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                listener.bind((self._addresses.host, port))
+                listener.listen(128)
+            except OSError:
+                listener.close()
+            else:
+                return listener
+        raise Unavailable("This computer has no port left for the notebook.")
+
     async def close(self, session: SessionId) -> None:
         """Stop listening; no error if there is no such door."""
         server, serving = self._servers.pop(session, (None, None))
@@ -80,7 +97,7 @@ class Doors:
             await asyncio.gather(serving, return_exceptions=True)
 
 
-class _Server(uvicorn.Server):
+class QuietServer(uvicorn.Server):
     """A server among others in one process: signals belong to the one that runs it."""
 
     def __init__(self, config: uvicorn.Config) -> None:

@@ -11,7 +11,7 @@ from lib.proxy import headers
 from lib.proxy.addresses import Scope
 
 MAX_HEADER_BYTES = 64 * 1024
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITE = frozenset({"same-origin", "none"})
 _WINDOWS = frozenset({"document", "iframe"})
 
@@ -20,7 +20,7 @@ def refusal(scope: Scope, own_origin: str) -> str | None:
     """Why the request is refused, in a plain sentence; None when it is not."""
     origin = headers.one(scope, b"origin")
     repeated = sum(name == b"origin" for name, _ in scope["headers"]) > 1
-    if scope["type"] == "websocket" or scope["method"] not in _SAFE:
+    if scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS:
         if origin != own_origin:
             return "This request did not come from the notebook's own page."
         if scope["type"] == "websocket":

@@ -8,6 +8,7 @@ from typing import Literal
 
 from lib.errors import NotFound, SceneBridgeError
 from lib.model import SessionId, UserId
+from lib.proxy.activity import Active, Activity
 from lib.proxy.addresses import Addresses, HostAddresses, PortAddresses, Scope
 from lib.proxy.answers import Answers, Receive, Send
 from lib.proxy.doors import App, Doors
@@ -27,42 +28,55 @@ class ProxySettings:
         notebooks: ``host`` for ``nb-ID.BASE``, ``port`` for a port per notebook.
         base: with ``host``: ``host[:port]`` below which notebooks live; the portal's
             own by default. A production site gives a registrable domain of its own.
+        ports: with ``port``: first and last port to use; any where both are 0.
     """
 
     portal_origin: str
     secret: bytes = field(repr=False)
     notebooks: Literal["host", "port"] = "host"
     base: str = ""
+    ports: tuple[int, int] = (0, 0)
 
 
 class Proxy:
     """The notebooks that are open, and the way in. Belongs to one event loop."""
 
-    def __init__(self, settings: ProxySettings, gatekeeper: Gatekeeper) -> None:
+    def __init__(
+        self, settings: ProxySettings, gatekeeper: Gatekeeper, active: Active | None = None
+    ) -> None:
+        """
+        Args:
+            active: told of sign-ins that are in use, at most once a minute each.
+        """
         self._notebooks = Notebooks()
         self._visits = Visits(gatekeeper)
         self._tickets = Tickets()
         self._doors: Doors | None = None
         cookies = Cookies(settings.secret)
-        parts = (self._notebooks, self._visits, self._tickets, cookies, gatekeeper)
+        parts = (
+            *(self._notebooks, self._visits, self._tickets),
+            *(cookies, gatekeeper, Activity(active)),
+        )
         self.addresses: Addresses
         if settings.notebooks == "port":
             ports = PortAddresses(settings.portal_origin)
             self.addresses = ports
             self.site = NotebookSite(ports, *parts)
-            self._doors = Doors(NotebookProxy(_nothing, self), ports)
+            self._doors = Doors(NotebookProxy(_nothing, self), ports, settings.ports)
         else:
             self.addresses = HostAddresses(settings.portal_origin, settings.base)
             self.site = NotebookSite(self.addresses, *parts)
 
-    async def open(self, session: SessionId, upstream: Upstream) -> None:
+    async def open(self, session: SessionId, upstream: Upstream, *, port: int = 0) -> None:
         """Let visitors in; safe to repeat, the newer upstream counts (the older is closed).
 
+        Args:
+            port: one that the notebook had before (setting ``port``).
         Raises:
             Unavailable: no port could be opened (setting ``port``).
         """
         if self._doors is not None:
-            await self._doors.open(session)
+            await self._doors.open(session, port)
         previous = self._notebooks.add(session, upstream)
         if previous is not None and previous is not upstream:
             self._visits.end(session=session)
@@ -80,6 +94,15 @@ class Proxy:
     def get(self, session: SessionId) -> Upstream | None:
         """The upstream of an open notebook."""
         return self._notebooks.get(session)
+
+    def port(self, session: SessionId) -> int:
+        """The notebook's own port; 0 where it has none."""
+        found = self.addresses.ports if isinstance(self.addresses, PortAddresses) else {}
+        return found.get(session, 0)
+
+    def counts(self) -> dict[str, int]:
+        """How many notebooks are open, and visits to them under way."""
+        return {"notebooks": len(self._notebooks.sessions()), "visits": len(self._visits)}
 
     def sign_out(self, login: str) -> None:
         """End whatever is open under that sign-in at once; the gatekeeper refuses the rest."""

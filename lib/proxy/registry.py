@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,9 @@ from lib.proxy.visitors import Gatekeeper, Visitor
 log = logging.getLogger(__name__)
 
 #: How often the gatekeeper is asked about WebSockets and transfers that stay open.
-RECHECK_S = 5.0
+RECHECK_S = 0.4
+#: Visits go on for so long while the gatekeeper cannot be asked.
+_UNASKED_S = 30.0
 _REMEMBERED = 1000
 _CLOSED = "This notebook is not running. Its card on the portal says why."
 _NOT_YET = "This notebook is not connected at the moment. It is tried again by itself."
@@ -68,6 +71,10 @@ class Visits:
         self._gatekeeper = gatekeeper
         self._under_way: dict[asyncio.Future[None], Visitor] = {}
         self._rechecking: asyncio.Task[None] | None = None
+        self._asked_at = time.monotonic()
+
+    def __len__(self) -> int:
+        return len(self._under_way)
 
     @contextmanager
     def enter(self, visitor: Visitor) -> Iterator[asyncio.Future[None]]:
@@ -75,6 +82,7 @@ class Visits:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._under_way[ended] = visitor
         if self._rechecking is None:
+            self._asked_at = time.monotonic()
             self._rechecking = asyncio.create_task(self._recheck())
         try:
             yield ended
@@ -106,10 +114,12 @@ class Visits:
 
     async def _still_allowed(self, visitor: Visitor) -> bool:
         try:
-            return await self._gatekeeper.may_open(visitor.session, visitor.user, visitor.login)
-        except SceneBridgeError as exc:  # could not ask: nothing ends for that
+            allowed = await self._gatekeeper.may_open(visitor.session, visitor.user, visitor.login)
+        except SceneBridgeError as exc:  # could not ask: nothing ends for a moment of that
             log.warning("visits go on unchecked: %s", exc)
-            return True
+            return time.monotonic() - self._asked_at < _UNASKED_S
+        self._asked_at = time.monotonic()
+        return allowed
 
     def _end_of(self, visitor: Visitor) -> None:
         for ended, other in self._under_way.items():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+from typing import Any
 from urllib.parse import parse_qs, quote
 
 from lib.errors import Refused, SceneBridgeError
 from lib.model import SessionId
 from lib.proxy import guard, headers, websocket
+from lib.proxy.activity import Activity
 from lib.proxy.addresses import Addresses, Scope
 from lib.proxy.answers import Answers, Receive, Send
 from lib.proxy.exchange import Exchange, NoAnswer
@@ -30,6 +33,7 @@ class NotebookSite:
         tickets: Tickets,
         cookies: Cookies,
         gatekeeper: Gatekeeper,
+        activity: Activity,
     ) -> None:
         self._addresses = addresses
         self._notebooks = notebooks
@@ -37,6 +41,7 @@ class NotebookSite:
         self._tickets = tickets
         self._cookies = cookies
         self._gatekeeper = gatekeeper
+        self._activity = activity
         self._answers = Answers(addresses.portal_origin)
 
     async def serve(self, session: SessionId, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,8 +80,11 @@ class NotebookSite:
         try:
             with self._visits.enter(visitor) as ended:
                 if scope["type"] == "websocket":
-                    await websocket.join(scope, receive, send, upstream, origin=own, ended=ended)
+                    heard = self._heard(receive, visitor)
+                    await websocket.join(scope, heard, send, upstream, origin=own, ended=ended)
                 else:
+                    if scope["method"] not in guard.SAFE_METHODS:
+                        self._activity.note(visitor.login)
                     await Exchange(
                         scope,
                         receive,
@@ -90,6 +98,17 @@ class NotebookSite:
             sentence = none.sentence if still_open else self._notebooks.why_not(session)
             again = 5 if still_open and none.status == 502 else 0
             await self._answers.say(scope, send, none.status, sentence, refresh_s=again)
+
+    def _heard(self, receive: Receive, visitor: Visitor) -> Receive:
+        """`receive`, where each message of the browser counts as use of the sign-in."""
+
+        async def heard() -> MutableMapping[str, Any]:
+            message = await receive()
+            if message["type"] == "websocket.receive":
+                self._activity.note(visitor.login)
+            return message
+
+        return heard
 
     async def _visitor(self, session: SessionId, scope: Scope) -> Visitor | None:
         """The visitor of the cookie, while the portal lets them."""

@@ -20,7 +20,7 @@ from lib.errors import InvalidInput, Unavailable
 from lib.model import StrEnum
 from lib.places import runtime_path
 from lib.settings import people
-from lib.settings.checks import host, is_loopback_name, listed, origin, text, whole
+from lib.settings.checks import host, is_loopback_name, listed, name, origin, text, whole
 from lib.settings.people import Group, Provider, Rule
 
 __all__ = ["Group", "Provider", "Rule", "Settings", "current", "load", "use"]
@@ -54,12 +54,17 @@ class Settings:
             own. On the internet: a registrable domain that is not the portal's.
         trusted_proxies: addresses of front servers whose X-Forwarded-For counts.
         notebooks: see `NotebookOrigin`.
+        notebook_port: of the notebooks' process, for notebooks with host names; 0 means
+            the portal's port + 1.
         notebook_ports: first and last port (inclusive) for notebooks with a port each.
         sign_in_days: after so many days a sign-in ends, whatever happens; 0 means 7, or 30
             where one person uses the portal.
         idle_hours: a sign-in that nobody uses ends after so many hours; 0 means 12, or
             never where one person uses the portal.
         provider, group, administrators: see `lib.settings.people`.
+        embedded_groups: who may start work on the portal's own computer, where several
+            people use the portal; nobody where it is empty. Work there can read all that
+            the portal can.
         keep_days: how long the files of an ended job are kept.
         slots: jobs at the same time on this computer; 0 means by its cores.
     """
@@ -72,12 +77,14 @@ class Settings:
     notebook_domain: str = ""
     trusted_proxies: tuple[str, ...] = ()
     notebooks: NotebookOrigin = NotebookOrigin.HOST
+    notebook_port: int = 0
     notebook_ports: tuple[int, int] = (8600, 8699)
     sign_in_days: int = 0
     idle_hours: int = 0
     provider: tuple[Provider, ...] = ()
     group: tuple[Group, ...] = ()
     administrators: tuple[Rule, ...] = ()
+    embedded_groups: tuple[str, ...] = ()
     keep_days: int = 14
     slots: int = 0
 
@@ -85,6 +92,16 @@ class Settings:
     def origin(self) -> str:
         """Scheme, host and port of the portal's pages."""
         return self.public_origin or f"http://localhost:{self.port}"
+
+    @property
+    def port_of_notebooks(self) -> int:
+        """What `notebook_port` comes to."""
+        return self.notebook_port or self.port + 1
+
+    @property
+    def base_of_notebooks(self) -> str:
+        """`host[:port]` below which notebooks with host names live."""
+        return self.notebook_domain or f"localhost:{self.port_of_notebooks}"
 
     @property
     def single_user(self) -> bool:
@@ -191,6 +208,11 @@ def _check_together(settings: Settings, file: str) -> None:
         settings.provider,
         file,
     )
+    if settings.port_of_notebooks == settings.port or settings.port_of_notebooks > 65535:
+        raise InvalidInput(
+            f"The notebooks cannot have port {settings.port_of_notebooks}: choose another in "
+            f'{file}, "notebook_port".'
+        )
     outside = not is_loopback_name(urlsplit(settings.origin).hostname or "")
     if settings.single_user and (outside or not is_loopback(settings.listen)):
         raise InvalidInput(
@@ -234,6 +256,8 @@ def _value(key: str, value: object, file: Path) -> object:
             if value not in [o.value for o in NotebookOrigin]:
                 raise InvalidInput(f'{where} must be "host" or "port".')
             return NotebookOrigin(value)
+        case "notebook_port":
+            return 0 if value == 0 and value is not False else _port(value, where)
         case "notebook_ports":
             return _ports(value, where)
         case "sign_in_days":
@@ -246,6 +270,8 @@ def _value(key: str, value: object, file: Path) -> object:
             return people.groups(value, str(file))
         case "administrators":
             return people.rules(value, where)
+        case "embedded_groups":
+            return tuple(name(v, where) for v in listed(value, where))
         case "keep_days":
             return whole(value, 1, 3650, where)
         case "slots":

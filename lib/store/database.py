@@ -98,18 +98,40 @@ def _config(connection: Connection | None = None) -> Config:
     return config
 
 
-def _migrate(engine: Engine) -> None:
+def is_current(path: Path) -> bool:
+    """Whether the file has this version's schema; an older one is migrated when opened.
+
+    Changes nothing.
+
+    Raises:
+        Conflict: the file was written by a newer version.
+        Unavailable: it cannot be read.
+    """
+    engine = create_engine(URL.create("sqlite", database=str(path)))
+    try:
+        with engine.connect() as connection:
+            return _is_current(connection)
+    except DatabaseError as exc:
+        raise _explained(exc, path) from exc
+    finally:
+        engine.dispose()
+
+
+def _is_current(connection: Connection) -> bool:
     scripts = ScriptDirectory.from_config(_config())
+    current = MigrationContext.configure(connection).get_current_revision()
+    if current is not None and current not in {s.revision for s in scripts.walk_revisions()}:
+        raise Conflict(
+            "This data folder was used by a newer version of SceneBridge. "
+            "Update the program, or choose another folder with --data."
+        )
+    return current == scripts.get_current_head()
+
+
+def _migrate(engine: Engine) -> None:
     with _writing(engine).begin() as connection:
-        current = MigrationContext.configure(connection).get_current_revision()
-        if current == scripts.get_current_head():
-            return
-        if current is not None and current not in {s.revision for s in scripts.walk_revisions()}:
-            raise Conflict(
-                "This data folder was used by a newer version of SceneBridge. "
-                "Update the program, or choose another folder with --data."
-            )
-        command.upgrade(_config(connection), "head")
+        if not _is_current(connection):
+            command.upgrade(_config(connection), "head")
 
 
 def _writing(engine: Engine) -> Engine:

@@ -38,6 +38,10 @@ class Porter:
 
     allowed: bool = True
     asked: list[tuple[SessionId, UserId, str]] = field(default_factory=list)
+    in_use: list[str] = field(default_factory=list)
+
+    async def active(self, login: str) -> None:
+        self.in_use.append(login)
 
     async def may_open(self, session: SessionId, user: UserId, login: str) -> bool:
         self.asked.append((session, user, login))
@@ -219,7 +223,7 @@ async def stage(
             server = await asyncio.start_unix_server(target, str(listening))
             stack.callback(server.close)
         endpoint = await stack.enter_async_context(relayed(listening, folder, session))
-        proxy = Proxy(settings, porter)
+        proxy = Proxy(settings, porter, porter.active)
         app = NotebookProxy(portal(proxy, session), proxy)
         port = await stack.enter_async_context(serving(app, listener))
         stack.push_async_callback(proxy.aclose)

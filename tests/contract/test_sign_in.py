@@ -309,7 +309,7 @@ def liar() -> Iterator[LyingProvider]:
 
 @pytest.fixture
 def near(tmp_path: Path, liar: LyingProvider) -> Iterator[Gate]:
-    with gate(tmp_path, {"aist": liar.issuer}, limit_s=1.0) as it:
+    with gate(tmp_path, {"aist": liar.issuer}, limit_s=2.0) as it:
         yield it
 
 
@@ -343,9 +343,9 @@ def _client_secret(liar: LyingProvider) -> None:
 
 
 FAULTS: list[tuple[str, Callable[[LyingProvider], None], int, str]] = [
-    ("slow", _set(delay_s={"metadata": 3}), 503, "takes too long"),
-    ("slow token", _set(delay_s={"token": 3}), 503, "takes too long"),
-    ("slow keys", _set(delay_s={"keys": 3}), 503, "takes too long"),
+    ("slow", _set(delay_s={"metadata": 5}), 503, "takes too long"),
+    ("slow token", _set(delay_s={"token": 5}), 503, "takes too long"),
+    ("slow keys", _set(delay_s={"keys": 5}), 503, "takes too long"),
     ("broken", _set(status={"metadata": 500}), 503, "has a fault (500)"),
     ("moved", _set(status={"metadata": 302}), 503, "has a fault (302)"),
     ("broken keys", _set(status={"keys": 500}), 503, "has a fault (500)"),

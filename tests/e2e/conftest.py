@@ -11,6 +11,8 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.chromium import chromium
+from tests.e2e.signing_in import set_up_providers
+from tests.fakes.provider import TestProvider, provider
 from tests.running import RunningPortal
 
 
@@ -41,9 +43,30 @@ def data_folder(with_samples: Path) -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session")
+def institute() -> Iterator[TestProvider]:
+    """An identity provider that knows Kato, who looks after forests."""
+    with provider() as it:
+        it.knows("kato", name="Kato Ken", groups=["forest"])
+        yield it
+
+
+@pytest.fixture(params=["alone", "institute"])
+def way_in(request: pytest.FixtureRequest) -> TestProvider | None:
+    """How people sign in: by the printed link, or at their institute."""
+    if request.param == "alone":
+        return None
+    found: TestProvider = request.getfixturevalue("institute")
+    return found
+
+
 @pytest.fixture
-def portal(data_folder: Path) -> Iterator[RunningPortal]:
+def portal(data_folder: Path, request: pytest.FixtureRequest) -> Iterator[RunningPortal]:
     """A started portal; stopped, and checked to leave nothing, at the end."""
+    if "way_in" in request.fixturenames:
+        at = request.getfixturevalue("way_in")
+        if at is not None:
+            set_up_providers(data_folder, {"aist": at})
     running = RunningPortal(data_folder)
     running.start()
     yield running

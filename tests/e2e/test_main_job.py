@@ -9,6 +9,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.chromium import fresh_context, requests_outside
+from tests.e2e.signing_in import sign_in
+from tests.fakes.provider import TestProvider
 from tests.running import RunningPortal, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -18,12 +20,6 @@ from modulekit.notebook import open_session
 print(len(open_session("active-fire").scenes), "scene")
 """
 _LAB = re.compile(r"http://nb-[0-9a-f]{32}\.localhost:\d+/lab")
-
-
-def sign_in(page: Page, portal: RunningPortal) -> None:
-    """Use the one-time link, as printed."""
-    page.goto(portal.link)
-    expect(page.get_by_role("heading", name="Explore")).to_be_visible()
 
 
 def choose_scenes(page: Page, search: str, count: int) -> list[str]:
@@ -68,12 +64,15 @@ def run_in_console(lab: Page, code: str, expected: str) -> None:
     )
 
 
-def test_from_the_map_to_the_notebook_and_back(portal: RunningPortal, browser: Browser) -> None:
+def test_from_the_map_to_the_notebook_and_back(
+    portal: RunningPortal, browser: Browser, way_in: TestProvider | None
+) -> None:
     outside: list[str] = []
     with fresh_context(browser) as context:
         page = context.new_page()
-        requests_outside(page, outside)
-        sign_in(page, portal)
+        if way_in is None:  # a provider is outside
+            requests_outside(page, outside)
+        sign_in(page, portal, way_in)
         chosen = choose_scenes(page, "LC08", 1)
 
         pressed = time.monotonic()
@@ -131,23 +130,30 @@ def test_a_stranger_gets_nothing(portal: RunningPortal, browser: Browser) -> Non
         assert answer.status == 403, "the link worked twice"
 
 
-def test_a_killed_portal_loses_no_kernel(portal: RunningPortal, browser: Browser) -> None:
+def test_a_killed_portal_loses_no_kernel(
+    portal: RunningPortal, browser: Browser, way_in: TestProvider | None
+) -> None:
     """SIGKILL to the portal: the kernel keeps its variables, and the same session is READY
     again, with its link, once the portal is back."""
     with fresh_context(browser) as context:
         page = context.new_page()
-        sign_in(page, portal)
+        sign_in(page, portal, way_in)
         choose_scenes(page, "LC08", 1)
         page.get_by_role("button", name="Open notebook").click()
         lab = open_lab(page)
         run_in_console(lab, "kept = 'still ' + 'here'; print('set', kept)", "set still here")
-        with portal.api() as api:
-            (before,) = api.get("/api/sessions").json()
+        (before,) = context.request.get(f"{portal.origin}/api/sessions").json()
         portal.kill()
         portal.start()
-        with portal.api() as api:
-            wait_for("READY again", lambda: _ready(api.get("/api/sessions").json()))
-            (after,) = api.get("/api/sessions").json()
+
+        def sessions() -> list[dict[str, str]]:
+            found: list[dict[str, str]] = context.request.get(
+                f"{portal.origin}/api/sessions"
+            ).json()
+            return found
+
+        wait_for("READY again", lambda: _ready(sessions()))
+        (after,) = sessions()
         assert after["id"] == before["id"]
         assert after["job"] == before["job"]
         lab.goto(f"{portal.origin}/open/{before['id']}")

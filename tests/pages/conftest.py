@@ -11,7 +11,9 @@ from streamlit.testing.v1 import AppTest
 
 from lib import portal
 from lib.auth import OWNER
+from lib.model import User
 from tests.pages import pages_site
+from tests.pages.pages_browser import browser, profiles, served, visit  # noqa: F401 - fixtures
 from tests.pages.pages_site import Site
 
 
@@ -29,7 +31,8 @@ def site(tmp_path: Path, planted: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A portal with five scenes; whoever asks is its owner (browser tests sign in)."""
     (tmp_path / "scenes").symlink_to(planted / "scenes")
     site = Site(tmp_path)
-    monkeypatch.setattr(site.portal, "user_of_browser", lambda *_: OWNER)
+    site.asking = OWNER
+    monkeypatch.setattr(site.portal, "user_of_browser", lambda *_: site.asking)
     portal.use(site.portal)
     yield site
     portal.use(None)
@@ -38,9 +41,10 @@ def site(tmp_path: Path, planted: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 @pytest.fixture
 def open_page(site: Site) -> Callable[..., AppTest]:
-    """Open a page of the real app.py: `open_page("work", scene=["A"])`."""
+    """Open a page of the real app.py: `open_page("work", scene=["A"])`; `who` asks from then on."""
 
-    def opened(page: str = "explore", **query: Any) -> AppTest:
+    def opened(page: str = "explore", who: User | None = None, **query: Any) -> AppTest:
+        site.asking = who or site.asking
         app = AppTest.from_file(str(pages_site.ROOT / "app.py"), default_timeout=20)
         for name, value in query.items():
             app.query_params[name] = value

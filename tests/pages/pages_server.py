@@ -10,7 +10,7 @@ import os
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import streamlit as st
@@ -24,11 +24,22 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from lib import api, portal  # noqa: E402
+from lib.auth.oidc import SignInProviders  # noqa: E402
 from lib.door import FrontDoor  # noqa: E402
+from lib.entrance import Entrance  # noqa: E402
 from lib.page_policy import page_policies  # noqa: E402
-from lib.plain_pages import sign_in_page  # noqa: E402
 from lib.settings import Settings  # noqa: E402
+from tests.pages.pages_people import CAMPUS  # noqa: E402
 from tests.pages.pages_site import Site  # noqa: E402
+
+NOTEBOOK = "/a-notebook"
+
+
+class NoProxy:
+    """Where the notebooks would be: one page of the portal's own."""
+
+    def entry_url(self, session: str, user: str, login: str, onward: str) -> str:
+        return NOTEBOOK
 
 
 def application(site: Site, origin: str) -> Any:
@@ -43,12 +54,20 @@ def application(site: Site, origin: str) -> Any:
         portal.use(site.portal)
         yield {}
 
+    entrance = Entrance(
+        site.auth,
+        cast(Any, NoProxy()),
+        SignInProviders([CAMPUS], lambda _: "a secret"),
+        origin=origin,
+        secret=b"s" * 32,
+    )
     return st.App(
         ROOT / "app.py",
         lifespan=lifespan,
         routes=[
             *api.routes(),
-            Route("/open/{session}", notebook),
+            *entrance.routes(),
+            Route(NOTEBOOK, notebook),
             Mount("/assets", StaticFiles(directory=ROOT / "assets", check_dir=False)),
         ],
         middleware=[
@@ -60,7 +79,7 @@ def application(site: Site, origin: str) -> Any:
                 policies=page_policies(
                     Settings(data=site.folder, runtime=site.folder, port=urlsplit(origin).port or 0)
                 ),
-                stranger=lambda onward: sign_in_page({}, onward),
+                stranger=entrance.stranger,
             )
         ],
     )

@@ -50,11 +50,13 @@ from lib.model import (  # noqa: E402
     Session,
     SessionId,
     SessionState,
+    User,
 )
 from lib.protocol import ArtifactKind, GateInfo, LogReply, ModuleOffer  # noqa: E402
 from lib.results.folder import ResultFolder  # noqa: E402
 from lib.scenes.catalogue import Catalogue  # noqa: E402
 from lib.store import Store  # noqa: E402
+from tests.pages import pages_people  # noqa: E402
 
 LANDSAT_BANDS = ("blue", "green", "red", "nir08", "swir16", "swir22")
 FORMOSAT_BANDS = ("blue", "green", "red", "nir")
@@ -150,9 +152,10 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.asking: User | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.store = Store(folder / "portal.sqlite")
-        self.auth = Auth(self.store)
+        self.auth = Auth(self.store, pages_people.MEMBERSHIP)
         self.results = ResultFolder(folder / "results")
         self.catalogue = Catalogue(folder / "scenes")
         self.keeper = SmallKeeper(folder)
@@ -176,17 +179,28 @@ class Site:
         )
 
     def cookie(self) -> dict[str, str]:
-        """A fresh sign-in, as a cookie."""
+        """A fresh sign-in of the owner, as a cookie."""
         key = self.auth.new_sign_in_link("http://localhost").partition("key=")[2]
         return {COOKIE: self.auth.sign_in(key)}
+
+    def cookie_of(self, who: str, **more: Any) -> dict[str, str]:
+        """A fresh sign-in of somebody of `pages_people`, or of the owner, as a cookie."""
+        if who == "owner":
+            return self.cookie()
+        return {COOKIE: pages_people.sign_in(self.auth, who, **more)}
+
+    def person(self, who: str, **more: Any) -> User:
+        """Somebody of `pages_people` in a browser in which they have just signed in."""
+        return pages_people.user_of(self.auth, pages_people.sign_in(self.auth, who, **more))
 
     # --- work, as the keeper writes it ------------------------------------------
 
     def add_run(
         self, scenes: Iterable[str], state: RunState = RunState.NEW, *, cluster: ClusterId = HERE,
-        title: str = "", module: Module = FIRE, session: SessionId | None = None, **more: Any,
+        title: str = "", module: Module = FIRE, session: SessionId | None = None,
+        owner: User = OWNER, **more: Any,
     ) -> Run:  # fmt: skip
-        run = self._run(scenes, state, cluster, title, module, session)
+        run = self._run(scenes, state, cluster, title, module, session, owner)
         found = [self.catalogue.get(SceneId(s.scene)) for s in run.scenes]
         self.store.work.add_run(run, found)
         if more:
@@ -195,12 +209,13 @@ class Site:
 
     def add_session(
         self, scenes: Iterable[str], state: SessionState = SessionState.NEW, *,
-        cluster: ClusterId = HERE, title: str = "", run_over: bool = True, **more: Any,
+        cluster: ClusterId = HERE, title: str = "", run_over: bool = True, owner: User = OWNER,
+        **more: Any,
     ) -> Session:  # fmt: skip
         session_id = SessionId(str(uuid.uuid4()))
-        run = self._run(scenes, RunState.NEW, cluster, title, FIRE, session_id)
+        run = self._run(scenes, RunState.NEW, cluster, title, FIRE, session_id, owner)
         session = Session(
-            id=session_id, owner=OWNER.id, title=run.title, cluster=cluster, module=FIRE.id,
+            id=session_id, owner=owner.id, title=run.title, cluster=cluster, module=FIRE.id,
             run=run.id, scenes=tuple(s.scene for s in run.scenes), resources=run.resources,
             state=SessionState.NEW, reachability=Reachability.REACHABLE, created_at=run.created_at,
         )  # fmt: skip
@@ -215,11 +230,11 @@ class Site:
 
     def _run(
         self, scenes: Iterable[str], state: RunState, cluster: ClusterId, title: str,
-        module: Module, session: SessionId | None,
+        module: Module, session: SessionId | None, owner: User,
     ) -> Run:  # fmt: skip
         ids = [SceneId(s) for s in scenes]
         return Run(
-            id=RunId(str(uuid.uuid4())), owner=OWNER.id,
+            id=RunId(str(uuid.uuid4())), owner=owner.id,
             title=title or f"{module.title} on {ids[0]}",
             cluster=cluster, module=module.id, module_version=module.version,
             params={"decide": "vote", "min_pixels": 1}, resources=Resources("small", 3600),

@@ -2,128 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, cast
+from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Frame, Page, expect
+from playwright.sync_api import Frame, Page, expect
 
 from lib.auth import OWNER
 from lib.model import RunState, SceneId, SceneState, SessionState
-from tests.chromium import chromium, fresh_context, host_cookie, requests_outside
-from tests.pages import pages_site
-from tests.pages.pages_site import HOSTILE, ROOT, Site
-from ui import assets
+from tests.pages.pages_browser import Served
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
-
-
-class Served:
-    """A portal in a process of its own, and this process's view of its store."""
-
-    def __init__(self, site: Site, origin: str) -> None:
-        self.site = site
-        self.origin = origin
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    try:
-        assets.build()
-    except assets.BuildError as exc:
-        pytest.skip(f"the front-end files cannot be built: {exc}")
-    folder = tmp_path_factory.mktemp("served")
-    pages_site.plant_sample(folder)
-    pages_site.plant_scene(folder, "LC08_HOSTILE", lon=10, lat=50, title=HOSTILE)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    site = Site(folder)
-    log = (folder / "server.log").open("wb")
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests/pages/pages_server.py"), str(folder), str(port)],
-        stdout=log,
-        stderr=log,
-    )
-    try:
-        _wait_for(f"http://localhost:{port}/healthz", process, folder / "server.log")
-        yield Served(site, f"http://localhost:{port}")
-    finally:
-        process.terminate()
-        process.wait(15)
-        log.close()
-        site.store.close()
-
-
-def _note_refusal(said: str, broken: list[str]) -> None:
-    """The browser says so when the page's Content-Security-Policy kept something out."""
-    if "Content Security Policy" in said:
-        broken.append(said)
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            time.sleep(0.1)
-    pytest.fail(f"the portal did not start: {log.read_text()[-2000:]}")
-
-
-@pytest.fixture(scope="module")
-def profiles(browser: Browser, served: Served) -> Iterator[Callable[[int, bool], BrowserContext]]:
-    """One signed-in profile per width and theme, so that Streamlit's files load once."""
-    with contextlib.ExitStack() as stack:
-        made: dict[tuple[int, bool], BrowserContext] = {}
-
-        def profile(width: int, dark: bool) -> BrowserContext:
-            if (width, dark) not in made:
-                context = stack.enter_context(fresh_context(browser, width=width, dark=dark))
-                ((name, value),) = served.site.cookie().items()
-                context.add_cookies([cast(Any, host_cookie(name, value))])
-                made[width, dark] = context
-            return made[width, dark]
-
-        yield profile
-
-
-@pytest.fixture
-def visit(profiles: Callable[[int, bool], BrowserContext], served: Served) -> Iterator[Any]:
-    """Open a page; at the end nothing may have left this computer or failed."""
-    pages: list[Page] = []
-    outside: list[str] = []
-    broken: list[str] = []
-
-    def opened(path: str = "/", *, width: int = 1400, dark: bool = False) -> Page:
-        page = profiles(width, dark).new_page()
-        pages.append(page)
-        requests_outside(page, outside)
-        page.on("pageerror", lambda error: broken.append(str(error)))
-        page.on("console", lambda said: _note_refusal(said.text, broken))
-        page.goto(served.origin + path)
-        return page
-
-    yield opened
-    for page in pages:
-        page.close()
-    assert not outside
-    assert not broken
 
 
 def the_map(page: Page) -> Frame:
@@ -397,25 +286,6 @@ def test_new_chips_arrive_while_it_runs_and_kept_ones_stay(visit, served):
     assert first.get_attribute("data-seen") == "yes"
     served.site.store.work.update_run(run.id, state=RunState.DONE)
     page.get_by_text("Done", exact=True).wait_for(timeout=4000)
-
-
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("path", ["/?scene=LC08_A", "/work", "/results"])
-def test_axe_finds_nothing(visit, served, run_id, path, dark):
-    if not AXE.is_file():
-        pytest.skip("axe-core is not installed: run npm ci")
-    served.site.add_session(["LC08_A"], SessionState.READY, ends_at=time.time() + 3600)
-    page = visit(path + (f"?run={run_id}" if path == "/results" else ""), dark=dark)
-    page.locator(".sb-heading h1").wait_for()
-    page.wait_for_timeout(2500)
-    page.evaluate(AXE.read_text())
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations'], iframes: true})")
-    told = [
-        f"{v['id']}: {n['target']} {n['html'][:160]} {n.get('failureSummary', '')[:200]}"
-        for v in found["violations"]
-        for n in v["nodes"][:3]
-    ]
-    assert not told, "\n".join(told)
 
 
 @pytest.mark.parametrize("path", ["/?scene=LC08_A", "/work", "/results"])

@@ -201,8 +201,17 @@ def test_a_log_that_cannot_be_fetched_says_so(open_page, site, monkeypatch):
     assert "The cluster does not answer." in all_html(app)
 
 
-def test_the_part_that_ticks_is_a_fragment_of_one_second():
-    from pathlib import Path
-
-    source = (Path(__file__).resolve().parents[2] / "pages" / "work.py").read_text()
-    assert "@st.fragment(run_every=1.0)\ndef show_cards" in source
+def test_the_cards_are_drawn_every_second_while_something_moves(open_page, site):
+    quiet = site.add_session(["LC08_A"], SessionState.READY, job="1")
+    site.store.work.update_run(quiet.run, state=RunState.DONE)
+    app = open_page("work")
+    assert app.session_state["work-pace"] == 5.0
+    site.store.work.update_session(quiet.id, stopping=True)
+    app.run()
+    assert app.session_state["work-pace"] == 1.0
+    site.store.work.update_session(quiet.id, stopping=False)
+    app.run()
+    assert app.session_state["work-pace"] == 5.0
+    site.add_run(["LC08_A"], RunState.RUNNING)
+    app.run()
+    assert app.session_state["work-pace"] == 1.0

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lib import commands
+from lib import commands, doctor
 from lib.auth import OWNER, Auth
-from lib.commands import detect, doctor, exit_code
+from lib.commands import detect, exit_code
 from lib.commands.answer import table
 from lib.errors import Conflict, InvalidInput, InvalidProduct, NotFound
 from lib.model import (
@@ -269,7 +269,8 @@ def test_sessions_are_listed_and_stopped(capsys, with_session):
     store = Store(with_session / "portal.sqlite")
     assert store.work.session(SESSION).stopping
     assert store.work.run(RUN).stopping
-    assert [(entry.action, entry.object) for entry in store.audit.latest()] == [("stop", SESSION)]
+    (entry,) = store.audit.latest()
+    assert (entry.action, entry.object, entry.via) == ("stop", SESSION, "admin.py")
     store.close()
 
 

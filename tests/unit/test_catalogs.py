@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lib.catalogs import complete_params, fit, load_catalogs
+from lib.catalogs import complete_params, fit, load_catalogs, offered
 from lib.errors import InvalidInput, NotFound
 from lib.model import ClusterId, ModuleId
+from lib.settings import Provider, Settings
 from tests.fakes.things import FIRE, a_scene
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -147,3 +149,14 @@ def test_parameters_are_completed_and_checked() -> None:
         with pytest.raises(InvalidInput, match=words) as refusal:
             complete_params(FIRE, params)
         assert len(refusal.value.message) < 300
+
+
+def test_the_portal_s_own_computer_is_for_whom_the_settings_say(tmp_path: Path) -> None:
+    catalogs = load_catalogs(project(tmp_path))
+    here = ClusterId("here")
+    alone = Settings(data=tmp_path, runtime=tmp_path)
+    assert offered(catalogs, alone).cluster(here).groups == ("everyone",)
+    many = replace(alone, provider=(Provider("a", "A", "https://a.example", "portal"),))
+    assert here not in offered(catalogs, many).clusters
+    some = replace(many, embedded_groups=("forest",))
+    assert offered(catalogs, some).cluster(here).groups == ("forest",)

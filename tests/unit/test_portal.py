@@ -277,4 +277,8 @@ async def test_results_belong_to_their_owner(here: Site) -> None:
     assert here.portal.runs(BOB) == ()
     assert here.portal.sessions(BOB) == ()
     refused = {(e.user, e.action, e.result) for e in here.world.store.audit.latest(7)}
-    assert refused == {("bob", "stop", "not-found"), ("bob", "attempt-see", "not-found")}
+    assert refused == {
+        ("bob", "stop", "not-found"),
+        ("bob", "attempt-see", "not-found"),
+        ("bob", "attempt-read", "not-found"),
+    }

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 
+from lib.errors import Unavailable
 from lib.proxy import Upstream
 from tests.contract.small_notebook import Stage, stage
 
@@ -201,6 +202,38 @@ async def test_visitor_who_may_no_longer_is_cut_off(
         await asyncio.sleep(0.3)
         on.porter.allowed = False
         assert (await ws.receive(timeout=5)).data == 1008
+
+
+async def test_visits_end_when_nobody_can_be_asked_for_long(
+    on: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cannot(*_: object) -> bool:
+        raise Unavailable("The store is busy.")
+
+    monkeypatch.setattr("lib.proxy.registry.RECHECK_S", 0.05)
+    monkeypatch.setattr("lib.proxy.registry._UNASKED_S", 0.5)
+    async with on.websocket("/echo") as ws:
+        monkeypatch.setattr(on.porter, "may_open", cannot)
+        await asyncio.sleep(0.2)
+        await ws.send_str("x")
+        assert await ws.receive_str() == "x"
+        assert (await ws.receive(timeout=5)).data == 1008
+
+
+async def test_messages_of_the_browser_are_use_of_the_sign_in(
+    on: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with on.websocket("/echo") as ws:
+        await asyncio.sleep(0.05)
+        assert on.porter.in_use == []
+        for _ in range(3):
+            await ws.send_str("x")
+            await ws.receive_str()
+        assert on.porter.in_use == ["login-1"]
+        monkeypatch.setattr("lib.proxy.activity.EVERY_S", 0.0)
+        await ws.send_str("x")
+        await ws.receive_str()
+        assert on.porter.in_use == ["login-1"] * 2
 
 
 async def test_unreachable_notebook_refuses_the_handshake(on: Stage) -> None:

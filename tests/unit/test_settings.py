@@ -31,6 +31,7 @@ def test_every_key_is_read(tmp_path):
     text = """
         port = 9000
         notebooks = "port"
+        notebook_port = 9001
         notebook_ports = [9100, 9110]
         keep_days = 3
         slots = 5
@@ -40,6 +41,7 @@ def test_every_key_is_read(tmp_path):
         trusted_proxies = ["127.0.0.1", "::1"]
         sign_in_days = 2
         idle_hours = 1
+        embedded_groups = ["forest"]
         administrators = [{ provider = "aist", claim = "email", value = "root@aist.example" }]
 
         [[provider]]
@@ -63,6 +65,7 @@ def test_every_key_is_read(tmp_path):
     assert {key: getattr(loaded, key) for key in KEYS} == {
         "port": 9000,
         "notebooks": NotebookOrigin.PORT,
+        "notebook_port": 9001,
         "notebook_ports": (9100, 9110),
         "keep_days": 3,
         "slots": 5,
@@ -72,6 +75,7 @@ def test_every_key_is_read(tmp_path):
         "trusted_proxies": ("127.0.0.1", "::1"),
         "sign_in_days": 2,
         "idle_hours": 1,
+        "embedded_groups": ("forest",),
         "administrators": (Rule(aist, "email", "root@aist.example"),),
         "provider": (
             Provider(
@@ -119,6 +123,17 @@ def test_the_client_secret_lies_in_a_file(tmp_path):
     assert "s3cret" not in repr(loaded)
 
 
+def test_the_notebooks_port_follows_the_portals(tmp_path):
+    assert settings.load(tmp_path).port_of_notebooks == 8502
+    assert settings.load(tmp_path, port=9001).port_of_notebooks == 9002
+    write(tmp_path, "notebook_port = 9500")
+    assert settings.load(tmp_path).port_of_notebooks == 9500
+    for port in (9500, 65535):
+        write(tmp_path, f"notebook_port = {9500 if port == 9500 else 0}")
+        with pytest.raises(InvalidInput, match="notebook_port"):
+            settings.load(tmp_path, port=port)
+
+
 def test_the_argument_wins_over_the_file(tmp_path):
     write(tmp_path, "port = 9000")
     assert settings.load(tmp_path, port=9001).port == 9001
@@ -132,6 +147,8 @@ def test_the_argument_wins_over_the_file(tmp_path):
         ('port = "8501"', "port in .* whole number"),
         ("port = true", "port in .* whole number"),
         ('notebooks = "path"', '"host" or "port"'),
+        ("notebook_port = 80", "notebook_port in .* from 1024 to 65535"),
+        ("notebook_port = false", "notebook_port in .* whole number"),
         ("notebook_ports = 9000", "first and the last port"),
         ("notebook_ports = [9000]", "first and the last port"),
         ("notebook_ports = [9001, 9000]", "smaller port"),

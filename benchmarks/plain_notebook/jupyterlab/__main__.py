@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 
 import uvloop
@@ -33,12 +34,15 @@ async def serve(private: Path, work: Path) -> None:
     app.router.add_get("/small", small)
     app.router.add_get("/large/{size}", large)
     app.router.add_get("/echo", echo)
+    app.router.add_get("/stream", stream)
+    app.router.add_get("/trickle", trickle)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.UnixSite(runner, str(private / "jupyter.sock")).start()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     port = next(address[1] for address in runner.addresses if isinstance(address, tuple))
-    (work / "direct.new").write_text(json.dumps({"port": port}))
+    direct = {"port": port, "token": os.environ["SCENEBRIDGE_TOKEN"]}
+    (work / "direct.new").write_text(json.dumps(direct))
     (work / "direct.new").rename(work / "direct.json")
     await asyncio.Event().wait()
 
@@ -80,6 +84,33 @@ async def echo(request: web.Request) -> web.WebSocketResponse:
         if message.type is WSMsgType.TEXT:
             await ws.send_str(message.data)
     return ws
+
+
+async def stream(request: web.Request) -> web.WebSocketResponse:
+    """`rate` messages of `size` bytes a second, as a kernel that prints."""
+    rate, size = float(request.query["rate"]), int(request.query["size"])
+    ws = web.WebSocketResponse(compress=False)
+    await ws.prepare(request)
+    text = "x" * size
+    due = time.monotonic()
+    while not ws.closed:
+        await ws.send_str(text)
+        due += 1 / rate
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+    return ws
+
+
+async def trickle(request: web.Request) -> web.StreamResponse:
+    """Ten seconds of a download of `rate` bytes a second, in pieces of 64 KiB."""
+    rate = float(request.query["rate"])
+    response = web.StreamResponse()
+    await response.prepare(request)
+    due = time.monotonic()
+    for _ in range(int(10 * rate) // 2**16):
+        await response.write(CHUNK[: 2**16])
+        due += 2**16 / rate
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+    return response
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What many people at once cost one of them: `python -m benchmarks.load`."""

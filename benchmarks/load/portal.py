@@ -1,0 +1,39 @@
+"""`lib.serve`, with a gate whose jobs get benchmarks/plain_notebook in Jupyter's place:
+
+    python -m benchmarks.load.portal CODE [arguments of lib.serve]
+
+CODE is a folder with that package and copies of the modules. Nothing else differs.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from lib import embedded, serve
+from lib.settings import PROJECT
+
+if TYPE_CHECKING:
+    from lib.catalogs import Catalogs
+    from lib.settings import Settings
+
+_plain = embedded.policy_text
+
+
+def main() -> int:
+    code, *arguments = sys.argv[1:]
+
+    def policy_text(settings: Settings, catalogs: Catalogs) -> str:
+        text = _plain(settings, catalogs)
+        line = f"code = {json.dumps(str(PROJECT))}"
+        if text.count(line) != 1:
+            raise RuntimeError("the policy does not say where the code is")
+        return text.replace(line, f"code = {json.dumps(code)}")
+
+    embedded.policy_text = policy_text
+    return serve.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

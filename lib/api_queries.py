@@ -1,0 +1,112 @@
+"""What the addresses of the API ask for: reading query parameters, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from lib.errors import InvalidInput
+from lib.model import SceneQuery
+from lib.store.audit import AuditQuery
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+_LAST_MOMENT = timedelta(days=1) - timedelta(microseconds=1)
+_DAY_S = 86_400.0
+
+
+def scene_query(request: Request, *, default_limit: int) -> SceneQuery:
+    """A search for scenes; the last day is included whole. Raises InvalidInput."""
+    given = request.query_params
+    end = _date(given.get("end"), "end")
+    return SceneQuery(
+        area=_bbox(given.get("bbox")),
+        polygon=_polygon(given.get("polygon")),
+        start=_date(given.get("start"), "start"),
+        end=end + _LAST_MOMENT if end else None,
+        max_cloud=_percent(given.get("cloud")),
+        platforms=tuple(given.getlist("platform")),
+        text=given.get("q", "")[:200],
+        limit=whole(request, "limit", default_limit, 1, 20_000),
+    )
+
+
+def audit_query(request: Request) -> AuditQuery:
+    """What to look for in the audit log; the last day is included whole. Raises InvalidInput."""
+    given = request.query_params
+    since, until = _date(given.get("since"), "since"), _date(given.get("until"), "until")
+    return AuditQuery(
+        text=given.get("text", "")[:200],
+        user=given.get("user", "")[:200],
+        action=given.get("action", "")[:200],
+        refused=_yes(given.get("refused", ""), "refused"),
+        since=since.timestamp() if since else None,
+        until=until.timestamp() + _DAY_S if until else None,
+    )
+
+
+def no_constant(name: str) -> Any:
+    """For `json.loads`: NaN and Infinity are no JSON."""
+    raise ValueError(name)
+
+
+def _yes(text: str, name: str) -> bool:
+    if text not in ("", "0", "1"):
+        raise InvalidInput(f"{name} is 1 or 0.")
+    return text == "1"
+
+
+def _bbox(text: str | None) -> tuple[float, float, float, float] | None:
+    if not text:
+        return None
+    try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError as exc:
+        raise InvalidInput("bbox is west,south,east,north in degrees.") from exc
+    if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= north <= 90):
+        raise InvalidInput("bbox is west,south,east,north in degrees.")
+    return west, south, east, north
+
+
+def _polygon(text: str | None) -> dict[str, Any] | None:
+    if not text:
+        return None
+    try:
+        polygon = json.loads(text, parse_constant=no_constant)
+        if polygon["type"] != "Polygon" or not polygon["coordinates"][0]:
+            raise InvalidInput("polygon is a GeoJSON Polygon.")
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError) as exc:
+        raise InvalidInput("polygon is a GeoJSON Polygon.") from exc
+    return {"type": "Polygon", "coordinates": polygon["coordinates"]}
+
+
+def _date(text: str | None, name: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=timezone.utc)
+    except ValueError as exc:
+        raise InvalidInput(f"{name} is a date like 2019-08-25.") from exc
+
+
+def _percent(text: str | None) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError as exc:
+        raise InvalidInput("cloud is a percentage, 0 to 100.") from exc
+    if not 0 <= value <= 100:
+        raise InvalidInput("cloud is a percentage, 0 to 100.")
+    return value
+
+
+def whole(request: Request, name: str, default: int, low: int, high: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or not low <= int(text[:9]) <= high:
+        raise InvalidInput(f"{name} is a whole number from {low} to {high}.")
+    return int(text)

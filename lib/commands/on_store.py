@@ -1,0 +1,53 @@
+"""What commands on a portal's store share: the store itself, and in whose name they act."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lib import settings
+from lib.auth import OWNER, auth_of
+from lib.errors import NotFound
+from lib.store import Store
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from lib.auth import Auth
+
+#: Whoever may run a command on the data folder acts as the portal's owner; the audit log
+#: says by which way.
+BY = replace(OWNER, via="admin.py")
+
+
+@contextmanager
+def store_of(options: argparse.Namespace) -> Iterator[Store]:
+    """The store of a portal that has run at least once.
+
+    Raises:
+        NotFound: none has, on this data folder.
+    """
+    data = data_of(options)
+    if not (data / "portal.sqlite").exists():
+        raise NotFound(f"No portal has run on the data folder {data} yet; start ./run first.")
+    store = Store(data / "portal.sqlite")
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def auth_on(options: argparse.Namespace) -> Iterator[tuple[Store, Auth]]:
+    """That store, and who may come by the settings of the moment."""
+    chosen = settings.load(data_of(options))
+    with store_of(options) as store:
+        yield store, auth_of(chosen, store)
+
+
+def data_of(options: argparse.Namespace) -> Path:
+    data: Path = options.data.expanduser().resolve()
+    return data

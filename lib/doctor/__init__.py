@@ -1,0 +1,44 @@
+"""What a portal needs, looked at one by one: this computer, its folders, who may come in, and
+for a portal on the internet its names, certificates and providers.
+
+Nothing is mended here. For a portal of one person no network is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lib import settings
+from lib.catalogs import load_catalogs, offered
+from lib.doctor import computer, folders, internet, people, service
+from lib.doctor.check import Check
+from lib.errors import SceneBridgeError
+from lib.places import make_data_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["Check", "examine"]
+
+
+def examine(data: Path) -> Iterator[Check]:
+    """All checks, for one data folder."""
+    yield from computer.checks()
+    try:
+        chosen = settings.load(data)
+        catalogs = offered(load_catalogs(settings.PROJECT), chosen)
+        yield Check("settings", True, f"{data / settings.FILE}: valid")
+        make_data_folder(data)
+    except SceneBridgeError as exc:
+        yield Check("data folder", False, exc.message)
+        return
+    yield Check("data folder", True, f"{data} can be written to")
+    yield from folders.checks(chosen)
+    yield from people.checks(chosen, catalogs)
+    yield from service.checks(chosen)
+    if chosen.single_user:
+        return
+    yield computer.clock()
+    yield from people.providers(chosen)
+    yield from internet.checks(chosen)

@@ -1,0 +1,111 @@
+"""What the portal and the notebooks' process say to each other.
+
+Lines of JSON over a pair of sockets that only the two have: nobody else can connect, and
+the end of one is seen by the other at once, however it ended.
+
+The portal asks ``{"n": 1, "do": "open", ...}``; the answer is ``{"n": 1, "ok": ...}`` or
+``{"n": 1, "error": {"code", "message"}}`` with a code of `lib.errors`. Answers come in any
+order. What is asked:
+
+========  ====================================  =================================================
+do        with                                  answer
+========  ====================================  =================================================
+start     `Start`                               ``{}`` when it listens; first, once
+restore   open: [`Open`], closed: {id: reason}  ports: {id: port}; nothing is proved
+open      `Open`                                port, when the notebook has answered a request
+close     session, reason                       ``{}``
+ticket    session, user, login, onward          url, of one use
+sign_out  login                                 ``{}``
+probe                                           notebooks, visits: how many are open
+========  ====================================  =================================================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lib.errors import ProtocolError
+from lib.model import Endpoint, SessionId
+
+#: Longest line: a few KiB per notebook in `restore`.
+LINE_BYTES = 32 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What the process has to know before it can serve.
+
+    Args:
+        portal_port: of the portal, as its settings were told; wins over the file.
+        notebooks: `ProxySettings.notebooks`.
+        base, ports: `ProxySettings.base` and `.ports`.
+        secret: `ProxySettings.secret`, in hexadecimal.
+    """
+
+    portal_origin: str
+    portal_port: int
+    notebooks: str
+    base: str
+    ports: tuple[int, int]
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A notebook to let visitors into.
+
+    Args:
+        socket: path of its forward.
+        port: the port that it had before, with a port per notebook; 0 for any.
+    """
+
+    session: SessionId
+    socket: str
+    endpoint: Endpoint = field(repr=False)
+    port: int = 0
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Open:
+        return cls(
+            SessionId(values["session"]),
+            str(Path(values["socket"])),
+            Endpoint(**values["endpoint"]),
+            int(values["port"]),
+        )
+
+    def values(self) -> dict[str, Any]:
+        return {
+            "session": self.session,
+            "socket": self.socket,
+            "endpoint": asdict(self.endpoint),
+            "port": self.port,
+        }
+
+
+async def read(reader: asyncio.StreamReader) -> dict[str, Any] | None:
+    """The next message; None when the other side has ended.
+
+    Raises:
+        ProtocolError: it is not a message.
+    """
+    try:
+        line = await reader.readuntil(b"\n")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    except asyncio.LimitOverrunError as exc:
+        raise ProtocolError("A line between portal and notebooks is too long.") from exc
+    try:
+        message = json.loads(line)
+    except ValueError as exc:
+        raise ProtocolError("A line between portal and notebooks is not JSON.") from exc
+    if not isinstance(message, dict):
+        raise ProtocolError("A line between portal and notebooks is not an object.")
+    return message
+
+
+def line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message, separators=(",", ":")).encode() + b"\n"

@@ -1,0 +1,256 @@
+"""The notebooks' process: their proxy, away from the portal's pages and their interpreter lock.
+
+    python -m lib.notebooks.process --control FD --listen FD[,FD...] --data DIR
+
+Started by `NotebookProcess` with these descriptors. It reads the portal's store by itself, so
+a page that computes delays no request to a notebook. It ends when the portal does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import socket
+import sys
+from contextlib import suppress
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import uvicorn
+import uvloop
+
+from lib import settings
+from lib.errors import Conflict, InvalidInput, SceneBridgeError, Unavailable
+from lib.gatekeeper import gatekeeper
+from lib.model import SessionId, UserId
+from lib.notebooks import control
+from lib.notebooks.control import Open, Start
+from lib.proxy import SERVER_SETTINGS, NotebookProxy, Proxy, ProxySettings, Upstream
+from lib.proxy.doors import QuietServer
+from lib.store import Store
+from lib.wire import allow_many_files
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from lib.proxy.addresses import Scope
+    from lib.proxy.answers import Receive, Send
+
+log = logging.getLogger(__name__)
+
+_STOP_S = 3.0
+
+
+class Orders:
+    """Does what the portal asks, over `Proxy`."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self._proxy = proxy
+        self._where: dict[SessionId, Open] = {}
+        self._opening: dict[SessionId, asyncio.Task[int]] = {}
+        self._acts: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+            "restore": self._restore,
+            "open": self._open,
+            "close": self._close,
+            "ticket": self._ticket,
+            "sign_out": self._sign_out,
+            "probe": self._probe,
+        }
+
+    async def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """The message to send back, whatever happens."""
+        try:
+            act = self._acts.get(str(asked.get("do")))
+            if act is None:
+                raise InvalidInput("The notebooks' process does not know this order.")
+            return {"n": asked.get("n"), "ok": await act(asked)}
+        except SceneBridgeError as exc:
+            return _error(asked, exc)
+        except asyncio.CancelledError:
+            return _error(asked, Conflict("The notebook was closed while it was opened."))
+        except Exception:
+            log.exception("an order could not be carried out: %s", asked.get("do"))
+            return _error(asked, Unavailable("The notebooks' process has a fault; see its log."))
+
+    async def _restore(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """All that was open and closed before this process was. Requests prove the rest."""
+        for session, reason in asked["closed"].items():
+            await self._proxy.close(SessionId(session), str(reason))
+        ports = {}
+        for values in asked["open"]:
+            wanted = Open.of(values)
+            try:
+                await self._let_in(wanted, Upstream(Path(wanted.socket), wanted.endpoint))
+            except SceneBridgeError as exc:
+                log.warning("session %s: %s", wanted.session, exc)
+                continue
+            ports[wanted.session] = self._proxy.port(wanted.session)
+        return {"ports": ports}
+
+    async def _open(self, asked: dict[str, Any]) -> dict[str, Any]:
+        wanted = Open.of(asked)
+        await self._give_up(wanted.session)
+        task = asyncio.create_task(self._prove(wanted))
+        self._opening[wanted.session] = task
+        try:
+            return {"port": await task}
+        finally:
+            if self._opening.get(wanted.session) is task:
+                del self._opening[wanted.session]
+
+    async def _prove(self, wanted: Open) -> int:
+        known = self._proxy.get(wanted.session)
+        before = self._where.get(wanted.session)
+        same = before is not None and before.endpoint == wanted.endpoint
+        if known is not None and same:
+            try:
+                await known.probe()
+            except Unavailable:
+                pass  # its forward was made anew: connect afresh
+            else:
+                return self._proxy.port(wanted.session)
+        fresh = Upstream(Path(wanted.socket), wanted.endpoint)
+        try:
+            await fresh.probe()
+        except BaseException:
+            await fresh.aclose()
+            raise
+        return await self._let_in(wanted, fresh)
+
+    async def _let_in(self, wanted: Open, upstream: Upstream) -> int:
+        await self._proxy.open(wanted.session, upstream, port=wanted.port)
+        self._where[wanted.session] = wanted
+        return self._proxy.port(wanted.session)
+
+    async def _close(self, asked: dict[str, Any]) -> dict[str, Any]:
+        session = SessionId(asked["session"])
+        await self._give_up(session)
+        self._where.pop(session, None)
+        await self._proxy.close(session, str(asked["reason"]))
+        return {}
+
+    async def _give_up(self, session: SessionId) -> None:
+        """Orders come in the portal's order: one that is under way has been overtaken."""
+        task = self._opening.pop(session, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _ticket(self, asked: dict[str, Any]) -> dict[str, Any]:
+        session, user = SessionId(asked["session"]), UserId(asked["user"])
+        return {"url": self._proxy.entry_url(session, user, asked["login"], asked["onward"])}
+
+    async def _sign_out(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self._proxy.sign_out(str(asked["login"]))
+        return {}
+
+    async def _probe(self, _asked: dict[str, Any]) -> dict[str, Any]:
+        return self._proxy.counts()
+
+
+def _error(asked: dict[str, Any], exc: SceneBridgeError) -> dict[str, Any]:
+    return {"n": asked.get("n"), "error": {"code": exc.code, "message": exc.message}}
+
+
+# --- the process ------------------------------------------------------------------------------
+
+
+async def run(control_fd: int, listen: list[int], data: Path) -> None:
+    """Serve until the portal closes its end of the control socket."""
+    pair = socket.socket(fileno=control_fd)
+    reader, writer = await asyncio.open_unix_connection(sock=pair, limit=control.LINE_BYTES)
+    first = await control.read(reader)
+    if first is None:
+        return
+    start = Start(**first["start"])
+    store = Store(data / "portal.sqlite")
+    proxy = _proxy(start, data, store)
+    server = QuietServer(_server_config(proxy))
+    serving = asyncio.create_task(server.serve([socket.socket(fileno=fd) for fd in listen]))
+    await server.listening.wait()
+    writer.write(control.line({"n": first["n"], "ok": {}}))
+    # What was loaded stays: no collection has to look at it again.
+    gc.collect()
+    gc.freeze()
+    try:
+        await _obey(Orders(proxy), reader, writer)
+    finally:
+        await proxy.aclose()
+        server.should_exit = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(serving, _STOP_S)
+        store.close()
+
+
+async def _obey(orders: Orders, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    under_way: set[asyncio.Task[None]] = set()
+
+    async def act(asked: dict[str, Any]) -> None:
+        writer.write(control.line(await orders.answer(asked)))
+
+    while (asked := await control.read(reader)) is not None:
+        task = asyncio.create_task(act(asked))
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
+    for task in under_way:
+        task.cancel()
+
+
+def _proxy(start: Start, data: Path, store: Store) -> Proxy:
+    chosen = settings.load(data, port=start.portal_port)
+    keeper = gatekeeper(chosen, store)
+    return Proxy(
+        ProxySettings(
+            portal_origin=start.portal_origin,
+            secret=bytes.fromhex(start.secret),
+            notebooks=cast(Literal["host", "port"], start.notebooks),
+            base=start.base,
+            ports=(start.ports[0], start.ports[1]),
+        ),
+        keeper,
+        keeper.active,
+    )
+
+
+def _server_config(proxy: Proxy) -> uvicorn.Config:
+    return uvicorn.Config(
+        NotebookProxy(_nothing, proxy),
+        lifespan="off",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        **{**SERVER_SETTINGS, "timeout_graceful_shutdown": 1},
+    )
+
+
+async def _nothing(scope: Scope, _receive: Receive, send: Send) -> None:
+    """At this port there are notebooks and nothing else."""
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 404, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m lib.notebooks.process")
+    parser.add_argument("--control", type=int, required=True)
+    parser.add_argument("--listen", required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    options = parser.parse_args()
+    os.umask(0o077)
+    handler = RotatingFileHandler(
+        options.data / "notebooks.log", maxBytes=5 * 2**20, backupCount=2, encoding="utf-8"
+    )
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    allow_many_files()
+    listen = [int(fd) for fd in options.listen.split(",") if fd]
+    uvloop.run(run(options.control, listen, options.data))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""Administration: people, everybody's work, announcements, audit log; for leads of groups,
+the work of their members."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from lib.model import Role, User
+from lib.portal import Portal
+from ui import ask, frame, office_audit, office_news, office_people, office_work
+from ui.result_filter import to_address
+
+PARTS = {
+    "work": "Work",
+    "people": "People",
+    "announcements": "Announcements",
+    "audit": "Audit log",
+}
+
+
+def part() -> str:
+    """Which part is shown; it stands in the address."""
+    wish = st.query_params.get("part", "work")
+    st.session_state.setdefault("office-part", wish if wish in PARTS else "work")
+    chosen = st.segmented_control(
+        "Part",
+        list(PARTS),
+        format_func=PARTS.__getitem__,
+        key="office-part",
+        label_visibility="collapsed",
+        required=True,
+        on_change=leave_part,
+    )
+    name = str(chosen or "work")
+    to_address("part", "" if name == "work" else name)
+    return name
+
+
+def leave_part() -> None:
+    """Another part begins without what was chosen in this one."""
+    ask.forget()
+    office_audit.forget_page()
+    st.query_params.clear()
+
+
+def people(here: Portal, user: User) -> None:
+    """A search over everybody."""
+    st.session_state.setdefault("people-text", st.query_params.get("text", "")[:200])
+    sought = st.text_input(
+        "Name, e-mail address or id", key="people-text", icon=":material/search:", width=320
+    )
+    to_address("text", sought.strip())
+    office_people.show(here, user, sought.strip())
+
+
+def administrator(here: Portal, user: User) -> None:
+    """All parts."""
+    match part():
+        case "people":
+            people(here, user)
+        case "announcements":
+            office_news.show(here, user)
+        case "audit":
+            office_audit.show(here, user)
+        case _:
+            office_work.show(here, user)
+
+
+SAYS = {
+    Role.ADMINISTRATOR: "People, everybody's work, announcements and the audit log.",
+    Role.LEAD: "What the members of the groups that you lead run.",
+    Role.USER: "For administrators of the portal and leads of groups.",
+}
+
+
+@frame.in_words()
+def main() -> None:
+    """The page."""
+    here, user = frame.signed_in()
+    frame.heading(frame.OFFICE_TITLES.get(user.role, "Administration"), SAYS[user.role])
+    ask.say()
+    here.office.names(user)  # Refused for whoever has nothing to look for here
+    if user.role is Role.ADMINISTRATOR:
+        administrator(here, user)
+    else:
+        office_work.show(here, user)
+
+
+main()

@@ -1,0 +1,353 @@
+"""The notebooks' process as the portal runs it: real process, real store, a real relay behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+from aiohttp import web
+
+from lib.auth import COOKIE, OWNER
+from lib.errors import Conflict, InvalidInput, Unavailable
+from lib.model import Endpoint, SessionId, SessionState, UserId
+from lib.notebooks import NotebookProcess, portal_side
+from lib.notebooks.control import Start
+from lib.proxy.addresses import PortAddresses
+from lib.proxy.doors import Doors
+from tests.contract.small_notebook import relayed
+from tests.pages import pages_site
+from tests.running import PROJECT, free_port, wait_for
+
+
+async def hello(_: web.Request) -> web.Response:
+    return web.Response(text="hello")
+
+
+async def echo(request: web.Request) -> web.WebSocketResponse:
+    ws = web.WebSocketResponse()
+    await ws.prepare(request)
+    async for message in ws:
+        await ws.send_str(message.data)
+    return ws
+
+
+def small_server() -> web.Application:
+    app = web.Application()
+    app.router.add_get("/api/status", hello)
+    app.router.add_get("/hello", hello)
+    app.router.add_post("/hello", hello)
+    app.router.add_get("/echo", echo)
+    return app
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pages_site.Site]:
+    folder = tmp_path_factory.mktemp("data")
+    pages_site.plant_scene(folder, "LC08_A", rasters=False)
+    made = pages_site.Site(folder)
+    yield made
+    made.store.close()
+
+
+@dataclass
+class Stage:
+    site: pages_site.Site
+    process: NotebookProcess
+    session: SessionId
+    login: str
+    socket: Path
+    endpoint: Endpoint
+    http: aiohttp.ClientSession
+    port: int
+
+    async def open(self) -> None:
+        await self.process.open(self.session, self.socket, self.endpoint)
+
+    async def enter(self) -> dict[str, str]:
+        """The headers of the notebook's own page."""
+        entry = await self.process.entry_url(self.session, OWNER.id, self.login)
+        status, kept = await self.redeem(entry)
+        assert status == 303
+        origin = entry.partition("/_portal/")[0]
+        return {
+            "Host": origin.removeprefix("http://"),
+            "Origin": origin,
+            "Sec-Fetch-Site": "same-origin",
+            "Cookie": kept,
+        }
+
+    async def redeem(self, entry: str) -> tuple[int, str]:
+        origin, _, rest = entry.partition("/_portal/")
+        host = origin.removeprefix("http://")
+        self.port = int(host.rpartition(":")[2])
+        headers = {"Host": host, "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+        async with self.http.get(
+            self.url(f"/_portal/{rest}"), headers=headers, allow_redirects=False
+        ) as answer:
+            return answer.status, answer.headers.get("Set-Cookie", "").partition(";")[0]
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    async def status(self, headers: dict[str, str], path: str = "/hello") -> int:
+        async with self.http.get(self.url(path), headers=headers, allow_redirects=False) as answer:
+            return answer.status
+
+    def websocket(self, headers: dict[str, str]) -> Any:
+        return self.http.ws_connect(self.url("/echo"), headers=headers)
+
+
+def start_of(origin_port: int, port: int, notebooks: str) -> Start:
+    base = f"localhost:{port}"
+    origin = f"http://localhost:{origin_port}"
+    return Start(origin, origin_port, notebooks, base, (0, 0), (b"s" * 32).hex())
+
+
+@asynccontextmanager
+async def stage(site: pages_site.Site, notebooks: str = "host") -> AsyncIterator[Stage]:
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp")))
+        runner = web.AppRunner(small_server(), shutdown_timeout=0.1)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.UnixSite(runner, str(folder / "n.sock")).start()
+        session = site.add_session(["LC08_A"], SessionState.READY).id
+        endpoint = await stack.enter_async_context(relayed(folder / "n.sock", folder, session))
+        port = free_port()
+        process = NotebookProcess(start_of(8501, port, notebooks), site.folder, port)
+        await process.start()
+        stack.push_async_callback(process.aclose)
+        http = await stack.enter_async_context(
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        )
+        login = site.auth.login_of_secret(site.cookie()[COOKIE])
+        assert login is not None
+        sock = folder / "f.sock"
+        made = Stage(site, process, session, login.id, sock, endpoint, http, port)
+        await made.open()
+        yield made
+
+
+async def ended_within(ws: aiohttp.ClientWebSocketResponse, seconds: float) -> bool:
+    try:
+        message = await ws.receive(timeout=seconds)
+    except TimeoutError:
+        return False
+    return message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+
+
+async def test_a_visitor_comes_in_with_a_ticket_of_one_use(site: pages_site.Site) -> None:
+    async with stage(site) as on:
+        entry = await on.process.entry_url(on.session, OWNER.id, on.login)
+        assert (await on.redeem(entry))[0] == 303
+        assert (await on.redeem(entry))[0] == 403
+        inside = await on.enter()
+        assert await on.status(inside) == 200
+        assert await on.status({**inside, "Cookie": "x=1"}) == 401
+        assert await on.status({"Host": f"localhost:{on.port}"}) == 404
+        async with on.websocket(inside) as ws:
+            await ws.send_str("x")
+            assert await ws.receive_str() == "x"
+            assert await on.process.probe() == {"notebooks": 1, "visits": 1}
+
+
+async def test_who_the_store_does_not_let_in_stays_out(site: pages_site.Site) -> None:
+    async with stage(site) as on:
+        stranger = await on.process.entry_url(on.session, UserId("somebody"), on.login)
+        assert (await on.redeem(stranger))[0] == 403
+        invented = await on.process.entry_url(on.session, OWNER.id, "no-such-login")
+        assert (await on.redeem(invented))[0] == 403
+        assert await on.status(await on.enter()) == 200
+
+
+async def test_signing_out_cuts_at_once(site: pages_site.Site) -> None:
+    async with stage(site) as on:
+        inside = await on.enter()
+        async with on.websocket(inside) as ws:
+            on.process.sign_out("somebody else's")
+            assert not await ended_within(ws, 0.3)
+        async with on.websocket(inside) as ws:
+            on.process.sign_out(on.login)
+            assert await ended_within(ws, 0.5)
+
+
+async def test_what_another_process_writes_cuts_within_a_second(site: pages_site.Site) -> None:
+    async with stage(site) as on:
+        inside = await on.enter()
+        async with on.websocket(inside) as ws:
+            await ws.send_str("x")
+            assert await ws.receive_str() == "x"
+            site.store.people.revoke_login(on.login)
+            began = time.monotonic()
+            assert await ended_within(ws, 3)
+            assert time.monotonic() - began < 1.0
+        assert await on.status(inside) == 401
+
+
+async def test_closing_cuts_and_says_why(site: pages_site.Site) -> None:
+    async with stage(site) as on:
+        inside = await on.enter()
+        async with on.websocket(inside) as ws:
+            await on.process.close(on.session, "It was stopped.")
+            assert await ended_within(ws, 1)
+        async with on.http.get(on.url("/hello"), headers=inside) as answer:
+            assert (answer.status, (await answer.json())["message"]) == (503, "It was stopped.")
+        await on.process.close(on.session, "It was stopped.")
+        await on.open()
+        assert await on.status(inside) == 200
+
+
+async def test_a_notebook_that_does_not_answer_is_not_opened(site: pages_site.Site) -> None:
+    async with stage(site) as on:
+        await on.process.close(on.session)
+        with pytest.raises(Unavailable):
+            await on.process.open(on.session, on.socket.with_name("none"), on.endpoint)
+        assert (await on.process.probe())["notebooks"] == 0
+        await on.open()
+        assert (await on.process.probe())["notebooks"] == 1
+
+
+async def test_closing_overtakes_an_opening(site: pages_site.Site) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with stage(site) as on:
+        await on.process.close(on.session)
+        path = on.socket.with_name("silent")
+        server = await asyncio.start_unix_server(silent, path)
+        opening = asyncio.create_task(on.process.open(on.session, path, on.endpoint))
+        await asyncio.sleep(0.2)
+        await asyncio.wait_for(on.process.close(on.session), 1)
+        with pytest.raises(Conflict):
+            await opening
+        assert (await on.process.probe())["notebooks"] == 0
+        await asyncio.sleep(0.1)
+        server.close()
+
+
+@pytest.mark.parametrize("notebooks", ["host", "port"])
+async def test_a_process_that_died_is_started_again_and_told_all(
+    site: pages_site.Site, notebooks: str
+) -> None:
+    async with stage(site, notebooks) as on:
+        inside = await on.enter()
+        other = site.add_session(["LC08_A"], SessionState.READY).id
+        await on.process.close(other, "It was stopped.")
+        before, port = on.process.pid, on.port
+        async with on.websocket(inside) as ws:
+            os.kill(before or 0, signal.SIGKILL)
+            assert await ended_within(ws, 2)
+        if notebooks == "port":  # nobody listens meanwhile
+            again = lambda: on.process.pid not in (None, before)  # noqa: E731
+            await asyncio.to_thread(wait_for, "the process", again)
+        assert await on.status(inside) == 200
+        assert on.process.pid not in (None, before)
+        assert on.port == port
+        assert await on.status(await on.enter()) == 200
+        assert on.process._closed[other] == "It was stopped."
+
+
+async def test_notebooks_with_a_port_each_get_the_ports_of_the_settings(
+    site: pages_site.Site,
+) -> None:
+    with socket.socket() as taken:
+        first = free_port()
+        taken.bind(("127.0.0.1", first))
+        doors = Doors(no_app, addresses := PortAddresses("http://localhost:1"), (first, first + 1))
+        await doors.open(SessionId("a"))
+        assert addresses.ports == {"a": first + 1}
+        with pytest.raises(Unavailable):
+            await doors.open(SessionId("b"))
+        await doors.close(SessionId("a"))
+
+
+async def no_app(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError("nobody asks")
+
+
+async def test_a_process_that_hangs_is_replaced(
+    site: pages_site.Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(portal_side, "PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(portal_side, "CALL_S", 0.5)
+    monkeypatch.setattr(portal_side, "_STOP_S", 0.2)
+    async with stage(site) as on:
+        inside, before = await on.enter(), on.process.pid
+        os.kill(before or 0, signal.SIGSTOP)
+        with pytest.raises(Unavailable):
+            await on.process.probe()
+        assert await asyncio.wait_for(on.status(inside), 20) == 200
+        assert on.process.pid != before
+
+
+async def test_an_unknown_order_is_refused(site: pages_site.Site) -> None:
+    async with stage(site) as on:
+        with pytest.raises(InvalidInput):
+            await on.process._call("dance")
+        assert (await on.process.probe())["notebooks"] == 1
+
+
+async def test_a_port_in_use_is_said(site: pages_site.Site) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        process = NotebookProcess(start_of(8501, port, "host"), site.folder, port)
+        with pytest.raises(Conflict, match=str(port)):
+            await process.start()
+
+
+async def test_it_ends_with_us(site: pages_site.Site) -> None:
+    async with stage(site) as on:
+        pid = on.process.pid or 0
+        assert psutil.pid_exists(pid)
+    assert not psutil.pid_exists(pid)
+
+
+_PORTAL = """
+import asyncio, sys
+from pathlib import Path
+from lib.notebooks import NotebookProcess
+from lib.notebooks.control import Start
+from lib.proxy.addresses import PortAddresses
+from lib.proxy.doors import Doors
+
+async def main():
+    data, port = Path(sys.argv[1]), int(sys.argv[2])
+    start = Start("http://localhost:1", 8501, "host", f"localhost:{port}", (0, 0), "00" * 32)
+    process = NotebookProcess(start, data, port)
+    await process.start()
+    print(process.pid, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+def test_it_ends_when_the_portal_is_killed(site: pages_site.Site) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _PORTAL, str(site.folder), str(free_port())],
+        cwd=PROJECT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as portal:
+        assert portal.stdout is not None
+        pid = int(portal.stdout.readline())
+        assert psutil.pid_exists(pid)
+        portal.kill()
+    wait_for("its end", lambda: not psutil.pid_exists(pid), timeout_s=10)

@@ -1,0 +1,124 @@
+"""People of two institutes and two groups on one portal, in a real Chromium."""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, WebSocket, expect
+
+from tests.chromium import fresh_context
+from tests.e2e.signing_in import set_up_providers, sign_in_at
+from tests.e2e.test_main_job import choose_scenes, open_lab, run_in_console
+from tests.fakes.provider import TestProvider, provider
+from tests.running import RunningPortal
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture
+def shared(data_folder: Path, institute: TestProvider) -> Iterator[RunningPortal]:
+    """A portal where people of AIST and NSPO sign in."""
+    with provider() as nspo:
+        institute.knows("root", name="Root", groups=["portal-admins"])
+        nspo.knows("lin", name="Lin Li", team="coast")
+        set_up_providers(data_folder, {"aist": institute, "nspo": nspo})
+        running = RunningPortal(data_folder)
+        running.start()
+        yield running
+        running.stop()
+        assert running.leftovers() == []
+
+
+def closings(lab: Page) -> dict[str, float]:
+    """When each WebSocket of a page ended, by its address; zero while it is open."""
+    found: dict[str, float] = {}
+
+    def opened(socket: WebSocket) -> None:
+        found[socket.url] = 0.0
+        socket.on("close", lambda _: found.__setitem__(socket.url, time.monotonic()))
+
+    lab.on("websocket", opened)
+    return found
+
+
+def test_a_notebook_is_its_owner_s_alone_and_ends_with_the_sign_in(
+    shared: RunningPortal, browser: Browser
+) -> None:
+    with ExitStack() as stack:
+        kato, lin, root, elsewhere = (stack.enter_context(fresh_context(browser)) for _ in range(4))
+        page = kato.new_page()
+        sign_in_at(page, shared, "AIST", "kato")
+        choose_scenes(page, "LC08", 1)
+        page.get_by_role("button", name="Open notebook").click()
+        lab = open_lab(page)
+        sockets = closings(lab)
+        lab.reload()
+        expect(lab.locator(".jp-Notebook").first).to_be_visible(timeout=60_000)
+        run_in_console(lab, "print('forty-two is', 6 * 7)", "forty-two is 42")
+        assert sockets
+        (session,) = kato.request.get(f"{shared.origin}/api/sessions").json()
+        notebook = re.match(r"http://nb-[0-9a-f]{32}\.localhost:\d+", lab.url)
+        assert notebook
+
+        other = lin.new_page()
+        sign_in_at(other, shared, "NSPO", "lin")
+        assert lin.request.get(f"{shared.origin}/api/me").json()["groups"] == ["coast"]
+        assert lin.request.get(f"{shared.origin}/api/sessions").json() == []
+        other.goto(f"{shared.origin}/work?session={session['id']}")
+        expect(other.get_by_role("heading", name="Work")).to_be_visible()
+        assert session["title"] not in other.inner_text("body")
+        for path in ("/open/{}", "/api/sessions/{}"):
+            theirs = lin.request.get(shared.origin + path.format(session["id"]))
+            nobody_s = lin.request.get(shared.origin + path.format(uuid.uuid4()))
+            assert theirs.status == nobody_s.status == 404
+            assert theirs.text() == nobody_s.text()
+        stopping = lin.request.delete(
+            f"{shared.origin}/api/sessions/{session['id']}", headers={"origin": shared.origin}
+        )
+        assert stopping.status == 404
+        answer = other.goto(f"{notebook[0]}/lab")
+        assert answer is not None
+        assert answer.status == 404
+        expect(other.get_by_role("heading", name="This notebook cannot be opened")).to_be_visible()
+
+        looking = root.new_page()
+        sign_in_at(looking, shared, "AIST", "root")
+        assert root.request.get(f"{shared.origin}/api/sessions/{session['id']}").ok
+        assert root.request.get(f"{shared.origin}/open/{session['id']}").status == 403
+
+        run_in_console(lab, "print('still', 'mine')", "still mine")
+        second = elsewhere.new_page()
+        sign_in_at(second, shared, "AIST", "kato")
+        second.goto(f"{shared.origin}/account")
+        second.get_by_role("button", name="Sign out everywhere").click()
+        sure = second.get_by_role("dialog")
+        expect(sure).to_be_visible()
+        open_before = [url for url, when in sockets.items() if not when]
+        assert open_before, "the notebook had open WebSockets"
+        pressed = time.monotonic()
+        sure.get_by_role("button", name="Sign out everywhere").click()
+        until = pressed + 10
+        while not all(sockets[url] for url in open_before) and time.monotonic() < until:
+            second.wait_for_timeout(10)  # lets events in
+        assert all(sockets[url] for url in open_before)
+        assert max(sockets[url] for url in open_before) - pressed < 1.0
+        expect(second.get_by_role("heading", name="Please sign in")).to_be_visible()
+        page.bring_to_front()
+        expect(page.get_by_role("heading", name="Please sign in")).to_be_visible()
+        assert kato.request.get(f"{shared.origin}/api/sessions").status == 401
+        assert lin.request.get(f"{shared.origin}/api/me").ok, "who is somebody else stays"
+        lab.reload()
+        expect(lab.get_by_role("heading", name="Please sign in")).to_be_visible()
+
+        back = kato.new_page()
+        sign_in_at(back, shared, "AIST", "kato")
+        (again,) = kato.request.get(f"{shared.origin}/api/sessions").json()
+        assert (again["id"], again["state"]) == (session["id"], "READY")
+        back.goto(f"{shared.origin}/open/{session['id']}")
+        expect(back.locator(".jp-Notebook").first).to_be_visible(timeout=60_000)

@@ -1,0 +1,145 @@
+"""A served portal in a real Chromium, for every module of page tests that needs one."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page
+
+from tests.chromium import chromium, fresh_context, host_cookie, requests_outside
+from tests.pages import pages_site
+from tests.pages.pages_site import HOSTILE, ROOT, Site
+from ui import assets
+
+AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
+Profile = Callable[[int, bool, str], BrowserContext]
+
+
+class Served:
+    """A portal in a process of its own, and this process's view of its store."""
+
+    def __init__(self, site: Site, origin: str) -> None:
+        self.site = site
+        self.origin = origin
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    try:
+        assets.build()
+    except assets.BuildError as exc:
+        pytest.skip(f"the front-end files cannot be built: {exc}")
+    folder = tmp_path_factory.mktemp("served")
+    pages_site.plant_sample(folder)
+    pages_site.plant_scene(folder, "LC08_HOSTILE", lon=10, lat=50, title=HOSTILE)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    site = Site(folder)
+    log = (folder / "server.log").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "tests/pages/pages_server.py"), str(folder), str(port)],
+        stdout=log,
+        stderr=log,
+    )
+    try:
+        _wait_for(f"http://localhost:{port}/healthz", process, folder / "server.log")
+        yield Served(site, f"http://localhost:{port}")
+    finally:
+        process.terminate()
+        process.wait(15)
+        log.close()
+        site.store.close()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except OSError:
+            time.sleep(0.1)
+    pytest.fail(f"the portal did not start: {log.read_text()[-2000:]}")
+
+
+def signed_in(context: BrowserContext, site: Site, who: str) -> None:
+    """Give the browser a fresh sign-in of that person."""
+    ((name, value),) = site.cookie_of(who).items()
+    context.add_cookies([cast(Any, host_cookie(name, value))])
+
+
+@pytest.fixture(scope="module")
+def profiles(browser: Browser, served: Served) -> Iterator[Profile]:
+    """One signed-in profile per width, theme and person, so that Streamlit's files load once."""
+    with contextlib.ExitStack() as stack:
+        made: dict[tuple[int, bool, str], BrowserContext] = {}
+
+        def profile(width: int, dark: bool, who: str) -> BrowserContext:
+            if (width, dark, who) not in made:
+                context = stack.enter_context(fresh_context(browser, width=width, dark=dark))
+                if who:
+                    signed_in(context, served.site, who)
+                made[width, dark, who] = context
+            return made[width, dark, who]
+
+        yield profile
+
+
+@pytest.fixture
+def visit(profiles: Profile, served: Served) -> Iterator[Any]:
+    """Open a page; at the end nothing may have left this computer or failed."""
+    pages: list[Page] = []
+    outside: list[str] = []
+    broken: list[str] = []
+
+    def opened(
+        path: str = "/", *, width: int = 1400, dark: bool = False, who: str = "owner"
+    ) -> Page:
+        page = profiles(width, dark, who).new_page()
+        pages.append(page)
+        requests_outside(page, outside)
+        page.on("pageerror", lambda error: broken.append(str(error)))
+        page.on("console", lambda said: _note_refusal(said.text, broken))
+        page.goto(served.origin + path)
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert not outside
+    assert not broken
+
+
+def _note_refusal(said: str, broken: list[str]) -> None:
+    """The browser says so when the page's Content-Security-Policy kept something out."""
+    if "Content Security Policy" in said:
+        broken.append(said)
+
+
+def violations(page: Page) -> list[str]:
+    """What axe-core finds wrong with the page as it stands, one line each."""
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed: run npm ci")
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations'], iframes: true})")
+    return [
+        f"{v['id']}: {n['target']} {n['html'][:160]} {n.get('failureSummary', '')[:200]}"
+        for v in found["violations"]
+        for n in v["nodes"][:3]
+    ]

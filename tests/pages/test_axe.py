@@ -1,0 +1,146 @@
+"""axe-core finds nothing: every page and every part of it, light and dark, wide and narrow."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page
+
+from lib.auth import OWNER
+from lib.model import RunState, SceneId, SceneState, SessionState, TokenScope
+from lib.people import AnnouncementKind
+from lib.plain_pages import sign_in_page
+from tests.pages.pages_browser import Served, violations
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+THEMES = pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+WIDTHS = (1400, 390)
+PAGES = [
+    ("owner", "/?scene=LC08_A"),
+    ("owner", "/work"),
+    ("owner", "/results?run=RUN"),
+    ("user", "/account"),
+    ("administrator", "/administration"),
+    ("administrator", "/administration?part=people"),
+    ("administrator", "/administration?part=announcements"),
+    ("administrator", "/administration?part=audit"),
+    ("lead", "/administration"),
+    ("user", "/administration"),
+]
+PLAIN = [
+    ("", "/signin", 200),
+    ("", "/signin?why=ended&next=/work", 200),
+    ("", "/signin?key=used", 403),
+    ("", "/work", 401),
+    ("", "/signin/campus", 503),
+    ("", "/signin/nobody", 404),
+    ("owner", "/open/WAITING", 409),
+    ("owner", "/open/nothing", 404),
+    ("lead", "/open/WAITING-OF-A-USER", 403),
+]
+
+
+@pytest.fixture(scope="module")
+def things(served: Served) -> dict[str, str]:
+    """Something to see on every page; the names that addresses use."""
+    site = served.site
+    user = site.person("user")
+    run = site.add_run(["LC08_A", "LC08_B"], RunState.RUNNING)
+    site.add_detections(run, "LC08_A", [0.9 - i / 100 for i in range(12)])
+    site.store.work.update_scene(run.id, SceneId("LC08_A"), state=SceneState.DONE)
+    site.add_session(["LC08_A"], SessionState.READY, ends_at=time.time() + 3600)
+    waiting = site.add_session(["LC08_B"], SessionState.QUEUED, reason="3 jobs are before it.")
+    theirs = site.add_session(["LC08_B"], SessionState.QUEUED, owner=user)
+    site.add_run(["LC08_A"], RunState.FAILED, owner=user, reason="It ended with code 3.")
+    site.add_session(["LC08_A"], SessionState.ENDED, owner=user)
+    site.portal.account.new_token(user, "nightly search", [TokenScope.READ], 30)
+    for kind in AnnouncementKind:
+        site.portal.office.announce(OWNER, f"The cluster rests on Friday ({kind}).", kind, 3600)
+    other = site.person("other")
+    site.portal.office.block(site.person("administrator"), other.id, blocked=True)
+    site.auth.log_refusal("/api/me", "a token that does not count", "203.0.113.9")
+    return {"RUN": run.id, "WAITING-OF-A-USER": theirs.id, "WAITING": waiting.id}
+
+
+def address(path: str, things: dict[str, str]) -> str:
+    for name, value in things.items():
+        path = path.replace(name, value)
+    return path
+
+
+def drawn(page: Page) -> None:
+    """Until the page stands, with all that it loads by itself."""
+    page.locator(".sb-heading h1").wait_for()
+    page.locator("[data-testid=stSkeleton]").first.wait_for(state="detached")
+    page.wait_for_timeout(1200)
+
+
+@THEMES
+@pytest.mark.parametrize(("who", "path"), PAGES)
+def test_a_page(visit: Any, things: dict[str, str], who: str, path: str, dark: bool):
+    page = visit(address(path, things), who=who, dark=dark)
+    drawn(page)
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 1000})
+        page.wait_for_timeout(800)
+        told = violations(page)
+        assert not told, f"{width} px\n" + "\n".join(told)
+        main = page.locator("[data-testid=stMain]")
+        assert main.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_axe_would_find_something(visit: Any):
+    page = visit("/account", who="user")
+    drawn(page)
+    page.locator(".ledger").first.evaluate("e => e.append(document.createElement('img'))")
+    assert any(line.startswith("image-alt") for line in violations(page))
+
+
+@THEMES
+def test_the_plain_pages(profiles: Any, served: Served, things: dict[str, str], dark: bool):
+    for width in WIDTHS:
+        for who, path, status in PLAIN:
+            page = profiles(width, dark, who).new_page()
+            answer = page.goto(served.origin + address(path, things))
+            assert answer is not None
+            assert answer.status == status, path
+            told = violations(page)
+            assert not told, path + "\n" + "\n".join(told)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            page.close()
+
+
+@THEMES
+def test_the_sign_in_page_of_a_portal_for_one(profiles: Any, dark: bool):
+    page = profiles(390, dark, "").new_page()
+    page.set_content(sign_in_page({}, "/", "out"))
+    told = violations(page)
+    assert not told, "\n".join(told)
+    page.close()
+
+
+@THEMES
+@pytest.mark.parametrize(
+    ("who", "path", "press"),
+    [
+        ("user", "/account", "Sign out everywhere"),
+        ("user", "/account", "Withdraw nightly search"),
+        ("administrator", "/administration", "Stop Active fire on LC08_B"),
+        ("administrator", "/administration?part=people", "Block Leo Lead"),
+    ],
+)
+def test_a_question(
+    visit: Any, things: dict[str, str], who: str, path: str, press: str, dark: bool
+):
+    page = visit(path, who=who, dark=dark)
+    drawn(page)
+    page.get_by_role("button", name=press).first.click()
+    page.get_by_role("dialog").wait_for()
+    page.wait_for_timeout(700)
+    told = violations(page)
+    assert not told, "\n".join(told)
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("dialog").wait_for(state="detached")

@@ -1,0 +1,86 @@
+"""Pages about people in a real Chromium: where they lead, and that names stay text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+from lib.model import SessionState, TokenScope
+from lib.people import AnnouncementKind
+from tests.pages.pages_browser import Served
+from tests.pages.pages_site import HOSTILE
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+def test_the_navigation_leads_where_one_may_go(visit: Any):
+    names = {
+        "user": ["Explore", "Work", "Results", "Account"],
+        "lead": ["Explore", "Work", "Results", "Group", "Account"],
+        "administrator": ["Explore", "Work", "Results", "Administration", "Account"],
+    }
+    for who, expected in names.items():
+        page = visit("/work", who=who)
+        page.locator(".sb-heading h1").wait_for()
+        expect(page.get_by_test_id("stTopNavLink")).to_have_text(expected)
+    page.get_by_role("link", name="Administration").click()
+    page.wait_for_url("**/administration")
+    expect(page.get_by_role("heading", name="Administration")).to_be_visible()
+
+
+def test_a_dismissed_announcement_stays_away(visit: Any, served: Served):
+    administrator = served.site.person("administrator")
+    office = served.site.portal.office
+    page = visit("/work", who="user")
+    page.locator(".sb-heading h1").wait_for()
+    number = office.announce(administrator, f"Far rests. {HOSTILE}", AnnouncementKind.INFO, 600)
+    notice = page.get_by_role("status").filter(has_text="Far rests. <img src=x")
+    notice.wait_for(timeout=25_000)  # without a new page
+    page.get_by_role("button", name="Dismiss").click()
+    notice.wait_for(state="detached")
+    page.get_by_role("link", name="Results").click()
+    page.get_by_role("heading", name="Results").wait_for()
+    assert notice.count() == 0
+    office.end_announcement(administrator, number)
+
+
+def test_a_link_restores_a_part_and_its_filter(visit: Any, served: Served):
+    for i in range(3):
+        served.site.store.audit.write("u-x", "linked", f"thing-{i}")
+    page = visit(
+        "/administration?part=audit&action=linked&text=thing-1&from=2020-01-01",
+        who="administrator",
+    )
+    expect(page.locator(".ledger tbody tr")).to_have_count(1)
+    expect(page.get_by_label("Search")).to_have_value("thing-1")
+    with page.expect_download() as started:
+        page.get_by_role("link", name="Download as JSON lines").click()
+    assert started.value.suggested_filename == "audit.jsonl"
+    lines = started.value.path().read_text().splitlines()
+    assert len(lines) == 1
+    assert '"thing-1"' in lines[0]
+    page.get_by_text("Work", exact=True).last.click()
+    page.wait_for_url(f"{served.origin}/administration")
+
+
+def test_names_of_any_origin_stay_text(visit: Any, served: Served):
+    site = served.site
+    bad = site.person("bad", name=HOSTILE, claims={"email": HOSTILE}, browser=HOSTILE)
+    site.portal.account.new_token(bad, HOSTILE[:90], [TokenScope.READ], 3)
+    site.add_session(["LC08_A"], SessionState.QUEUED, owner=bad, title=HOSTILE, reason=HOSTILE)
+    site.store.audit.write(HOSTILE, "hostile", HOSTILE, detail=HOSTILE, client=HOSTILE)
+    for path in (
+        "/administration",
+        "/administration?part=people",
+        "/administration?part=audit&action=hostile",
+    ):
+        page = visit(path, who="administrator")
+        page.locator(".ledger td", has_text="<img src=x").first.wait_for()
+        assert page.locator("img[src=x]").count() == 0
+        assert page.title() == "Administration · SceneBridge"
+    page = visit("/administration", who="administrator")
+    page.get_by_role("button", name="Stop <img").click()
+    expect(page.get_by_role("dialog")).to_contain_text("<img src=x")
+    assert page.locator("img[src=x]").count() == 0

@@ -1,0 +1,147 @@
+"""A page in a real Chromium leaves with its sign-in, and bothers nobody until then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from lib.auth import COOKIE
+from lib.auth.registry import digest
+from tests.chromium import fresh_context
+from tests.pages.pages_browser import Served, signed_in
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    with fresh_context(browser) as fresh:
+        yield fresh
+
+
+def opened(context: BrowserContext, served: Served, path: str) -> Page:
+    page = context.new_page()
+    page.goto(served.origin + path)
+    page.locator(".sb-heading h1").wait_for()
+    page.wait_for_function("window[Symbol.for('scenebridge-sign-in-watch')]?.asked > 0")
+    return page
+
+
+def login_of(context: BrowserContext, served: Served) -> Any:
+    """The sign-in of this browser, as the store knows it."""
+    (secret,) = [c["value"] for c in context.cookies("https://localhost") if c["name"] == COOKIE]
+    login = served.site.store.people.login_by_hash(digest(secret))
+    assert login is not None
+    return login
+
+
+def user_of(context: BrowserContext, served: Served) -> Any:
+    login = served.site.auth.login(login_of(context, served).id)
+    assert login is not None
+    return login.user
+
+
+def asks(page: Page) -> None:
+    """The page comes to the front, which makes it ask."""
+    with page.expect_response("**/api/me"):
+        page.evaluate("dispatchEvent(new Event('focus'))")
+
+
+def test_a_sign_out_in_another_tab_ends_every_page_at_once(context, served):
+    signed_in(context, served.site, "user")
+    work = opened(context, served, "/work")
+    explore = opened(context, served, "/?scene=LC08_A&cloud=50")
+    account = opened(context, served, "/account")
+    account.get_by_role("button", name="Sign out", exact=True).first.click()
+    account.wait_for_url("**/signin?why=out", timeout=4000)
+    expect(account.get_by_text("You are signed out.")).to_be_visible()
+    work.wait_for_url("**/signin?why=ended&next=%2Fwork", timeout=4000)
+    explore.wait_for_url("**/signin?why=ended&next=%2F%3Fscene%3DLC08_A**", timeout=4000)
+    link = explore.get_by_role("link", name="Sign in at Campus of Tests")
+    assert "next=/%3Fscene%3DLC08_A" in str(link.get_attribute("href"))
+
+
+def test_an_administrator_ends_pages_too(context, served):
+    signed_in(context, served.site, "user")
+    page = opened(context, served, "/results")
+    site = served.site
+    administrator = site.person("administrator")
+    site.portal.office.sign_out_everywhere(administrator, user_of(context, served).id)
+    page.wait_for_url("**/signin?why=ended&next=%2Fresults", timeout=4000)
+    expect(page.get_by_text("Your sign-in has ended.")).to_be_visible()
+
+
+def test_everywhere_is_this_browser_too(context, served):
+    signed_in(context, served.site, "user")
+    page = opened(context, served, "/account")
+    page.get_by_role("button", name="Sign out everywhere").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("go on running")
+    dialog.get_by_role("button", name="Sign out everywhere").click()
+    page.wait_for_url("**/signin?why=out", timeout=4000)
+
+
+def test_another_person_in_this_browser_gets_a_page_of_their_own(context, served):
+    signed_in(context, served.site, "user")
+    page = opened(context, served, "/account")
+    expect(page.locator(".st-key-who")).to_contain_text("Uma User")
+    signed_in(context, served.site, "other")
+    page.evaluate("dispatchEvent(new Event('focus'))")
+    expect(page.locator(".st-key-who")).to_contain_text("Sam Other")
+    expect(page.locator(".st-key-myself")).to_contain_text("Ships and ports")
+
+
+@pytest.mark.parametrize("event", ["focus", "pageshow", "visibilitychange"])
+def test_a_page_that_comes_to_the_front_asks(context, served, event):
+    signed_in(context, served.site, "user")
+    page = opened(context, served, "/work")
+    target = "document" if event == "visibilitychange" else "window"
+    with page.expect_response("**/api/me", timeout=1500):
+        page.evaluate(f"{target}.dispatchEvent(new Event('{event}'))")
+
+
+def test_a_network_that_fails_changes_nothing(context, served):
+    signed_in(context, served.site, "user")
+    page = opened(context, served, "/account")
+    failed: list[str] = []
+    page.on("requestfailed", lambda request: failed.append(request.url))
+    page.route("**/api/me", lambda route: route.abort())
+    page.evaluate("dispatchEvent(new Event('focus'))")
+    page.wait_for_timeout(1500)
+    assert failed
+    page.unroute("**/api/me")
+    page.route("**/api/me", lambda route: route.fulfill(status=503, body="busy"))
+    asks(page)
+    page.wait_for_timeout(500)
+    assert page.url.endswith("/account")
+    page.unroute("**/api/me")
+    asks(page)
+    expect(page.locator(".st-key-who")).to_contain_text("Uma User")
+
+
+def test_asking_is_no_act_and_nobody_sees_it(context, served):
+    signed_in(context, served.site, "user")
+    page = context.new_page()
+    said: list[str] = []
+    asked: list[Any] = []
+    page.on("console", lambda message: said.append(f"{message.text} {message.location['url']}"))
+    page.on("request", lambda r: asked.append(r) if r.url.endswith("/api/me") else None)
+    page.goto(served.origin + "/")
+    page.get_by_label("Name or id").wait_for()
+    page.get_by_label("Name or id").focus()
+    before = login_of(context, served).seen_at
+    page.wait_for_timeout(11_500)
+    assert 2 <= len(asked) <= 5
+    for request in asked:
+        headers = request.all_headers()
+        assert request.method == "GET"
+        assert headers["sec-fetch-mode"] == "cors", "not a navigation"
+        assert "text/html" not in headers["accept"]
+    assert login_of(context, served).seen_at == before
+    assert page.evaluate("document.activeElement.tagName") == "INPUT"
+    assert page.locator(".st-key-sign-in-watch").bounding_box() is None
+    # Streamlit 1.67 itself warns about its own features; of ours there is not a word.
+    assert not [text for text in said if "/api/me" in text or "blob:" in text]

@@ -1,0 +1,51 @@
+"""What administrators tell everybody, on top of every page until it is dismissed."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from lib.errors import SceneBridgeError
+from lib.model import User
+from lib.people import Announcement, AnnouncementKind
+from lib.portal import Portal
+from ui.text import esc
+
+_DISMISSED = "announcements-dismissed"
+WORDS = {AnnouncementKind.INFO: "Announcement", AnnouncementKind.WARNING: "Important"}
+
+
+@st.fragment(run_every=20.0)
+def show(here: Portal, user: User) -> None:
+    """All that this browser session has not dismissed; new ones arrive by themselves."""
+    try:
+        current = here.office.announcements(user)
+    except SceneBridgeError:
+        return  # it cannot be asked now; the page itself says so
+    dismissed: set[int] = st.session_state.setdefault(_DISMISSED, set())
+    for announcement in current:
+        if announcement.id not in dismissed:
+            _one(announcement)
+
+
+def _one(announcement: Announcement) -> None:
+    with st.container(
+        key=f"announced-{announcement.kind}-{announcement.id}",
+        horizontal=True,
+        vertical_alignment="center",
+    ):
+        st.html(
+            f'<div class="sb-announced" role="status"><b>{WORDS[announcement.kind]}</b> '
+            f"{esc(announcement.text)}</div>"
+        )
+        st.button(
+            "Dismiss",
+            key=f"dismiss-{announcement.id}",
+            icon=":material/close:",
+            type="tertiary",
+            on_click=_dismiss,
+            args=(announcement.id,),
+        )
+
+
+def _dismiss(number: int) -> None:
+    st.session_state.setdefault(_DISMISSED, set()).add(number)

@@ -1,0 +1,94 @@
+"""What everybody is told: written, seen, ended."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import streamlit as st
+
+from lib.errors import SceneBridgeError
+from lib.model import User
+from lib.people import AnnouncementKind
+from lib.portal import Portal
+from ui import ask, frame, ledger
+from ui.announced import WORDS
+from ui.ledger import Cell, Row
+from ui.text import md, when
+
+_END = "end-announcement"
+_FAILED = "announcement-failed"
+_HOUR_S = 3600
+LASTS_S = {
+    "1 hour": _HOUR_S,
+    "4 hours": 4 * _HOUR_S,
+    "1 day": 24 * _HOUR_S,
+    "3 days": 72 * _HOUR_S,
+    "1 week": 7 * 24 * _HOUR_S,
+    "30 days": 30 * 24 * _HOUR_S,
+    "90 days": 90 * 24 * _HOUR_S,
+}
+_KINDS = {AnnouncementKind.INFO: "good", AnnouncementKind.WARNING: "warn"}
+_LONGEST = 500
+
+
+def show(here: Portal, user: User) -> None:
+    """What stands above every page now, and the form for more."""
+    current = here.office.announcements(user)
+    if current:
+        ledger.show(
+            "Announcements that are shown now",
+            ("Text", "Kind", "Since", "Until"),
+            [
+                Row(
+                    str(a.id),
+                    (
+                        a.text,
+                        Cell("", tags=((WORDS[a.kind], _KINDS[a.kind]),)),
+                        when(a.since),
+                        when(a.until),
+                    ),
+                    (("end", "End"),),
+                )
+                for a in current
+            ],
+            key="office-news",
+            on_press=lambda number, _: ask.for_(_END, number),
+        )
+    else:
+        frame.empty("Nothing is announced", "What you write here stands above every page.")
+    _form(here, user)
+    action, number = ask.asked()
+    text = next((a.text for a in current if str(a.id) == number), "")
+    if action == _END and text:
+        ask.sure(
+            "End this announcement?",
+            f"“{md(text)}” is shown to nobody any more.",
+            "End it",
+            partial(here.office.end_announcement, user, int(number)),
+            done="The announcement has ended.",
+        )
+
+
+def _form(here: Portal, user: User) -> None:
+    with st.form("new-announcement"):
+        st.html('<h2 class="sb-section">New announcement</h2>')
+        st.text_area("Text", key="news-text", max_chars=_LONGEST, height=90)
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            st.selectbox(
+                "Kind", list(WORDS), format_func=WORDS.__getitem__, key="news-kind", width=180
+            )
+            st.selectbox("Shown for", list(LASTS_S), index=2, key="news-lasts", width=180)
+            st.form_submit_button("Announce", type="primary", on_click=_announce, args=(here, user))
+        problem = frame.once().pop(_FAILED, "")
+        if problem:
+            frame.notice(problem, "bad")
+
+
+def _announce(here: Portal, user: User) -> None:
+    text, kind, lasts = (st.session_state[f"news-{name}"] for name in ("text", "kind", "lasts"))
+    try:
+        here.office.announce(user, text, kind, LASTS_S[lasts])
+    except SceneBridgeError as exc:
+        frame.once()[_FAILED] = exc.message
+        return
+    st.session_state["news-text"] = ""

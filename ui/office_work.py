@@ -1,0 +1,110 @@
+"""Everybody's work for administrators, that of their groups for leads: seen and stopped,
+never opened."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import streamlit as st
+
+from lib.errors import SceneBridgeError
+from lib.model import Reachability, Run, RunId, Session, SessionId, User
+from lib.portal import Portal
+from ui import ask, frame, ledger, steps
+from ui.ledger import Cell, Row
+from ui.steps import Work
+from ui.text import count, md, when
+
+_STOP = "stop-work"
+_GOOD = {"READY", "RUNNING", "DONE"}
+_BAD = {"FAILED", "PARTIAL"}
+_COLUMNS = ("What", "Owner", "Cluster", "Module", "State", "Since")
+
+
+def show(here: Portal, user: User) -> None:
+    """What lives and what has ended lately; drawn again every few seconds."""
+    _question(here, user)
+    _tables(here, user)
+
+
+@st.fragment(run_every=5.0)
+def _tables(here: Portal, user: User) -> None:
+    ask.whole_page()
+    try:
+        work = here.office.work(user)
+        names = here.office.names(user)
+        clusters = {str(c.id): c.title for c in here.clusters(user)}
+        modules = {str(m.id): m.title for m in here.modules(user)}
+    except SceneBridgeError as exc:
+        frame.problem(exc)
+        return
+
+    def row(item: Work) -> Row:
+        kind = "Notebook" if isinstance(item, Session) else "Run"
+        live = not steps.over(item)
+        return Row(
+            str(item.id),
+            (
+                Cell(item.title or kind, f"{kind}, {count(len(item.scenes), 'scene')}"),
+                names.get(item.owner, str(item.owner)),
+                clusters.get(str(item.cluster), str(item.cluster)),
+                modules.get(str(item.module), str(item.module)),
+                Cell("", item.reason.strip(), (_state(item),)),
+                when((item.started_at if live else item.ended_at) or item.created_at),
+            ),
+            (("stop", "Stop"),) if live and not item.stopping else (),
+        )
+
+    live = [item for item in work if not steps.over(item)]
+    ended = [item for item in work if steps.over(item)]
+    st.html(f'<h2 class="sb-section">Live ({len(live)})</h2>')
+    if live:
+        ledger.show(
+            "Notebooks and runs that live",
+            _COLUMNS,
+            [row(item) for item in live],
+            key="office-live",
+            on_press=lambda work_id, _: ask.for_(_STOP, work_id),
+        )
+    else:
+        frame.empty("Nothing runs and nothing waits", "What has ended lately is below.")
+    if ended:
+        st.html('<h2 class="sb-section">Ended lately</h2>')
+        ledger.show("What has ended lately", _COLUMNS, [row(i) for i in ended], key="office-ended")
+
+
+def _state(work: Work) -> tuple[str, str]:
+    """What it is, and how that looks."""
+    if work.stopping and not steps.over(work):
+        return "Stopping", "warn"
+    if work.reachability is Reachability.UNKNOWN and not steps.over(work):
+        return f"{str(work.state).capitalize()}, last known", "warn"
+    name = str(work.state)
+    if isinstance(work, Session) and steps.over(work):
+        return f"Ended: {work.end_reason}" if work.end_reason else "Ended", ""
+    return name.capitalize(), "good" if name in _GOOD else "bad" if name in _BAD else ""
+
+
+def _question(here: Portal, user: User) -> None:
+    action, work_id = ask.asked()
+    if action != _STOP:
+        return
+    work = next((w for w in here.office.work(user) if str(w.id) == work_id), None)
+    if work is None or steps.over(work):
+        ask.forget()
+        return
+    owner = here.office.names(user).get(work.owner, str(work.owner))
+    kept = (
+        "Running kernels end and what they hold in memory is lost. Files are kept, and the "
+        "owner can start the notebook again."
+        if isinstance(work, Session)
+        else "Scenes that are not done yet are left out. What was found is kept."
+    )
+    thing = RunId(work_id) if isinstance(work, Run) else SessionId(work_id)
+    ask.sure(
+        "Stop this notebook?" if isinstance(work, Session) else "Stop this run?",
+        f"**{md(work.title)}** of **{md(owner)}**. {kept}",
+        "Stop now",
+        partial(here.stop, user, thing),
+        done="It is being stopped.",
+    )

@@ -1,0 +1,78 @@
+"""Where somebody is signed in, and signing out."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import streamlit as st
+
+from lib.model import User
+from lib.people import SignIn
+from lib.portal import Portal
+from ui import ask, ledger
+from ui.browsers import browser_name
+from ui.ledger import Cell, Row
+from ui.text import when
+
+_EVERYWHERE = "sign-out-everywhere"
+
+
+def show(here: Portal, user: User) -> None:
+    """The user's own sign-ins; the one that looks is marked, and has its button above."""
+    logins = here.account.logins(user)
+    ledger.show(
+        "Browsers in which you are signed in",
+        ("Browser", "Network address", "Since", "Last act", "Ends at the latest"),
+        [_row(login, this=user.via == f"login:{login.id}") for login in logins],
+        key="sign-ins",
+        on_press=lambda login_id, _: ask.carry_out(
+            partial(here.account.end_login, user, login_id), "Signed out there."
+        ),
+    )
+    st.button(
+        "Sign out everywhere",
+        key=_EVERYWHERE,
+        icon=":material/logout:",
+        on_click=ask.for_,
+        args=(_EVERYWHERE,),
+    )
+    if ask.asked()[0] == _EVERYWHERE:
+        ask.sure(
+            "Sign out everywhere?",
+            "You are signed out in all browsers, in this one too. Notebooks that are open in "
+            "them close at once, but go on running with everything they hold: sign in again "
+            "and open them from Work. Access tokens stay.",
+            "Sign out everywhere",
+            partial(here.account.sign_out_everywhere, user),
+            done="You are signed out.",
+            key="sign-out-everywhere-now",
+        )
+
+
+def sign_out_button(here: Portal, user: User) -> None:
+    """Sign this browser out; it then goes to the sign-in page by itself."""
+    st.button(
+        "Sign out",
+        key="sign-out",
+        icon=":material/logout:",
+        on_click=ask.carry_out,
+        args=(partial(here.account.sign_out, user), "You are signed out."),
+    )
+
+
+def _row(login: SignIn, *, this: bool) -> Row:
+    return Row(
+        login.id,
+        (
+            Cell(
+                browser_name(login.browser),
+                f"through {login.provider}" if login.provider else "with a one-time link",
+                (("this browser", "good"),) if this else (),
+            ),
+            login.client or "not known",
+            when(login.created_at),
+            when(login.seen_at),
+            when(login.expires_at),
+        ),
+        () if this else (("end", "Sign out"),),
+    )

@@ -1,0 +1,115 @@
+"""Access tokens: made, shown once, withdrawn."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import streamlit as st
+
+from lib.errors import SceneBridgeError
+from lib.model import TokenScope, User
+from lib.people import AccessToken
+from lib.portal import Portal
+from ui import ask, components, frame, ledger
+from ui.ledger import Cell, Row
+from ui.text import esc, md, when
+
+_WITHDRAW = "withdraw-token"
+_MADE = "token-made"
+_FAILED = "token-failed"
+LONGEST_DAYS = 366
+USUAL_DAYS = 90
+SCOPE_WORDS = {TokenScope.READ: "read", TokenScope.LAUNCH: "launch"}
+_secret = components.load("secret")
+
+
+def show(here: Portal, user: User) -> None:
+    """The list, the token that was just made, and the form for another."""
+    tokens = here.account.tokens(user)
+    _made()
+    if tokens:
+        ledger.show(
+            "Your access tokens",
+            ("Name", "May", "Made", "Last used", "Ends"),
+            [_row(token) for token in tokens],
+            key="tokens",
+            on_press=lambda token_id, _: ask.for_(_WITHDRAW, token_id),
+        )
+    else:
+        frame.empty("No access token", "A program needs one to use the HTTP API in your name.")
+    _form(here, user)
+    action, token_id = ask.asked()
+    name = next((t.name for t in tokens if t.id == token_id), "")
+    if action == _WITHDRAW and name:
+        ask.sure(
+            "Withdraw this token?",
+            f"Programs that use **{md(name)}** are refused from now on. This cannot be undone.",
+            "Withdraw",
+            partial(here.account.withdraw_token, user, token_id),
+            done="The token counts no more.",
+        )
+
+
+def _row(token: AccessToken) -> Row:
+    return Row(
+        token.id,
+        (
+            token.name,
+            Cell("", tags=tuple((SCOPE_WORDS[s], "") for s in TokenScope if s in token.scopes)),
+            when(token.created_at),
+            when(token.used_at) if token.used_at else "never",
+            when(token.expires_at),
+        ),
+        (("withdraw", "Withdraw"),),
+    )
+
+
+def _form(here: Portal, user: User) -> None:
+    for name, value in (("name", ""), ("read", True), ("launch", False), ("days", USUAL_DAYS)):
+        st.session_state.setdefault(f"token-{name}", value)
+    with st.form("new-token", enter_to_submit=True):
+        st.html('<h3 class="sb-section">New token</h3>')
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            st.text_input(
+                "Name", key="token-name", max_chars=100, placeholder="What it is for", width=280
+            )
+            st.number_input(
+                "Days that it counts", 1, LONGEST_DAYS, step=1, key="token-days", width=170
+            )
+        st.checkbox("Read: search scenes, follow work, fetch results", key="token-read")
+        st.checkbox("Launch: start and stop notebooks and runs", key="token-launch")
+        st.form_submit_button("Create token", type="primary", on_click=_create, args=(here, user))
+        problem = frame.once().pop(_FAILED, "")
+        if problem:
+            frame.notice(problem, "bad")
+
+
+def _create(here: Portal, user: User) -> None:
+    name = st.session_state["token-name"].strip()
+    scopes = [scope for scope in TokenScope if st.session_state[f"token-{scope}"]]
+    frame.once().pop(_MADE, None)
+    try:
+        token = here.account.new_token(user, name, scopes, int(st.session_state["token-days"]))
+    except SceneBridgeError as exc:
+        frame.once()[_FAILED] = exc.message
+        return
+    frame.once()[_MADE] = (name, token)
+    st.session_state["token-name"] = ""
+
+
+def _made() -> None:
+    """Once: it is gone when the user says so, or opens another page."""
+    name, token = frame.once().get(_MADE, ("", ""))
+    if not token:
+        return
+    with st.container(border=True, key="token-shown"):
+        st.html(
+            f'<div role="status"><b>Copy the token “{esc(name)}” now.</b> '
+            "It is shown this once; the portal keeps only a fingerprint of it.</div>"
+        )
+        _secret(key="token-secret", data={"text": token, "label": "The new access token"})
+        st.button("I have it", key="token-taken", on_click=_taken)
+
+
+def _taken() -> None:
+    frame.once().pop(_MADE, None)
