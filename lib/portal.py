@@ -212,10 +212,7 @@ class Portal:
         return session
 
     def start_run(self, user: User, request: LaunchRequest) -> Run:
-        """Begin a run of its own; returns at once, the keeper goes on.
-
-        Raises what `check_launch` raises.
-        """
+        """Begin a run of its own; as `open_notebook`, and raises what it raises."""
         with self._audited(user, "start-run", request.cluster) as entry:
             self._may_launch(user, request)
             run = self._launcher.start_run(user, request)

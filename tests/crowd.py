@@ -38,6 +38,7 @@ PEOPLE: dict[str, dict[str, Any]] = {
     "ada": {"groups": ["admins"]},
 }
 _SETTINGS = """
+embedded_groups = ["everyone"]
 administrators = [{ provider = "test", claim = "groups", value = "admins" }]
 [[provider]]
 id = "test"

@@ -47,6 +47,7 @@ ROUTES: dict[str, Act | None] = {
     "GET /api/scenes/{scene}/quicklook.webp": Act.READ_SCENE,
     "GET /api/scenes/{scene}/tiles/{z}/{x}/{y}.webp": Act.READ_SCENE,
     "GET /api/footprints": Act.SEARCH,
+    "GET /api/audit.jsonl": Act.ADMINISTER,
     "GET /api/modules": Act.SEARCH,
     "GET /api/clusters": Act.SEARCH,
     "GET /api/sessions": Act.SEARCH,
