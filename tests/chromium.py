@@ -63,11 +63,13 @@ def chromium(*more: str) -> Iterator[Browser]:
     """A running browser with an empty profile; gone at the end.
 
     Args:
-        more: arguments of its command line.
+        more: arguments of its command line, in place of ours of the same name.
     """
     path = find_chromium()
     with tempfile.TemporaryDirectory(prefix="sb-chromium-", ignore_cleanup_errors=True) as profile:
-        arguments = [path, f"--user-data-dir={profile}", *more, *_ARGUMENTS]
+        named = {argument.partition("=")[0] for argument in more}
+        ours = [a for a in _ARGUMENTS if a.partition("=")[0] not in named]
+        arguments = [path, f"--user-data-dir={profile}", *more, *ours]
         if os.geteuid() == 0:
             arguments.insert(1, "--no-sandbox")
         log = Path(profile) / "stderr"

@@ -19,5 +19,6 @@ def there() -> Iterator[Crowd]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with chromium(f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1") as running:
+    names = f"MAP {REBOUND} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE *.localhost"
+    with chromium(f"--host-resolver-rules={names}, EXCLUDE 127.0.0.1") as running:
         yield running
