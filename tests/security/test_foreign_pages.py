@@ -259,7 +259,11 @@ def test_a_rebound_name_gets_nothing(there: Crowd, browser: Browser) -> None:
             port = origin.rpartition(":")[2]
             for path in ("/", "/healthz", "/api/me", "/signin", "/lab", "/_stcore/health"):
                 assert status_of(page, f"http://{REBOUND}:{port}{path}") in REFUSED, path
-        status_of(page, f"http://{REBOUND}:{there.running.port}/")
+        page.close()
+        page = context.new_page()
+        answer = page.goto(f"http://{REBOUND}:{there.running.port}/")
+        assert answer is not None
+        assert answer.status == 421
         for asked in ("fetch('/api/me')", "fetch('/signout', {method: 'POST'})"):
             assert page.evaluate(f"{asked}.then((answer) => answer.status)") in REFUSED
         answer = page.goto(f"{there.origin}/api/me")
