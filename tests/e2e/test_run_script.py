@@ -354,6 +354,20 @@ def test_a_service_manager_hears_how_it_goes_and_its_journal_gets_no_link(portal
     assert portal.process.returncode == 0
 
 
+def test_the_portal_waits_at_the_address_of_the_settings_alone(portal, data):
+    (data / "settings.toml").write_text(f'listen = "127.0.0.2"\n{PROVIDERS}')
+    portal.process = service(data, portal.port)
+    assert any("ready" in line for line in portal.process.stdout)
+    listening = {
+        connection.laddr.ip
+        for connection in psutil.Process(portal.process.pid).net_connections()
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == portal.port
+    }
+    assert listening == {"127.0.0.2"}
+    portal.stop()
+    assert portal.process.returncode == 0
+
+
 # --- a portal that is killed ----------------------------------------------------------------
 
 
