@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import pwd
 import re
 import stat
 import tempfile
@@ -163,3 +164,11 @@ def _is_ours(folder: str) -> bool:
         return Path(folder).stat().st_uid == os.getuid() and os.access(folder, os.W_OK)
     except OSError:
         return False
+
+
+def account_name(user: int) -> str:
+    """As people know it; the number where it has no name."""
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)

@@ -330,19 +330,19 @@ class Portal:
         offset: int = 0,
     ) -> tuple[Detection, ...]:
         """What a run has found so far, best first."""
-        self._readable(user, run_id)
+        self._may_read(user, run_id)
         return self._store.detections.of_run(
             run_id, scene=scene, klass=klass, min_score=min_score, limit=limit, offset=offset
         )
 
     def detection_counts(self, user: User, run_id: RunId) -> dict[tuple[SceneId, str], int]:
         """How many objects of which class in which scene."""
-        self._readable(user, run_id)
+        self._may_read(user, run_id)
         return self._store.detections.counts(run_id)
 
     def export_geojson(self, user: User, run_id: RunId) -> bytes:
         """All detections of a run as GeoJSON, UTF-8."""
-        self._readable(user, run_id)
+        self._may_read(user, run_id)
         run = self.run(user, run_id)
         items = self._store.work.items(run_id)
         synthetic = frozenset(
@@ -355,7 +355,7 @@ class Portal:
         self, user: User, run_id: RunId, scene: SceneId, kind: ArtifactKind, n: int = 0
     ) -> bytes:
         """A chip or an overview, WebP. Raises NotFound while it is not here."""
-        self._readable(user, run_id)
+        self._may_read(user, run_id)
         return self._results.image(run_id, scene, kind, n)
 
     # --- inside -------------------------------------------------------------------
@@ -374,14 +374,12 @@ class Portal:
                 self._write(user, tried, thing.id if thing is not None else "", result=exc.code)
             raise
 
-    def _readable(self, user: User, run_id: RunId) -> Run:
-        """A run whose results this user may read; its state may be that of an earlier moment."""
-        run = self._known.get(run_id) or self._store.work.run(run_id)
-        self._require(user, Act.READ, run)
-        self._known[run_id] = run
-        if len(self._known) > _MOST_KNOWN:
+    def _may_read(self, user: User, run_id: RunId) -> None:
+        if len(self._known) > _MOST_KNOWN:  # for its owner, who never changes
             self._known.clear()
-        return run
+        run = self._known.get(run_id) or self._store.work.run(run_id)
+        self._known[run_id] = run
+        self._require(user, Act.READ, run)
 
     def _stop_session(self, session: Session) -> None:
         self._store.work.update_session(session.id, stopping=True)

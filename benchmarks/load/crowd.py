@@ -20,6 +20,8 @@ from benchmarks.load.browser import Page
 
 PAGES = ("", "work", "results")
 CHIPS = 24
+#: How often an open page asks whether its sign-in still lives (ui/components/sign_in_watch.js).
+WATCH_S = 15.0
 
 
 class Crowd:
@@ -40,6 +42,7 @@ class Crowd:
         async with visitor.client() as http, asyncio.TaskGroup() as tasks:
             for number, cookie in enumerate(given["cookies"]):
                 tasks.create_task(self._click(http, number, cookie))
+                tasks.create_task(self._watch(http, number, cookie))
             for session in given["sessions"][: given["streams"]]:
                 tasks.create_task(self._stream(http, session))
             tasks.create_task(self._download(http, given["sessions"][-1]))
@@ -77,6 +80,14 @@ class Crowd:
                 await asyncio.sleep(random.uniform(0.8, 1.2) * every)
                 turn += 1
 
+    async def _watch(self, http: aiohttp.ClientSession, number: int, cookie: str) -> None:
+        """What each open page asks by itself."""
+        await self._everybody.wait()
+        await asyncio.sleep(WATCH_S * number / len(self._given["cookies"]))
+        while True:
+            await self._fetch(http, cookie, "/api/me")
+            await asyncio.sleep(WATCH_S)
+
     async def _pictures(
         self, http: aiohttp.ClientSession, cookie: str, page: str, *, first: bool
     ) -> None:
@@ -84,12 +95,15 @@ class Crowd:
         paths = ["/api/footprints"] if page == "" else []
         if page == "results" and first:
             paths = [self._given["chip"].format(n) for n in range(1, CHIPS + 1)]
+        for path in paths:
+            self.pictures += await self._fetch(http, cookie, path) == 200
+
+    async def _fetch(self, http: aiohttp.ClientSession, cookie: str, path: str) -> int:
         port = self._given["port"]
         own = {"Host": f"localhost:{port}", "Cookie": cookie, "Sec-Fetch-Site": "same-origin"}
-        for path in paths:
-            async with http.get(f"http://127.0.0.1:{port}{path}", headers=own) as answer:
-                await answer.read()
-                self.pictures += answer.status == 200
+        async with http.get(f"http://127.0.0.1:{port}{path}", headers=own) as answer:
+            await answer.read()
+            return answer.status
 
     async def _way(self, http: aiohttp.ClientSession, session: str) -> visitor.Way:
         way = await visitor.enter(http, self._given["port"], self._given["cookies"][0], session)

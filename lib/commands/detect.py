@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib import settings
 from lib.catalogs import complete_params, fit, load_catalogs
-from lib.commands.answer import Answer, Commands, command, table
+from lib.commands.answer import Answer, Commands, command, plain, table
 from lib.errors import Conflict, InvalidInput, NotFound, Refused, SceneBridgeError
 from lib.model import ModuleId, SceneId
 from lib.scenes.catalogue import Catalogue
@@ -139,7 +139,7 @@ def _run(module: Module, work: Path, out: Path, *, quiet: bool) -> int:
             events = list(_events(out))
             for event in events[told:]:
                 if not quiet and (line := _progress(event)):
-                    print(line, flush=True)
+                    print(plain(line), flush=True)
             told = len(events)
     finally:
         if program.poll() is None:

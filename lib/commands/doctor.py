@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from lib.commands.answer import Answer, Commands, command
+from lib.commands.on_store import data_of
 from lib.doctor import examine
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _doctor(options: argparse.Namespace) -> Answer:
     logging.getLogger("lib").addHandler(logging.NullHandler())  # the checks say it themselves
-    checks = list(examine(options.data.expanduser().resolve()))
+    checks = list(examine(data_of(options)))
     lines = [f"{'ok  ' if c.ok else 'BAD '} {c.name}: {c.detail}" for c in checks]
     return Answer(
         [asdict(c) for c in checks], "\n".join(lines), failed=not all(c.ok for c in checks)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lib import settings
 from lib.auth import OWNER, auth_of
-from lib.errors import NotFound
+from lib.errors import NotFound, Refused
+from lib.places import account_name
 from lib.store import Store
 
 if TYPE_CHECKING:
@@ -49,5 +51,21 @@ def auth_on(options: argparse.Namespace) -> Iterator[tuple[Store, Auth]]:
 
 
 def data_of(options: argparse.Namespace) -> Path:
+    """The data folder, resolved; it need not exist.
+
+    Raises:
+        Refused: it belongs to another account, which must run the command.
+    """
     data: Path = options.data.expanduser().resolve()
+    try:
+        owner = account_name(data.stat().st_uid)
+        ours = os.access(data, os.R_OK | os.X_OK, effective_ids=True)
+    except FileNotFoundError:
+        return data
+    except PermissionError:
+        owner, ours = "another account", False
+    if not ours:
+        raise Refused(
+            f"The data folder {data} belongs to {owner}: run this as that account, with sudo -u."
+        )
     return data

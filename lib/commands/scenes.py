@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.commands.answer import Answer, Commands, command, table
+from lib.commands.answer import Answer, Commands, command, plain, table
 from lib.errors import InvalidProduct
 from lib.model import SceneId, SceneQuery
 from lib.places import make_data_folder
@@ -57,7 +57,7 @@ def _add(options: argparse.Namespace) -> Answer:
         try:
             scene = catalogue.add(path)
         except InvalidProduct as exc:
-            print(exc.message, file=sys.stderr)
+            print(plain(exc.message), file=sys.stderr)
             broken.append({"path": str(path), "message": exc.message})
         else:
             added.append(scene)
@@ -108,7 +108,7 @@ def _samples(options: argparse.Namespace) -> Answer:
     make_data_folder(data)
 
     def say(line: str) -> None:
-        print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+        print(plain(line), file=sys.stderr if options.json else sys.stdout, flush=True)
 
     scenes = take_in_samples(data, say)
     return Answer([_brief(scene) for scene in scenes], f"{len(scenes)} sample scenes are there.")

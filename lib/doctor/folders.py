@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from lib.doctor.check import Check
 from lib.errors import SceneBridgeError
+from lib.places import account_name
 from lib.settings import PROJECT
 from lib.store.database import is_current
 
@@ -53,7 +54,7 @@ def permissions(chosen: Settings) -> Check:
         return Check(
             "permissions", False,
             f"{_names(foreign)} do not belong to the account that {data} belongs to: "
-            f"chown them to {_name_of(owner)}",
+            f"chown them to {account_name(owner)}",
         )  # fmt: skip
     settings_file = data / "settings.toml"
     if settings_file.exists() and _mode(settings_file) & 0o022:
@@ -93,7 +94,7 @@ def account(chosen: Settings) -> Check:
             f"{chosen.data} belongs to root: run the portal under an account of its own, see "
             "docs/operate.md",
         )  # fmt: skip
-    return Check("account", True, f"the portal is {_name_of(owner)}'s")
+    return Check("account", True, f"the portal is {account_name(owner)}'s")
 
 
 def code(chosen: Settings, project: Path) -> Check:
@@ -149,12 +150,3 @@ def _mode(file: Path) -> int:
 
 def _names(files: Iterable[Path]) -> str:
     return ", ".join(str(file) for file in files)
-
-
-def _name_of(user: int) -> str:
-    import pwd
-
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return str(user)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lib.doctor.check import Check
 from lib.errors import SceneBridgeError
-from lib.listening import listen
+from lib.listening import check_notebook_port, listen
 from lib.places import running_portal
 
 if TYPE_CHECKING:
@@ -37,7 +37,11 @@ def port(chosen: Settings) -> Check:
             listener.close()
     except SceneBridgeError as exc:
         return Check("port", False, f"{exc.message.rstrip('.')}: choose another with --port")
-    return Check("port", True, f"{chosen.port} is free")
+    try:
+        check_notebook_port(chosen)
+    except SceneBridgeError as exc:
+        return Check("port", False, exc.message)
+    return Check("port", True, f"{chosen.port} is free, and so is the notebooks'")
 
 
 def unit() -> Check | None:

@@ -18,8 +18,6 @@ import psutil
 import pytest
 
 from lib import bootstrap
-from lib.errors import Conflict, Unavailable
-from lib.listening import listen
 from lib.places import Running, claim, runtime_path
 from lib.scenes.catalogue import Catalogue
 from lib.scenes.samples import MADE_UP, make_up
@@ -139,24 +137,6 @@ def test_wrong_usage_ends_with_2():
     )
     assert done.returncode == 2
     assert "--host" in done.stderr
-
-
-def test_only_the_address_of_the_settings_is_listened_on():
-    port = free_port()
-    (only,) = listen(port, address="127.0.0.2")
-    try:
-        assert only.getsockname() == ("127.0.0.2", port)
-        for other in listen(port, address="127.0.0.1"):  # nobody is there yet
-            other.close()
-        with pytest.raises(Conflict, match=r"in use by another program\. Sorry"):
-            listen(port, " Sorry.", address="127.0.0.2")
-    finally:
-        only.close()
-
-
-def test_an_address_of_another_computer_is_said():
-    with pytest.raises(Unavailable, match=r"no address 192\.0\.2\.1: mend listen"):
-        listen(free_port(), address="192.0.2.1")
 
 
 # --- the start and the end --------------------------------------------------------------------
@@ -282,76 +262,6 @@ def test_a_signal_before_it_is_ready_leaves_nothing(portal, data):
     assert process.returncode in (0, 130), said
     assert "Traceback" not in said
     assert portal.leftovers() == []
-
-
-# --- with providers, and under a service manager ----------------------------------------------
-
-PROVIDERS = """
-[[provider]]
-id = "aist"
-title = "AIST"
-issuer = "http://127.0.0.1:9/"
-client_id = "scenebridge"
-"""
-
-
-def service(data: Path, port: int, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "lib.serve", "--data", data, "--port", str(port)],
-        env={**os.environ, "PYTHONPATH": str(PROJECT), "DISPLAY": ":0", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def links_made(data: Path) -> int:
-    with sqlite3.connect(data / "portal.sqlite") as store:
-        (count,) = store.execute("SELECT count(*) FROM sign_in_links").fetchone()
-    store.close()
-    return count
-
-
-def test_where_people_have_accounts_no_link_is_made_or_opened(portal, data, tmp_path):
-    (data / "settings.toml").write_text(PROVIDERS)
-    opened = tmp_path / "opened"
-    browser = tmp_path / "browser"
-    browser.write_text(f'#!/bin/sh\ntouch "{opened}"\n')
-    browser.chmod(0o755)
-    portal.process = service(data, portal.port, BROWSER=str(browser))
-    said = next(line for line in portal.process.stdout if "ready" in line)
-    assert said == f"SceneBridge is ready: {portal.origin}\n"
-    page = httpx.get(f"{portal.origin}/", headers={"accept": "text/html"})
-    assert "Sign in at AIST" in page.text
-    assert links_made(data) == 0
-    said = portal.stop()
-    assert portal.process.returncode == 0
-    assert "\x1b" not in said
-    assert not opened.exists()
-
-
-def test_a_service_manager_hears_how_it_goes_and_its_journal_gets_no_link(portal, data, tmp_path):
-    address = tmp_path / "notify"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
-        manager.bind(str(address))
-        manager.settimeout(60)
-        portal.process = service(
-            data, portal.port, NOTIFY_SOCKET=str(address), WATCHDOG_USEC="1500000"
-        )
-        heard = []
-        while "READY=1" not in heard or heard.count("WATCHDOG=1") < 3:
-            heard += manager.recv(4096).decode().split("\n")
-        assert f"STATUS=Ready at {portal.origin}" in heard
-        assert httpx.get(f"{portal.origin}/healthz").status_code == 200
-        began = time.monotonic()
-        said = portal.stop()
-        assert time.monotonic() - began < 30
-        while "STOPPING=1" not in heard:
-            heard += manager.recv(4096).decode().split("\n")
-    assert f"SceneBridge is ready: {portal.origin}\n" in said
-    assert "key=" not in said
-    assert links_made(data) == 0
-    assert portal.process.returncode == 0
 
 
 # --- a portal that is killed ----------------------------------------------------------------

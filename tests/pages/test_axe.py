@@ -144,3 +144,18 @@ def test_a_question(
     assert not told, "\n".join(told)
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("dialog").wait_for(state="detached")
+
+
+@THEMES
+def test_a_new_token(visit: Any, dark: bool):
+    page = visit("/account", who="lead", dark=dark)
+    drawn(page)
+    page.get_by_role("button", name="Create token").click()
+    page.get_by_text("Give the token a name").wait_for()
+    told = violations(page)
+    page.get_by_label("Name", exact=True).fill("a token")
+    page.get_by_role("button", name="Create token").click()
+    page.get_by_text("It is shown this once").wait_for()
+    page.wait_for_timeout(500)
+    told += violations(page)
+    assert not told, "\n".join(told)

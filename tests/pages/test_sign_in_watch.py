@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
+from sqlalchemy import update
 
 from lib.auth import COOKIE
 from lib.auth.registry import digest
+from lib.store.tables import logins
 from tests.chromium import fresh_context
 from tests.pages.pages_browser import Served, signed_in
 
@@ -145,3 +147,20 @@ def test_asking_is_no_act_and_nobody_sees_it(context, served):
     assert page.locator(".st-key-sign-in-watch").bounding_box() is None
     # Streamlit 1.67 itself warns about its own features; of ours there is not a word.
     assert not [text for text in said if "/api/me" in text or "blob:" in text]
+
+
+def test_the_question_does_not_prolong_the_sign_in(context, served):
+    signed_in(context, served.site, "user")
+    login = login_of(context, served).id
+    people = served.site.store.people
+    with people._engine.begin() as connection:
+        connection.execute(update(logins).where(logins.c.id == login).values(seen_at=1000.0))
+    page = context.new_page()
+    page.goto(served.origin + "/healthz")  # a page of the portal's that does nothing
+    asked = (
+        "fetch('/api/me', {credentials: 'same-origin', cache: 'no-store'}).then((r) => r.status)"
+    )
+    assert page.evaluate(asked) == 200
+    assert login_of(context, served).seen_at == 1000.0
+    opened(context, served, "/work")
+    assert login_of(context, served).seen_at > 1000.0

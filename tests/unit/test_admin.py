@@ -119,6 +119,16 @@ def test_a_product_that_cannot_be_read_does_not_hold_up_the_others(capsys, tmp_p
     assert "MTL" in err
 
 
+def test_a_hostile_path_does_not_drive_the_terminal(capsys, tmp_path):
+    product = tmp_path / "a\x1b[2J\x1b]0;pwned\x07"
+    product.mkdir()
+    for command in (("scenes", "add"), ("detect", "active-fire", "--out", tmp_path / "o")):
+        code, out, err = admin(capsys, *command, product, "--data", tmp_path / "data")
+        assert code == 1
+        assert "a\\x1b[2J" in err
+        assert all(c.isprintable() or c == "\n" for c in out + err)
+
+
 def test_a_wrong_id_removes_nothing(capsys, filled):
     known = the(filled, "landsat-8")
     code, _, err = admin(capsys, "scenes", "remove", known, "NO_SUCH_SCENE", "--data", filled)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import stat
 import subprocess
 import sys
@@ -158,6 +159,24 @@ def test_the_owner_cannot_be_locked_out(place: Place) -> None:
     code, _, err = place.admin("users", "block", "owner")
     assert code == 1
     assert "cannot block" in err
+
+
+@pytest.mark.parametrize("command", [("users", "list"), ("audit",), ("link",), ("doctor",)])
+def test_another_account_is_told_whose_the_folder_is(
+    place: Place, command: tuple[str, ...]
+) -> None:
+    before = os.geteuid()
+    place.data.chmod(0o700 if before == 0 else 0)
+    if before == 0:
+        os.seteuid(65534)  # root may enter everywhere
+    try:
+        code, out, err = place.admin(*command)
+    finally:
+        os.seteuid(before)
+        place.data.chmod(0o700)
+    assert (code, out) == (1, "")
+    assert "run this as that account" in err
+    assert err.count("\n") == 1
 
 
 # --- tokens ---------------------------------------------------------------------------------
