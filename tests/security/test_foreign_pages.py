@@ -331,3 +331,31 @@ def test_the_page_s_policy_stops_what_got_into_it(
           const own = new Blob(['export const own = 42'], {type: 'text/javascript'});
           return (await import(URL.createObjectURL(own))).own; })()"""
         assert page.evaluate(allowed) == 42
+
+
+def test_a_notebook_shown_in_the_portal_cannot_lead_the_page_away(
+    there: Crowd, browser: Browser, evil: Evil
+) -> None:
+    evil.asked.clear()
+    assert there.notebook.id
+    with signed_in(there, browser) as (context, _):
+        page = context.new_page()
+        page.goto(f"{there.origin}/work")
+        page.get_by_role("button", name="Open here").first.click()
+        inside = page.frame_locator("iframe[src^='/open/']")
+        inside.locator("body").wait_for(state="attached")
+        (frame,) = [f for f in page.frames if f.url.startswith(there.notebook.origin)]
+        moved = frame.evaluate(
+            "(to) => { try { top.location.href = to; return 'tried'; }"
+            " catch { return 'refused'; } }",
+            f"http://evil.localhost:{evil.port}/",
+        )
+        read = frame.evaluate(
+            "() => { try { return parent.document.title; } catch { return 'refused'; } }"
+        )
+        page.wait_for_timeout(700)
+        assert moved in ("tried", "refused")
+        assert read == "refused"
+        assert page.url == f"{there.origin}/work"
+        assert evil.asked == []
+        assert frame.evaluate("fetch('/api/status').then((answer) => answer.ok)")
