@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -178,17 +179,17 @@ def crowd() -> Iterator[Crowd]:
     samples.mkdir(parents=True)
     (samples / "taken-in").touch()  # one scene is enough
     running = RunningPortal(data)
-    running.start()
-    it = Crowd(running)
     try:
+        running.start()
+        it = Crowd(running)
         yield it
-    finally:
         it.store.close()
+    finally:
         if running.process is not None and running.process.poll() is None:
             try:
                 running.stop()
             except subprocess.TimeoutExpired:
-                os.killpg(running.process.pid, 9)
+                os.killpg(running.process.pid, signal.SIGKILL)
         shutil.rmtree(data, ignore_errors=True)
 
 
