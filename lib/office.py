@@ -107,12 +107,15 @@ class Office:
             InvalidInput: no text, too long a text, or too long a time.
         """
         now = self._access.require(user, Act.ADMINISTER)
-        return announce_as(self._store, now, text, kind, lasts_s)
+        number = announce_as(self._store, now, text, kind, lasts_s)
+        self._told = (0.0, ())
+        return number
 
     def end_announcement(self, user: User, number: int) -> None:
         """Show it no more. Raises NotFound."""
         now = self._access.require(user, Act.ADMINISTER)
         end_announcement_as(self._store, now, number)
+        self._told = (0.0, ())
 
     # --- the audit log ------------------------------------------------------------
 
