@@ -28,7 +28,9 @@ def opened(context: BrowserContext, served: Served, path: str) -> Page:
     page = context.new_page()
     page.goto(served.origin + path)
     page.locator(".sb-heading h1").wait_for()
-    page.wait_for_function("window[Symbol.for('scenebridge-sign-in-watch')]?.asked > 0")
+    asked = "window[Symbol.for('scenebridge-sign-in-watch')]?.asked > 0"
+    while not page.evaluate(asked):  # the page's policy lets no text become a script
+        page.wait_for_timeout(50)
     return page
 
 
