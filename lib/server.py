@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _POLL_S = 0.02
+#: What a page may send at once: states of widgets, shapes drawn on the map.
+LARGEST_MESSAGE = 4 * 2**20
 
 
 class PortalServer(uvicorn.Server):
@@ -34,7 +36,7 @@ class PortalServer(uvicorn.Server):
                 log_config=None,
                 log_level="warning",
                 lifespan="on",
-                **SERVER_SETTINGS,
+                **{**SERVER_SETTINGS, "ws_max_size": LARGEST_MESSAGE},
             )
         )
         self.stopping = asyncio.Event()

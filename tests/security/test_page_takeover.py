@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from lib.auth import LOGIN_HEADER
+from lib.server import LARGEST_MESSAGE
 from tests.crowd import Crowd, Somebody
 
 pytestmark = pytest.mark.slow
@@ -117,3 +119,19 @@ def test_another_sign_in_of_the_same_person_gets_a_page_of_its_own(there: Crowd)
     with page(there, second, before.session) as after:
         after.run()
         assert after.session != before.session
+
+
+def test_a_message_that_is_too_large_ends_the_page(there: Crowd) -> None:
+    def send(stream: ClientConnection, size: int) -> None:
+        asked = BackMsg()
+        asked.rerun_script.page_name = "work"
+        asked.rerun_script.query_string = "x" * size
+        stream.send(asked.SerializeToString())
+        for _ in range(5):
+            stream.recv(timeout=20)
+
+    alice = there.sign_in("alice")
+    with page(there, alice) as hers:
+        send(hers.stream, 2**20)
+    with page(there, alice) as hers, pytest.raises(ConnectionClosed):
+        send(hers.stream, LARGEST_MESSAGE + 1)
