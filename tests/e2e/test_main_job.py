@@ -26,6 +26,7 @@ def choose_scenes(page: Page, search: str, count: int) -> list[str]:
     """Search by text, tick the first scenes of the table; their ids."""
     page.get_by_label("Name or id").fill(search)
     page.get_by_label("Name or id").press("Enter")
+    expect(page).to_have_url(re.compile(f"[?&]q={re.escape(search)}"))  # the search is over
     ticks = page.locator("tbody tr:visible input[type=checkbox]")
     expect(ticks.first).to_be_visible()
     chosen = []
