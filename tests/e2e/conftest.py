@@ -73,3 +73,23 @@ def portal(data_folder: Path, request: pytest.FixtureRequest) -> Iterator[Runnin
     if running.process is not None and running.process.poll() is None:
         running.stop()
     assert running.leftovers() == []
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """A data folder whose first start is over, so that no sample scenes are made."""
+    folder = Path(tempfile.mkdtemp(prefix="sb-run-"))
+    (folder / "cache" / "samples").mkdir(parents=True)
+    (folder / "cache" / "samples" / "taken-in").touch()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def unstarted(data: Path) -> Iterator[RunningPortal]:
+    """A portal that the test starts; stopped, and checked to leave nothing, at the end."""
+    running = RunningPortal(data)
+    yield running
+    if running.process is not None and running.process.poll() is None:
+        running.stop()
+    assert running.leftovers() == []

@@ -1,7 +1,6 @@
 """`./run`: its refusals, its start, its end, and what a killed portal leaves to the next."""
 
 import os
-import shutil
 import signal
 import socket
 import sqlite3
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -28,22 +26,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def data() -> Iterator[Path]:
-    """A data folder whose first start is over, so that no sample scenes are made."""
-    folder = Path(tempfile.mkdtemp(prefix="sb-run-"))
-    (folder / "cache" / "samples").mkdir(parents=True)
-    (folder / "cache" / "samples" / "taken-in").touch()
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def portal(data: Path) -> Iterator[RunningPortal]:
-    running = RunningPortal(data)
-    yield running
-    if running.process is not None and running.process.poll() is None:
-        running.stop()
-    assert running.leftovers() == []
+def portal(unstarted: RunningPortal) -> RunningPortal:
+    """Each test starts it in its own way."""
+    return unstarted
 
 
 def refused(*arguments: object, **environment: str) -> str:

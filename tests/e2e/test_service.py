@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -25,22 +22,9 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def data() -> Iterator[Path]:
-    """A data folder whose first start is over, so that no sample scenes are made."""
-    folder = Path(tempfile.mkdtemp(prefix="sb-service-"))
-    (folder / "cache" / "samples").mkdir(parents=True)
-    (folder / "cache" / "samples" / "taken-in").touch()
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture
-def portal(data: Path) -> Iterator[RunningPortal]:
-    running = RunningPortal(data)
-    yield running
-    if running.process is not None and running.process.poll() is None:
-        running.stop()
-    assert running.leftovers() == []
+def portal(unstarted: RunningPortal) -> RunningPortal:
+    """Each test starts it in its own way."""
+    return unstarted
 
 
 def test_only_the_address_of_the_settings_is_listened_on():
