@@ -116,9 +116,17 @@ class Crowd:
             given["cookie"] = who.cookie
         return httpx.Client(base_url=self.origin, headers=given, timeout=30)
 
-    @cached_property
+    @property
     def notebook(self) -> Notebook:
-        """A real Jupyter of Alice's that runs until the portal stops."""
+        """A real Jupyter of Alice's that runs until the portal stops, entered anew: tests
+        in any order end her other sign-ins, and with them what they had entered."""
+        session, run = self._ready_notebook
+        origin, cookie = self.enter(self.sign_in(), session)
+        return Notebook(session, run, origin, cookie)
+
+    @cached_property
+    def _ready_notebook(self) -> tuple[str, str]:
+        """Its session and its run."""
         alice = self.sign_in()
         with self.client(alice) as client:
             wait_for(
@@ -137,8 +145,7 @@ class Crowd:
             session = opened.json()
             path = f"/api/sessions/{session['id']}"
             wait_for("READY", lambda: client.get(path).json()["state"] == "READY")
-        origin, cookie = self.enter(alice, session["id"])
-        return Notebook(session["id"], session["run"], origin, cookie)
+        return session["id"], session["run"]
 
     def enter(self, who: Somebody, session: str) -> tuple[str, str]:
         """Go through the portal into a notebook: its origin, and the cookie there."""
