@@ -23,7 +23,8 @@ from lib.model import Run, Scene, Session, StrEnum, TokenScope, User, UserId
 
 if TYPE_CHECKING:
     from lib.auth import Auth
-    from lib.catalogs import Catalogs, ClusterEntry
+    from lib.catalogs import Catalogs
+    from lib.clusters import ClusterEntry
 
 #: In the readers of a collection and the groups of a cluster.
 EVERYONE = "everyone"

@@ -12,10 +12,12 @@ import tomllib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from lib.clusters import ClusterEntry, read_cluster
 from lib.errors import InvalidInput, NotFound
 from lib.model import ClusterId, Fit, Module, ModuleId, SensorNeed
 from lib.protocol import NAME_PATTERN
 from lib.schemas import first_fault, schema_fault
+from lib.site import site_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,17 +28,6 @@ if TYPE_CHECKING:
 
 #: Title of every platform that a scene can be of.
 PLATFORMS = {"landsat-8": "Landsat 8", "formosat-2": "FORMOSAT-2", "formosat-5": "FORMOSAT-5"}
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterEntry:
-    """One file of `catalogs/clusters`. `groups` may start work there; "everyone" is one."""
-
-    id: ClusterId
-    title: str
-    institute: str
-    embedded: bool
-    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +53,7 @@ class Catalogs:
 
 
 def load_catalogs(project: Path) -> Catalogs:
-    """Read the catalogues of the project folder.
+    """Read the catalogues of the project folder, and the site's own clusters.
 
     Raises:
         InvalidInput: a file breaks the rules; the sentence names it.
@@ -74,10 +65,15 @@ def load_catalogs(project: Path) -> Catalogs:
         if module.id != module_id:
             raise InvalidInput(f"{offer.name} offers {module_id}, but the module is {module.id}.")
         modules[module.id] = module
-    clusters = {}
-    for file in sorted((project / "catalogs" / "clusters").glob("*.toml")):
-        entry = _cluster(file)
-        clusters[entry.id] = entry
+    clusters: dict[ClusterId, ClusterEntry] = {}
+    for folder in (project / "catalogs" / "clusters", site_folder() / "clusters"):
+        for file in sorted(folder.glob("*.toml")):
+            entry = read_cluster(file)
+            if entry.id in clusters:
+                raise InvalidInput(
+                    f"{file} describes {entry.id}, as {clusters[entry.id].file} does."
+                )
+            clusters[entry.id] = entry
     readers = {}
     for file in sorted((project / "catalogs").glob("*/collection.json")):
         collection, groups = _readers(file)
@@ -172,25 +168,6 @@ def _module(file: Path) -> Module:
         licence=str(data.get("licence", "")),
         source=str(data.get("source", "")),
     )
-
-
-def _cluster(file: Path) -> ClusterEntry:
-    data = _toml(file)
-    return ClusterEntry(
-        ClusterId(_name(data, "id", file)),
-        _text(data, "title", file),
-        str(data.get("institute", "")),
-        data.get("embedded", False) is True,
-        _groups(data, file),
-    )
-
-
-def _groups(data: Mapping[str, Any], file: Path) -> tuple[str, ...]:
-    if "groups" not in data:
-        raise InvalidInput(
-            f'{file} needs groups: ids of the groups that may use this cluster, or ["everyone"].'
-        )
-    return _texts(data, "groups", file)
 
 
 def _readers(file: Path) -> tuple[str, tuple[str, ...]]:

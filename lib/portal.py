@@ -18,6 +18,7 @@ from lib.account import AccountDesk
 from lib.auth import CLIENT_HEADER
 from lib.catalogs import PLATFORMS, fit
 from lib.cluster_views import ClusterViews
+from lib.clusters import ClusterEntry
 from lib.errors import (
     ClusterUnreachable,
     Conflict,

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from lib.errors import InvalidInput, ProtocolError, SceneBridgeError, from_code
-from lib.model import Endpoint, EndReason, Isolation, JobState, Preset, StrEnum
+from lib.model import Endpoint, EndReason, Isolation, JobState, Preset, QueueLoad, StrEnum
 
 VERSION = 1
 COMMAND = f"scenebridge-{VERSION}"
@@ -99,6 +99,9 @@ class GateInfo:
 
     `data_paths` are folders of the cluster that jobs may read: an asset below one
     of them need not be staged. `https_hosts` are hosts that jobs may read from.
+    `account` and `node` say whose gate it is and where. `load` is how busy the queues
+    were at `load_at` (empty where the scheduler does not tell). `troubles` are sentences
+    about what is offered and cannot work now (an image that is missing).
     """
 
     protocol: int
@@ -115,6 +118,11 @@ class GateInfo:
     live: int
     keep_s: int
     time: float
+    account: str = ""
+    node: str = ""
+    load: list[QueueLoad] = field(default_factory=list)
+    load_at: float | None = None
+    troubles: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +161,8 @@ class SubmitRequest:
 class JobStatus:
     """One job as the gate knows it.
 
-    `reason` is a plain sentence for the user; `endpoint` is there from the moment the
+    `reason` is a plain sentence for the user; `starts_at` is when the scheduler expects
+    to start a waiting job, where it says so; `endpoint` is there from the moment the
     session script reported it until the job ends; `events` counts the module events
     the gate has validated so far; `keep_until` is when the files are deleted, known
     once the job has ended. `module_exit_code` is there from the moment the module has
@@ -179,6 +188,7 @@ class JobStatus:
     endpoint: Endpoint | None = None
     module_exit_code: int | None = None
     module_message: str = ""
+    starts_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,9 +309,12 @@ def encode(message: Any) -> bytes:
     return json.dumps(_plain(message), separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
 
 
-def decode(cls: type[T], line: bytes | str) -> T:
+def decode(cls: type[T], line: bytes | str, *, newer: bool = False) -> T:
     """Read one message strictly: unknown fields, missing fields and wrong types are errors.
 
+    Args:
+        newer: unknown fields are left out instead. The portal reads a gate's answers so,
+            because a gate may be upgraded before its portal; a gate never reads requests so.
     Raises:
         InvalidInput: the text is not such a message.
     """
@@ -309,12 +322,12 @@ def decode(cls: type[T], line: bytes | str) -> T:
         data = json.loads(line)
     except (ValueError, RecursionError) as exc:
         raise InvalidInput(f"not JSON: {exc}") from exc
-    return from_plain(cls, data)
+    return from_plain(cls, data, newer=newer)
 
 
-def from_plain(cls: type[T], data: Any) -> T:
-    """Build the dataclass `cls` from parsed JSON. Errors as in `decode`."""
-    result: T = _build(cls, data, cls.__name__)
+def from_plain(cls: type[T], data: Any, *, newer: bool = False) -> T:
+    """Build the dataclass `cls` from parsed JSON. Arguments and errors as in `decode`."""
+    result: T = _build(cls, data, cls.__name__, newer)
     return result
 
 
@@ -338,7 +351,7 @@ def read_reply(cls: type[T], line: bytes) -> T:
     try:
         data = json.loads(line)
         if data["ok"] is True:
-            return from_plain(cls, data["result"])
+            return from_plain(cls, data["result"], newer=True)
         error = data["error"]
         raised = from_code(str(error["code"]), str(error["message"]))
     except (ValueError, KeyError, TypeError, InvalidInput, RecursionError) as exc:
@@ -358,7 +371,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _build(kind: Any, data: Any, where: str) -> Any:
+def _build(kind: Any, data: Any, where: str, newer: bool) -> Any:
     origin = typing.get_origin(kind)
     if kind is Any:
         return data
@@ -366,19 +379,19 @@ def _build(kind: Any, data: Any, where: str) -> Any:
         if data is None:
             return None
         inner = next(a for a in typing.get_args(kind) if a is not type(None))
-        return _build(inner, data, where)
+        return _build(inner, data, where, newer)
     if origin is list:
         if not isinstance(data, list):
             raise InvalidInput(f"{where} must be a list")
         (inner,) = typing.get_args(kind)
-        return [_build(inner, v, f"{where}[{i}]") for i, v in enumerate(data)]
+        return [_build(inner, v, f"{where}[{i}]", newer) for i, v in enumerate(data)]
     if origin is dict:
         if not isinstance(data, dict):
             raise InvalidInput(f"{where} must be an object")
         _, inner = typing.get_args(kind)
-        return {k: _build(inner, v, f"{where}.{k}") for k, v in data.items()}
+        return {k: _build(inner, v, f"{where}.{k}", newer) for k, v in data.items()}
     if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, data, where)
+        return _build_dataclass(kind, data, where, newer)
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         try:
             return kind(data)
@@ -395,18 +408,18 @@ def _build(kind: Any, data: Any, where: str) -> Any:
 _JSON_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def _build_dataclass(kind: Any, data: Any, where: str) -> Any:
+def _build_dataclass(kind: Any, data: Any, where: str, newer: bool) -> Any:
     if not isinstance(data, dict):
         raise InvalidInput(f"{where} must be an object")
     hints = typing.get_type_hints(kind)
     known = {f.name: f for f in dataclasses.fields(kind)}
     unknown = sorted(set(data) - set(known))
-    if unknown:
+    if unknown and not newer:
         raise InvalidInput(f"{where} has an unknown field {unknown[0]!r:.60}")
     values = {}
     for name, spec in known.items():
         if name in data:
-            values[name] = _build(hints[name], data[name], f"{where}.{name}")
+            values[name] = _build(hints[name], data[name], f"{where}.{name}", newer)
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             raise InvalidInput(f"{where} lacks the field {name!r}")
     return kind(**values)

@@ -52,6 +52,7 @@ _ENDINGS = {
     EndReason.IDLE: "It was not used for a long time.",
     EndReason.OUT_OF_MEMORY: "It needed more memory than was asked for.",
     EndReason.NODE_FAILURE: "The compute node failed.",
+    EndReason.PREEMPTED: "The cluster gave its place to a more urgent job.",
     EndReason.FAILED_TO_START: "It could not start.",
     EndReason.REFUSED: "The cluster refused it.",
     EndReason.CRASHED: "It crashed.",

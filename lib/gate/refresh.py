@@ -31,6 +31,7 @@ _SCHEDULER_KNOWS = frozenset(
         EndReason.CANCELLED,
         EndReason.OUT_OF_MEMORY,
         EndReason.NODE_FAILURE,
+        EndReason.PREEMPTED,
         EndReason.FAILED_TO_START,
     }
 )
@@ -146,7 +147,10 @@ class Refresher:
         host, port = report.get("host"), _whole(report.get("port"))
         if not isinstance(host, str) or port is None or not 0 < port < 65536:
             return
-        if not self._scheduler.vouches(record.job, host, port):
+        vouched = self._scheduler.vouches(record.job, host, port)
+        if vouched is None:
+            return
+        if not vouched:
             if record.id not in self._distrusted:
                 self._distrusted.add(record.id)
                 self._audit.refused("endpoint", session=record.id, host=host, port=port)

@@ -7,12 +7,12 @@ its output and a table of its states; what a parser does not know is `UNKNOWN`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from lib.model import EndReason, Isolation, JobState
+from lib.model import EndReason, Isolation, JobState, QueueLoad
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class JobSpec:
         scratch: node-local folder that the command makes for itself; a scheduler
             removes it after the job where it can.
         flags: the site's own options for the preset.
+        comment: whom the job is for and of which session, for the site's own books;
+            printable ASCII.
     """
 
     name: str
@@ -41,6 +43,7 @@ class JobSpec:
     memory_mb: int
     gpus: int = 0
     flags: tuple[str, ...] = ()
+    comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,9 @@ class JobView:
     """A job as the scheduler sees it. Times are Unix seconds.
 
     `reason` is a plain sentence; `end_reason` and `exit_code` may be None for an
-    ended job where the scheduler does not know.
+    ended job where the scheduler does not know. `starts_at` is the scheduler's own
+    estimate for a waiting job. `node` is the name of the node that the job was given,
+    "" while it has none.
     """
 
     id: str
@@ -60,6 +65,8 @@ class JobView:
     started_at: float | None = None
     ends_at: float | None = None
     ended_at: float | None = None
+    starts_at: float | None = None
+    node: str = ""
 
 
 class Scheduler(Protocol):
@@ -124,14 +131,24 @@ class Scheduler(Protocol):
         """The gate holds what it needs of an ended job. Idempotent; never ends a job."""
         ...
 
+    async def load(self) -> Sequence[QueueLoad]:
+        """How busy its queues are; empty where it does not tell.
+
+        Raises:
+            Unavailable: could not ask.
+        """
+        ...
+
     def endpoint_host(self) -> str:
         """What a job binds its endpoint to: an address, or "" for its node's own name."""
         ...
 
-    def vouches(self, job_id: str, host: str, port: int) -> bool:
+    def vouches(self, job_id: str, host: str, port: int) -> bool | None:
         """Whether this endpoint lies on the node that the scheduler gave this job.
 
-        Where it can be known, also whether the job itself listens there. Quick.
+        Where it can be known, also whether the job itself listens there. None while the
+        scheduler has not said yet which node that is: ask again after the next `query`.
+        Quick.
         """
         ...
 
@@ -147,6 +164,8 @@ class Task:
         work: the session's work folder, writable.
         private: the node-local folder, writable.
         readable: folders and files that the task may read.
+        gpus: how many the job was given; 0 keeps them out of the container.
+        image: the module's container image on this cluster; None for a runtime without.
     """
 
     args: tuple[str, ...]
@@ -154,6 +173,8 @@ class Task:
     work: Path
     private: Path
     readable: tuple[Path, ...] = ()
+    gpus: int = 0
+    image: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ class Spec:
         idle_s: end after so long without use; 0 never.
         max_file_bytes: largest single file that the tasks may write.
         readable: paths that the tasks read beside `work`.
+        gpus: how many the job was given.
+        image: the module's container image; "" for a runtime without.
     """
 
     kind: str
@@ -65,6 +67,8 @@ class Spec:
     readable: list[str]
     runtime: str
     runtime_options: dict[str, Any]
+    gpus: int = 0
+    image: str = ""
 
     def write(self, control: Path) -> None:
         """Into `control/spec.json`."""

@@ -28,6 +28,7 @@ _ENDINGS = {
     EndReason.IDLE: "It was idle for too long and was stopped.",
     EndReason.OUT_OF_MEMORY: "It ran out of memory. Choose larger resources and start again.",
     EndReason.NODE_FAILURE: "The computer that it ran on failed. Start it again.",
+    EndReason.PREEMPTED: "The cluster took its place away for a more urgent job. Start it again.",
     EndReason.FAILED_TO_START: "It could not be started.",
     EndReason.REFUSED: "The cluster refused it.",
     EndReason.CRASHED: "It ended with an error.",

@@ -324,7 +324,7 @@ async def _line(ssh: Child) -> bytes:
 def _message(line: bytes) -> WatchMessage:
     """One message of the stream; the stream may also begin with a refusal."""
     try:
-        return decode(WatchMessage, line)
+        return decode(WatchMessage, line, newer=True)
     except InvalidInput as exc:
         try:
             read_reply(WatchMessage, line)

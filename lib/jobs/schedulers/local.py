@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from lib.jobs.files import read_json, write_json
 from lib.jobs.ports import JobSpec, JobView
 from lib.jobs.processes import listens
 from lib.jobs.strict import Table
-from lib.model import EndReason, JobState
+from lib.model import EndReason, JobState, QueueLoad
 
 _ROOT = Path(__file__).resolve().parents[3]
 _HOST = "127.0.0.1"
@@ -98,6 +98,10 @@ class LocalScheduler:
         if (folder / "end.json").exists() or self._view(folder).state is JobState.ENDED:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
             self._over.pop(job_id, None)
+
+    async def load(self) -> Sequence[QueueLoad]:
+        """It keeps no queues that anybody shares."""
+        return ()
 
     def endpoint_host(self) -> str:
         """Loopback: every job runs on this computer."""

@@ -1,0 +1,224 @@
+"""One cluster as its file describes it: how it is reached, and who may use it.
+
+    id = "nchc"
+    title = "Taiwania 2"
+    institute = "NCHC"
+    groups = ["forest"]                     # who may start work there; "everyone" is one
+
+    [login]                                 # the login node that the gate runs on
+    host = "login.nchc.example"
+    port = 22
+    user = "u1001"                          # the cluster account; --user overrides it
+    host_keys = ["ssh-ed25519 AAAA..."]     # none other is accepted
+
+    [jump]                                  # optional: the host to go through
+    host = "jump.nchc.example"
+    host_keys = ["ssh-ed25519 AAAA..."]
+
+    [gate]
+    port = 22022                            # on 127.0.0.1 of the login node
+    host_key = "ssh-ed25519 AAAA..."        # printed by `admin.py gate deploy`
+    python = ""                             # a Python of the cluster, 3.10 or newer
+    home = ".scenebridge/nchc"              # the gate's folder, in the account's home
+
+A file with `embedded = true` is this computer and has none of the three tables.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from lib.errors import InvalidInput
+from lib.model import ClusterId
+from lib.protocol import NAME_PATTERN
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+HOST_PATTERN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
+ACCOUNT_PATTERN = re.compile(r"[a-z_][a-z0-9_.-]{0,31}", re.IGNORECASE)
+KEY_PATTERN = re.compile(r"[a-z0-9@.-]{4,64} [A-Za-z0-9+/]{20,4096}={0,3}")
+_REMOTE_PATH = re.compile(r"[A-Za-z0-9._/-]{1,200}")
+SSH_PORT = 22
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class SshHost:
+    """A host that ssh connects to. `host_keys` are the only ones it may show."""
+
+    host: str
+    port: int
+    user: str
+    host_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GatePlace:
+    """Where the gate is on its login node.
+
+    `host_key` is "" until the gate was deployed; `python` is "" where the one on the
+    account's PATH will do; `home` is absolute, or relative to the account's home.
+    """
+
+    port: int
+    host_key: str
+    python: str
+    home: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterEntry:
+    """One cluster file. `groups` may start work there; "everyone" is one.
+
+    `login` and `gate` are None for the embedded cluster alone; `jump` is None where the
+    login node is reached directly. `file` is where it was read from.
+    """
+
+    id: ClusterId
+    title: str
+    institute: str
+    embedded: bool
+    groups: tuple[str, ...] = ()
+    login: SshHost | None = None
+    jump: SshHost | None = None
+    gate: GatePlace | None = None
+    file: Path | None = None
+
+
+def read_cluster(file: Path) -> ClusterEntry:
+    """Read one file strictly.
+
+    Raises:
+        InvalidInput: one sentence that names the file and the key.
+    """
+    try:
+        data = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as exc:
+        raise InvalidInput(f"{file} cannot be read: {exc}") from exc
+    table = _Table(data, str(file))
+    embedded = table.take("embedded", bool, False)
+    entry = ClusterEntry(
+        ClusterId(_name(table)),
+        table.text("title", re.compile(r"[^\x00-\x1f\x7f]{1,100}")),
+        table.take("institute", str, ""),
+        embedded,
+        _groups(table),
+        None if embedded else _host(table.table("login")),
+        _host(table.table("jump")) if "jump" in data and not embedded else None,
+        None if embedded else _gate(table.table("gate")),
+        file,
+    )
+    table.close()
+    return entry
+
+
+def _name(table: _Table) -> str:
+    name = table.take("id", str, None)
+    if NAME_PATTERN.fullmatch(name) is None:
+        raise InvalidInput(f"{table.where}: id may hold small letters, digits and hyphens only.")
+    return name
+
+
+def _groups(table: _Table) -> tuple[str, ...]:
+    if "groups" not in table.data:
+        raise InvalidInput(
+            f"{table.where} needs groups: ids of the groups that may use this cluster, "
+            'or ["everyone"].'
+        )
+    return table.texts("groups")
+
+
+def _host(table: _Table) -> SshHost:
+    host = SshHost(
+        table.text("host", HOST_PATTERN),
+        table.number("port", SSH_PORT),
+        table.text("user", ACCOUNT_PATTERN, ""),
+        tuple(table.checked_key("host_keys", key) for key in table.texts("host_keys")),
+    )
+    if not host.host_keys:
+        raise InvalidInput(
+            f"{table.where} needs host_keys: the public host keys of {host.host}, which its "
+            f"operators publish (or: ssh-keyscan {host.host}, compared with what they say)."
+        )
+    table.close()
+    return host
+
+
+def _gate(table: _Table) -> GatePlace:
+    key = table.take("host_key", str, "")
+    gate = GatePlace(
+        table.number("port", None),
+        table.checked_key("host_key", key) if key else "",
+        table.text("python", _REMOTE_PATH, ""),
+        table.text("home", _REMOTE_PATH, ".scenebridge"),
+    )
+    if ".." in gate.home.split("/"):
+        raise InvalidInput(f"{table.where}: home must not go upwards.")
+    table.close()
+    return gate
+
+
+class _Table:
+    """One table of a cluster file; what nobody asked for is an error at `close`."""
+
+    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+        self.data = data
+        self.where = where
+        self._asked: set[str] = set()
+
+    def take(self, key: str, kind: type[T], default: T | None) -> T:
+        self._asked.add(key)
+        value = self.data.get(key, default)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise InvalidInput(f"{self.where} needs a {_KINDS[kind]} for {key!r}.")
+        return value
+
+    def text(self, key: str, like: re.Pattern[str], default: str | None = None) -> str:
+        value = self.take(key, str, default)
+        if value != default and like.fullmatch(value) is None:
+            raise InvalidInput(f"{self.where}: {key} = {value!r:.80} is not allowed.")
+        return value
+
+    def number(self, key: str, default: int | None) -> int:
+        value = self.take(key, int, default)
+        if not 0 < value < 65536:
+            raise InvalidInput(f"{self.where}: {key} must be a port, 1 to 65535.")
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        values: list[Any] = self.take(key, list, [])
+        if not all(isinstance(v, str) for v in values):
+            raise InvalidInput(f"{self.where} needs a list of texts for {key!r}.")
+        return tuple(values)
+
+    def checked_key(self, key: str, text: str) -> str:
+        """A public key without its comment."""
+        plain = " ".join(text.split()[:2])
+        if KEY_PATTERN.fullmatch(plain) is None:
+            raise InvalidInput(f"{self.where}: {key} holds no OpenSSH public key: {text!r:.60}.")
+        return plain
+
+    def table(self, key: str) -> _Table:
+        if key not in self.data:
+            raise InvalidInput(f"{self.where} needs the table [{key}].")
+        return _Table(self.take(key, dict, {}), f"{self.where} [{key}]")
+
+    def close(self) -> None:
+        unknown = sorted(set(self.data) - self._asked)
+        if unknown:
+            raise InvalidInput(f"{self.where} has an unknown key {unknown[0]!r:.60}.")
+
+
+_KINDS = {
+    str: "text",
+    int: "whole number",
+    bool: "true or false",
+    list: "list of texts",
+    dict: "table",
+}

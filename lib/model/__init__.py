@@ -1,0 +1,101 @@
+"""The words of SceneBridge as types. Standard library only, Python 3.10 or newer.
+
+One word per idea (docs/architecture.md lists them). A Session is the user's
+interactive notebook; a Job is the scheduler's view of it; a Run is one module
+version with parameters over one or more scenes.
+
+Conventions used everywhere:
+
+* times are timezone-aware UTC `datetime`;
+* `bounds_lonlat` and `bbox` are (west, south, east, north), degrees, EPSG:4326;
+  west > east means the box crosses the antimeridian;
+* cloud cover is a percentage, 0..100, or None where the catalogue does not know.
+"""
+
+from __future__ import annotations
+
+from lib.model.choices import (
+    Fit,
+    Module,
+    Scene,
+    SceneQuery,
+    SensorNeed,
+)
+from lib.model.clusters import (
+    Cluster,
+    Isolation,
+    Preset,
+    QueueLoad,
+    Reachability,
+    Seal,
+    Tunnel,
+    TunnelState,
+)
+from lib.model.ids import (
+    BBox,
+    ClusterId,
+    ModuleId,
+    RunId,
+    SceneId,
+    SessionId,
+    StrEnum,
+    UserId,
+)
+from lib.model.people import (
+    Role,
+    TokenScope,
+    User,
+)
+from lib.model.work import (
+    Detection,
+    Endpoint,
+    EndReason,
+    JobState,
+    LaunchRequest,
+    Resources,
+    Run,
+    RunScene,
+    RunState,
+    SceneState,
+    Session,
+    SessionState,
+)
+
+__all__ = [
+    "BBox",
+    "Cluster",
+    "ClusterId",
+    "Detection",
+    "EndReason",
+    "Endpoint",
+    "Fit",
+    "Isolation",
+    "JobState",
+    "LaunchRequest",
+    "Module",
+    "ModuleId",
+    "Preset",
+    "QueueLoad",
+    "Reachability",
+    "Resources",
+    "Role",
+    "Run",
+    "RunId",
+    "RunScene",
+    "RunState",
+    "Scene",
+    "SceneId",
+    "SceneQuery",
+    "SceneState",
+    "Seal",
+    "SensorNeed",
+    "Session",
+    "SessionId",
+    "SessionState",
+    "StrEnum",
+    "TokenScope",
+    "Tunnel",
+    "TunnelState",
+    "User",
+    "UserId",
+]

@@ -1,0 +1,127 @@
+"""Clusters, their tunnels, and what they offer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from lib.model.ids import ClusterId, StrEnum, UserId
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A named set of resources; the name travels, the site's flags stay there."""
+
+    name: str
+    title: str
+    cores: int
+    memory_mb: int
+    gpus: int
+    max_walltime_s: int
+    default_walltime_s: int
+
+
+class Isolation(StrEnum):
+    """How far a job is kept from the account that runs it."""
+
+    NONE = "none"
+    CONTAINER = "container"
+
+
+class Reachability(StrEnum):
+    """Second axis of every Session and Run: can the cluster be asked?"""
+
+    REACHABLE = "REACHABLE"
+    UNKNOWN = "UNKNOWN"
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLoad:
+    """How busy one queue (partition) of a cluster is; a node counts as free when idle.
+
+    `gpus` are those of the queue's nodes that are up, `longest_s` the longest time that a
+    job may ask for there (0: no limit known).
+    """
+
+    name: str
+    nodes: int
+    nodes_free: int
+    cores: int
+    cores_free: int
+    gpus: int
+    gpus_free: int
+    waiting: int
+    longest_s: int = 0
+
+
+class TunnelState(StrEnum):
+    """What is known of a cluster's outer tunnel on the portal host."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    NONE = "none"
+
+
+class Seal(StrEnum):
+    """Whether the key that opened a tunnel can run anything on the cluster."""
+
+    SEALED = "sealed"
+    UNSEALED = "unsealed"
+    UNKNOWN = "not tested"
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """The outer SSH connection to one cluster, opened by a person.
+
+    Args:
+        account: whose account on the portal host opened it.
+        group, person: to whom it belongs: a group's id, or a user's id; nobody launches
+            through one that has neither.
+        login_node: where it leads, as people know it.
+        reason: while it is closed, a sentence that says why.
+    """
+
+    cluster: ClusterId
+    state: TunnelState
+    account: str = ""
+    group: str = ""
+    person: UserId | None = None
+    seal: Seal = Seal.UNKNOWN
+    login_node: str = ""
+    opened_at: datetime | None = None
+    until: datetime | None = None
+    closed_at: datetime | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A place that runs jobs, with what its gate last said about itself.
+
+    `tunnel` is None for a cluster that needs none (this computer). `account` is the
+    cluster account that jobs run under, `node` the login node of its gate. `mend` says
+    who can do what while the cluster cannot be asked: (for whom, command to run).
+    """
+
+    id: ClusterId
+    title: str
+    institute: str
+    reachability: Reachability
+    unreachable_since: datetime | None = None
+    unreachable_reason: str = ""
+    scheduler: str = ""
+    runtime: str = ""
+    isolation: Isolation = Isolation.NONE
+    gate_version: str = ""
+    modules: tuple[tuple[str, str], ...] = ()
+    presets: tuple[Preset, ...] = ()
+    max_live: int = 0
+    live: int = 0
+    tunnel: Tunnel | None = None
+    account: str = ""
+    node: str = ""
+    load: tuple[QueueLoad, ...] = ()
+    load_at: datetime | None = None
+    troubles: tuple[str, ...] = ()
+    mend: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,219 @@
+"""Sessions, runs, jobs and detections: what users have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from lib.model.clusters import Reachability
+from lib.model.ids import ClusterId, ModuleId, RunId, SceneId, SessionId, StrEnum, UserId
+
+
+class SessionState(StrEnum):
+    NEW = "NEW"
+    SUBMITTED = "SUBMITTED"
+    QUEUED = "QUEUED"
+    STARTING = "STARTING"
+    READY = "READY"
+    ENDED = "ENDED"
+
+
+class RunState(StrEnum):
+    NEW = "NEW"
+    SUBMITTED = "SUBMITTED"
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    DONE = "DONE"
+    PARTIAL = "PARTIAL"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def over(self) -> bool:
+        """True when nothing more will happen."""
+        return self in _RUN_OVER
+
+
+_RUN_OVER = frozenset({RunState.DONE, RunState.PARTIAL, RunState.FAILED, RunState.CANCELLED})
+
+
+class SceneState(StrEnum):
+    """Where one scene of a Run is."""
+
+    WAITING = "WAITING"
+    RUNNING = "RUNNING"
+    DONE = "DONE"
+    FAILED = "FAILED"
+
+
+class JobState(StrEnum):
+    """The scheduler's view, in our words."""
+
+    QUEUED = "queued"
+    HELD = "held"
+    RUNNING = "running"
+    SUSPENDED = "suspended"
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+
+
+class EndReason(StrEnum):
+    """Why a job is over."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"
+    CANCELLED = "cancelled while queued"
+    WALLTIME = "walltime"
+    IDLE = "idle"
+    OUT_OF_MEMORY = "out of memory"
+    NODE_FAILURE = "node failure"
+    PREEMPTED = "preempted"
+    FAILED_TO_START = "failed to start"
+    REFUSED = "refused"
+    CRASHED = "crashed"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a user asks a cluster for."""
+
+    preset: str
+    walltime_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRequest:
+    """One press of a button: these scenes, this module, that cluster."""
+
+    scenes: tuple[SceneId, ...]
+    module: ModuleId
+    params: Mapping[str, Any]
+    cluster: ClusterId
+    resources: Resources
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunScene:
+    """One scene of a Run. `searched` is what the module says it looked at."""
+
+    scene: SceneId
+    state: SceneState
+    objects: int = 0
+    fraction: float = 0.0
+    message: str = ""
+    searched: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One module version with parameters over one or more scenes."""
+
+    id: RunId
+    owner: UserId
+    title: str
+    cluster: ClusterId
+    module: ModuleId
+    module_version: str
+    params: Mapping[str, Any]
+    resources: Resources
+    scenes: tuple[RunScene, ...]
+    state: RunState
+    reachability: Reachability
+    created_at: datetime
+    session: SessionId | None = None
+    reason: str = ""
+    job: str = ""
+    submitted_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    objects: int = 0
+    stopping: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """An interactive notebook on a cluster.
+
+    `reason` is the plain sentence to show beside the state: why it waits, what
+    it is doing, or how it ended. `endpoint_at` is when the job reported its
+    endpoint, `ready_at` when the forward was proved, `starts_at` when the scheduler
+    expects to start it, while it waits. `files_until` is when the
+    files of an ended session are deleted; `continued_as` names the session that
+    took them over.
+    """
+
+    id: SessionId
+    owner: UserId
+    title: str
+    cluster: ClusterId
+    module: ModuleId
+    run: RunId
+    scenes: tuple[SceneId, ...]
+    resources: Resources
+    state: SessionState
+    reachability: Reachability
+    created_at: datetime
+    reason: str = ""
+    end_reason: EndReason | None = None
+    job: str = ""
+    submitted_at: datetime | None = None
+    started_at: datetime | None = None
+    endpoint_at: datetime | None = None
+    ready_at: datetime | None = None
+    ends_at: datetime | None = None
+    ended_at: datetime | None = None
+    files_until: datetime | None = None
+    starts_at: datetime | None = None
+    continued_from: SessionId | None = None
+    continued_as: SessionId | None = None
+    stopping: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """One object found by a Run.
+
+    Args:
+        n: number within (run, scene), from 1; the module numbers best first.
+        score: 0..1; the module's `score_meaning` says what it is.
+        geometry: GeoJSON (lon, lat); a box until the scene is done, then the
+            outline from `detections.geojson`.
+        pixels: size in pixels of the scene's grid.
+        has_chip: whether a thumbnail can be fetched.
+        flags: what the scene's quality bands say there, e.g. ("cloud",).
+    """
+
+    run: RunId
+    scene: SceneId
+    n: int
+    klass: str
+    score: float
+    lon: float
+    lat: float
+    geometry: Mapping[str, Any]
+    pixels: int
+    area_m2: float
+    time: datetime
+    has_chip: bool
+    flags: tuple[str, ...] = ()
+    properties: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """How to speak with a running notebook, once a forward leads to it.
+
+    `name` is the symbolic host (`s-UUID`) that the gate resolves. Certificates
+    and keys are PEM text, made by the gate for this one session; the notebook's
+    relay accepts only `client_cert`, and `server_cert` is the only one to trust.
+    """
+
+    name: str
+    token: str = field(repr=False)
+    server_cert: str = field(repr=False)
+    client_cert: str = field(repr=False)
+    client_key: str = field(repr=False)

@@ -1,0 +1,146 @@
+"""The record of an outer tunnel, and the folders that sockets and records lie in.
+
+    TUNNELS/            root's, 0755; nobody else adds a folder
+      ada/              ada's, group of the portal's account, 2750
+        nchc.sock       leads to the gate of cluster nchc; 0660, group of the folder
+        nchc.json       `TunnelRecord`, 0640
+
+The portal's account may connect and read, and neither add, replace nor remove anything.
+A tunnel that is open has a record with state "open" whose guardian process lives.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from lib.errors import InvalidInput
+from lib.model import ClusterId, Seal, Tunnel, TunnelState, UserId
+from lib.protocol import NAME_PATTERN, decode
+from lib.store.times import to_datetime
+
+_MAX_RECORD_BYTES = 16 * 1024
+#: Clock ticks: what psutil tells of a process' start may differ by so much, seconds.
+_START_SLACK_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelRecord:
+    """What the administrator's side writes down. Times are Unix seconds.
+
+    Args:
+        group, person: to whom the tunnel belongs; one of them, or neither.
+        pid, start: the guardian process, and when it started.
+        login_node: `user@host` it leads to; `gate_port` on its loopback.
+        until: when it closes by itself.
+        closed_at, reason: once it is closed.
+    """
+
+    cluster: str
+    account: str
+    state: TunnelState
+    seal: Seal
+    seal_note: str
+    group: str
+    person: str
+    login_node: str
+    gate_port: int
+    opened_at: float
+    until: float
+    pid: int
+    start: float
+    closed_at: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelPlace:
+    """The two files of one cluster's tunnel in one administrator's folder."""
+
+    folder: Path
+    cluster: ClusterId
+
+    def __post_init__(self) -> None:
+        if NAME_PATTERN.fullmatch(self.cluster) is None:
+            raise InvalidInput(f"{self.cluster!r:.60} is not the id of a cluster.")
+
+    @property
+    def socket(self) -> Path:
+        return self.folder / f"{self.cluster}.sock"
+
+    @property
+    def record(self) -> Path:
+        return self.folder / f"{self.cluster}.json"
+
+    def read(self) -> TunnelRecord | None:
+        """The record, or None where there is none that can be understood."""
+        try:
+            fd = os.open(self.record, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            record = decode(TunnelRecord, os.read(fd, _MAX_RECORD_BYTES), newer=True)
+        except InvalidInput:
+            return None
+        finally:
+            os.close(fd)
+        return record if record.cluster == self.cluster else None
+
+
+def is_open(record: TunnelRecord) -> bool:
+    """Whether its guardian lives and its time is not over."""
+    if record.state is not TunnelState.OPEN or record.until <= time.time():
+        return False
+    try:
+        started = psutil.Process(record.pid).create_time()
+    except psutil.Error:
+        return False
+    return abs(started - record.start) < _START_SLACK_S
+
+
+def places(tunnels: Path, cluster: ClusterId) -> Iterator[TunnelPlace]:
+    """Where a tunnel to that cluster may be: one place per administrator's folder.
+
+    Only folders that belong to root's folder count; a link does not.
+    """
+    try:
+        folders = sorted(tunnels.iterdir())
+    except OSError:
+        return
+    for folder in folders:
+        if folder.is_dir() and not folder.is_symlink():
+            yield TunnelPlace(folder, cluster)
+
+
+def find(tunnels: Path, cluster: ClusterId) -> tuple[Tunnel, Path | None]:
+    """The tunnel to a cluster as the portal sees it, and its socket while it is open.
+
+    Where there are several, an open one counts before a closed one, and then the latest.
+    """
+    found = [(place, record) for place in places(tunnels, cluster) if (record := place.read())]
+    if not found:
+        return Tunnel(cluster, TunnelState.NONE), None
+    place, record = max(found, key=lambda pr: (is_open(pr[1]), pr[1].opened_at))
+    opened = is_open(record)
+    reason = "" if opened else record.reason or "It has ended without saying why."
+    if not opened and record.until <= time.time():
+        reason = record.reason or "Its time is over."
+    tunnel = Tunnel(
+        cluster,
+        TunnelState.OPEN if opened else TunnelState.CLOSED,
+        account=record.account,
+        group=record.group,
+        person=UserId(record.person) if record.person else None,
+        seal=record.seal,
+        login_node=record.login_node,
+        opened_at=to_datetime(record.opened_at),
+        until=to_datetime(record.until),
+        closed_at=to_datetime(record.closed_at) if record.closed_at else None,
+        reason=reason,
+    )
+    return tunnel, place.socket if opened else None
