@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from lib.catalogs import Catalogs, ClusterEntry
+from lib.catalogs import Catalogs
+from lib.clusters import ClusterEntry
 from lib.doctor import folders, people
 from lib.model import ClusterId
 from lib.places import runtime_path

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from lib.access import EVERYONE, Access
 from lib.auth import Auth, Membership
-from lib.catalogs import Catalogs, ClusterEntry
+from lib.catalogs import Catalogs
+from lib.clusters import ClusterEntry
 from lib.model import (
     ClusterId,
     LaunchRequest,

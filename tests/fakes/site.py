@@ -23,7 +23,8 @@ from lib import api, portal
 from lib.access import Access
 from lib.auth import COOKIE, Auth
 from lib.auth.registry import digest
-from lib.catalogs import Catalogs, ClusterEntry
+from lib.catalogs import Catalogs
+from lib.clusters import ClusterEntry
 from lib.door import FrontDoor
 from lib.model import TokenScope, User
 from lib.page_policy import page_policies
