@@ -1,0 +1,132 @@
+"""The slides' scenario in a real Chromium: an administrator opens a tunnel and logs out; then
+a scientist opens a notebook on a compute node that nobody can connect to."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.chromium import fresh_context
+from tests.e2e.test_main_job import open_lab, run_in_console
+from tests.running import wait_for
+from tests.sites.standing import CLUSTER, TUNNELS, USER, Standing
+
+pytestmark = [pytest.mark.site, pytest.mark.browser, pytest.mark.timeout(300)]
+
+_WHERE = """\
+import os, socket
+print('runs on', socket.gethostname(), 'as', os.getuid())
+print('inside', os.path.exists('/.singularity.d') or os.environ.get('APPTAINER_NAME'))
+"""
+
+
+def test_from_tunnel_to_notebook_and_back(site: Standing, browser: Browser) -> None:
+    with fresh_context(browser) as context:
+        page = context.new_page()
+        page.goto(site.link)
+        page.goto(f"{site.origin}/clusters")
+        card = page.locator('[class*="st-key-cluster-"]').first
+        expect(card).to_contain_text("Taiwania (test-bed)")
+        expect(card).to_contain_text(re.compile("open", re.IGNORECASE))
+        expect(card).to_contain_text("ada")
+
+        page.goto(f"{site.origin}/?q=LC08")
+        ticks = page.locator("tbody tr:visible input[type=checkbox]")
+        ticks.first.check()
+        expect(page).to_have_url(re.compile("scene="))
+        pressed = time.monotonic()
+        page.get_by_role("button", name="Open notebook").click()
+        lab = open_lab(page)
+        ready_after = time.monotonic() - pressed
+        run_in_console(lab, _WHERE, "runs on nchc-n")
+        expect(lab.locator(".jp-OutputArea-output", has_text="as 21001").first).to_be_visible()
+
+        page.bring_to_front()
+        page.get_by_role("link", name=re.compile("Results")).last.click()
+        chip = page.locator("button.chip img").first
+        expect(chip).to_be_visible(timeout=60_000)
+        wait_for("a thumbnail", lambda: chip.evaluate("image => image.naturalWidth") > 0)
+
+        page.goto(f"{site.origin}/work")
+        page.get_by_role("button", name="Stop").first.click()
+        page.get_by_role("button", name="Stop now").click()
+        expect(page.get_by_text("Ended: stopped").first).to_be_visible(timeout=40_000)
+    wait_for("nothing left", lambda: not site.leftovers(), timeout_s=30)
+    assert ready_after < 60.0
+
+
+def test_the_job_is_named_for_the_site_s_own_books(site: Standing) -> None:
+    """Who asked, and for which session, is in the scheduler's own record."""
+    with site.api() as api:
+        session = launch(api, site)
+        asked = site.login.run(["scontrol", "-o", "show", "job", session["job"]]).stdout
+        assert session["id"] in asked
+        assert re.search(r"Comment=\S*SceneBridge", asked), asked
+        assert f"UserId={USER}(" in asked
+        api.delete(f"/api/sessions/{session['id']}").raise_for_status()
+
+
+def launch(api, site: Standing, **more):
+    """A notebook by the API, until it is READY."""
+    scene = api.get("/api/scenes").json()["features"][0]["id"]
+    asked = {
+        "scenes": [scene],
+        "module": "active-fire",
+        "cluster": CLUSTER,
+        "resources": {"preset": "small", "walltime_s": 1800},
+        **more,
+    }
+    made = api.post("/api/sessions", json=asked)
+    assert made.status_code == 201, made.text
+    path = f"/api/sessions/{made.json()['id']}"
+
+    def ready():
+        found = api.get(path).json()
+        assert found["state"] != "ENDED", found
+        return found if found["state"] == "READY" else None
+
+    return wait_for("READY", ready, timeout_s=90)
+
+
+def test_nothing_of_the_administrator_stays_on_the_portal_host(site: Standing) -> None:
+    """No private key on its disk, no agent's socket, no process that holds one."""
+    portal = site.portal
+    for folder in ("/home", "/root", "/etc/scenebridge", TUNNELS, "/tmp", "/var/tmp", "/run"):
+        for path in portal.path(folder).rglob("*"):
+            if path.is_symlink() or not path.is_file() or path.stat().st_size > 1 << 20:
+                continue
+            mine = "/scenebridge/data/keys/" in str(path)  # the portal's own restricted keys
+            if b"PRIVATE KEY" in path.read_bytes() and not mine:
+                assert str(path).startswith(str(portal.path("/etc/ssh"))), path
+    agents = [p for p in portal.path("/tmp").glob("ssh-*")]
+    assert agents == []
+    for process in portal.processes():
+        if process.user != "ada":
+            continue
+        environ = portal.path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+        sockets = [e.partition(b"=")[2] for e in environ if e.startswith(b"SSH_AUTH_SOCK=")]
+        assert not any(portal.path(s.decode()).exists() for s in sockets), process
+    assert any(p.user == "ada" and "ssh" in p.argv[0] for p in portal.processes()), "no tunnel"
+
+
+def test_the_portal_s_account_has_no_part_in_the_tunnel(site: Standing) -> None:
+    """It connects to the socket; it cannot remove, replace or trace what ada opened."""
+    socket = f"{TUNNELS}/ada/{CLUSTER}.sock"
+    for refused in (
+        ["rm", "-f", socket],
+        ["mv", socket, f"{socket}.old"],
+        ["touch", f"{TUNNELS}/ada/x"],
+        ["ln", "-s", "/tmp/x", f"{TUNNELS}/mine"],
+    ):
+        done = site.portal.run(refused, "scenebridge", check=False)
+        assert done.returncode != 0, refused
+    assert site.portal.path(socket).is_socket()
+    ssh = next(p for p in site.portal.processes() if p.user == "ada" and "ssh" in p.argv[0])
+    done = site.portal.run(["cat", f"/proc/{ssh.pid}/environ"], "scenebridge", check=False)
+    assert done.returncode != 0
+    connect = f"import socket; socket.socket(socket.AF_UNIX).connect({socket!r})"
+    assert site.portal.run(["python3", "-c", connect], "scenebridge", check=False).returncode == 0
+    assert site.portal.run(["python3", "-c", connect], "mallory", check=False).returncode != 0
