@@ -372,9 +372,9 @@ class Standing:
 
 
 @contextlib.contextmanager
-def standing(bed: Bed, wheels: Path) -> Iterator[Standing]:
+def standing(bed: Bed, wheels: Path, it: Standing | None = None) -> Iterator[Standing]:
     """Set everything up on a bed that is up, with a portal that runs and a relay to it."""
-    it = Standing(bed, wheels)
+    it = it or Standing(bed, wheels)
     it.plant_scene()
     it.root_prepares()
     it.deploy()

@@ -1,0 +1,190 @@
+"""200 notebook sessions on one cluster: what the keeper and the gate cost while they idle.
+
+    python -m benchmarks.scale [--sessions 200] [--idle-s 60]
+
+Run as root: it makes a test-bed of its own (`docs/testbed.md`) whose compute nodes pose as
+large ones. Everything is real (portal, tunnel, gate, Slurm, session scripts, forwards)
+except the notebook server, for which a small stand-in runs. Prints a table and writes
+benchmarks/results/scale.json. Bounds: keeper (the whole portal process) and gate together
+under 10 % of one core, one question to the scheduler per poll, a change of state visible in
+the portal within 3 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from testbed import Bed
+from testbed.places import PROJECT
+from testbed.sites import every_site
+from tests.running import wait_for
+from tests.sites.standing import CLUSTER, USER, Standing, fetch_wheels, standing
+
+if TYPE_CHECKING:
+    import httpx
+
+CPU_BOUND = 0.10
+SEEN_BOUND_S = 3.0
+POLL_S = 1.5
+_CHANGES = 9
+_RESULTS = Path(__file__).parent / "results" / "scale.json"
+_RUNTIME = f"""[runtime]
+name = "process"
+python = "{PROJECT}/benchmarks/stand_in/python"
+code = "{PROJECT}"
+"""
+
+
+def main() -> int:
+    """Run the benchmark; 1 where a bound is not met."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sessions", type=int, default=200)
+    parser.add_argument("--idle-s", type=float, default=60.0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="sb-scale-") as folder:
+        bed = Bed(Path(folder) / "bed", sites=_large_sites())
+        bed.up()
+        try:
+            wheels = fetch_wheels(Path(folder) / "wheels")
+            with standing(bed, wheels, Scale(bed, wheels)) as site:
+                return _measure(site, options.sessions, options.idle_s)
+        finally:
+            bed.down()
+
+
+class Scale(Standing):
+    """A site whose policy runs the stand-in, many times."""
+
+    def policy(self, **_: Any) -> str:
+        text = super().policy(max_live=1000)
+        head, rest = text.split("[runtime]", 1)
+        tail = rest.split("\n\n", 1)[1]
+        lines = [line for line in tail.splitlines() if not line.startswith(("image", "sha256"))]
+        tail = "\n".join(lines).replace("memory_mb = 1000", "memory_mb = 64")
+        return f"{head}{_RUNTIME}\n{tail}\n"
+
+
+def _large_sites() -> list[Any]:
+    large = {"cpus": "512", "memory_mb": "64000"}
+    return [
+        dataclasses.replace(site, options={**site.options, **large}) if site.kind else site
+        for site in every_site()
+    ]
+
+
+def _measure(site: Standing, count: int, idle_s: float) -> int:
+    with site.api() as api:
+        scene = api.get("/api/scenes").json()["features"][0]["id"]
+        begun = time.monotonic()
+        with ThreadPoolExecutor(4) as pool:
+            sessions = list(pool.map(lambda _: _submit(api, scene), range(count)))
+        wait_for("all READY", lambda: _states(api).count("READY") == count, timeout_s=600, every_s=2)
+        all_ready_s = time.monotonic() - begun
+        time.sleep(10)
+        idle = _idle(site, idle_s)
+        seen = [_seen_after(site, api, session) for session in sessions[:_CHANGES]]
+    rows = {
+        "sessions": count,
+        "until all were READY, s": all_ready_s,
+        "portal, % of a core": 100 * idle["portal"],
+        "gate, % of a core": 100 * idle["gate"],
+        "both, % of a core": 100 * (idle["portal"] + idle["gate"]),
+        "ssh master, % of a core": 100 * idle["master"],
+        "scheduler questions per poll": idle["questions"] / (idle_s / POLL_S),
+        "end of a job seen after, s (median)": statistics.median(seen),
+        "end of a job seen after, s (worst)": max(seen),
+    }
+    for name, value in rows.items():
+        print(f"  {name:<38} {value:8.2f}")
+    met = (
+        idle["portal"] + idle["gate"] < CPU_BOUND
+        and rows["scheduler questions per poll"] < 1.1
+        and max(seen) <= SEEN_BOUND_S
+    )
+    print(
+        f"bounds: both under {CPU_BOUND:.0%}, one question per poll, seen within "
+        f"{SEEN_BOUND_S} s: {'met' if met else 'NOT met'}"
+    )
+    _RESULTS.parent.mkdir(exist_ok=True)
+    _RESULTS.write_text(json.dumps({"rows": rows, "seen": seen}, indent=1))
+    return 0 if met else 1
+
+
+def _submit(api: httpx.Client, scene: str) -> dict[str, Any]:
+    asked = {
+        "scenes": [scene],
+        "module": "active-fire",
+        "cluster": CLUSTER,
+        "resources": {"preset": "small", "walltime_s": 3600},
+    }
+    made = api.post("/api/sessions", json=asked)
+    made.raise_for_status()
+    answer: dict[str, Any] = made.json()
+    return answer
+
+
+def _states(api: httpx.Client) -> list[str]:
+    return [session["state"] for session in api.get("/api/sessions").json()]
+
+
+def _idle(site: Standing, seconds: float) -> dict[str, float]:
+    """Seconds of processor per second, and questions to the scheduler."""
+    before, asked = _used(site), _questions(site)
+    began = time.monotonic()
+    time.sleep(seconds)
+    after, span = _used(site), time.monotonic() - began
+    shares = {name: (after[name] - before[name]) / span for name in before}
+    return {**shares, "questions": _questions(site) - asked}
+
+
+def _used(site: Standing) -> dict[str, float]:
+    """Processor seconds so far, by part. The portal's other processes are none of the keeper."""
+    found = {"portal": 0.0, "gate": 0.0, "master": 0.0}
+    for host, part, words in (
+        (site.portal, "portal", "lib.serve"),
+        (site.portal, "master", f"{CLUSTER}.ctl"),
+        (site.login, "gate", "lib.gate"),
+    ):
+        for process in host.processes():
+            line = " ".join(process.argv)
+            if words in line and ("serve" in line or part == "master"):
+                found[part] += _cpu_s(host.path(f"/proc/{process.pid}/stat"))
+    return found
+
+
+def _cpu_s(stat: Path) -> float:
+    fields = stat.read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def _questions(site: Standing) -> int:
+    """How often the gate's account has asked slurmctld for jobs, by its own statistics."""
+    told = site.login.run(["sdiag"]).stdout
+    by_user = told.partition("statistics by user")[2]
+    for line in by_user.splitlines():
+        if line.strip().startswith(f"{USER} "):
+            return int(line.split("count:")[1].split()[0])
+    return 0
+
+
+def _seen_after(site: Standing, api: httpx.Client, session: dict[str, Any]) -> float:
+    """The site's root cancels the job; seconds until the portal says that it has ended."""
+    path = f"/api/sessions/{session['id']}"
+    job = api.get(path).json()["job"]
+    site.login.run(["scancel", job])
+    began = time.monotonic()
+    wait_for("ENDED", lambda: api.get(path).json()["state"] == "ENDED", every_s=0.05)
+    return time.monotonic() - began
+
+
+if __name__ == "__main__":
+    sys.exit(main())
