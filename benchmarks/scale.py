@@ -87,7 +87,9 @@ def _measure(site: Standing, count: int, idle_s: float) -> int:
         begun = time.monotonic()
         with ThreadPoolExecutor(4) as pool:
             sessions = list(pool.map(lambda _: _submit(api, scene), range(count)))
-        wait_for("all READY", lambda: _states(api).count("READY") == count, timeout_s=600, every_s=2)
+        wait_for(
+            "all READY", lambda: _states(api).count("READY") == count, timeout_s=600, every_s=2
+        )
         all_ready_s = time.monotonic() - begun
         time.sleep(10)
         idle = _idle(site, idle_s)

@@ -11,10 +11,8 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,9 +176,7 @@ class Standing:
         self.portal.run([*ADMIN, "tunnel", "admit", account, "--portal-group", "scenebridge"])
 
     def write_cluster_file(self, **changes: str) -> None:
-        keys = {
-            name: self._host_key(name) for name in ("nchc-login", "nchc-jump")
-        }
+        keys = {name: self._host_key(name) for name in ("nchc-login", "nchc-jump")}
         values: dict[str, object] = {
             "id": CLUSTER,
             "user": USER,
@@ -274,7 +270,7 @@ class Standing:
         """Type a command of `admin.py` and wait for the prompt; what it printed."""
         begun = len(terminal.seen)
         line = shlex.join([*ADMIN, *command])
-        terminal.send(f"{line}; echo \"[code $?]\"")
+        terminal.send(f'{line}; echo "[code $?]"')
         terminal.read_until(r"\[code \d+\]", timeout_s)
         terminal.read_until(_PROMPT, 10)
         return terminal.seen[begun:]
@@ -320,7 +316,9 @@ class Standing:
     def open_tunnel(self, *options: str) -> str:
         """Ada logs in, opens the tunnel, logs out; what she read."""
         with self.ada() as terminal:
-            said = self.types(terminal, "tunnel", "up", CLUSTER, *(options or ("--person", "owner")))
+            said = self.types(
+                terminal, "tunnel", "up", CLUSTER, *(options or ("--person", "owner"))
+            )
         assert "[code 0]" in said, said
         return said
 
