@@ -275,13 +275,13 @@ class Standing:
         terminal.read_until(_PROMPT, 10)
         return terminal.seen[begun:]
 
-    def deploy(self, **policy: str) -> str:
+    def deploy(self) -> str:
         """The gate, by ada from the portal host: shipped, with its policy, and running."""
         key = self.portal_key()
         wheels = self.portal.path("/home/ada/wheels")
         if not wheels.exists():
             shutil.copytree(self.wheels, wheels)
-        self.portal.path("/home/ada/policy.toml").write_text(self.policy(**policy))
+        self.portal.path("/home/ada/policy.toml").write_text(self.policy())
         with self.ada() as terminal:
             said = self.types(
                 terminal,
@@ -330,7 +330,8 @@ class Standing:
 
     def plant_scene(self) -> str:
         """One synthetic Landsat scene in the portal's catalogue, and no samples; its id."""
-        from tests.crowd import LANDSAT, SCENE, plant_scene
+        from tests.crowd import LANDSAT, SCENE
+        from tests.pages.pages_site import plant_scene
 
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder)
