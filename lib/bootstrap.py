@@ -38,7 +38,10 @@ OLDEST_NPM = 7
 COMMANDS = {
     "run": ("-P", "-m", "lib.serve"),
     "test": ("-P", "-m", "pytest", "-n", "2", "--dist", "loadscope"),
+    "sites": ("-P", "-m", "pytest", "-n", "0", "tests/sites"),
 }
+#: `./test --sites`: the tests that need root and the test-bed, instead of the others.
+SITES = "--sites"
 MAP_SCRIPTS = "ui/components/map"
 #: What is set up for one goal serves these too.
 COVERS = {"run": ("run",), "test": ("run", "test")}
@@ -88,10 +91,15 @@ class Part:
 
 def main(arguments: Sequence[str]) -> NoReturn:
     """Set up what `arguments[0]` ("run" or "test") needs, then become it."""
-    goal, rest = arguments[0], arguments[1:]
+    goal, rest = arguments[0], list(arguments[1:])
+    command = goal
     project = Project(Path(__file__).resolve().parent.parent)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if goal == "test" and SITES in rest:
+            rest.remove(SITES)
+            command = "sites"
+            check_testbed(project)
         prepare(project, goal)
     except SetupError as exc:
         sys.exit(f"SceneBridge: {exc}")
@@ -99,8 +107,26 @@ def main(arguments: Sequence[str]) -> NoReturn:
         sys.exit("SceneBridge: set-up was interrupted; the next start continues it.")
     if goal == "test":
         os.chdir(project.root)
-    command = [str(project.python), *COMMANDS[goal], *rest]
-    os.execve(command[0], command, {**os.environ, "PYTHONPATH": str(project.root)})  # noqa: S606
+    argv = [str(project.python), *COMMANDS[command], *rest]
+    os.execve(argv[0], argv, {**os.environ, "PYTHONPATH": str(project.root)})  # noqa: S606
+
+
+def check_testbed(project: Project) -> None:
+    """Whether the test-bed can come up here, which needs root and installed programs.
+
+    Raises:
+        SetupError: what is missing, with the command that mends it.
+    """
+    asked = subprocess.run(
+        [sys.executable, "-P", "-m", "testbed", "check"],
+        env={**os.environ, "PYTHONPATH": str(project.root)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if asked.returncode:
+        said = asked.stderr.strip() or "the test-bed could not be asked what is missing"
+        raise SetupError(f"the tests of sites cannot run. {said.removeprefix('testbed: ')}")
 
 
 def prepare(project: Project, goal: str) -> None:

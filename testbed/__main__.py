@@ -23,18 +23,22 @@ def main(arguments: Sequence[str]) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("install", help="install what the test-bed needs (Debian 12)")
+    commands.add_parser("check", help="say what is missing; exit code 0 where nothing is")
     commands.add_parser("up", help="bring it, or those of its hosts that are off, up")
     commands.add_parser("down", help="end it and leave nothing behind")
     commands.add_parser("status", help="what is there, and what is missing")
     shell = commands.add_parser("shell", help="a shell, or a command after --, on a host")
     shell.add_argument("host")
     shell.add_argument("--user", default="root")
-    shell.add_argument("argv", nargs="*", metavar="-- CMD")
+    shell.epilog = "Without -- CMD it is a login shell."
     for name, what in (("cut", "cut a link"), ("heal", "mend a link that was cut")):
         commands.add_parser(name, help=what).add_argument("link", metavar="HOST[:NETWORK]")
     for name, what in (("kill", "power a host off"), ("start", "power a host on")):
         commands.add_parser(name, help=what).add_argument("host")
-    options = parser.parse_args(arguments)
+    # argparse would take options of the command for its own.
+    ours, _, theirs = "\0".join(arguments).partition("\0--\0")
+    options = parser.parse_args(ours.split("\0"))
+    options.argv = theirs.split("\0") if theirs else []
     try:
         return COMMANDS[options.command](options)
     except BedError as exc:
@@ -45,8 +49,12 @@ def main(arguments: Sequence[str]) -> int:
 def install_all(_: argparse.Namespace) -> int:
     for line in install.install() or ["Everything is installed."]:
         print(line)
-    if lacks := install.lacks():
-        raise BedError("; ".join(map(str, lacks)))
+    install.check()
+    return 0
+
+
+def check(_: argparse.Namespace) -> int:
+    install.check()
     return 0
 
 
@@ -73,6 +81,8 @@ def status(options: argparse.Namespace) -> int:
     lacks = install.lacks()
     for lack in lacks:
         print(f"missing: {lack}")
+    if os.geteuid():
+        return 1  # Only root sees whether it is up.
     if not bed.pid:
         print(f"The test-bed is down ({bed.state}); bring it up: python3 -m testbed up")
         return 1
@@ -119,6 +129,7 @@ def bed_of(options: argparse.Namespace) -> Bed:
 
 COMMANDS = {
     "install": install_all,
+    "check": check,
     "up": up,
     "down": down,
     "status": status,

@@ -110,7 +110,7 @@ def make_key(path: Path, comment: str) -> str:
     return path.with_name(path.name + ".pub").read_text()
 
 
-def write_ssh(etc: Path, site: Site, machine: Machine, known: str) -> None:
+def write_ssh(etc: Path, site: Site, known: str) -> None:
     """The server's settings; `known` are the host keys that the host's people trust."""
     passwords = any(person.password for person in site.people)
     write(etc / "ssh/sshd_config", SSHD.format(passwords="yes" if passwords else "no"))

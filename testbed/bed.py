@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from testbed import accounts, image, install, kernel, network, slurm
@@ -49,7 +49,7 @@ class Bed:
         checkout: Path = CHECKOUT,
     ) -> None:
         named = state or os.environ.get(VARIABLE) or DEFAULT_STATE
-        self.state = Path(named).absolute()
+        self.state = Path(named).resolve()
         self.sites = list(every_site() if sites is None else sites)
         self.checkout = checkout
         self.hosts = {
@@ -110,8 +110,7 @@ class Bed:
         Raises:
             BedError: something is missing, or a part did not come up.
         """
-        if lacks := install.lacks():
-            raise BedError("The test-bed cannot come up: " + "; ".join(map(str, lacks)) + ".")
+        install.check()
         with self._alone():
             if self.complete:
                 off = [host for host in self.hosts.values() if not host.pid]
@@ -135,13 +134,17 @@ class Bed:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep two commands from changing the same bed at the same time."""
-        self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder = os.open(self.state, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(folder)
+        while True:
+            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder = os.open(self.state, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX)
+                # A `down` that was waited for has removed the folder that this one opened.
+                if self.state.exists() and os.path.samestat(os.fstat(folder), self.state.stat()):
+                    yield
+                    return
+            finally:
+                os.close(folder)
 
     def _strays(self) -> list[int]:
         """Processes of this bed by their argv: an `up` may have died before it noted them."""
@@ -157,12 +160,12 @@ class Bed:
         return found
 
     def _remove(self) -> None:
-        for pid in {self.pid, *self._strays()} - {0}:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-            self.wait_gone(pid)
+        while pids := {self.pid, *self._strays()} - {0}:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            for pid in pids:
+                self.wait_gone(pid)
         for entry in self.state.iterdir():
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
@@ -224,7 +227,7 @@ class Bed:
                 disk = disks[machine.name]
                 accounts.write_accounts(disk / "etc", site.people)
                 accounts.write_names(disk / "etc", machine, site, self.sites)
-                accounts.write_ssh(disk / "etc", site, machine, known)
+                accounts.write_ssh(disk / "etc", site, known)
                 if not site.shared_home:
                     accounts.write_homes(disk / "home", site.people, public)
             if site.kind == "slurm":
@@ -264,9 +267,12 @@ class Bed:
             if site.kind == "slurm" and any(host.site == site for host in chosen):
                 login = next(m for m in site.machines if "slurmctld" in m.services)
                 host = self.hosts[login.name]
-                if host.pid and not image.checksum(host):
+                if not host.pid:
+                    continue
+                if not image.checksum(host):
                     image.build(host)
-                slurm.wait_ready(site, self.hosts)
+                # Others may be cut off or ill, by the wish of a test.
+                slurm.wait_ready(host, self.hosts.values() if host in chosen else chosen)
 
     def _start_services(self, host: Host) -> None:
         for service in host.machine.services:

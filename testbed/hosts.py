@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from testbed import kernel
+from testbed import kernel, network
 from testbed.errors import BedError
 from testbed.sites import Machine, Site
 from testbed.terminal import Terminal
@@ -127,7 +127,7 @@ class Host:
         argv: Sequence[str | Path],
         user: str = "root",
         env: Mapping[str, str] | None = None,
-        input: str | None = None,  # noqa: A002 - as subprocess.run calls it
+        input: str | None = None,
         timeout: float = 60,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
@@ -172,7 +172,7 @@ class Host:
 
     def processes(self) -> list[Process]:
         """All that runs in the host, in its containers too, by pid."""
-        names = {}
+        names: dict[int, str] = {}
         for line in self.path("/etc/passwd").read_text().splitlines():
             fields = line.split(":")
             names.setdefault(int(fields[2]), fields[0])
@@ -226,8 +226,10 @@ class Host:
     # --- power ----------------------------------------------------------------------------
 
     def kill(self) -> None:
-        """Power it off at once, as a fault does. Its disk stays."""
+        """Power it off at once, as a fault does: nobody is told. Its disk stays."""
         pid = self.must_be_on()
+        # The kernel would close the connections of the killed programs in good order.
+        network.unplug(self.bed.pid, self.machine)
         os.kill(pid, signal.SIGKILL)
         self.bed.wait_gone(pid)
 

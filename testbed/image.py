@@ -6,6 +6,9 @@ No root file system is built: an image of a few kilobytes with mount points is e
 
 from __future__ import annotations
 
+import subprocess
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from testbed.errors import BedError
@@ -38,11 +41,14 @@ cat $k/image.sif
 def build(host: Host) -> None:
     """Build it as an ordinary user of the site, as which Apptainer works; root then owns it."""
     user = host.site.people[0].name
-    folder = "/home/images"
+    folder = str(Path(IMAGE).parent)
     host.run(["install", "-d", "-m", "755", folder])
-    with host.path(f"{folder}/.new").open("wb") as out:
-        with host.popen(["sh", "-c", BUILD], user, stdout=out, stderr=-1, text=True) as made:
-            _, said = made.communicate(timeout=60)
+    with ExitStack() as stack:
+        out = stack.enter_context(host.path(f"{folder}/.new").open("wb"))
+        made = host.popen(["sh", "-c", BUILD], user, stdout=out, stderr=subprocess.PIPE, text=True)
+        stack.enter_context(made)
+        stack.callback(made.kill)
+        _, said = made.communicate(timeout=60)
     if made.returncode:
         raise BedError(f"The image of {host.site.name} could not be built: {said.strip()}")
     host.run(["mv", f"{folder}/.new", IMAGE])

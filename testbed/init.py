@@ -23,7 +23,8 @@ from testbed import kernel, project
 from testbed.places import LIVE, PROJECT
 
 #: Top-level folders of the machine that its hosts show too; the others are not theirs.
-SHOWN = set("bin boot dev etc lib lib32 lib64 libx32 opt proc run sbin sys tmp usr var".split())
+SHOWN = {"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "opt", "proc", "run"}
+SHOWN |= {"sbin", "sys", "tmp", "usr", "var"}
 EMPTY = ("home", "media", "mnt", "root", "srv")
 DEVICES = ("full", "null", "random", "tty", "urandom", "zero")
 FUSE, TUN, PRETENDED_GPU = (10, 229), (10, 200), (1, 3)
@@ -147,15 +148,15 @@ def prepare_host(live: Path, name: str, home: str, gpus: int) -> None:
     with suppress(OSError):  # Only container programs with cgroups look for it.
         kernel.mount("cgroup2", root / "sys/fs/cgroup", "cgroup2", kernel.RDONLY)
     make_devices(root / "dev", gpus)
-    for place, mode in (("tmp", "1777"), ("var/tmp", "1777"), ("run", "755")):
-        kernel.mount(place, root / place, "tmpfs", kernel.NOSUID, f"mode={mode}")
-    for folder in ("run/sshd", "run/lock"):
-        (root / folder).mkdir()
+    for fresh, mode in (("tmp", "1777"), ("var/tmp", "1777"), ("run", "755")):
+        kernel.mount(fresh, root / fresh, "tmpfs", kernel.NOSUID, f"mode={mode}")
+    for runtime in ("run/sshd", "run/lock"):
+        (root / runtime).mkdir()
     if home:
         kernel.bind(live / "homes" / home, root / "home")
-    place = root / str(PROJECT).lstrip("/")
-    place.mkdir(parents=True, exist_ok=True)
-    kernel.bind(live / "project", place)
+    shown = root / str(PROJECT).lstrip("/")
+    shown.mkdir(parents=True, exist_ok=True)
+    kernel.bind(live / "project", shown)
     old = root / ".machine"
     old.mkdir(exist_ok=True)
     kernel.pivot_root(root, old)

@@ -28,6 +28,8 @@ PROGRAMS = {
     "nsenter": "util-linux",
     "unshare": "util-linux",
     "setpriv": "util-linux",
+    "sysctl": "procps",
+    "openssl": "openssl",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
     "munged": "munge",
@@ -59,9 +61,18 @@ class Lack:
         return f"{self.what}; {self.mend}" if self.mend else self.what
 
 
+def check() -> None:
+    """Raises BedError where anything is missing, with what mends it."""
+    if found := lacks():
+        raise BedError("The test-bed cannot come up: " + "; ".join(map(str, found)) + ".")
+
+
 def lacks() -> list[Lack]:
     """Everything that keeps the test-bed from coming up on this machine."""
-    found = [Lack("it needs root", "run it as root")] if os.geteuid() else []
+    if os.geteuid():
+        # Not everything can be looked at by others.
+        return [Lack("it needs root", "run it as root")]
+    found = []
     programs = [name for name in PROGRAMS if not which(name)]
     if not apptainer_version():
         programs.append("apptainer")
@@ -193,17 +204,8 @@ def install_apptainer() -> None:
     starter = f"/usr/lib/{triplet}/apptainer/bin/starter"
     for program in ("/usr/bin/apptainer", starter):
         rpath = f"{libraries}:/lib/{triplet}:/usr/lib/{triplet}"
-        run(
-            [
-                "patchelf",
-                "--force-rpath",
-                "--set-interpreter",
-                str(loaders[0]),
-                "--set-rpath",
-                rpath,
-                program,
-            ],
-        )
+        changes = ["--set-interpreter", str(loaders[0]), "--force-rpath", "--set-rpath", rpath]
+        run(["patchelf", *changes, program])
     link = Path("/usr/bin/singularity")
     if not link.exists():
         link.symlink_to("apptainer")
@@ -224,11 +226,8 @@ def unpack_programs(deb: str, scratch: Path) -> None:
     with archive.open("wb") as out:
         subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], stdout=out, check=True, timeout=120)
     # Without --keep-directory-symlink tar would put a folder where /lib links to /usr/lib.
-    run(
-        ["tar", "-x", "-f", str(archive), "-C", "/", "--keep-directory-symlink"]
-        + ["--exclude=./usr/share/doc*", "--exclude=./usr/share/man*"]
-        + ["--exclude=./usr/share/lintian*"]
-    )
+    left_out = [f"--exclude=./usr/share/{name}*" for name in ("doc", "man", "lintian")]
+    run(["tar", "-x", "-f", str(archive), "-C", "/", "--keep-directory-symlink", *left_out])
 
 
 def one(folder: Path, package: str) -> str:
@@ -267,14 +266,14 @@ def download(suite: str, packages: Sequence[str], folder: Path) -> None:
 
 
 def mirror() -> str:
-    """The Debian mirror that this machine uses already; Debian's own where none is named."""
+    """The Debian mirror that this machine uses already."""
     for path in sorted([*Path("/etc/apt").glob("sources.list"), *sources_of_parts()]):
         for line in path.read_text(errors="replace").splitlines():
             # "URIs: http://..." of deb822, or "deb [...] http://... suite main".
             found = re.match(r"\s*(?:URIs:|deb\s+(?:\[[^\]]*\]\s+)?)\s*(https?://\S+)", line)
             if found and re.search(r"/debian/?$", found[1]):
                 return found[1]
-    return "http://deb.debian.org/debian"
+    raise BedError("No Debian mirror is named in /etc/apt; Apptainer is taken from the same one.")
 
 
 def sources_of_parts() -> Iterator[Path]:

@@ -54,18 +54,33 @@ def plug_in(bed: int, host: int, machine: Machine, addresses: Mapping[str, str])
     Args:
         addresses: of the hosts on the wan, by name.
     """
-    # The kernel removes the cables of a host that was killed some time later.
-    ip(bed, [f"link del {cable(machine, name)}" for name in machine.links], check=False)
+    unplug(bed, machine)
     in_network(host, ["sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1"])
     in_network(host, ["nft", "-f", "-"], firewall(machine, addresses))
     ours, theirs = [], ["link set lo up"]
     for name, address in machine.links.items():
         end = cable(machine, name)
-        ours.append(f"link add {end} type veth peer name {name} netns {host}")
+        ours.append(
+            f"link add {end} type veth peer name {name} address {mac(address)} netns {host}"
+        )
         ours.append(f"link set {end} master {name} up")
         theirs += [f"addr add {address}/{PREFIX} dev {name}", f"link set {name} up"]
     ip(bed, ours)
     ip(host, theirs)
+
+
+def unplug(bed: int, machine: Machine) -> None:
+    """Remove a host's cables, where there are any.
+
+    Those of a host whose process 1 was killed by others stay for a while: the kernel takes
+    its network down later.
+    """
+    ip(bed, [f"link del {cable(machine, name)}" for name in machine.links], check=False)
+
+
+def mac(address: str) -> str:
+    """A card's number that stays when its host is powered off: the others remember it."""
+    return "02:00:" + ":".join(f"{int(part):02x}" for part in address.split("."))
 
 
 def firewall(machine: Machine, addresses: Mapping[str, str]) -> str:

@@ -63,7 +63,7 @@ def show_environment(venv: Path, named: Path, target: Path, parts: Path) -> None
     python = (venv / "bin/python").resolve()
     private = not python.is_relative_to("/usr")
     if private:
-        show_python(python, target / ".python", parts)
+        show_python(python, target / ".python")
         lines = settings.splitlines()
         lines = [f"home = {PYTHON}/bin" if line.startswith("home") else line for line in lines]
         settings = "\n".join(lines) + "\n"
@@ -76,7 +76,7 @@ def show_environment(venv: Path, named: Path, target: Path, parts: Path) -> None
     changed.mkdir()
     for entry in (venv / "bin").iterdir():
         if private and entry.is_symlink() and entry.resolve() == python:
-            if not entry.readlink().name == entry.readlink().as_posix():
+            if entry.readlink().is_absolute():
                 (changed / entry.name).symlink_to(PYTHON / "bin" / python.name)
         elif entry.is_file() and entry.stat().st_size < 50_000:
             rewrite(entry, changed / entry.name, {venv, named})
@@ -97,7 +97,7 @@ def rewrite(script: Path, place: Path, venvs: set[Path]) -> None:
             shutil.copymode(script, place)
 
 
-def show_python(python: Path, place: Path, parts: Path) -> None:
+def show_python(python: Path, place: Path) -> None:
     """A Python from elsewhere, with its program changed to find its library from there."""
     place.mkdir()
     (place / "bin").mkdir()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,23 +113,27 @@ def start(host: Host, service: str) -> None:
         raise BedError(f"{host.name}: nothing is known of a service {service}.")
 
 
-def is_ready(site: Site, hosts: dict[str, Host]) -> bool:
-    """Whether every node that is on takes jobs."""
-    login = next(host.name for host in site.machines if "slurmctld" in host.services)
-    if not hosts[login].pid:
-        return True
-    asked = hosts[login].run(["sinfo", "-h", "-N", "-o", "%N %T", "-p", "dev"], check=False)
-    states = dict(line.split() for line in asked.stdout.splitlines())
-    wanted = [node.name for node in nodes_of(site) if hosts[node.name].pid]
-    return all(re.fullmatch(r"idle|mixed|allocated", states.get(name, "")) for name in wanted)
+def wait_ready(login: Host, hosts: Iterable[Host]) -> None:
+    """Until those of the hosts that are nodes of this login node's site take jobs.
 
-
-def wait_ready(site: Site, hosts: dict[str, Host]) -> None:
+    Raises:
+        BedError: they do not within `READY_S`.
+    """
+    names = {node.name for node in nodes_of(login.site)}
+    wanted = {host.name for host in hosts if host.name in names and host.pid}
     end = time.monotonic() + READY_S
-    while not is_ready(site, hosts):
+    while waiting := wanted - usable(login):
         if time.monotonic() > end:
             raise BedError(
-                f"The nodes of {site.name} did not become idle within {READY_S} s; see "
-                "/var/log/slurm on its hosts (python3 -m testbed shell HOST)."
+                f"{', '.join(sorted(waiting))} did not become idle within {READY_S} s; see "
+                "/var/log/slurm there (python3 -m testbed shell HOST)."
             )
         time.sleep(0.1)
+
+
+def usable(login: Host) -> set[str]:
+    """The nodes that take jobs, or have some."""
+    asked = login.run(["sinfo", "-h", "-N", "-o", "%N %T", "-p", "dev"], check=False)
+    states = dict(line.split() for line in asked.stdout.splitlines())
+    # "idle*" is one that does not answer.
+    return {name for name, state in states.items() if state in {"idle", "mixed", "allocated"}}

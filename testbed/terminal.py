@@ -87,9 +87,7 @@ class Terminal:
             left = end - time.monotonic()
             if left <= 0 or not self._read(left):
                 why = f"within {timeout} s" if left <= 0 else "before the program ended"
-                raise BedError(
-                    f"{pattern!r} did not appear {why}; the terminal shows:\n{self.seen}"
-                )
+                raise BedError(f"{pattern!r} did not appear {why}; there is:\n{self.seen}")
         self._taken += found.end()
         return found
 

@@ -117,7 +117,7 @@ def test_no_module_is_too_long():
 
 def test_no_file_names_a_machine_or_a_package_registry():
     hosts = ["pypi" + ".org", "pythonhosted" + ".org", "registry" + ".npmjs", "deb" + ".debian.org"]
-    folders = ["/" + "work/", "/" + "root/", "/home/(?!user|you|USER)[a-z]"]
+    folders = ["/" + "work/", "/" + "root/", "/home/(?!user|you|USER|images/)[a-z]"]
     wrong = re.compile("|".join([*(re.escape(host) for host in hosts), *folders]))
     found = []
     for file in tracked():
@@ -200,6 +200,7 @@ PACKAGES = {
     "branca": "folium", "affine": "rasterio", "yarl": "aiohttp",
 }  # fmt: skip
 OWN = {"lib", "ui", "pages", "modules", "modulekit", "app", "admin", "tests", "benchmarks"}
+OWN |= {"testbed"}
 #: Installed by nobody: the standard library of newer Pythons has it.
 BACKPORTS = {"tomli"}
 

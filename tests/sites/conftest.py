@@ -1,0 +1,38 @@
+"""The test-bed for tests of whole sites; see docs/testbed.md."""
+
+from pathlib import Path
+
+import pytest
+
+from testbed import Bed, install
+from testbed.sites import every_site
+
+HERE = Path(__file__).parent
+LOCAL = ["127.0.0.1", "::1", "localhost"]
+ADDRESSES = [
+    address
+    for site in every_site()
+    for machine in site.machines
+    for address in machine.links.values()
+]
+
+
+def pytest_collection_modifyitems(items):
+    """These tests may connect within the bed, and to nothing else than that and loopback."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.site)
+            item.add_marker(pytest.mark.allow_hosts([*LOCAL, *ADDRESSES]))
+
+
+@pytest.fixture(scope="session")
+def bed(tmp_path_factory):
+    """The bed that the tests of a session share: what a test breaks there it mends."""
+    if lacks := install.lacks():
+        pytest.skip("; ".join(map(str, lacks)))
+    made = Bed(tmp_path_factory.mktemp("bed"))
+    try:
+        made.up()
+        yield made
+    finally:
+        made.down()
