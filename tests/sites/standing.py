@@ -260,7 +260,7 @@ class Standing:
         """Ada at her own computer, logged in to the portal host with her agent forwarded."""
         ssh = ["ssh", "-A", "-t", "portal", "bash --norc --noprofile"]
         with self.bed.host("admin").terminal(ssh, "ada") as terminal:
-            terminal.send(f"stty -echo cols 4000; PS1='{_PROMPT}'; cd {PROJECT}")
+            terminal.send(f"stty -echo cols 4000; PS1='ada-''types> '; cd {PROJECT}")
             terminal.read_until(_PROMPT, 20)
             yield terminal
             terminal.send("exit")
