@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import psutil
@@ -22,7 +23,6 @@ import psutil
 from lib.errors import InvalidInput
 from lib.model import ClusterId, Seal, Tunnel, TunnelState, UserId
 from lib.protocol import NAME_PATTERN, decode
-from lib.store.times import to_datetime
 
 _MAX_RECORD_BYTES = 16 * 1024
 #: Clock ticks: what psutil tells of a process' start may differ by so much, seconds.
@@ -117,15 +117,18 @@ def places(tunnels: Path, cluster: ClusterId) -> Iterator[TunnelPlace]:
             yield TunnelPlace(folder, cluster)
 
 
-def find(tunnels: Path, cluster: ClusterId) -> tuple[Tunnel, Path | None]:
-    """The tunnel to a cluster as the portal sees it, and its socket while it is open.
-
-    Where there are several, an open one counts before a closed one, and then the latest.
-    """
+def latest(tunnels: Path, cluster: ClusterId) -> tuple[TunnelPlace, TunnelRecord] | None:
+    """The one tunnel that counts: an open one before a closed one, and then the latest."""
     found = [(place, record) for place in places(tunnels, cluster) if (record := place.read())]
-    if not found:
+    return max(found, key=lambda pr: (is_open(pr[1]), pr[1].opened_at)) if found else None
+
+
+def find(tunnels: Path, cluster: ClusterId) -> tuple[Tunnel, Path | None]:
+    """The tunnel to a cluster as the portal sees it, and its socket while it is open."""
+    found = latest(tunnels, cluster)
+    if found is None:
         return Tunnel(cluster, TunnelState.NONE), None
-    place, record = max(found, key=lambda pr: (is_open(pr[1]), pr[1].opened_at))
+    place, record = found
     opened = is_open(record)
     reason = "" if opened else record.reason or "It has ended without saying why."
     if not opened and record.until <= time.time():
@@ -138,9 +141,14 @@ def find(tunnels: Path, cluster: ClusterId) -> tuple[Tunnel, Path | None]:
         person=UserId(record.person) if record.person else None,
         seal=record.seal,
         login_node=record.login_node,
-        opened_at=to_datetime(record.opened_at),
-        until=to_datetime(record.until),
-        closed_at=to_datetime(record.closed_at) if record.closed_at else None,
+        opened_at=_moment(record.opened_at),
+        until=_moment(record.until),
+        closed_at=_moment(record.closed_at) if record.closed_at else None,
         reason=reason,
     )
     return tunnel, place.socket if opened else None
+
+
+def _moment(seconds: float) -> datetime:
+    # As `lib.store.times`, without the store: guardians live long and should be small.
+    return datetime.fromtimestamp(seconds, timezone.utc)
