@@ -189,6 +189,7 @@ def policy_text(settings: Settings, catalogs: Catalogs) -> str:
         f"# Written by ./run at each start; changes here are lost. Code: {_code_digest()}",
         "format = 1",
         f"cluster = {json.dumps(CLUSTER)}",
+        'users = ["*"]',
         f"portal_origins = {json.dumps(_portal_origins(settings))}",
         f"data_paths = [{json.dumps(str(settings.data / 'scenes'))}]",
         "https_hosts = []",
