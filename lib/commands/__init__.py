@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib import settings
-from lib.commands import announce, audit, backup, detect, doctor, people, portal, scenes
+from lib.commands import announce, audit, backup, detect, doctor, people, portal, scenes, tunnel
 from lib.commands.answer import Answer, plain, plain_json
 from lib.errors import InvalidInput, InvalidProduct, SceneBridgeError
 
@@ -69,6 +69,6 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print for programs")
     parser = argparse.ArgumentParser(prog="admin.py", description="Looks after a portal.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for part in (scenes, detect, portal, people, audit, announce, backup, doctor):
+    for part in (scenes, detect, portal, people, audit, announce, backup, doctor, tunnel):
         part.add_to(commands, common)
     return parser

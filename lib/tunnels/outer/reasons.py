@@ -116,7 +116,7 @@ def reason(stderr: str, entry: ClusterEntry) -> SceneBridgeError:
 def last_line(stderr: str) -> str:
     """The last line that says something."""
     lines = [line.strip() for line in stderr.splitlines()]
-    told = [line for line in lines if line and not _NOISE.match(line)]
+    told = [line for line in lines if line and not is_noise(line)]
     return "".join(c if c.isprintable() else "?" for c in told[-1][:300]) if told else ""
 
 
@@ -134,3 +134,19 @@ def _host(stderr: str, entry: ClusterEntry) -> str:
     return f"the {kind} of cluster {entry.id}" + (
         f" ({place.host}, port {place.port})" if place else ""
     )
+
+
+def is_noise(line: str) -> bool:
+    """Whether a line of ssh tells people nothing."""
+    return _NOISE.match(line) is not None
+
+
+def lost(said: str) -> str:
+    """Why an open connection ended, from ssh's last line."""
+    if "Timeout, server" in said or "timed out" in said:
+        return "The login node did not answer any more, so the connection was given up."
+    if "closed by remote host" in said or "Connection reset" in said or "Broken pipe" in said:
+        return "The login node, or what lies between, closed the connection."
+    if not said:
+        return "Its ssh ended without saying why; somebody on this host may have ended it."
+    return f"Its ssh ended: {said}"

@@ -117,15 +117,18 @@ def places(tunnels: Path, cluster: ClusterId) -> Iterator[TunnelPlace]:
             yield TunnelPlace(folder, cluster)
 
 
-def find(tunnels: Path, cluster: ClusterId) -> tuple[Tunnel, Path | None]:
-    """The tunnel to a cluster as the portal sees it, and its socket while it is open.
-
-    Where there are several, an open one counts before a closed one, and then the latest.
-    """
+def latest(tunnels: Path, cluster: ClusterId) -> tuple[TunnelPlace, TunnelRecord] | None:
+    """The one tunnel that counts: an open one before a closed one, and then the latest."""
     found = [(place, record) for place in places(tunnels, cluster) if (record := place.read())]
-    if not found:
+    return max(found, key=lambda pr: (is_open(pr[1]), pr[1].opened_at)) if found else None
+
+
+def find(tunnels: Path, cluster: ClusterId) -> tuple[Tunnel, Path | None]:
+    """The tunnel to a cluster as the portal sees it, and its socket while it is open."""
+    found = latest(tunnels, cluster)
+    if found is None:
         return Tunnel(cluster, TunnelState.NONE), None
-    place, record = max(found, key=lambda pr: (is_open(pr[1]), pr[1].opened_at))
+    place, record = found
     opened = is_open(record)
     reason = "" if opened else record.reason or "It has ended without saying why."
     if not opened and record.until <= time.time():

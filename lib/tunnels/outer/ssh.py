@@ -91,20 +91,31 @@ def account_on(entry: ClusterEntry, user: str = "") -> str:
     return account
 
 
-def config_text(entry: ClusterEntry, *, user: str = "", known_hosts: Path) -> str:
+def config_text(
+    entry: ClusterEntry,
+    *,
+    user: str = "",
+    known_hosts: Path,
+    key: Path | None = None,
+    prompts: bool = True,
+) -> str:
     """The file for `ssh -F`.
 
     Args:
         user: the account on the login node, and on a jump host whose file names none.
         known_hosts: where `known_hosts_text` was written.
+        key: a public key; the agent's key to it is the only one the login node is offered.
+        prompts: whether passwords may be asked for; needs a terminal.
     """
     login, _ = login_of(entry)
     account = account_on(entry, user)
     blocks = [_block(entry, LOGIN, login, account, known_hosts)]
+    if key is not None:
+        blocks[0] += f"  IdentityFile {plain(key)}\n  IdentitiesOnly yes\n"
     if entry.jump is not None:
         blocks[0] += f"  ProxyJump {JUMP}\n"
         blocks.append(_block(entry, JUMP, entry.jump, entry.jump.user or account, known_hosts))
-    return "".join([*blocks, _COMMON])
+    return "".join([*blocks, _COMMON, "" if prompts else "  BatchMode yes\n"])
 
 
 def known_hosts_text(entry: ClusterEntry) -> str:
@@ -117,13 +128,24 @@ def known_hosts_text(entry: ClusterEntry) -> str:
     return "".join(f"{alias(entry, name)} {key}\n" for name, key in keys)
 
 
-def write_config(entry: ClusterEntry, folder: Path, *, user: str = "") -> Path:
-    """Write both files into a private folder; the configuration's path."""
-    known_hosts, config = folder / "known_hosts", folder / "config"
-    for file, text in (
-        (known_hosts, known_hosts_text(entry)),
-        (config, config_text(entry, user=user, known_hosts=known_hosts)),
-    ):
+def write_config(
+    entry: ClusterEntry, folder: Path, *, user: str = "", key: str = "", prompts: bool = True
+) -> Path:
+    """Write all files into a private folder; the configuration's path.
+
+    Args:
+        key: a public key as text; see `config_text`.
+    """
+    known_hosts, config, public = folder / "known_hosts", folder / "config", folder / "key.pub"
+    text = config_text(
+        entry,
+        user=user,
+        known_hosts=known_hosts,
+        key=public if key else None,
+        prompts=prompts,
+    )
+    files = [(known_hosts, known_hosts_text(entry)), (config, text)]
+    for file, text in [*files, (public, f"{key}\n")] if key else files:
         fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(fd, "w", encoding="utf-8") as out:
             out.write(text)
@@ -141,7 +163,7 @@ def command(config: Path, remote: str, *options: str, host: str = LOGIN) -> list
 
 def connection(config: Path, *options: str) -> list[str]:
     """The beginning of every call; the caller adds its flags, `--` and the host."""
-    return ["ssh", "-F", str(_plain(config)), *(word for o in options for word in ("-o", o))]
+    return ["ssh", "-F", str(plain(config)), *(word for o in options for word in ("-o", o))]
 
 
 def environment(*, agent: bool = True) -> dict[str, str]:
@@ -170,11 +192,11 @@ def _block(entry: ClusterEntry, name: str, host: SshHost, account: str, known_ho
         f"  Port {host.port}\n"
         f"  User {account}\n"
         f"  HostKeyAlias {alias(entry, name)}\n"
-        f"  UserKnownHostsFile {_plain(known_hosts)}\n"
+        f"  UserKnownHostsFile {plain(known_hosts)}\n"
     )
 
 
-def _plain(path: Path) -> Path:
+def plain(path: Path) -> Path:
     """ssh expands `%` and `${`, and writes `-F FILE` unquoted into a jump host's command."""
     if _PATH.fullmatch(str(path)) is None:
         raise InvalidInput(

@@ -1,0 +1,89 @@
+"""Writing what `records` reads, and the audit log beside it; in the administrator's account.
+
+Files get the group of the folder, because it is setgid, so the portal can read them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from lib.model import TunnelState
+from lib.protocol import encode
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
+
+_READABLE = 0o640
+AUDIT = "audit.jsonl"
+
+
+def write(place: TunnelPlace, record: TunnelRecord) -> None:
+    """Replace the record, whole or not at all."""
+    part = place.folder / f".{place.cluster}.{os.getpid()}.part"
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(encode(record))
+            os.fchmod(file.fileno(), _READABLE)
+        part.replace(place.record)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def close(place: TunnelPlace, record: TunnelRecord, reason: str) -> TunnelRecord:
+    """Remove the socket and write down that, when and why the tunnel was closed."""
+    place.socket.unlink(missing_ok=True)
+    closed = replace(record, state=TunnelState.CLOSED, closed_at=time.time(), reason=reason)
+    write(place, closed)
+    note(place, "closed", closed)
+    return closed
+
+
+def note(place: TunnelPlace, event: str, record: TunnelRecord) -> None:
+    """Append one line to the audit log of the folder."""
+    line = {
+        "time": time.time(),
+        "event": event,
+        "cluster": record.cluster,
+        "account": record.account,
+        "for": f"group {record.group}" if record.group else f"person {record.person}",
+        "login_node": record.login_node,
+        "gate_port": record.gate_port,
+        "seal": record.seal.value,
+        "opened_at": record.opened_at,
+        "until": record.until,
+        "reason": record.reason,
+    }
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    fd = os.open(place.folder / AUDIT, flags, _READABLE)
+    try:
+        os.write(fd, json.dumps(line).encode() + b"\n")
+    finally:
+        os.close(fd)
+
+
+def lock(place: TunnelPlace) -> int | None:
+    """Hold the tunnel of this place: a descriptor to keep open, or None while another does.
+
+    It is held from the first step of opening until the guardian has ended.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(_lock_file(place), flags, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _lock_file(place: TunnelPlace) -> Path:
+    return place.folder / f".{place.cluster}.lock"
