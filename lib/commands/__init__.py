@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib import settings
-from lib.commands import announce, audit, backup, detect, doctor, people, portal, scenes, tunnel
+from lib.commands import (
+    announce,
+    audit,
+    backup,
+    detect,
+    doctor,
+    gate,
+    people,
+    portal,
+    scenes,
+    tunnel,
+)
 from lib.commands.answer import Answer, plain, plain_json
 from lib.errors import InvalidInput, InvalidProduct, SceneBridgeError
 
@@ -69,6 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print for programs")
     parser = argparse.ArgumentParser(prog="admin.py", description="Looks after a portal.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for part in (scenes, detect, portal, people, audit, announce, backup, doctor, tunnel):
+    for part in (scenes, detect, portal, people, audit, announce, backup, doctor, tunnel, gate):
         part.add_to(commands, common)
     return parser

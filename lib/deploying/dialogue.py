@@ -289,7 +289,9 @@ class Dialogue:
                 self._said.flush()
             if show:
                 text = data.decode("utf-8", "replace")
-                sys.stderr.write("".join(c if c.isprintable() or c in "\r\n" else "?" for c in text))
+                sys.stderr.write(
+                    "".join(c if c.isprintable() or c in "\r\n" else "?" for c in text)
+                )
                 sys.stderr.flush()
 
 

@@ -169,7 +169,8 @@ def parse(data: Mapping[str, Any], home: Path, *, where: str = "policy.toml") ->
     listen = table.table("listen")
     scheduler, scheduler_options = _part(table, "scheduler")
     runtime, runtime_options = _part(table, "runtime")
-    modules = tuple(_module(t, runtime_options) for t in table.tables("modules"))
+    notebooks = _notebook_folder(runtime, runtime_options)
+    modules = tuple(_module(t, notebooks) for t in table.tables("modules"))
     presets = tuple(_preset(t) for t in table.tables("presets"))
     policy = Policy(
         cluster=table.text("cluster", like=NAME_PATTERN),
@@ -204,9 +205,15 @@ def _part(table: Table, key: str) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
-def _module(table: Table, runtime_options: Mapping[str, Any]) -> AllowedModule:
+def _notebook_folder(runtime: str, options: Mapping[str, Any]) -> Path:
+    """Where prepared notebooks lie: beside the gate's own code, unless there is no image."""
+    own = options.get("code") if runtime == "process" else ""
+    return Path(own) if isinstance(own, str) and own else ROOT
+
+
+def _module(table: Table, notebooks: Path) -> AllowedModule:
     notebook = table.get("notebook", str, "")
-    path = Path(str(runtime_options.get("code") or ROOT), notebook) if notebook else None
+    path = notebooks / notebook if notebook else None
     if path is not None and path.suffix != ".ipynb":
         raise InvalidInput(f"The notebook {path} of a module must end in .ipynb.")
     module = AllowedModule(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lib.deploying.there import versions
@@ -58,17 +59,26 @@ def first(place: Place, new: str, cluster: str, key: bytes, policy: bytes) -> An
         for name, file in files.items():
             write_whole(file, given[name])
             arguments += [f"--{name}", str(file)]
-        return place.gate(new, "init", *arguments)
+        before = _bytes_of(place.home / "authorized_key")
+        answer = place.gate(new, "init", *arguments)
+        changed = before != _bytes_of(place.home / "authorized_key")
+        return {**answer, "key_changed": changed}
     finally:
         for file in files.values():
             file.unlink(missing_ok=True)
 
 
-def replace(place: Place, new: str, *, start: bool) -> Answer:
+def replace(place: Place, new: str, *, port: int, start: bool, restart: bool) -> Answer:
     """Change over to an installed version; if it does not come up, back to the old one.
 
     Args:
+        port: where the tunnels lead to.
         start: also when no gate ran before.
+        restart: also when this version runs already.
+    Raises:
+        Refused: the version does not take the policy, or the kill switch is on.
+        Conflict: the policy names another port, or the gate belongs to another node.
+        Unavailable: the new version did not come up; the old one runs again.
     """
     try:
         checked = place.gate(new, "check")
@@ -77,17 +87,19 @@ def replace(place: Place, new: str, *, start: bool) -> Answer:
             f"The new version does not take this cluster's policy, so nothing was changed: "
             f"{exc.message}"
         ) from exc
+    _require_port(checked, port)
     old = place.current()
     before = _possible(place.gate(new, "status"))
     running = bool(before["running"])
     same = running and before["running_code"] == new and old == new
-    if not same:
+    if not same or restart:
         if running:
             place.gate(old or new, "stop")
         place.switch(new)
         if running or start:
             _start_or_go_back(place, new, old, running=running)
-        place.audit("deployed", version=new, before=old)
+        if old != new:
+            place.audit("deployed", version=new, before=old)
     removed = versions.prune(place)
     return {
         **status(place),
@@ -105,9 +117,12 @@ def read_policy(place: Place) -> tuple[Answer, bytes]:
     return {"digest": hashlib.sha256(data).hexdigest()}, data
 
 
-def write_policy(place: Place, digest: str, data: bytes) -> Answer:
+def write_policy(place: Place, digest: str, data: bytes, *, port: int) -> Answer:
     """Replace the policy, if the deployed code takes it, and let a running gate read it.
 
+    Args:
+        digest: of the policy that was read, "" to replace any.
+        port: where the tunnels lead to.
     Raises:
         Conflict: somebody else changed it meanwhile.
         Refused: it is not acceptable, or no gate starts with it; the old one stays.
@@ -123,12 +138,29 @@ def write_policy(place: Place, digest: str, data: bytes) -> Answer:
         checked = place.gate(current, "check", "--policy", str(new))
     finally:
         new.unlink(missing_ok=True)
+    _require_port(checked, port)
     write_whole(place.policy.with_name("policy.toml.1"), old)
     write_whole(place.policy, data)
     if said["running"]:
         _restart_or_put_back(place, current, old)
     place.audit("policy-changed", digest=hashlib.sha256(data).hexdigest())
     return {**status(place), "problems": checked["problems"], "was_running": said["running"]}
+
+
+def _require_port(checked: Answer, port: int) -> None:
+    if checked["port"] != port:
+        raise Conflict(
+            f"The policy lets the gate listen on port {checked['port']}, and [gate] of the "
+            f"cluster file leads tunnels to {port}; nothing was changed. Make them the same: in "
+            "that file, or with admin.py gate policy."
+        )
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _possible(said: Answer, *, switched_off: bool = False) -> Answer:

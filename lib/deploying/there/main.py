@@ -102,7 +102,8 @@ def _first(message: dict[str, Any], body: bytes) -> Answer:
 
 def _replace(message: dict[str, Any], _: bytes) -> Answer:
     place = place_of(message["home"])
-    return control.replace(place, message["version"], start=message["start"]), b""
+    wish = {name: message[name] for name in ("port", "start", "restart")}
+    return control.replace(place, message["version"], **wish), b""
 
 
 def _status(message: dict[str, Any], _: bytes) -> Answer:
@@ -122,7 +123,8 @@ def _read_policy(message: dict[str, Any], _: bytes) -> Answer:
 
 
 def _write_policy(message: dict[str, Any], body: bytes) -> Answer:
-    return control.write_policy(place_of(message["home"]), message["digest"], body), b""
+    place, port = place_of(message["home"]), message["port"]
+    return control.write_policy(place, message["digest"], body, port=port), b""
 
 
 _ACTS: dict[str, Callable[[dict[str, Any], bytes], Answer]] = {

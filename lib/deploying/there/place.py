@@ -1,10 +1,10 @@
 """The gate's folder on the login node, as the one who sets it up sees it.
 
-    HOME/                     0700
-      versions/VERSION-DIGEST/{lib,modules,packages,manifest.json}
-      current                 a link to one of them, replaced at once
-      host_key authorized_key policy.toml node gate.json audit.jsonl sessions/ ...
-                              the gate's own (lib.gate.home)
+HOME/                     0700
+  versions/VERSION-DIGEST/{lib,modules,packages,manifest.json}
+  current                 a link to one of them, replaced at once
+  host_key authorized_key policy.toml node gate.json audit.jsonl sessions/ ...
+                          the gate's own (lib.gate.home)
 """
 
 from __future__ import annotations
