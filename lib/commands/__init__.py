@@ -8,6 +8,7 @@ stderr. Exit codes: 0 success, 1 not found or refused, 2 usage.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -15,18 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib import settings
-from lib.commands import (
-    announce,
-    audit,
-    backup,
-    detect,
-    doctor,
-    gate,
-    people,
-    portal,
-    scenes,
-    tunnel,
-)
 from lib.commands.answer import Answer, plain, plain_json
 from lib.errors import InvalidInput, InvalidProduct, SceneBridgeError
 
@@ -35,10 +24,18 @@ if TYPE_CHECKING:
 
 USAGE, FAILED = 2, 1
 
+_PARTS = (
+    "scenes", "detect", "portal", "people", "audit", "announce", "backup", "doctor", "tunnel",
+    "gate",
+)  # fmt: skip
+#: Parts that are one command of their name, and are loaded without all others: these run
+#: where somebody's agent can be asked, so little code should, and quickly.
+_ALONE = ("tunnel", "gate")
+
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; the exit code."""
-    options = _parser().parse_args(arguments)
+    options = _parser(_needed(arguments)).parse_args(arguments)
     try:
         answer = options.command(options)
     except SceneBridgeError as exc:
@@ -68,7 +65,12 @@ def exit_code(error: SceneBridgeError) -> int:
     return USAGE if wrong else FAILED
 
 
-def _parser() -> argparse.ArgumentParser:
+def _needed(arguments: Sequence[str]) -> Sequence[str]:
+    """The parts to load for these arguments."""
+    return arguments[:1] if arguments and arguments[0] in _ALONE else _PARTS
+
+
+def _parser(parts: Sequence[str] = _PARTS) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--data",
@@ -80,6 +82,6 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--json", action="store_true", help="print for programs")
     parser = argparse.ArgumentParser(prog="admin.py", description="Looks after a portal.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for part in (scenes, detect, portal, people, audit, announce, backup, doctor, tunnel, gate):
-        part.add_to(commands, common)
+    for part in parts:
+        importlib.import_module(f"lib.commands.{part}").add_to(commands, common)
     return parser

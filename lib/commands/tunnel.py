@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import asdict
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from lib.catalogs import load_catalogs
@@ -19,7 +20,6 @@ from lib.protocol import NAME_PATTERN
 from lib.settings import PROJECT
 from lib.settings.checks import name
 from lib.site import tunnel_folder
-from lib.store.times import maybe_datetime
 from lib.tunnels.outer import closing, opening, trust
 from lib.tunnels.outer.records import TunnelRecord, is_open, latest
 
@@ -75,7 +75,7 @@ def _up(options: argparse.Namespace) -> Answer:
     opened = opening.open_tunnel(entry, wish, tunnel_folder(), _say)
     record = opened.record
     lines = [
-        f"The tunnel to cluster {entry.id} is open until {_until(record)} UTC, for "
+        f"The tunnel to cluster {entry.id} is open until {_moment(record.until)} UTC, for "
         f"{_owner(record)}.",
         f"{_SEALS[record.seal]} {record.seal_note}".rstrip(),
         *opened.warnings,
@@ -139,7 +139,7 @@ def _known(cluster: ClusterId) -> tuple[dict[str, object], tuple[object, ...], s
     value = _brief(cluster, record)
     row = (
         cluster, value["state"], record.account, _owner(record), record.seal.value,
-        moment(maybe_datetime(record.opened_at)), _until(record), value["reason"],
+        _moment(record.opened_at), _moment(record.until), value["reason"],
     )  # fmt: skip
     return value, row, record.seal_note
 
@@ -160,8 +160,8 @@ def _owner(record: TunnelRecord) -> str:
     return f"group {record.group}" if record.group else f"person {record.person}"
 
 
-def _until(record: TunnelRecord) -> str:
-    return moment(maybe_datetime(record.until))
+def _moment(seconds: float) -> str:
+    return moment(datetime.fromtimestamp(seconds, timezone.utc))
 
 
 def _say(text: str) -> None:

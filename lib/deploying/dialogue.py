@@ -146,7 +146,8 @@ class Dialogue:
         except FileNotFoundError as exc:
             self._said.close()
             raise NotFound("ssh was not found; install the OpenSSH client.") from exc
-        assert self._process.stdin and self._process.stdout  # noqa: S101 - pipes, as asked for
+        assert self._process.stdin is not None  # noqa: S101 - a pipe, as asked for
+        assert self._process.stdout is not None  # noqa: S101 - another
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._in, False)
         self._listener = threading.Thread(target=self._listen, daemon=True)

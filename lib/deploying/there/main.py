@@ -16,7 +16,8 @@ from lib.deploying.there.place import make_home, place_of
 from lib.errors import ProtocolError, Refused, SceneBridgeError, StorageFull, Unavailable
 
 Answer = tuple[dict[str, Any], bytes]
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+#: A full disk, a used-up quota, a limit on the size of files.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 

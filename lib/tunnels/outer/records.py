@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import psutil
@@ -22,7 +23,6 @@ import psutil
 from lib.errors import InvalidInput
 from lib.model import ClusterId, Seal, Tunnel, TunnelState, UserId
 from lib.protocol import NAME_PATTERN, decode
-from lib.store.times import to_datetime
 
 _MAX_RECORD_BYTES = 16 * 1024
 #: Clock ticks: what psutil tells of a process' start may differ by so much, seconds.
@@ -141,9 +141,14 @@ def find(tunnels: Path, cluster: ClusterId) -> tuple[Tunnel, Path | None]:
         person=UserId(record.person) if record.person else None,
         seal=record.seal,
         login_node=record.login_node,
-        opened_at=to_datetime(record.opened_at),
-        until=to_datetime(record.until),
-        closed_at=to_datetime(record.closed_at) if record.closed_at else None,
+        opened_at=_moment(record.opened_at),
+        until=_moment(record.until),
+        closed_at=_moment(record.closed_at) if record.closed_at else None,
         reason=reason,
     )
     return tunnel, place.socket if opened else None
+
+
+def _moment(seconds: float) -> datetime:
+    # As `lib.store.times`, without the store: guardians live long and should be small.
+    return datetime.fromtimestamp(seconds, timezone.utc)
