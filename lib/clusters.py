@@ -111,7 +111,7 @@ def read_cluster(file: Path) -> ClusterEntry:
         _groups(table),
         None if embedded else _host(table.table("login")),
         _host(table.table("jump")) if "jump" in data and not embedded else None,
-        None if embedded else _gate(table.table("gate")),
+        None if embedded else _gate(table.table("gate"), data["id"]),
         file,
     )
     table.close()
@@ -150,13 +150,13 @@ def _host(table: _Table) -> SshHost:
     return host
 
 
-def _gate(table: _Table) -> GatePlace:
+def _gate(table: _Table, cluster: str) -> GatePlace:
     key = table.take("host_key", str, "")
     gate = GatePlace(
         table.number("port", None),
         table.checked_key("host_key", key) if key else "",
         table.text("python", _REMOTE_PATH, ""),
-        table.text("home", _REMOTE_PATH, ".scenebridge"),
+        table.text("home", _REMOTE_PATH, f".scenebridge/{cluster}"),
     )
     if ".." in gate.home.split("/"):
         raise InvalidInput(f"{table.where}: home must not go upwards.")

@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 import time
-import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +20,15 @@ import psutil
 
 from lib.errors import ClusterUnreachable, Unavailable
 from lib.model import ClusterId
+from lib.policy_text import module_entry, toml_table
+from lib.portal_keys import portal_key
 from lib.settings import PROJECT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from lib.catalogs import Catalogs
-    from lib.model import Module
     from lib.settings import Settings
 
 CLUSTER = ClusterId("here")
@@ -72,7 +72,7 @@ class EmbeddedCluster:
             ClusterUnreachable: it did not start; the sentence carries its last words.
             Unavailable: a key or file of it could not be made.
         """
-        self._make_key()
+        portal_key(self._settings.data, CLUSTER)
         policy = policy_text(self._settings, self._catalogs)
         running = self.address()
         if self._read_policy() != policy:
@@ -105,14 +105,6 @@ class EmbeddedCluster:
             self._process.wait(COMMAND_TIMEOUT_S)
 
     # --- making -----------------------------------------------------------------------
-
-    def _make_key(self) -> None:
-        """The portal's restricted key for this gate, once."""
-        if self._key.exists():
-            return
-        self._key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "scenebridge-portal"]
-        _run([*command, "-f", str(self._key)], "The portal's key could not be made")
 
     def _prepare(self, policy: str) -> None:
         """The gate's home with this policy; what is there already stays."""
@@ -189,18 +181,19 @@ def policy_text(settings: Settings, catalogs: Catalogs) -> str:
         f"# Written by ./run at each start; changes here are lost. Code: {_code_digest()}",
         "format = 1",
         f"cluster = {json.dumps(CLUSTER)}",
+        'users = ["*"]',
         f"portal_origins = {json.dumps(_portal_origins(settings))}",
         f"data_paths = [{json.dumps(str(settings.data / 'scenes'))}]",
         "https_hosts = []",
-        *_table("listen", {"port": 0}),
-        *_table("scheduler", {"name": "local", "slots": slots}),
-        *_table("runtime", runtime),
-        *_table("limits", limits),
+        *toml_table("listen", {"port": 0}),
+        *toml_table("scheduler", {"name": "local", "slots": slots}),
+        *toml_table("runtime", runtime),
+        *toml_table("limits", limits),
     ]
     for module in catalogs.modules.values():
-        lines += _table("[modules]", _module_entry(module))
+        lines += toml_table("[modules]", module_entry(module))
     for preset in presets(psutil.cpu_count() or 1, psutil.virtual_memory().total // 2**20):
-        lines += _table("[presets]", preset)
+        lines += toml_table("[presets]", preset)
     return "\n".join(lines) + "\n"
 
 
@@ -240,23 +233,6 @@ def presets(cores: int, memory_mb: int) -> tuple[dict[str, Any], ...]:
 
 def _cores(number: int) -> str:
     return "1 core" if number == 1 else f"{number} cores"
-
-
-def _module_entry(module: Module) -> dict[str, Any]:
-    folder = module.id.replace("-", "_")
-    described = tomllib.loads((PROJECT / "modules" / folder / "module.toml").read_text("utf-8"))
-    entry = {"id": module.id, "version": module.version, "entry": f"modules.{folder}"}
-    if "notebook" in described:
-        entry["notebook"] = f"modules/{folder}/{described['notebook']}"
-    return entry
-
-
-def _table(name: str, values: dict[str, Any]) -> Iterator[str]:
-    """One table of TOML. A JSON string or number is also one of TOML."""
-    yield ""
-    yield f"[{name}]"
-    for key, value in values.items():
-        yield f"{key} = {json.dumps(value)}"
 
 
 def _code_digest() -> str:

@@ -26,10 +26,11 @@ USAGE, FAILED = 2, 1
 
 _PARTS = (
     "scenes", "detect", "portal", "people", "audit", "announce", "backup", "doctor", "tunnel",
+    "gate",
 )  # fmt: skip
 #: Parts that are one command of their name, and are loaded without all others: these run
 #: where somebody's agent can be asked, so little code should, and quickly.
-_ALONE = ("tunnel",)
+_ALONE = ("tunnel", "gate")
 
 
 def run(arguments: Sequence[str]) -> int:

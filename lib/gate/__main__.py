@@ -1,4 +1,4 @@
-"""`python -m lib.gate init|serve|stop|check`: see docs/gate.md.
+"""`python -m lib.gate init|serve|stop|check|status`: see docs/gate.md.
 
 Prints JSON on stdout; errors are one sentence on stderr. Exit code 0: done; 1: refused
 or not possible; 2: usage.
@@ -18,7 +18,9 @@ from typing import Any
 
 from lib.errors import SceneBridgeError
 from lib.gate.home import Home
+from lib.gate.report import check, status
 from lib.gate.serve import serve, serve_detached, stop
+from lib.jobs.spec import ROOT
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -40,8 +42,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _init(home: Home, arguments: argparse.Namespace) -> Mapping[str, Any]:
-    first = {"python": sys.executable, "code": str(Path(__file__).resolve().parents[2])}
-    host_key = home.init(arguments.cluster, arguments.portal_key, arguments.policy, first)
+    first = {"python": sys.executable, "code": str(ROOT)}
+    key, policy, fix_node = arguments.portal_key, arguments.policy, arguments.fix_node
+    host_key = home.init(arguments.cluster, key, policy, first, fix_node=fix_node)
     return {"home": str(home.path), "cluster": arguments.cluster, "host_key": host_key}
 
 
@@ -56,16 +59,15 @@ def _stop(home: Home, arguments: argparse.Namespace) -> Mapping[str, Any]:
     return {"was_running": stop(home, jobs=arguments.jobs)}
 
 
-def _check(home: Home, _: argparse.Namespace) -> Mapping[str, Any]:
-    policy = home.policy()
-    problem = policy.runtime().problem()
-    missing = [str(m.notebook) for m in policy.modules if m.notebook and not m.notebook.is_file()]
-    problems = [problem] if problem else []
-    problems += [f"The notebook {name} is missing." for name in missing]
-    return {"cluster": policy.cluster, "modules": len(policy.modules), "problems": problems}
+def _check(home: Home, arguments: argparse.Namespace) -> Mapping[str, Any]:
+    return check(home, arguments.policy)
 
 
-_COMMANDS = {"init": _init, "serve": _serve, "stop": _stop, "check": _check}
+def _status(home: Home, _: argparse.Namespace) -> Mapping[str, Any]:
+    return status(home)
+
+
+_COMMANDS = {"init": _init, "serve": _serve, "stop": _stop, "check": _check, "status": _status}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,12 +78,19 @@ def _parser() -> argparse.ArgumentParser:
         ("serve", "listen until SIGTERM"),
         ("stop", "stop the gate"),
         ("check", "read the policy and say what is wrong"),
+        ("status", "say what runs"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--home", type=Path, required=True, help="the gate's folder")
     commands.choices["init"].add_argument("--cluster", required=True)
-    commands.choices["init"].add_argument("--portal-key", type=Path, required=True)
+    commands.choices["init"].add_argument(
+        "--portal-key", type=Path, help="keeps the old one if not given"
+    )
     commands.choices["init"].add_argument("--policy", type=Path)
+    commands.choices["init"].add_argument(
+        "--fix-node", action="store_true", help="no other node serves it from now on"
+    )
+    commands.choices["check"].add_argument("--policy", type=Path, help="another one than its own")
     commands.choices["serve"].add_argument("--detach", action="store_true")
     commands.choices["stop"].add_argument("--jobs", action="store_true", help="end all jobs too")
     return parser

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,15 +15,20 @@ from pathlib import Path
 import asyncssh
 
 from lib.errors import Conflict, InvalidInput, NotFound, Refused
+from lib.gate import killswitch
 from lib.gate.policy import Policy, load
-from lib.jobs.files import read_json, write_json, write_private
+from lib.jobs.files import read_json, text_of, write_json, write_private
 from lib.jobs.processes import ProcessId
 from lib.protocol import NAME_PATTERN, from_plain
+
+#: What `flock` says where a file system has no locks (NFS without its daemon, Lustre).
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 _FIRST_POLICY = """\
 # What this gate allows. docs/gate.md explains every key; empty lists allow nothing.
 format = 1
 cluster = "{cluster}"
+users = ["*"]
 portal_origins = []
 data_paths = []
 https_hosts = []
@@ -38,7 +45,10 @@ code = "{code}"
 
 @dataclass(frozen=True, slots=True)
 class RunningGate:
-    """The content of `gate.json`. `pid` and `start` together name one process."""
+    """The content of `gate.json`. `pid` and `start` together name one process of `node`.
+
+    `code` is the folder name of the version that it runs from.
+    """
 
     pid: int
     start: str
@@ -46,6 +56,8 @@ class RunningGate:
     host_key: str
     cluster: str
     version: str
+    node: str = ""
+    code: str = ""
 
     @property
     def process(self) -> ProcessId:
@@ -72,22 +84,33 @@ class Home:
         return self.path / "gate.log"
 
     def init(
-        self, cluster: str, portal_key: Path, policy: Path | None, first: dict[str, str]
+        self,
+        cluster: str,
+        portal_key: Path | None,
+        policy: Path | None,
+        first: dict[str, str],
+        *,
+        fix_node: bool = False,
     ) -> str:
         """Make or complete the folder. Returns the public host key.
 
-        Existing keys are kept, so the portal's pinned host key stays right; the
-        authorized key and a given policy are replaced.
+        An existing host key is kept, so that what the portal pinned stays right; a given
+        authorized key and a given policy replace what is there.
 
+        Args:
+            portal_key: None keeps the one that is there.
+            fix_node: from now on this node alone serves the folder, which others share.
         Raises:
             InvalidInput: a name, key or policy that is not acceptable.
             Refused: the folder belongs to somebody else.
+            Conflict: the folder belongs to another node.
         """
         if NAME_PATTERN.fullmatch(cluster) is None:
             raise InvalidInput(f"{cluster!r:.60} cannot be the id of a cluster.")
-        key = _public_key(portal_key)
+        key = _public_key(portal_key or self.path / "authorized_key")
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._check_mode(mend=True)
+        self.check_node()
         self.sessions.mkdir(mode=0o700, exist_ok=True)
         if not (self.path / "host_key").exists():
             made = asyncssh.generate_private_key("ssh-ed25519", comment=f"gate {cluster}")
@@ -100,11 +123,20 @@ class Home:
             write_private(self.path / "policy.toml", text.encode())
         if self.policy().cluster != cluster:
             raise InvalidInput(f"The policy is for {self.policy().cluster}, not for {cluster}.")
+        if fix_node:
+            write_private(self.path / "node", this_node().encode() + b"\n")
         return public_text(self.host_key())
 
     def policy(self) -> Policy:
         """The policy, checked. Raises `InvalidInput`."""
         return load(self.path / "policy.toml", self.path)
+
+    def policy_cluster(self) -> str:
+        """The cluster that this folder's own policy names; "" where it cannot be read."""
+        try:
+            return self.policy().cluster
+        except InvalidInput:
+            return ""
 
     def host_key(self) -> asyncssh.SSHKey:
         """The gate's own key. Raises `NotFound`."""
@@ -118,15 +150,39 @@ class Home:
         """The one key that may connect."""
         return _public_key(self.path / "authorized_key")
 
+    @property
+    def node(self) -> str:
+        """The one node that serves this folder; "" where any may."""
+        return text_of(self.path / "node").strip()
+
+    def check_node(self) -> None:
+        """Raise `Conflict` on any other node than the one that was fixed.
+
+        Login nodes share their home, and a process of one means nothing on another.
+        """
+        if self.node not in ("", this_node()):
+            raise Conflict(
+                f"The gate of {self.path} belongs to the node {self.node}, and this is "
+                f"{this_node()}. Name {self.node} as the login host in the cluster file. If that "
+                f"node is gone for good: remove the file {self.path / 'node'}, and deploy again."
+            )
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Held by the gate that serves this folder. Raises `Conflict`."""
+        """Held by the gate that serves this folder. Raises `Conflict`.
+
+        Some shared file systems know no locks, or keep them from other nodes. There the
+        fixed node and the process named in `gate.json` must do.
+        """
+        self.check_node()
         fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            os.close(fd)
-            raise Conflict(f"A gate serves {self.path} already.") from exc
+        except OSError as exc:
+            without_locks = exc.errno in _NO_LOCKS and self.running() is None
+            if not without_locks:
+                os.close(fd)
+                raise Conflict(f"A gate serves {self.path} already.") from exc
         try:
             yield
         finally:
@@ -139,6 +195,10 @@ class Home:
             return None
         gate = from_plain(RunningGate, data)
         return gate if gate.process.alive() else None
+
+    def thrown(self, stop_files: tuple[Path, ...]) -> Path | None:
+        """The file that throws the kill switch, if one is there."""
+        return killswitch.thrown(self.path, stop_files)
 
     def announce(self, gate: RunningGate) -> None:
         """Say that a gate listens."""
@@ -159,6 +219,11 @@ class Home:
             if not mend:
                 raise Refused(f"{self.path} is open to others; make its mode 0700.")
             self.path.chmod(0o700)
+
+
+def this_node() -> str:
+    """The name of this computer among those that share a home."""
+    return socket.gethostname()
 
 
 def public_text(key: asyncssh.SSHKey) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 
 from lib.errors import Conflict, NotFound, Refused, SceneBridgeError, StorageFull, Unavailable
 from lib.gate.audit import Audit
+from lib.gate.caps import check_caps
 from lib.gate.events import EventLog
 from lib.gate.folder import FolderMaker, old_out_name
 from lib.gate.intake import Accepted, check
@@ -24,6 +25,7 @@ from lib.gate.policy import Policy
 from lib.gate.records import Folders, Known, Record
 from lib.gate.refresh import Refresher
 from lib.jobs.ports import JobView, Scheduler
+from lib.jobs.spec import ROOT
 from lib.model import EndReason, JobState
 from lib.protocol import JobStatus, SubmitReply, SubmitRequest
 
@@ -92,7 +94,7 @@ class Jobs:
         """Idempotent by id. Errors as in `lib.gate.intake.check`, and:
 
         Raises:
-            Refused: too many jobs live.
+            Refused: too many jobs live, or another cap of the policy (`lib.gate.caps`).
             Conflict: the session to continue is running, gone, or somebody else's.
             Unavailable: the scheduler gave no answer and has no such job.
         """
@@ -106,6 +108,7 @@ class Jobs:
                     f"{self.live} jobs are live on this cluster, which is all it allows; "
                     "stop one or wait until one has ended."
                 )
+            check_caps(request, accepted, self._policy, [k.record for k in self._known.values()])
             known = await asyncio.to_thread(self._prepare, request, accepted)
             await self._hand_over(known)
         self._tell()
@@ -197,6 +200,8 @@ class Jobs:
                 walltime_s=request.walltime_s,
                 scenes=accepted.scenes,
                 submitted_at=time.time(),
+                gpus=accepted.preset.preset.gpus,
+                code=ROOT.name,
             )
             if old is not None:
                 self._mark_continued(old, record)

@@ -18,6 +18,7 @@ from lib.errors import InvalidInput
 from lib.jobs.ports import Runtime, Scheduler
 from lib.jobs.runtimes import make_runtime
 from lib.jobs.schedulers import make_scheduler
+from lib.jobs.spec import ROOT
 from lib.jobs.strict import Table
 from lib.model import Preset
 from lib.protocol import NAME_PATTERN, ModuleOffer
@@ -34,6 +35,9 @@ _ENTRY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:([0-9]{1,5}|\*))?")
 _TITLE = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
+_USER = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+_MOST_GPUS = 10_000
+_MOST_GPU_HOURS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +63,15 @@ class AllowedPreset:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Caps. `max_disk_bytes` is per session; `idle_s` 0 means never."""
+    """Caps. `max_disk_bytes` is per session; `idle_s` 0 means never.
+
+    `max_gpus` is of live jobs together, `max_gpu_hours` of 30 days (`lib.gate.caps`).
+    """
 
     max_live: int
+    max_live_per_user: int
+    max_gpus: int
+    max_gpu_hours: int
     max_disk_bytes: int
     keep_s: int
     idle_s: int
@@ -69,10 +79,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A whole policy, checked."""
+    """A whole policy, checked.
+
+    Args:
+        users: owners whose jobs are taken; `*` is everybody.
+        stop_files: see `lib.gate.killswitch`.
+    """
 
     cluster: str
     port: int
+    users: tuple[str, ...]
+    stop_files: tuple[Path, ...]
     portal_origins: tuple[str, ...]
     data_paths: tuple[Path, ...]
     https_hosts: tuple[str, ...]
@@ -152,11 +169,14 @@ def parse(data: Mapping[str, Any], home: Path, *, where: str = "policy.toml") ->
     listen = table.table("listen")
     scheduler, scheduler_options = _part(table, "scheduler")
     runtime, runtime_options = _part(table, "runtime")
-    modules = tuple(_module(t, runtime_options) for t in table.tables("modules"))
+    notebooks = _notebook_folder(runtime, runtime_options)
+    modules = tuple(_module(t, notebooks) for t in table.tables("modules"))
     presets = tuple(_preset(t) for t in table.tables("presets"))
     policy = Policy(
         cluster=table.text("cluster", like=NAME_PATTERN),
         port=listen.whole("port", 0, high=65535),
+        users=_each(table, "users", _USER),
+        stop_files=tuple(_stop_file(f, where) for f in table.texts("stop_files")),
         portal_origins=_each(table, "portal_origins", _ORIGIN),
         data_paths=tuple(_data_path(p, home, where) for p in table.texts("data_paths")),
         https_hosts=_each(table, "https_hosts", _HOST),
@@ -185,9 +205,15 @@ def _part(table: Table, key: str) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
-def _module(table: Table, runtime_options: Mapping[str, Any]) -> AllowedModule:
+def _notebook_folder(runtime: str, options: Mapping[str, Any]) -> Path:
+    """Where prepared notebooks lie: beside the gate's own code, unless there is no image."""
+    own = options.get("code") if runtime == "process" else ""
+    return Path(own) if isinstance(own, str) and own else ROOT
+
+
+def _module(table: Table, notebooks: Path) -> AllowedModule:
     notebook = table.get("notebook", str, "")
-    path = Path(str(runtime_options.get("code", "/")), notebook) if notebook else None
+    path = notebooks / notebook if notebook else None
     if path is not None and path.suffix != ".ipynb":
         raise InvalidInput(f"The notebook {path} of a module must end in .ipynb.")
     module = AllowedModule(
@@ -217,8 +243,12 @@ def _preset(table: Table) -> AllowedPreset:
 
 
 def _limits(table: Table) -> Limits:
+    max_live = table.whole("max_live", 4, low=0, high=1000)
     limits = Limits(
-        max_live=table.whole("max_live", 4, low=0, high=1000),
+        max_live=max_live,
+        max_live_per_user=table.whole("max_live_per_user", max_live, high=1000),
+        max_gpus=table.whole("max_gpus", _MOST_GPUS, high=_MOST_GPUS),
+        max_gpu_hours=table.whole("max_gpu_hours", _MOST_GPU_HOURS, high=_MOST_GPU_HOURS),
         max_disk_bytes=table.whole("max_disk_mb", 20_000, low=1, high=2**30) * 2**20,
         keep_s=table.whole("keep_days", 14, high=3650) * _DAY_S,
         idle_s=table.whole("idle_s", 0, high=30 * _DAY_S),
@@ -248,6 +278,12 @@ def _data_path(text: str, home: Path, where: str) -> Path:
     if real == gate or real in gate.parents or gate in real.parents:
         raise InvalidInput(f"{where}: data_paths entry {text} would open the gate's own folder.")
     return real
+
+
+def _stop_file(text: str, where: str) -> Path:
+    if not Path(text).is_absolute():
+        raise InvalidInput(f"{where}: stop_files entry {text!r:.80} must be an absolute path.")
+    return Path(text)
 
 
 def _once(what: str, names: list[str], where: str) -> None:

@@ -23,7 +23,8 @@ class Record:
         name: the job's name at the scheduler, with a nonce; finds it again after a crash.
         job: the scheduler's id; "" until it is known.
         scenes: ids of the submitted scenes.
-        preset: name of the resources.
+        preset: name of the resources; `gpus` that it brings.
+        code: folder name of the gate's version that submitted it, and that it runs from.
         cancelled: somebody asked for the end; `cancel_text` is why, if it was the gate.
         host, port: the endpoint once it was reported and vouched for; fixed from then on.
         files_in, out: when another session continued this one, where its files are now
@@ -41,6 +42,8 @@ class Record:
     walltime_s: int
     scenes: list[str]
     submitted_at: float
+    gpus: int = 0
+    code: str = ""
     job: str = ""
     state: JobState = JobState.QUEUED
     reason: str = ""

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from lib.errors import Conflict, SceneBridgeError, Unavailable
-from lib.gate import VERSION
+from lib.gate import VERSION, killswitch
 from lib.gate.audit import Audit
-from lib.gate.home import Home, RunningGate, public_text
+from lib.gate.home import Home, RunningGate, public_text, this_node
 from lib.gate.jobs import Jobs
+from lib.gate.policy import Policy
 from lib.gate.records import Folders
 from lib.gate.ssh import Door
 from lib.gate.verbs import Verbs
 from lib.jobs.processes import this_process
+from lib.jobs.spec import ROOT
 
-_ROOT = Path(__file__).resolve().parents[2]
 _TIDY_EVERY_S = 3600.0
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 15.0
 _JOBS_TIMEOUT_S = 60.0
+_CANCEL_AGAIN_S = 10.0
+_SWITCHED_OFF = "It was stopped because this cluster's kill switch was thrown."
 _FAULT_PAUSE_S = 1.0
 _MAX_LOG_BYTES = 4 * 2**20
 
@@ -36,32 +39,45 @@ _log = logging.getLogger(__name__)
 async def serve(home: Home) -> None:
     """Listen, announce it in `gate.json`, and go on until SIGTERM or SIGINT.
 
-    The jobs are left alone. Raises `Conflict` when a gate serves this folder already.
+    The jobs are left alone, but where the kill switch is thrown: then they end too.
+
+    Raises:
+        Conflict: a gate serves this folder already, or the port is taken.
+        Refused: the kill switch is on.
     """
     with home.lock():
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         policy, host_key = home.policy(), home.host_key()
+        await _obey_kill_switch(home, policy)
         audit = Audit(home.audit)
         folders = Folders(home.path)
         jobs = Jobs(folders, policy, policy.scheduler(home.path), audit)
         verbs = Verbs(policy, folders, jobs, audit)
         door = Door(home.portal_key(), jobs, verbs, audit)
-        acceptor = await door.listen(policy.port, host_key)
+        try:
+            acceptor = await door.listen(policy.port, host_key)
+        except OSError as exc:
+            raise _no_port(policy.port, exc) from exc
         home.announce(_this_gate(acceptor.get_port(), public_text(host_key), policy.cluster))
         audit.write("started", port=acceptor.get_port())
-        tasks = [asyncio.ensure_future(_watch_over(jobs)), asyncio.ensure_future(_tidy(verbs))]
+        tasks = [
+            asyncio.ensure_future(part)
+            for part in (_watch_over(jobs), _tidy(verbs), _kill_switch(home, policy, stop, audit))
+        ]
         try:
             await stop.wait()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            home.withdraw()
             acceptor.close()
             for connection in list(door.connections):
                 connection.drop()
+            if home.thrown(policy.stop_files) is not None:
+                await _end_all(jobs, text=_SWITCHED_OFF)
+            home.withdraw()
             audit.write("stopped")
             audit.close()
 
@@ -73,17 +89,19 @@ def serve_detached(home: Home) -> RunningGate:
         Conflict: one serves this folder already.
         Unavailable: it did not start; the message holds the end of its log.
     """
+    home.check_node()
     if home.running() is not None:
         raise Conflict(f"A gate serves {home.path} already.")
     home.host_key()  # a plain complaint now rather than in a log
-    home.policy()
+    with home.lock():
+        asyncio.run(_obey_kill_switch(home, home.policy()))
     if home.log.exists() and home.log.stat().st_size > _MAX_LOG_BYTES:
         home.log.replace(home.log.with_suffix(".log.1"))
     log = os.open(home.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         process = subprocess.Popen(
             [sys.executable, "-m", "lib.gate", "serve", "--home", str(home.path)],
-            cwd=_ROOT,
+            cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -108,6 +126,7 @@ def stop(home: Home, *, jobs: bool) -> bool:
 
     Returns whether a gate was running. Raises `Unavailable` when something stays.
     """
+    home.check_node()
     gate = home.running()
     if gate is not None:
         gate.process.signal(signal.SIGTERM)
@@ -118,23 +137,66 @@ def stop(home: Home, *, jobs: bool) -> bool:
     return gate is not None
 
 
-async def _end_jobs(home: Home) -> None:
+async def _end_jobs(home: Home, *, text: str = "") -> None:
     """Cancel every live job and see it end, as the gate itself would."""
     policy = home.policy()
     audit = Audit(home.audit)
     jobs = Jobs(Folders(home.path), policy, policy.scheduler(home.path), audit)
     try:
-        for status in jobs.all():
-            with contextlib.suppress(Unavailable):
-                await jobs.cancel(status.id)
-        deadline = time.monotonic() + _JOBS_TIMEOUT_S
-        while jobs.live and time.monotonic() < deadline:
-            await jobs.poll()
-            await asyncio.sleep(0.05)
-        if jobs.live:
-            raise Unavailable(f"{jobs.live} jobs have not ended yet.")
+        await _end_all(jobs, text=text, timeout_s=_JOBS_TIMEOUT_S)
     finally:
         audit.close()
+
+
+async def _end_all(jobs: Jobs, *, text: str, timeout_s: float | None = None) -> None:
+    """Raises `Unavailable` when something lives after that time; None waits for ever."""
+    deadline = time.monotonic() + (timeout_s or 0.0)
+    again_at = 0.0
+    while jobs.live:
+        if time.monotonic() >= again_at:  # the scheduler may have been silent the last time
+            again_at = time.monotonic() + _CANCEL_AGAIN_S
+            for status in jobs.all():
+                with contextlib.suppress(Unavailable):
+                    await jobs.cancel(status.id, text=text)
+        with contextlib.suppress(OSError):
+            await jobs.poll()
+        if timeout_s is not None and time.monotonic() > deadline:
+            raise Unavailable(f"{jobs.live} jobs have not ended yet.")
+        await asyncio.sleep(0.05)
+
+
+async def _obey_kill_switch(home: Home, policy: Policy) -> None:
+    """Before a start: where it is on, end what a gate left behind, and refuse."""
+    file = home.thrown(policy.stop_files)
+    if file is None:
+        return
+    audit = Audit(home.audit)
+    audit.refused("start", file=str(file))
+    audit.close()
+    await _end_jobs(home, text=_SWITCHED_OFF)
+    raise killswitch.refusal(file)
+
+
+async def _kill_switch(home: Home, policy: Policy, stop: asyncio.Event, audit: Audit) -> None:
+    """Look for it, and stop the gate once it is thrown; what it started ends then too."""
+    while True:
+        file = await asyncio.to_thread(home.thrown, policy.stop_files)
+        if file is not None:
+            audit.write("kill-switch", file=str(file))
+            _log.warning("the kill switch %s was thrown", file)
+            stop.set()
+            return
+        await asyncio.sleep(killswitch.LOOK_EVERY_S)
+
+
+def _no_port(port: int, error: OSError) -> SceneBridgeError:
+    if error.errno != errno.EADDRINUSE:
+        return Unavailable(f"The gate cannot listen on port {port}: {error.strerror}.")
+    return Conflict(
+        f"Port {port} of {this_node()} is taken by another program, perhaps of another account "
+        f"(ss -ltn shows it). Choose another one in [gate] of the cluster file and in [listen] "
+        "of the policy: both must name the same."
+    )
 
 
 def _wait_gone(gate: RunningGate) -> None:
@@ -147,7 +209,8 @@ def _wait_gone(gate: RunningGate) -> None:
 
 def _this_gate(port: int, host_key: str, cluster: str) -> RunningGate:
     me = this_process()
-    return RunningGate(me.pid, me.start, port, host_key, cluster, VERSION)
+    node = this_node()
+    return RunningGate(me.pid, me.start, port, host_key, cluster, VERSION, node, ROOT.name)
 
 
 async def _watch_over(jobs: Jobs) -> None:

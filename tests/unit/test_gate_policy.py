@@ -17,6 +17,7 @@ from lib.gate.policy import Policy, load, parse
 GOOD: dict[str, Any] = {
     "format": 1,
     "cluster": "here",
+    "users": ["*"],
     "portal_origins": ["http://localhost:*", "https://portal.example.org"],
     "data_paths": ["/archive/landsat"],
     "https_hosts": ["data.example.org"],

@@ -15,6 +15,7 @@ from typing import Any
 from lib.errors import InvalidInput
 from lib.jobs.environment import inherited
 from lib.jobs.ports import Invocation, Task
+from lib.jobs.spec import ROOT
 from lib.jobs.strict import Table
 from lib.model import Isolation
 
@@ -25,7 +26,7 @@ class ProcessRuntime:
 
     Args:
         python: the interpreter, with the modules' packages installed.
-        code: the folder that holds the package `modules`.
+        code: the folder that holds the package `modules`; the gate's own unless named.
         cache: folder for compiled code that outlives the job, or None.
     """
 
@@ -39,7 +40,7 @@ class ProcessRuntime:
         """From the policy's `[runtime]` table. Raises `InvalidInput`."""
         table = Table(options, "policy [runtime]")
         python = Path(table.get("python", str))
-        code = Path(table.get("code", str))
+        code = Path(table.get("code", str, str(ROOT)))
         cache = table.get("cache", str, "")
         table.close()
         for key, path in (("python", python), ("code", code), ("cache", Path(cache or "/"))):

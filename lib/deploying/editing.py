@@ -1,0 +1,78 @@
+"""Edit the policy of a gate: fetched, changed here, checked there, and only then in place."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib.errors import InvalidInput, Refused, SceneBridgeError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from lib.clusters import GatePlace
+    from lib.deploying.dialogue import Dialogue
+
+
+def replace(dialogue: Dialogue, gate: GatePlace, text: bytes, digest: str = "") -> dict[str, Any]:
+    """Put this policy in place of the one that is there.
+
+    Args:
+        digest: of the policy that it was made from; "" replaces any.
+    Raises:
+        Refused: the gate does not take it; nothing was changed.
+    """
+    done, _ = dialogue.ask("write-policy", text, home=gate.home, digest=digest, port=gate.port)
+    return done
+
+
+def edit(dialogue: Dialogue, gate: GatePlace, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """Open an editor on it; again while the gate does not take what was written.
+
+    Returns what the gate says afterwards; None when nothing was changed.
+
+    Raises:
+        InvalidInput: there is no terminal.
+        Unavailable: the editor failed.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InvalidInput("There is no terminal for an editor; use --get and --set FILE.")
+    answer, old = dialogue.ask("read-policy", home=gate.home)
+    with tempfile.TemporaryDirectory(prefix="sb-") as folder:
+        file = Path(folder, "policy.toml")
+        file.write_bytes(old)
+        while True:
+            _run_editor(file)
+            new = file.read_bytes()
+            if new == old:
+                return None
+            try:
+                return replace(dialogue, gate, new, answer["digest"])
+            except (Refused, InvalidInput) as exc:
+                say(exc.message)
+                if not _again():
+                    return None
+            except SceneBridgeError:
+                say(f"What you wrote:\n{new.decode('utf-8', 'replace')}")
+                raise
+
+
+def _run_editor(file: Path) -> None:
+    words = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi")
+    try:
+        done = subprocess.run([*words, str(file)])
+    except OSError as exc:
+        raise Unavailable(
+            f"The editor {words[0]} cannot be started; set EDITOR to another one."
+        ) from exc
+    if done.returncode:
+        raise Unavailable(f"The editor {words[0]} failed; the policy was not changed.")
+
+
+def _again() -> bool:
+    return input("Edit it again? [Y/n] ").strip().lower() not in ("n", "no")

@@ -1,0 +1,53 @@
+"""The dialogue's frames: one line of JSON, then as many bytes as its `bytes` says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, BinaryIO, Protocol
+
+from lib.errors import ProtocolError
+
+MAX_LINE = 4 * 2**20
+MAX_BODY = 256 * 2**20
+
+
+class Source(Protocol):
+    """Where frames come from."""
+
+    def readline(self, limit: int = ..., /) -> bytes: ...
+
+    def read(self, size: int = ..., /) -> bytes: ...
+
+
+def pack(message: Mapping[str, Any], body: bytes = b"") -> bytes:
+    """One frame."""
+    return json.dumps({**message, "bytes": len(body)}).encode("ascii") + b"\n" + body
+
+
+def take(source: Source) -> tuple[dict[str, Any], bytes] | None:
+    """The next frame; None where the other side has closed.
+
+    Raises:
+        ProtocolError: it is no frame, or breaks off.
+    """
+    line = source.readline(MAX_LINE)
+    if not line:
+        return None
+    try:
+        message = json.loads(line)
+        size = message.pop("bytes")
+    except (ValueError, KeyError, AttributeError, TypeError) as exc:
+        raise ProtocolError("The other side sent what is no message.") from exc
+    if not isinstance(size, int) or not 0 <= size <= MAX_BODY:
+        raise ProtocolError("The other side sent a message of an impossible size.")
+    body = source.read(size)
+    if len(body) < size:
+        raise ProtocolError("The connection broke in the middle of a message.")
+    return message, body
+
+
+def send(out: BinaryIO, message: Mapping[str, Any], body: bytes = b"") -> None:
+    """Write one frame at once."""
+    out.write(pack(message, body))
+    out.flush()

@@ -1,0 +1,142 @@
+"""Answers frames until the other side closes. Its stdout carries frames and nothing else."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from lib.deploying.there import control, frames, versions
+from lib.deploying.there.place import make_home, place_of
+from lib.errors import ProtocolError, Refused, SceneBridgeError, StorageFull, Unavailable
+
+Answer = tuple[dict[str, Any], bytes]
+#: A full disk, a used-up quota, a limit on the size of files.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def main() -> None:
+    """Serve the dialogue on stdin and stdout."""
+    os.umask(0o077)
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a child prints goes to stderr
+    source = sys.stdin.buffer
+    while True:
+        frame = frames.take(source)
+        if frame is None:
+            return
+        _answer(out, *frame)
+
+
+def _answer(out: BinaryIO, message: dict[str, Any], body: bytes) -> None:
+    try:
+        act = _ACTS.get(message.pop("do", ""))
+        if act is None:
+            raise ProtocolError("This program on the login node does not know that request.")
+        answer, data = act(message, body)
+        frames.send(out, {"ok": True, **answer}, data)
+    except SceneBridgeError as exc:
+        frames.send(out, {"ok": False, "code": exc.code, "message": exc.message})
+    except OSError as exc:
+        error = _of_system(exc)
+        frames.send(out, {"ok": False, "code": error.code, "message": error.message})
+    except Exception as exc:
+        text = f"The program on the login node failed: {type(exc).__name__}: {exc}"
+        frames.send(out, {"ok": False, "code": ProtocolError.code, "message": text})
+
+
+def _of_system(error: OSError) -> SceneBridgeError:
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in _FULL:
+        return StorageFull(
+            f"The account's home on the cluster is full or its quota is used up{where}; make "
+            "room there (the gate needs about 40 MB), or name another folder in [gate] home."
+        )
+    if error.errno in _CLOSED:
+        return Refused(
+            f"The account may not write there on the cluster{where}; name a folder of its own in "
+            "[gate] home of the cluster file."
+        )
+    return Unavailable(f"The login node's file system says: {error.strerror}{where}.")
+
+
+def _look(message: dict[str, Any], _: bytes) -> Answer:
+    """Facts about the node, the Python and what is deployed."""
+    place = place_of(message["home"])
+    found = {name: shutil.which(name) or "" for name in ("sbatch", "apptainer", "singularity")}
+    return {
+        "python": list(sys.version_info[:2]),
+        "executable": sys.executable,
+        "machine": platform.machine(),
+        "libc": list(platform.libc_ver()),
+        "system": platform.system(),
+        "node": socket.gethostname(),
+        "account_home": os.path.expanduser("~"),  # noqa: PTH111
+        "home": str(place.home),
+        "current": place.current(),
+        "policy": place.policy.exists(),
+        "programs": found,
+    }, b""
+
+
+def _installed(message: dict[str, Any], _: bytes) -> Answer:
+    place = place_of(message["home"])
+    return {"installed": versions.installed(place, message["version"])}, b""
+
+
+def _install(message: dict[str, Any], body: bytes) -> Answer:
+    versions.install(make_home(message["home"]), message["version"], message["manifest"], body)
+    return {}, b""
+
+
+def _first(message: dict[str, Any], body: bytes) -> Answer:
+    place, split = make_home(message["home"]), message["key_bytes"]
+    key, policy = body[:split], body[split:]
+    return control.first(place, message["version"], message["cluster"], key, policy), b""
+
+
+def _replace(message: dict[str, Any], _: bytes) -> Answer:
+    place = place_of(message["home"])
+    wish = {name: message[name] for name in ("port", "start", "restart")}
+    return control.replace(place, message["version"], **wish), b""
+
+
+def _status(message: dict[str, Any], _: bytes) -> Answer:
+    return control.status(place_of(message["home"])), b""
+
+
+def _start(message: dict[str, Any], _: bytes) -> Answer:
+    return control.start(place_of(message["home"])), b""
+
+
+def _stop(message: dict[str, Any], _: bytes) -> Answer:
+    return control.stop(place_of(message["home"]), jobs=message["jobs"]), b""
+
+
+def _read_policy(message: dict[str, Any], _: bytes) -> Answer:
+    return control.read_policy(place_of(message["home"]))
+
+
+def _write_policy(message: dict[str, Any], body: bytes) -> Answer:
+    place, port = place_of(message["home"]), message["port"]
+    return control.write_policy(place, message["digest"], body, port=port), b""
+
+
+_ACTS: dict[str, Callable[[dict[str, Any], bytes], Answer]] = {
+    "look": _look,
+    "installed": _installed,
+    "install": _install,
+    "first": _first,
+    "replace": _replace,
+    "status": _status,
+    "start": _start,
+    "stop": _stop,
+    "read-policy": _read_policy,
+    "write-policy": _write_policy,
+}

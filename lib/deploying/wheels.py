@@ -1,0 +1,226 @@
+"""The packages that go along, as wheels for the cluster's Python and processor.
+
+`gate-requirements.txt` pins each file by its SHA-256. They come from a folder that somebody
+filled (`--wheels`), from the cache of earlier times, or through pip, which knows where this
+computer gets its packages. The login node needs neither pip nor internet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib.deploying.bundle import Piece
+from lib.errors import InvalidInput, NotFound, Refused, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+PINS = Path(__file__).with_name("gate-requirements.txt")
+MACHINES = ("x86_64", "aarch64")
+PYTHONS = tuple((3, minor) for minor in range(10, 15))
+_OLDEST_GLIBC = (2, 17)
+_PIP_TIMEOUT_S = 300.0
+_LINE = re.compile(
+    r"(?P<name>[A-Za-z0-9_-]+)==(?P<version>[0-9A-Za-z.]+)"
+    r'(?: ; python_version (?P<sign><|>=) "(?P<than>3\.\d+)")?'
+    r"(?P<hashes>(?: --hash=sha256:[0-9a-f]{64})+)"
+)
+_WHEEL = re.compile(
+    r"(?P<name>[A-Za-z0-9_.]+)-(?P<version>[^-]+)-(?P<python>[^-]+)-(?P<abi>[^-]+)"
+    r"-(?P<platform>[^-]+)\.whl"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A CPython on Linux with glibc. `python` is (3, 11); `machine` is "x86_64"."""
+
+    python: tuple[int, int]
+    machine: str
+
+    @property
+    def tag(self) -> str:
+        """A name for folders."""
+        return f"cp{self.python[0]}{self.python[1]}-{self.machine}"
+
+    @property
+    def platforms(self) -> tuple[str, ...]:
+        """Names that pip knows it by; every node with glibc 2.17 or newer takes them."""
+        return (f"manylinux2014_{self.machine}", f"manylinux_2_17_{self.machine}")
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """One package: exactly one of these files."""
+
+    name: str
+    version: str
+    hashes: frozenset[str]
+
+
+def target_of(python: Sequence[int], machine: str, system: str, libc: Sequence[str]) -> Target:
+    """What the login node said, as something that there are wheels for.
+
+    Raises:
+        Refused: there are none for it.
+    """
+    found = (int(python[0]), int(python[1]))
+    release = tuple(int(n) for n in re.findall(r"\d+", libc[1])[:2]) if libc[0] == "glibc" else ()
+    if system != "Linux" or release < _OLDEST_GLIBC:
+        raise Refused(
+            "The gate runs on login nodes with Linux and glibc 2.17 or newer; this one has "
+            f"{system} and {' '.join(libc).strip() or 'another C library'}."
+        )
+    if found not in PYTHONS or machine not in MACHINES:
+        raise Refused(
+            f"There are no packages for Python {found[0]}.{found[1]} on {machine}: it must be "
+            f"Python 3.10 to 3.14 on {' or '.join(MACHINES)}. Name another Python of the cluster "
+            "in [gate] of the cluster file."
+        )
+    return Target(found, machine)
+
+
+def pins_for(target: Target) -> list[Pin]:
+    """What that target needs, from the pinned file."""
+    pins = []
+    text = PINS.read_text("utf-8").replace("\\\n", " ")
+    for line in text.splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        found = _LINE.fullmatch(re.sub(r" +", " ", line.strip()))
+        if found is None:
+            raise InvalidInput(f"{PINS}: {line[:60]!r} is not understood.")
+        if found["sign"]:
+            than = tuple(int(n) for n in found["than"].split("."))
+            if (target.python < than) != (found["sign"] == "<"):
+                continue
+        hashes = frozenset(h.partition("sha256:")[2] for h in found["hashes"].split())
+        pins.append(Pin(found["name"], found["version"], hashes))
+    return pins
+
+
+def wheels_for(target: Target, folder: Path | None) -> list[Piece]:
+    """The wheels of a target, each checked.
+
+    Args:
+        folder: where they lie; None takes the cache, and fills it through pip.
+    Raises:
+        NotFound: a wheel is not there.
+        Refused: a file has another checksum than the pinned one.
+        Unavailable: pip could not get it.
+    """
+    pins = pins_for(target)
+    if folder is not None:
+        if not folder.is_dir():
+            raise NotFound(f"There is no folder {folder}.")
+        return _select(pins, target, folder)
+    cache = cache_folder() / target.tag
+    try:
+        return _select(pins, target, cache)
+    except (NotFound, Refused):
+        _download(pins, target, cache)
+        return _select(pins, target, cache)
+
+
+def cache_folder() -> Path:
+    """Where wheels are kept for the next time."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "scenebridge-gate"
+
+
+def pip_arguments(target: Target, requirements: Path, folder: Path) -> list[str]:
+    """For `python -m pip`: exactly the pinned wheels of another Python and processor."""
+    major, minor = target.python
+    wanted = ["--python-version", f"{major}.{minor}", "--implementation", "cp"]
+    for abi in (f"cp{major}{minor}", "abi3", "none"):
+        wanted += ["--abi", abi]
+    for platform in target.platforms:
+        wanted += ["--platform", platform]
+    return [
+        *("download", "--quiet", "--no-input", "--no-deps", "--only-binary=:all:"),
+        *("--require-hashes", *wanted, "--dest", str(folder), "--requirement", str(requirements)),
+    ]
+
+
+def _download(pins: Iterable[Pin], target: Target, cache: Path) -> None:
+    """Fill the cache's folder of a target anew."""
+    cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache.parent) as aside:
+        requirements, got = Path(aside, "requirements.txt"), Path(aside, "wheels")
+        lines = (
+            " ".join([f"{p.name}=={p.version}", *(f"--hash=sha256:{h}" for h in sorted(p.hashes))])
+            for p in pins
+        )
+        requirements.write_text("\n".join(lines) + "\n", "utf-8")
+        _pip(pip_arguments(target, requirements, got))
+        shutil.rmtree(cache)
+        got.rename(cache)
+
+
+def _pip(arguments: Sequence[str]) -> None:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_PIP_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise Unavailable("pip did not get the gate's packages in time.") from exc
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        said = lines[0].removeprefix("ERROR: ") if lines else done.stderr.strip()[-300:]
+        raise Unavailable(
+            f"pip could not get the gate's packages: {said} Where this computer has no internet, "
+            "fetch the files of lib/deploying/gate-requirements.txt elsewhere and name their "
+            "folder with --wheels."
+        )
+
+
+def _select(pins: Iterable[Pin], target: Target, folder: Path) -> list[Piece]:
+    found = []
+    files = sorted(folder.glob("*.whl")) if folder.is_dir() else []
+    for pin in pins:
+        fitting = [file for file in files if _fits(file.name, pin, target)]
+        if not fitting:
+            raise NotFound(
+                f"{folder} holds no wheel of {pin.name} {pin.version} for Python "
+                f"{target.python[0]}.{target.python[1]} on {target.machine}."
+            )
+        pieces = [Piece(file.name, file.read_bytes()) for file in fitting]
+        good = [p for p in pieces if hashlib.sha256(p.data).hexdigest() in pin.hashes]
+        if not good:
+            raise Refused(
+                f"{fitting[0]} is not the file that is pinned: its checksum is wrong. Nothing "
+                "was sent. Remove it and fetch it again."
+            )
+        found.append(good[0])
+    return found
+
+
+def _fits(name: str, pin: Pin, target: Target) -> bool:
+    wheel = _WHEEL.fullmatch(name)
+    if wheel is None or wheel["version"] != pin.version:
+        return False
+    if wheel["name"].lower().replace("_", "-") != pin.name.lower().replace("_", "-"):
+        return False
+    if wheel["platform"] != "any" and not set(wheel["platform"].split(".")) & {*target.platforms}:
+        return False
+    own = f"cp{target.python[0]}{target.python[1]}"
+    if wheel["abi"] == "abi3":
+        minor = re.fullmatch(r"cp3(\d+)", wheel["python"])
+        return minor is not None and int(minor[1]) <= target.python[1]
+    if wheel["abi"] == "none":
+        return "py3" in wheel["python"].split(".")
+    return wheel["python"] == wheel["abi"] == own

@@ -1,0 +1,76 @@
+"""What an administrator asks of a gate's folder: is the policy right, and what runs?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lib.errors import InvalidInput
+from lib.gate import VERSION
+from lib.gate.home import Home, this_node
+from lib.gate.policy import Policy, load
+from lib.gate.records import Folders
+from lib.jobs.spec import ROOT
+
+
+def check(home: Home, policy_file: Path | None = None) -> Mapping[str, Any]:
+    """Read a policy as `serve` will; `problems` are sentences about what cannot work yet.
+
+    Args:
+        policy_file: another one than the folder's own.
+    Raises:
+        InvalidInput: it is no policy, or one of another cluster.
+    """
+    policy = load(policy_file or home.path / "policy.toml", home.path)
+    if policy_file is not None and policy.cluster != home.policy_cluster():
+        raise InvalidInput(f"The policy is for {policy.cluster}, not for {home.policy_cluster()}.")
+    return {
+        "cluster": policy.cluster,
+        "modules": len(policy.modules),
+        "port": policy.port,
+        "problems": problems_of(policy),
+    }
+
+
+def problems_of(policy: Policy) -> list[str]:
+    """Why something that the policy offers cannot work; empty when all is well."""
+    first = policy.runtime().problem()
+    found = [first] if first else []
+    notebooks = [module.notebook for module in policy.modules if module.notebook]
+    found += [f"The notebook {file} is missing." for file in notebooks if not file.is_file()]
+    if not policy.modules:
+        found.append("The policy allows no module, so nothing can be started.")
+    if not policy.presets:
+        found.append("The policy offers no resources ([[presets]]), so nothing can be started.")
+    if not policy.users:
+        found.append('The policy takes jobs from nobody; users = ["*"] is everybody.')
+    return found
+
+
+def status(home: Home) -> Mapping[str, Any]:
+    """What runs, where, and what is wrong; never raises for a wrong policy."""
+    try:
+        policy: Policy | None = home.policy()
+        problems = problems_of(policy) if policy is not None else []
+    except InvalidInput as exc:
+        policy, problems = None, [exc.message]
+    here = home.node in ("", this_node())
+    running = home.running() if here else None
+    thrown = home.thrown(policy.stop_files if policy is not None else ())
+    live = [record for record in Folders(home.path).load() if record.live]
+    return {
+        "running": running is not None,
+        "pid": running.pid if running else None,
+        "port": running.port if running else (policy.port if policy else None),
+        "node": home.node,
+        "this_node": this_node(),
+        "version": VERSION,
+        "code": ROOT.name,
+        "running_code": running.code if running else "",
+        "live": len(live),
+        "live_users": len({record.owner for record in live}),
+        "gpus": sum(record.gpus for record in live),
+        "problems": problems,
+        "kill_switch": str(thrown) if thrown is not None else "",
+    }
