@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from lib.gate.policy import Policy, parse
 from lib.gate.records import Folders
 from lib.gate.watch import Watch
 from lib.jobs.ports import JobSpec, JobView
-from lib.model import EndReason, JobState
+from lib.model import EndReason, JobState, QueueLoad
 from lib.protocol import JobKind, JobStatus, SubmitRequest, WatchMessage, WatchRequest
 from tests.fixtures.gate_site import new_id
 from tests.unit.test_gate_policy import GOOD
@@ -29,9 +29,11 @@ class SmallScheduler:
 
     poll_s = 0.02
     gone_after_s = 0.2
+    submit_timeout_s = 5.0
 
     def __init__(self) -> None:
         self.jobs: dict[str, JobView] = {}
+        self.remembered: dict[str, JobView] = {}
         self.specs: list[JobSpec] = []
         self.forgotten: list[str] = []
         self.silent = False
@@ -54,7 +56,14 @@ class SmallScheduler:
         self._speak()
         return dict(self.jobs)
 
-    async def find(self, name: str) -> str | None:
+    async def recall(self, job_ids: Sequence[str]) -> Mapping[str, JobView]:
+        self._speak()
+        return {i: self.remembered[i] for i in job_ids if i in self.remembered}
+
+    async def load(self) -> Sequence[QueueLoad]:
+        return ()
+
+    async def find(self, name: str, tried_until: float | None = None) -> str | None:
         self._speak()
         return next((v.id for v in self.jobs.values() if v.name == name), None)
 
