@@ -200,6 +200,20 @@ class Runtime(Protocol):
         """How far a task is kept from the account."""
         ...
 
+    @property
+    def needs_image(self) -> bool:
+        """Whether `Task.image` must be there."""
+        ...
+
+    @property
+    def opened(self) -> tuple[Path, ...]:
+        """Folders and files of the site that every task sees, beside its own."""
+        ...
+
+    def data_problem(self, path: Path) -> str:
+        """Why tasks could not see data at this path; "" when they can."""
+        ...
+
     def inside(self, task_path: Path, *, work: Path, private: Path) -> Path:
         """Where the task sees a path that lies in `work` or `private`."""
         ...

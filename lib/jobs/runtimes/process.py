@@ -33,6 +33,8 @@ class ProcessRuntime:
     code: Path
     cache: Path | None
     isolation: Isolation = Isolation.NONE
+    needs_image: bool = False
+    opened: tuple[Path, ...] = ()
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> ProcessRuntime:
@@ -46,6 +48,10 @@ class ProcessRuntime:
             if not path.is_absolute():
                 raise InvalidInput(f"policy [runtime]: {key} must be an absolute path.")
         return cls(python, code, Path(cache) if cache else None)
+
+    def data_problem(self, path: Path) -> str:  # noqa: ARG002
+        """None: every path is what it is."""
+        return ""
 
     def inside(self, task_path: Path, *, work: Path, private: Path) -> Path:  # noqa: ARG002
         """The same path: there is no container."""
