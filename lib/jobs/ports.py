@@ -179,11 +179,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """What to execute outside the container, exactly."""
+    """What to execute outside the container, exactly.
+
+    Args:
+        watched: the program does not notice by itself that its parent died.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: Path
+    watched: bool = False
 
 
 class Runtime(Protocol):

@@ -137,7 +137,7 @@ class ApptainerRuntime:
             *("--pwd", str(PRIVATE)),
             *(str(task.image), str(self.python), *task.args),
         )
-        return Invocation(argv, self._env(task), Path("/"))
+        return Invocation(argv, self._env(task), Path("/"), watched=True)
 
     def problem(self) -> str:
         """Says when the program is missing on this computer."""
