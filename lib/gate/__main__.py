@@ -18,6 +18,8 @@ from typing import Any
 
 from lib.errors import SceneBridgeError
 from lib.gate.home import Home
+from lib.gate.images import Images
+from lib.gate.records import Folders
 from lib.gate.serve import serve, serve_detached, stop
 
 
@@ -62,6 +64,7 @@ def _check(home: Home, _: argparse.Namespace) -> Mapping[str, Any]:
     missing = [str(m.notebook) for m in policy.modules if m.notebook and not m.notebook.is_file()]
     problems = [problem] if problem else []
     problems += [f"The notebook {name} is missing." for name in missing]
+    problems += Images(Folders(home.path).images, policy).check()
     return {"cluster": policy.cluster, "modules": len(policy.modules), "problems": problems}
 
 

@@ -19,6 +19,7 @@ from lib.errors import Conflict, NotFound, Refused, SceneBridgeError, StorageFul
 from lib.gate.audit import Audit
 from lib.gate.events import EventLog
 from lib.gate.folder import FolderMaker, old_out_name
+from lib.gate.images import Images, ImageState
 from lib.gate.intake import Accepted, check
 from lib.gate.policy import Policy
 from lib.gate.records import Folders, Known, Record
@@ -38,6 +39,7 @@ class Jobs:
     def __init__(
         self, folders: Folders, policy: Policy, scheduler: Scheduler, audit: Audit
     ) -> None:
+        self.images = Images(folders.images, policy)
         self._folders = folders
         self._policy = policy
         self._scheduler = scheduler
@@ -228,16 +230,26 @@ class Jobs:
                 self._folders.save(r)
 
     async def _hand_over(self, known: Known) -> None:
-        """Give a recorded job to the scheduler."""
+        """Give a recorded job to the scheduler, once its image is there."""
         record = known.record
+        image = await self._image(record)
         try:
-            record.job = await self._scheduler.submit(self._maker.job_spec(record))
+            if image.waiting:
+                record.reason = image.waiting
+            elif image.failure:
+                self._refuse(record, image.failure)
+            else:
+                job = await asyncio.to_thread(self._maker.job_spec, record, image.path)
+                record.job = await self._scheduler.submit(job)
         except SceneBridgeError as exc:
             if isinstance(exc, Unavailable):
                 await self._after_no_answer(record, exc)
             else:
                 self._refuse(record, exc.message)
         await asyncio.to_thread(self._folders.save, record)
+
+    async def _image(self, record: Record) -> ImageState:
+        return await self.images.state(self._policy.module(record.module, record.module_version))
 
     async def _after_no_answer(self, record: Record, error: Unavailable) -> None:
         """It may have been taken all the same: look by name, and never submit twice."""
@@ -259,6 +271,11 @@ class Jobs:
         for known in list(self._known.values()):
             record = known.record
             if not record.live or record.job:
+                continue
+            if not record.cancelled and (waiting := (await self._image(record)).waiting):
+                if waiting != record.reason:
+                    record.reason = waiting
+                    self._tell()
                 continue
             try:
                 record.job = await self._scheduler.find(record.name) or ""

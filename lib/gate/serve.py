@@ -58,6 +58,7 @@ async def serve(home: Home) -> None:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await jobs.images.close()
             home.withdraw()
             acceptor.close()
             for connection in list(door.connections):

@@ -172,6 +172,7 @@ class Verbs:
             live=self._jobs.live,
             keep_s=self._policy.limits.keep_s,
             time=time.time(),
+            troubles=await self._jobs.images.troubles(),
         )
         await exchange.send(reply_line(info))
 

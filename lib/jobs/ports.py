@@ -227,6 +227,14 @@ class Runtime(Protocol):
         """The command line for a task."""
         ...
 
+    def fetch(self, reference: str, target: Path, scratch: Path) -> Invocation:
+        """The command that fetches an image from a registry into a file, on the login node.
+
+        Raises:
+            InvalidInput: this runtime takes no images.
+        """
+        ...
+
     def problem(self) -> str:
         """Why this runtime cannot work on this computer, one sentence; "" when it can."""
         ...

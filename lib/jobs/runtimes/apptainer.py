@@ -42,7 +42,11 @@ _TOO_MUCH = tuple(Path("/", name) for name in ("", "etc", "var", "tmp", "var/tmp
 _NOT_PASSED = frozenset({"HOME", "USER", "LOGNAME", "SHELL", "PATH", "LD_LIBRARY_PATH"})
 #: Apptainer looks for settings of the account here, and can neither find nor make any.
 _NO_HOME = "/proc"
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_OWN_ENV = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": _NO_HOME,
+    "APPTAINER_CONFIGDIR": _NO_HOME,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,13 @@ class ApptainerRuntime:
         )
         return Invocation(argv, self._env(task), Path("/"), watched=True)
 
+    def fetch(self, reference: str, target: Path, scratch: Path) -> Invocation:
+        """`apptainer pull`, with nothing of the account: registries that ask who we are refuse."""
+        argv = (str(self.binary), "pull", "--disable-cache", str(target), reference)
+        proxies = {k: v for k, v in inherited().items() if k.lower().endswith("_proxy")}
+        own = {"APPTAINER_TMPDIR": str(scratch), "APPTAINER_CACHEDIR": str(scratch)}
+        return Invocation(argv, {**_OWN_ENV, **proxies, **own}, scratch)
+
     def problem(self) -> str:
         """Says when the program is missing on this computer."""
         if not os.access(self.binary, os.X_OK):
@@ -167,8 +178,7 @@ class ApptainerRuntime:
         if self.code is not None:
             inside["PYTHONPATH"] = str(self.code)
         inside.update(task.env)
-        own = {"PATH": _PATH, "HOME": _NO_HOME, "APPTAINER_CONFIGDIR": _NO_HOME}
-        return {**own, **{f"APPTAINERENV_{key}": value for key, value in inside.items()}}
+        return {**_OWN_ENV, **{f"APPTAINERENV_{key}": value for key, value in inside.items()}}
 
 
 def _mount(source: Path, target: Path, *, read_only: bool = False) -> tuple[str, str]:

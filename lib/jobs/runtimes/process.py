@@ -69,6 +69,10 @@ class ProcessRuntime:
         env.update(task.env)
         return Invocation((str(self.python), *task.args), env, task.private)
 
+    def fetch(self, reference: str, target: Path, scratch: Path) -> Invocation:  # noqa: ARG002
+        """Never: it has no images."""
+        raise InvalidInput("The runtime process takes no images.")
+
     def problem(self) -> str:
         """Says when the interpreter or the code folder is missing."""
         if not os.access(self.python, os.X_OK):
