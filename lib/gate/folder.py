@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +62,25 @@ class FolderMaker:
         self._write_secrets(request.id, control)
         self._spec(request, accepted, notebook).write(control)
 
-    def job_spec(self, record: Record) -> JobSpec:
-        """What goes to the scheduler; rebuilt from disk, so that a crash can be mended."""
+    def job_spec(self, record: Record, image: Path | None = None) -> JobSpec:
+        """What goes to the scheduler; rebuilt from disk, so that a crash can be mended.
+
+        Args:
+            image: the file that was checked for this job; written into its spec.
+        """
         control = self.folders.control(record.id)
         allowed = self.policy.preset(record.preset)
         if allowed is None:
             raise InvalidInput(f"The resources {record.preset} are no longer offered.")
+        spec = replace(Spec.read(control), image=str(image or ""), gpus=allowed.preset.gpus)
+        spec.write(control)
         return JobSpec(
             name=record.name,
             argv=script_argv(control),
             env=script_env(),
             folder=control,
             output=control / control_files.JOB_LOG,
-            scratch=Path(Spec.read(control).scratch),
+            scratch=Path(spec.scratch),
             walltime_s=record.walltime_s,
             cores=allowed.preset.cores,
             memory_mb=allowed.preset.memory_mb,

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from lib.errors import SceneBridgeError, Unavailable
 from lib.gate.audit import Audit
 from lib.gate.folder import FolderMaker
+from lib.gate.images import ImageState
 from lib.gate.records import Folders, Known, Record
 from lib.jobs import spec as control_files
 from lib.jobs.ports import JobView, Scheduler
@@ -33,6 +34,7 @@ class HandOver:
     """Everything between a record and its scheduler's id.
 
     Args:
+        image: a job's image; it is handed over only when that is there.
         lock: guards every record; held only while one is changed, never while the
             scheduler is asked.
         changed: called after a change.
@@ -46,6 +48,7 @@ class HandOver:
         scheduler: Scheduler,
         audit: Audit,
         *,
+        image: Callable[[Record], Awaitable[ImageState]],
         lock: asyncio.Lock,
         changed: Callable[[], None],
         keep_s: int,
@@ -54,16 +57,13 @@ class HandOver:
         self._maker = maker
         self._scheduler = scheduler
         self._audit = audit
+        self._image = image
         self._lock = lock
         self._changed = changed
         self._keep_s = keep_s
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._heard: set[str] = set()
         self._ended_twins: dict[str, float] = {}
-
-    def tried_until(self) -> float:
-        """For a record that is submitted now: until when that may be under way."""
-        return time.time() + self._scheduler.submit_timeout_s
 
     def begin(self, known: Known) -> None:
         """Submit a new job, right after its record was written."""
@@ -126,8 +126,17 @@ class HandOver:
 
     async def _submit(self, known: Known) -> None:
         record = known.record
+        image = await self._image(record)
+        if image.waiting:
+            if record.reason != image.waiting:
+                await self._change(known, lambda: setattr(record, "reason", image.waiting))
+            return
+        if image.failure:
+            await self._end(known, EndReason.REFUSED, image.failure)
+            return
+        await self._change(known, lambda: self._note_try(record))
         try:
-            spec = await asyncio.to_thread(self._maker.job_spec, record)
+            spec = await asyncio.to_thread(self._maker.job_spec, record, image.path)
             job = await self._scheduler.submit(spec)
         except Unavailable as exc:
             await self._no_answer(known, exc)
@@ -157,6 +166,8 @@ class HandOver:
         job: str | None
         if jobs:
             job = _first(jobs).id
+        elif record.tries == 0:  # it waits for its image
+            job = None
         else:
             tried_until = record.tried_until or record.submitted_at
             job = await self._scheduler.find(record.name, tried_until)
@@ -171,12 +182,12 @@ class HandOver:
             text = f"The scheduler did not take the job, though it was asked {record.tries} times."
             await self._end(known, EndReason.REFUSED, text)
         else:
-            await self._change(known, lambda: self._note_try(record))
             await self._submit(known)
 
     def _note_try(self, record: Record) -> None:
+        """Before a submit, so that a gate which dies over it knows that there was one."""
         record.tries += 1
-        record.tried_until = self.tried_until()
+        record.tried_until = time.time() + self._scheduler.submit_timeout_s
 
     async def _taken(self, known: Known, job: str) -> None:
         record = known.record

@@ -21,6 +21,7 @@ from lib.gate.caps import check_caps
 from lib.gate.events import EventLog
 from lib.gate.folder import FolderMaker, old_out_name
 from lib.gate.handover import HandOver
+from lib.gate.images import Images, ImageState
 from lib.gate.intake import Accepted, check
 from lib.gate.lookout import LOOK_EVERY_S, Lookout, awaited
 from lib.gate.policy import Policy
@@ -47,6 +48,7 @@ class Jobs:
     def __init__(
         self, folders: Folders, policy: Policy, scheduler: Scheduler, audit: Audit
     ) -> None:
+        self.images = Images(folders.images, policy)
         self._folders = folders
         self._policy = policy
         self._scheduler = scheduler
@@ -58,6 +60,7 @@ class Jobs:
         self._lock = asyncio.Lock()
         self._hand_over = HandOver(
             *(folders, self._maker, scheduler, audit),
+            image=self._image,
             lock=self._lock,
             changed=self._tell,
             keep_s=policy.limits.keep_s,
@@ -281,8 +284,6 @@ class Jobs:
                 submitted_at=time.time(),
                 gpus=accepted.preset.preset.gpus,
                 code=ROOT.name,
-                tries=1,
-                tried_until=self._hand_over.tried_until(),
             )
             if old is not None:
                 self._mark_continued(old, record)
@@ -312,6 +313,9 @@ class Jobs:
             if r.id == old.id or r.files_in == old.id:
                 r.files_in = new.id
                 self._folders.save(r)
+
+    async def _image(self, record: Record) -> ImageState:
+        return await self.images.state(self._policy.module(record.module, record.module_version))
 
     def _refresh(self, views: Mapping[str, JobView] | None) -> bool:
         changed = False

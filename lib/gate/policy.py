@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lib.errors import InvalidInput
+from lib.gate.image_names import ImageName, read_image_name
 from lib.jobs.ports import Runtime, Scheduler
 from lib.jobs.runtimes import make_runtime
 from lib.jobs.schedulers import make_scheduler
@@ -44,13 +45,15 @@ _MOST_GPU_HOURS = 10_000_000
 class AllowedModule:
     """A module that may run: `python -m entry` in the runtime.
 
-    `notebook` is copied into each new session; None where the module has none.
+    `notebook` is copied into each new session; None where the module has none. `image` is
+    what it runs in; None where the runtime takes none.
     """
 
     id: str
     version: str
     entry: str
     notebook: Path | None
+    image: ImageName | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +172,9 @@ def parse(data: Mapping[str, Any], home: Path, *, where: str = "policy.toml") ->
     listen = table.table("listen")
     scheduler, scheduler_options = _part(table, "scheduler")
     runtime, runtime_options = _part(table, "runtime")
+    made = make_runtime(runtime, runtime_options)
     notebooks = _notebook_folder(runtime, runtime_options)
-    modules = tuple(_module(t, notebooks) for t in table.tables("modules"))
+    modules = tuple(_module(t, notebooks, made, home) for t in table.tables("modules"))
     presets = tuple(_preset(t) for t in table.tables("presets"))
     policy = Policy(
         cluster=table.text("cluster", like=NAME_PATTERN),
@@ -178,7 +182,7 @@ def parse(data: Mapping[str, Any], home: Path, *, where: str = "policy.toml") ->
         users=_each(table, "users", _USER),
         stop_files=tuple(_stop_file(f, where) for f in table.texts("stop_files")),
         portal_origins=_each(table, "portal_origins", _ORIGIN),
-        data_paths=tuple(_data_path(p, home, where) for p in table.texts("data_paths")),
+        data_paths=tuple(_data_path(p, home, where, made) for p in table.texts("data_paths")),
         https_hosts=_each(table, "https_hosts", _HOST),
         scheduler_name=scheduler,
         scheduler_options=scheduler_options,
@@ -192,8 +196,9 @@ def parse(data: Mapping[str, Any], home: Path, *, where: str = "policy.toml") ->
     table.close()
     _once("module", [f"{m.id} {m.version}" for m in modules], where)
     _once("preset", [p.preset.name for p in presets], where)
-    policy.scheduler(home)  # both check their own options
-    policy.runtime()
+    for path in made.opened:
+        _closed(path, home, "policy [runtime]: binds")
+    policy.scheduler(home)  # checks its own options
     return policy
 
 
@@ -211,7 +216,7 @@ def _notebook_folder(runtime: str, options: Mapping[str, Any]) -> Path:
     return Path(own) if isinstance(own, str) and own else ROOT
 
 
-def _module(table: Table, notebooks: Path) -> AllowedModule:
+def _module(table: Table, notebooks: Path, runtime: Runtime, home: Path) -> AllowedModule:
     notebook = table.get("notebook", str, "")
     path = notebooks / notebook if notebook else None
     if path is not None and path.suffix != ".ipynb":
@@ -221,9 +226,15 @@ def _module(table: Table, notebooks: Path) -> AllowedModule:
         version=table.text("version", like=_VERSION),
         entry=table.text("entry", like=_ENTRY),
         notebook=path,
+        image=_image(table, home) if runtime.needs_image else None,
     )
     table.close()
     return module
+
+
+def _image(table: Table, home: Path) -> ImageName:
+    where = "policy [[modules]]"
+    return read_image_name(table.get("image", str), table.get("sha256", str, ""), where, home)
 
 
 def _preset(table: Table) -> AllowedPreset:
@@ -265,18 +276,26 @@ def _each(table: Table, key: str, like: re.Pattern[str]) -> tuple[str, ...]:
     return values
 
 
-def _data_path(text: str, home: Path, where: str) -> Path:
+def _data_path(text: str, home: Path, where: str, runtime: Runtime) -> Path:
     """A folder that jobs may read; refused where it would open the account or the gate."""
     path = Path(text)
     if not path.is_absolute():
         raise InvalidInput(f"{where}: data_paths entry {text!r:.80} must be an absolute path.")
+    real = _closed(path, home, f"{where}: data_paths")
+    if problem := runtime.data_problem(real):
+        raise InvalidInput(f"{where}: data_paths entry {text}: {problem}.")
+    return real
+
+
+def _closed(path: Path, home: Path, what: str) -> Path:
+    """The real path, which may open neither the account's home nor the gate's folder."""
     real = path.resolve()
     gate = home.resolve()
     account = Path.home().resolve()
     if real == account or real in account.parents:
-        raise InvalidInput(f"{where}: data_paths must not contain {text}: that is too much.")
+        raise InvalidInput(f"{what} must not contain {path}: that is too much.")
     if real == gate or real in gate.parents or gate in real.parents:
-        raise InvalidInput(f"{where}: data_paths entry {text} would open the gate's own folder.")
+        raise InvalidInput(f"{what} entry {path} would open the gate's own folder.")
     return real
 
 

@@ -88,6 +88,11 @@ class Folders:
         """The folder of all sessions."""
         return self.home / "sessions"
 
+    @property
+    def images(self) -> Path:
+        """The folder of fetched images."""
+        return self.home / "images"
+
     def session(self, job_id: str) -> Path:
         """One session's folder. The id was checked by whoever calls."""
         if ID_PATTERN.fullmatch(job_id) is None:

@@ -9,6 +9,7 @@ from typing import Any
 from lib.errors import InvalidInput
 from lib.gate import VERSION
 from lib.gate.home import Home, this_node
+from lib.gate.images import Images
 from lib.gate.policy import Policy, load
 from lib.gate.records import Folders
 from lib.jobs.spec import ROOT
@@ -29,16 +30,17 @@ def check(home: Home, policy_file: Path | None = None) -> Mapping[str, Any]:
         "cluster": policy.cluster,
         "modules": len(policy.modules),
         "port": policy.port,
-        "problems": problems_of(policy),
+        "problems": problems_of(policy, home),
     }
 
 
-def problems_of(policy: Policy) -> list[str]:
+def problems_of(policy: Policy, home: Home) -> list[str]:
     """Why something that the policy offers cannot work; empty when all is well."""
     first = policy.runtime().problem()
     found = [first] if first else []
     notebooks = [module.notebook for module in policy.modules if module.notebook]
     found += [f"The notebook {file} is missing." for file in notebooks if not file.is_file()]
+    found += Images(Folders(home.path).images, policy).check()
     if not policy.modules:
         found.append("The policy allows no module, so nothing can be started.")
     if not policy.presets:
@@ -52,7 +54,7 @@ def status(home: Home) -> Mapping[str, Any]:
     """What runs, where, and what is wrong; never raises for a wrong policy."""
     try:
         policy: Policy | None = home.policy()
-        problems = problems_of(policy) if policy is not None else []
+        problems = problems_of(policy, home) if policy is not None else []
     except InvalidInput as exc:
         policy, problems = None, [exc.message]
     here = home.node in ("", this_node())

@@ -72,6 +72,7 @@ async def serve(home: Home) -> None:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await jobs.images.close()
             acceptor.close()
             for connection in list(door.connections):
                 connection.drop()

@@ -181,6 +181,7 @@ class Verbs:
             node=socket.gethostname(),
             load=load,
             load_at=load_at,
+            troubles=await self._jobs.images.troubles(),
         )
         await exchange.send(reply_line(info))
 

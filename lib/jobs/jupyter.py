@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lib.jobs.ports import Runtime, Task
+from lib.jobs.sockets import connect_unix
+from lib.jobs.spec import Spec
 
 _CONFIG = Path(__file__).with_name("notebook_config.py")
 _MAX_ANSWER_BYTES = 1024 * 1024
@@ -19,14 +21,13 @@ _ASK_TIMEOUT_S = 5.0
 SOCKET = "jupyter.sock"
 
 
-def notebook_task(
-    runtime: Runtime, *, work: Path, private: Path, token: str, notebook: str, frame_origin: str
-) -> Task:
-    """JupyterLab on a UNIX socket in `private`, showing `work`.
+def notebook_task(runtime: Runtime, spec: Spec, *, token: str) -> Task:
+    """JupyterLab on a UNIX socket in the private folder, showing `work`.
 
     Settings and window layout lie in `work`, so they survive into a continued session;
-    all else that Jupyter writes lies in `private`.
+    all else that Jupyter writes lies in the private folder.
     """
+    work, private = Path(spec.work), Path(spec.scratch)
     config = private / "jupyter_config.py"
     shutil.copyfile(_CONFIG, config)
 
@@ -38,8 +39,8 @@ def notebook_task(
         "SCENEBRIDGE_TOKEN": token,
         "SCENEBRIDGE_WORK": inside(work),
         "SCENEBRIDGE_PRIVATE": inside(private),
-        "SCENEBRIDGE_NOTEBOOK": notebook,
-        "SCENEBRIDGE_FRAME_ORIGIN": frame_origin,
+        "SCENEBRIDGE_NOTEBOOK": spec.notebook,
+        "SCENEBRIDGE_FRAME_ORIGIN": spec.frame_origin,
         "JUPYTER_CONFIG_DIR": inside(private / "config"),
         "JUPYTER_RUNTIME_DIR": inside(private / "r"),
         "JUPYTERLAB_SETTINGS_DIR": inside(settings / "settings"),
@@ -47,7 +48,7 @@ def notebook_task(
         "IPYTHONDIR": inside(private / "ipython"),
         "PYTHONUNBUFFERED": "1",
     }
-    return Task(("-m", "jupyterlab", f"--config={inside(config)}"), env, work, private)
+    return spec.task(("-m", "jupyterlab", f"--config={inside(config)}"), env)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ class NotebookClient:
         return await asyncio.wait_for(self._ask(path), _ASK_TIMEOUT_S)
 
     async def _ask(self, path: str) -> Any:
-        reader, writer = await asyncio.open_unix_connection(self._socket)
+        reader, writer = await asyncio.open_unix_connection(sock=await connect_unix(self._socket))
         try:
             writer.write(
                 f"GET {path} HTTP/1.0\r\nHost: localhost\r\n"

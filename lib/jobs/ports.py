@@ -196,11 +196,16 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """What to execute outside the container, exactly."""
+    """What to execute outside the container, exactly.
+
+    Args:
+        watched: the program does not notice by itself that its parent died.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str]
     cwd: Path
+    watched: bool = False
 
 
 class Runtime(Protocol):
@@ -217,12 +222,34 @@ class Runtime(Protocol):
         """How far a task is kept from the account."""
         ...
 
+    @property
+    def needs_image(self) -> bool:
+        """Whether `Task.image` must be there."""
+        ...
+
+    @property
+    def opened(self) -> tuple[Path, ...]:
+        """Folders and files of the site that every task sees, beside its own."""
+        ...
+
+    def data_problem(self, path: Path) -> str:
+        """Why tasks could not see data at this path; "" when they can."""
+        ...
+
     def inside(self, task_path: Path, *, work: Path, private: Path) -> Path:
         """Where the task sees a path that lies in `work` or `private`."""
         ...
 
     def invocation(self, task: Task) -> Invocation:
         """The command line for a task."""
+        ...
+
+    def fetch(self, reference: str, target: Path, scratch: Path) -> Invocation:
+        """The command that fetches an image from a registry into a file, on the login node.
+
+        Raises:
+            InvalidInput: this runtime takes no images.
+        """
         ...
 
     def problem(self) -> str:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from lib.jobs.sockets import connect_unix
+
 _HIGH_WATER = 512 * 1024
 _HANDSHAKE_TIMEOUT_S = 10.0
 _BACKLOG = 512
@@ -120,7 +122,7 @@ class Relay:
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, target: Path) -> None:
         self._sock = sock
         self._context = context
-        self._target = str(target)
+        self._target = target
         self._server: asyncio.Server | None = None
         self._open: set[_Inbound] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -176,7 +178,8 @@ class Relay:
         with contextlib.suppress(RuntimeError):
             side.transport.pause_reading()
         try:
-            _, out = await asyncio.get_running_loop().create_unix_connection(_Side, self._target)
+            sock = await connect_unix(self._target)
+            _, out = await asyncio.get_running_loop().create_unix_connection(_Side, sock=sock)
         except OSError:
             side.transport.abort()
             return

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import sys
@@ -83,7 +84,14 @@ class Job:
 
     def remove_private(self) -> None:
         """Remove the node-local folder if this job made it. All tasks must be over."""
-        if self._made:
+        if not self._made:
+            return
+        shutil.rmtree(self._private, ignore_errors=True)
+        if self._private.exists():  # a task took away its own right to look into a folder
+            for folder, below, _ in os.walk(self._private):
+                for name in ("", *below):
+                    if not (path := Path(folder, name)).is_symlink():
+                        path.chmod(0o700)
             shutil.rmtree(self._private, ignore_errors=True)
 
     @property
@@ -112,14 +120,7 @@ class Job:
 
     async def _notebook(self, relay: Relay) -> Outcome:
         token = text_of(self._control / control_files.TOKEN)
-        task = notebook_task(
-            self._runtime,
-            work=self._work,
-            private=self._private,
-            token=token,
-            notebook=self._spec.notebook,
-            frame_origin=self._spec.frame_origin,
-        )
+        task = notebook_task(self._runtime, self._spec, token=token)
         server = await self._start(task, control_files.NOTEBOOK_LOG)
         module = asyncio.ensure_future(self._module())
         ended = asyncio.ensure_future(server.wait())
@@ -159,9 +160,7 @@ class Job:
             *("--params", inside(self._work / "in" / "params.json")),
         )
         env = {"SCENEBRIDGE_WORK": inside(self._work), "PYTHONUNBUFFERED": "1"}
-        readable = tuple(Path(p) for p in self._spec.readable)
-        task = Task(args, env, self._work, self._private, readable)
-        running = await self._start(task, control_files.MODULE_LOG)
+        running = await self._start(self._spec.task(args, env), control_files.MODULE_LOG)
         code = await running.wait()
         message = "" if code in _MODULE_DONE else _module_broke(running, code)
         report = {"exit_code": code, "message": message, "time": time.time()}

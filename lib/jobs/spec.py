@@ -22,6 +22,7 @@ from typing import Any
 
 from lib.jobs.environment import inherited
 from lib.jobs.files import read_json, write_json
+from lib.jobs.ports import Task
 from lib.protocol import from_plain
 
 SPEC = "spec.json"
@@ -69,6 +70,18 @@ class Spec:
     runtime_options: dict[str, Any]
     gpus: int = 0
     image: str = ""
+
+    def task(self, args: tuple[str, ...], env: Mapping[str, str]) -> Task:
+        """A task of this job: with its folders, data, GPUs and image."""
+        return Task(
+            args=args,
+            env=env,
+            work=Path(self.work),
+            private=Path(self.scratch),
+            readable=tuple(Path(path) for path in self.readable),
+            gpus=self.gpus,
+            image=Path(self.image) if self.image else None,
+        )
 
     def write(self, control: Path) -> None:
         """Into `control/spec.json`."""

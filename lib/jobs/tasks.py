@@ -65,7 +65,7 @@ class RunningTask:
         """Start it in a process group of its own. Raises `OSError`."""
         argv: Sequence[str] = (
             *(sys.executable, "-I", "-S", str(_CONFINE)),
-            *(str(os.getpid()), str(max_file_bytes)),
+            *(str(os.getpid()), str(max_file_bytes), "watch" if what.watched else "exec"),
             *what.argv,
         )
         # A pipe of our own: asyncio's would make `wait` last until grandchildren close it.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lib.errors import InvalidInput
 from lib.jobs.ports import Runtime
+from lib.jobs.runtimes.apptainer import ApptainerRuntime
 from lib.jobs.runtimes.process import ProcessRuntime
 
-_RUNTIMES = {"process": ProcessRuntime.from_options}
+_RUNTIMES: Mapping[str, Callable[[Mapping[str, Any]], Runtime]] = {
+    "apptainer": ApptainerRuntime.from_options,
+    "process": ProcessRuntime.from_options,
+}
 
 
 def make_runtime(name: str, options: Mapping[str, Any]) -> Runtime:

@@ -34,6 +34,8 @@ class ProcessRuntime:
     code: Path
     cache: Path | None
     isolation: Isolation = Isolation.NONE
+    needs_image: bool = False
+    opened: tuple[Path, ...] = ()
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> ProcessRuntime:
@@ -47,6 +49,10 @@ class ProcessRuntime:
             if not path.is_absolute():
                 raise InvalidInput(f"policy [runtime]: {key} must be an absolute path.")
         return cls(python, code, Path(cache) if cache else None)
+
+    def data_problem(self, path: Path) -> str:  # noqa: ARG002
+        """None: every path is what it is."""
+        return ""
 
     def inside(self, task_path: Path, *, work: Path, private: Path) -> Path:  # noqa: ARG002
         """The same path: there is no container."""
@@ -63,6 +69,10 @@ class ProcessRuntime:
             env["NUMBA_CACHE_DIR"] = str(self.cache)
         env.update(task.env)
         return Invocation((str(self.python), *task.args), env, task.private)
+
+    def fetch(self, reference: str, target: Path, scratch: Path) -> Invocation:  # noqa: ARG002
+        """Never: it has no images."""
+        raise InvalidInput("The runtime process takes no images.")
 
     def problem(self) -> str:
         """Says when the interpreter or the code folder is missing."""
