@@ -48,7 +48,7 @@ def session_columns(status: JobStatus, *, connected: bool) -> dict[str, Any]:
     Args:
         connected: its forward is proved in this process; READY needs that.
     """
-    columns: dict[str, Any] = {"job": status.job, "ends_at": status.ends_at}
+    columns: dict[str, Any] = {"job": status.job, "ends_at": status.ends_at, "starts_at": None}
     for name in ("started_at", "endpoint_at"):
         if getattr(status, name) is not None:
             columns[name] = getattr(status, name)
@@ -62,6 +62,7 @@ def session_columns(status: JobStatus, *, connected: bool) -> dict[str, Any]:
         }
     elif status.state in (JobState.QUEUED, JobState.HELD):
         columns |= {"state": SessionState.QUEUED, "reason": status.reason or ACCEPTED}
+        columns["starts_at"] = status.starts_at
     elif status.state in (JobState.RUNNING, JobState.SUSPENDED):
         columns["state"] = SessionState.READY if connected else SessionState.STARTING
         columns["reason"] = status.reason or _running_reason(status, connected)
