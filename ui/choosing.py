@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +17,13 @@ _WRITTEN = "choice-address"
 _PROBLEMS = "choice-problems"
 _EPOCH = "choice-epoch"
 _VIEW = "choice-view"
+_LATELY = "choice-lately"
+#: So long a browser may still send the address of before: it learns of the new one only
+#: when it has drawn the page.
+_BEHIND_S = 3.0
+_MOST_BEHIND = 20
+
+Query = dict[str, list[str]]
 
 
 def current() -> Choice:
@@ -61,7 +69,10 @@ def read_address() -> bool:
     comes back from another page.
     """
     here = {name: st.query_params.get_all(name) for name in st.query_params}
-    if not here or here == st.session_state.get(_WRITTEN):
+    if here == st.session_state.get(_WRITTEN):
+        st.session_state.pop(_LATELY, None)  # it has caught up: an older one is a step back
+        return False
+    if not here or _is_behind(here):
         return False
     st.session_state[_CHOICE], st.session_state[_PROBLEMS] = parse(here)
     st.session_state[_EPOCH] = st.session_state.get(_EPOCH, 0) + 1
@@ -69,10 +80,20 @@ def read_address() -> bool:
     return True
 
 
+def _is_behind(here: Query) -> bool:
+    """Whether the browser only has not shown yet what this page wrote since."""
+    lately: tuple[tuple[float, Query], ...] = st.session_state.get(_LATELY, ())
+    return any(written == here and time.monotonic() < until for until, written in lately)
+
+
 def write_address() -> None:
     """Mirror the choice in the address."""
     here = {name: st.query_params.get_all(name) for name in st.query_params}
     query = format_(current())
+    before = st.session_state.get(_WRITTEN)
+    if before and query != before:
+        lately = st.session_state.get(_LATELY, ())[-_MOST_BEHIND:]
+        st.session_state[_LATELY] = (*lately, (time.monotonic() + _BEHIND_S, before))
     if query != here:
         st.query_params.from_dict(query)
     st.session_state[_WRITTEN] = query

@@ -184,6 +184,29 @@ def test_an_area_filters_and_can_be_cleared(open_page):
     assert "bbox" not in app.query_params
 
 
+def test_a_browser_that_lags_behind_takes_nothing_back(open_page, monkeypatch):
+    """A tick may come with the address of before the last search: it is no link."""
+    app = open_page("explore", q="LC08")
+    app.text_input(key="text-1").set_value("LC0").run()
+    assert asked(app, "q") == ["LC0"]
+    app.query_params["q"] = ["LC08"]
+    app.run()
+    assert asked(app, "q") == ["LC0"]
+    app.run()  # it shows the new one now, so the old one is a step back
+    app.query_params["q"] = ["LC08"]
+    app.run()
+    assert asked(app, "q") == ["LC08"]
+
+
+def test_an_old_address_counts_again_after_a_while(open_page, monkeypatch):
+    app = open_page("explore", q="LC08")
+    app.text_input(key="text-1").set_value("LC0").run()
+    monkeypatch.setattr("ui.choosing.time.monotonic", lambda: float("inf"))
+    app.query_params["q"] = ["LC08"]
+    app.run()
+    assert asked(app, "q") == ["LC08"]
+
+
 def test_coming_back_keeps_the_choice(open_page):
     app = open_page(scene=["LC08_A"], cloud="40")
     app.switch_page("pages/work.py").run()
