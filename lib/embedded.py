@@ -21,6 +21,7 @@ import psutil
 
 from lib.errors import ClusterUnreachable, Unavailable
 from lib.model import ClusterId
+from lib.portal_keys import key_file, make_key
 from lib.settings import PROJECT
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class EmbeddedCluster:
         self._settings = settings
         self._catalogs = catalogs
         self._home = settings.data / "embedded"
-        self._key = settings.data / "keys" / CLUSTER
+        self._key = key_file(settings.data, CLUSTER)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> GateAddress:
@@ -72,7 +73,7 @@ class EmbeddedCluster:
             ClusterUnreachable: it did not start; the sentence carries its last words.
             Unavailable: a key or file of it could not be made.
         """
-        self._make_key()
+        make_key(self._key)
         policy = policy_text(self._settings, self._catalogs)
         running = self.address()
         if self._read_policy() != policy:
@@ -105,14 +106,6 @@ class EmbeddedCluster:
             self._process.wait(COMMAND_TIMEOUT_S)
 
     # --- making -----------------------------------------------------------------------
-
-    def _make_key(self) -> None:
-        """The portal's restricted key for this gate, once."""
-        if self._key.exists():
-            return
-        self._key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "scenebridge-portal"]
-        _run([*command, "-f", str(self._key)], "The portal's key could not be made")
 
     def _prepare(self, policy: str) -> None:
         """The gate's home with this policy; what is there already stays."""

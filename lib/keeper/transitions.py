@@ -20,6 +20,12 @@ CONNECTING = "The notebook runs; the connection to it is being made."
 READY = "The notebook is ready."
 STOPPING = "Stopping."
 
+
+def sending(n: int, of: int) -> str:
+    """While the `n`th of so many files is on its way to the cluster."""
+    return f"Sending the scenes' files to the cluster: {n} of {of}."
+
+
 _ENDINGS = {
     EndReason.FINISHED: "It has finished.",
     EndReason.STOPPED: "It was stopped.",

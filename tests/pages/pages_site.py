@@ -53,10 +53,12 @@ from lib.model import (  # noqa: E402
     SessionState,
     User,
 )
+from lib.outer_tunnels import OuterTunnels  # noqa: E402
 from lib.protocol import ArtifactKind, GateInfo, LogReply, ModuleOffer  # noqa: E402
 from lib.results.folder import ResultFolder  # noqa: E402
 from lib.scenes.catalogue import Catalogue  # noqa: E402
 from lib.store import Store  # noqa: E402
+from tests.fakes.tunnels import write_record  # noqa: E402
 from tests.pages import pages_people  # noqa: E402
 
 LANDSAT_BANDS = ("blue", "green", "red", "nir08", "swir16", "swir22")
@@ -168,7 +170,10 @@ class Site:
             },
             {"landsat8": (EVERYONE,), "formosat": (EVERYONE,)},
         )
-        self.access = Access(self.auth, catalogs)
+        self.tunnels = folder / "tunnels"
+        if not self.tunnels.exists():
+            write_record(self.tunnels, FAR, person=OWNER.id)
+        self.access = Access(self.auth, catalogs, OuterTunnels(self.tunnels).of)
         self.portal = portal.Portal(
             self.store,
             self.auth,
