@@ -71,6 +71,7 @@ class ClusterViews:
             reachability=self.reachability(cluster_id),
             unreachable_since=None if health.reachable else to_datetime(health.since),
             unreachable_reason=health.reason,
+            reachable_since=to_datetime(health.since) if health.reachable else None,
             tunnel=tunnel,
             belongs_to=self._access.belongs_to(tunnel) if tunnel is not None else "",
             mend=() if health.reachable else mend(entry, tunnel, health.fault),

@@ -141,5 +141,6 @@ class Cluster:
     load_at: datetime | None = None
     troubles: tuple[str, ...] = ()
     mend: tuple[tuple[str, str], ...] = ()
+    reachable_since: datetime | None = None
     belongs_to: str = ""
     refused: str = ""

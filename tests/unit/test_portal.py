@@ -12,7 +12,7 @@ import pytest
 
 from lib import job_logs, portal
 from lib.auth import CLIENT_HEADER, COOKIE
-from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound
+from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound, Refused
 from lib.model import (
     ClusterId,
     EndReason,
