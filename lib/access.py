@@ -11,15 +11,27 @@ every route and every method of the Portal against it.
     anybody else   does not even learn that it exists
 
 Nobody but its owner opens a notebook, reads results or logs: an administrator neither.
+Work starts on a cluster only for whom its file names *and* to whom its tunnel belongs; what
+runs already is not asked about again, so it goes on when the tunnel changes hands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from lib.errors import NotFound, Refused, SignInEnded
-from lib.model import Run, Scene, Session, StrEnum, TokenScope, User, UserId
+from lib.model import (
+    Run,
+    Scene,
+    Session,
+    StrEnum,
+    TokenScope,
+    Tunnel,
+    TunnelState,
+    User,
+    UserId,
+)
 
 if TYPE_CHECKING:
     from lib.auth import Auth
@@ -57,11 +69,22 @@ _BY_TOKEN = {
 
 
 class Access:
-    """Stateless but for what it asks; safe to call from any thread."""
+    """Stateless but for what it asks; safe to call from any thread.
 
-    def __init__(self, auth: Auth, catalogs: Catalogs) -> None:
+    Args:
+        tunnels: the tunnel of a cluster, None for one that needs none; quick, it is asked
+            at each question about a cluster. Without it no cluster but this computer has one.
+    """
+
+    def __init__(
+        self,
+        auth: Auth,
+        catalogs: Catalogs,
+        tunnels: Callable[[ClusterEntry], Tunnel | None] | None = None,
+    ) -> None:
         self._auth = auth
         self._catalogs = catalogs
+        self.tunnel = tunnels or _no_tunnel
 
     def require(
         self, user: User, act: Act, thing: Session | Run | Scene | ClusterEntry | None = None
@@ -97,6 +120,23 @@ class Access:
             return False
         return True
 
+    def why_not(self, user: User, act: Act, thing: ClusterEntry) -> str:
+        """What `require` would refuse with; "" where they may. Raises SignInEnded."""
+        try:
+            self.require(user, act, thing)
+        except SignInEnded:
+            raise
+        except (NotFound, Refused) as exc:
+            return exc.message
+        return ""
+
+    def belongs_to(self, tunnel: Tunnel) -> str:
+        """Whose a tunnel is, as people know them; "" where it is nobody's."""
+        if tunnel.person is not None:
+            return self._auth.name_of(tunnel.person)
+        known = self._auth.membership.groups
+        return f"the group {known.get(tunnel.group, tunnel.group)}" if tunnel.group else ""
+
     def collections(self, user: User) -> tuple[str, ...]:
         """Collections whose scenes this user may read."""
         return tuple(
@@ -116,10 +156,16 @@ class Access:
             raise NotFound(f"There is no scene {thing.id!r:.130} here.")
 
     def _cluster(self, user: User, thing: object) -> None:
-        groups: tuple[str, ...] = getattr(thing, "groups")  # noqa: B009 - any ClusterEntry
+        """Both: the cluster's file names them, and its tunnel is theirs."""
+        entry = cast("ClusterEntry", thing)
+        self._groups_of_cluster(user, entry.title, entry.groups)
+        tunnel = self.tunnel(entry)
+        if tunnel is not None:
+            self._tunnel(user, entry.title, tunnel)
+
+    def _groups_of_cluster(self, user: User, title: str, groups: tuple[str, ...]) -> None:
         if _among(user, groups):
             return
-        title: str = getattr(thing, "title", "This cluster")
         if not groups:
             raise Refused(f"{title} is closed: no group may start work there.")
         known = self._auth.membership.groups
@@ -130,6 +176,35 @@ class Access:
             )
         names = ", ".join(known[group] for group in groups if group in known)
         raise Refused(f"{title} is for these groups: {names}. You are in none of them.")
+
+    def _tunnel(self, user: User, title: str, tunnel: Tunnel) -> None:
+        """A closed tunnel is still somebody's: their work waits until it is opened again."""
+        if tunnel.state is TunnelState.NONE:
+            raise Refused(
+                f"No tunnel to {title} has been opened yet, so nothing can be started there. "
+                "An administrator of the portal's computer can open one."
+            )
+        if tunnel.person is not None:
+            if tunnel.person != user.id:
+                raise Refused(
+                    f"The tunnel to {title} belongs to {self.belongs_to(tunnel)}, "
+                    "who alone starts work through it."
+                )
+            return
+        if not tunnel.group:
+            raise Refused(
+                f"The tunnel to {title} belongs to nobody, so nothing can be started through it. "
+                f"Ask {tunnel.account} to open it for a group or a person."
+            )
+        if tunnel.group not in self._auth.membership.groups:
+            raise Refused(
+                f"The tunnel to {title} belongs to the group {tunnel.group}, which this portal "
+                f"does not have. Ask {tunnel.account} to open it for another group or a person."
+            )
+        if tunnel.group not in user.groups:
+            raise Refused(
+                f"The tunnel to {title} belongs to {self.belongs_to(tunnel)}. You are not in it."
+            )
 
     def _owner(self, user: User, thing: object) -> None:
         """The owner alone; whoever may see it is told so."""
@@ -157,6 +232,10 @@ class Access:
     def _administrator(self, user: User, _thing: object) -> None:
         if not user.administrator:
             raise Refused("This is for administrators of the portal.")
+
+
+def _no_tunnel(entry: ClusterEntry) -> Tunnel | None:
+    return None if entry.embedded else Tunnel(entry.id, TunnelState.NONE)
 
 
 def _owner_of(thing: object) -> UserId:

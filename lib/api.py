@@ -165,7 +165,8 @@ async def modules(request: Request) -> Response:
 
 
 async def clusters(request: Request) -> Response:
-    return _json(await _ask(request, "clusters"))
+    every = whole(request, "all", 0, 0, 1)
+    return _json(await _ask(request, "all_clusters" if every else "clusters"))
 
 
 async def sessions(request: Request) -> Response:

@@ -14,35 +14,33 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from lib import api, portal
-from lib.access import Access
+from lib.access import Access, Act
 from lib.auth import auth_of
 from lib.auth.oidc import SignInProviders
 from lib.catalogs import load_catalogs, offered
 from lib.door import FrontDoor
-from lib.embedded import EmbeddedCluster
 from lib.entrance import Entrance
-from lib.errors import ClusterUnreachable
+from lib.errors import NotFound, Refused
 from lib.keeper import Keeper
+from lib.links import links
 from lib.notebooks import NotebookProcess
 from lib.notebooks.control import Start
+from lib.outer_tunnels import OuterTunnels
 from lib.page_policy import page_policies
 from lib.places import make_data_folder, make_runtime_folder
 from lib.results.folder import ResultFolder
 from lib.scenes.catalogue import Catalogue
 from lib.settings import PROJECT
+from lib.site import tunnel_folder
 from lib.store import Store
-from lib.tunnels.link import ClusterLink
-from lib.tunnels.reach import TcpReach
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from starlette.routing import BaseRoute
 
-    from lib.catalogs import Catalogs
-    from lib.keeper.ports import Link
-    from lib.model import ClusterId
+    from lib.model import ClusterId, UserId
     from lib.settings import Settings
 
 
@@ -57,7 +55,8 @@ class Assembly:
         self._catalogs = offered(load_catalogs(PROJECT), settings)
         self._store = Store(settings.data / "portal.sqlite")
         self.auth = auth_of(settings, self._store)
-        self.access = Access(self.auth, self._catalogs)
+        tunnels = OuterTunnels(tunnel_folder())
+        self.access = Access(self.auth, self._catalogs, tunnels.of)
         self._results = ResultFolder(settings.data / "results")
         self._catalogue = Catalogue(settings.data / "scenes")
         self.proxy = NotebookProcess(
@@ -73,12 +72,13 @@ class Assembly:
             settings.port_of_notebooks,
         )
         self._keeper = Keeper(
-            _links(settings, self._catalogs),
+            links(settings, self._catalogs, tunnels),
             self._store,
             self._results,
             self.proxy,
             self._catalogs.modules,
             settings.origin,
+            self._refusal,
         )
         self.portal = portal.Portal(
             self._store,
@@ -101,6 +101,15 @@ class Assembly:
             origin=settings.origin,
             secret=_lasting_secret(settings.data / "secrets" / "sign-in-way"),
         )
+
+    def _refusal(self, owner: UserId, cluster: ClusterId) -> str:
+        """Why that person may not start work there now, in nobody's browser; "" if they may."""
+        try:
+            user = self.auth.membership.user(self._store.people.account(owner))
+            self.access.require(user, Act.LAUNCH, self._catalogs.cluster(cluster))
+        except (NotFound, Refused) as exc:
+            return exc.message
+        return ""
 
     def routes(self) -> list[BaseRoute]:
         """The portal's own routes, before Streamlit's."""
@@ -145,33 +154,6 @@ class Assembly:
             await self._keeper.close()
             await self.proxy.aclose()
             self._store.close()
-
-
-def _links(settings: Settings, catalogs: Catalogs) -> Mapping[ClusterId, Link]:
-    """A link per cluster that can be reached from here."""
-    links: dict[ClusterId, Link] = {}
-    for cluster, entry in catalogs.clusters.items():
-        if not entry.embedded:
-            continue
-        gate = EmbeddedCluster(settings, catalogs)
-        if gate.address() is None:  # `./run` has started it; `streamlit run app.py` has not
-            gate.start()
-
-        def reach(gate: EmbeddedCluster = gate) -> TcpReach:
-            address = gate.address()
-            if address is None:
-                raise ClusterUnreachable("The gate of this computer is not running; it is started.")
-            return TcpReach("127.0.0.1", address.port)
-
-        key = settings.data / "keys" / cluster
-        links[cluster] = ClusterLink(
-            cluster,
-            reach=reach,
-            key=key,
-            host_key=key.with_suffix(".host").read_text("utf-8"),
-            runtime=settings.runtime,
-        )
-    return links
 
 
 def _lasting_secret(file: Path) -> bytes:

@@ -84,9 +84,12 @@ def load_catalogs(project: Path) -> Catalogs:
 def offered(catalogs: Catalogs, settings: Settings) -> Catalogs:
     """What a portal with these settings offers: its own computer only to whom they say.
 
-    Jobs of the embedded cluster run under the portal's own account.
+    Jobs of the embedded cluster run without isolation under the portal's own account, and
+    that account's keys lead to every other cluster: so only the portal of one person that
+    has no other cluster offers it unasked.
     """
-    if settings.single_user:
+    alone = all(entry.embedded for entry in catalogs.clusters.values())
+    if settings.single_user and alone:
         return catalogs
     clusters = {
         entry.id: replace(entry, groups=settings.embedded_groups) if entry.embedded else entry

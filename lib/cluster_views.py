@@ -1,4 +1,4 @@
-"""Clusters as users see them: the catalogue's words, and what the gates last said."""
+"""Clusters as users see them: the catalogue's words, their tunnels, what their gates last said."""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
+from lib.access import Act
 from lib.keeper.cluster import ClusterHealth
-from lib.model import Cluster, ClusterId, Isolation, Reachability
-from lib.store.times import to_datetime
+from lib.mending import mend
+from lib.model import Cluster, ClusterId, Fault, Isolation, Reachability, TunnelState
+from lib.outer_tunnels import closed
+from lib.store.times import maybe_datetime, to_datetime
 
 if TYPE_CHECKING:
+    from lib.access import Access
     from lib.catalogs import Catalogs
+    from lib.clusters import ClusterEntry
     from lib.keeper import Keeper
+    from lib.model import Tunnel, User
+
+_NOT_LINKED = "This portal is not connected to it; the portal's log says why."
 
 
 class ClusterViews:
-    def __init__(self, catalogs: Catalogs, keeper: Keeper) -> None:
+    def __init__(self, catalogs: Catalogs, keeper: Keeper, access: Access) -> None:
         self._catalogs = catalogs
         self._keeper = keeper
+        self._access = access
+        self._begun = time.time()
 
     def reachability(self, cluster: ClusterId) -> Reachability:
         """UNKNOWN also for a cluster that is no longer in the catalogue."""
@@ -28,13 +38,32 @@ class ClusterViews:
             reachable = False
         return Reachability.REACHABLE if reachable else Reachability.UNKNOWN
 
+    def launchable(self, user: User) -> tuple[Cluster, ...]:
+        """Those on which the user may start work."""
+        return tuple(
+            self.view(entry.id)
+            for entry in self._catalogs.clusters.values()
+            if self._access.may(user, Act.LAUNCH, entry)
+        )
+
+    def all(self, user: User) -> tuple[Cluster, ...]:
+        """Every one, with why the user may not start work there.
+
+        Accounts and login nodes are for those who may, and for administrators.
+        """
+        now = self._access.require(user, Act.SEARCH)
+        found = []
+        for entry in self._catalogs.clusters.values():
+            refused = self._access.why_not(user, Act.LAUNCH, entry)
+            view = dataclasses.replace(self.view(entry.id), refused=refused)
+            found.append(_without_names(view) if refused and not now.administrator else view)
+        return tuple(found)
+
     def view(self, cluster_id: ClusterId) -> Cluster:
         """Raises NotFound."""
         entry = self._catalogs.cluster(cluster_id)
-        try:
-            health = self._keeper.health(cluster_id)
-        except KeyError:
-            health = ClusterHealth(False, time.time(), "This portal is not connected to it.", None)
+        tunnel = self._access.tunnel(entry)
+        health = self._health(entry, tunnel)
         cluster = Cluster(
             id=entry.id,
             title=entry.title,
@@ -42,6 +71,10 @@ class ClusterViews:
             reachability=self.reachability(cluster_id),
             unreachable_since=None if health.reachable else to_datetime(health.since),
             unreachable_reason=health.reason,
+            reachable_since=to_datetime(health.since) if health.reachable else None,
+            tunnel=tunnel,
+            belongs_to=self._access.belongs_to(tunnel) if tunnel is not None else "",
+            mend=() if health.reachable else mend(entry, tunnel, health.fault),
         )
         if health.info is None:
             return cluster
@@ -56,4 +89,32 @@ class ClusterViews:
             presets=tuple(info.presets),
             max_live=info.max_live,
             live=info.live,
+            account=info.account,
+            node=info.node,
+            load=tuple(info.load),
+            load_at=maybe_datetime(info.load_at),
+            troubles=tuple(info.troubles),
         )
+
+    def _health(self, entry: ClusterEntry, tunnel: Tunnel | None) -> ClusterHealth:
+        try:
+            health = self._keeper.health(entry.id)
+        except KeyError:
+            return self._not_kept(entry)
+        if not health.reachable and tunnel is not None and tunnel.state is not TunnelState.OPEN:
+            # Said at once, in its own words: the keeper notices only when it connects again.
+            return dataclasses.replace(health, reason=closed(tunnel), fault=Fault.TUNNEL)
+        return health
+
+    def _not_kept(self, entry: ClusterEntry) -> ClusterHealth:
+        if entry.gate is not None and not entry.gate.host_key:
+            reason = f"Its gate has not been set up: admin.py gate deploy {entry.id}"
+            return ClusterHealth(False, self._begun, reason, None, Fault.NOT_SET_UP)
+        return ClusterHealth(False, self._begun, _NOT_LINKED, None)
+
+
+def _without_names(cluster: Cluster) -> Cluster:
+    tunnel = cluster.tunnel
+    if tunnel is not None:
+        tunnel = dataclasses.replace(tunnel, login_node="")
+    return dataclasses.replace(cluster, account="", node="", tunnel=tunnel)

@@ -62,7 +62,13 @@ class Unavailable(SceneBridgeError):
 
 
 class ClusterUnreachable(Unavailable):
+    """`fault` is one of `lib.model.Fault`: where the trouble lies, as far as it is known."""
+
     code = "cluster-unreachable"
+
+    def __init__(self, message: str, *, fault: str = "") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class SceneUnavailable(Unavailable):

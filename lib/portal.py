@@ -94,7 +94,7 @@ class Portal:
         self._known: dict[RunId, Run] = {}
         self._noting = threading.local()
         self._logs = JobLogs(keeper)
-        self._clusters = ClusterViews(catalogs, keeper)
+        self._clusters = ClusterViews(catalogs, keeper, access)
         self._launcher = Launcher(store, catalogs, catalogue, self._clusters)
 
     # --- who ----------------------------------------------------------------
@@ -182,11 +182,12 @@ class Portal:
     def clusters(self, user: User) -> tuple[Cluster, ...]:
         """The clusters on which the user may start work, with what their gates last said."""
         self._require(user, Act.SEARCH)
-        return tuple(
-            self._clusters.view(entry.id)
-            for entry in self._catalogs.clusters.values()
-            if self._access.may(user, Act.LAUNCH, entry)
-        )
+        return self._clusters.launchable(user)
+
+    def all_clusters(self, user: User) -> tuple[Cluster, ...]:
+        """All clusters, with why the user may not start work on some."""
+        self._require(user, Act.SEARCH)
+        return self._clusters.all(user)
 
     # --- launching ------------------------------------------------------------
 

@@ -88,7 +88,8 @@ def show_run(here: Portal, user: User, run_id: RunId) -> None:
         if not run.state.over:
             st.caption(md(findings.progress_text(run)))
         if run.reachability is Reachability.UNKNOWN and not run.state.over:
-            frame.notice(steps.unknown_text("The cluster", None, ""))
+            cluster = next((c for c in here.all_clusters(user) if c.id == run.cluster), None)
+            frame.notice(steps.unknown_text(run, cluster))
         for text in findings.failures(run.scenes)[:5]:
             frame.notice(text, "bad")
         if module and module.score_meaning:

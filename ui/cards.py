@@ -45,7 +45,7 @@ class Desk:
         return cls(
             here,
             user,
-            {str(c.id): c for c in here.clusters(user)},
+            {str(c.id): c for c in here.all_clusters(user)},
             {str(m.id): m for m in here.modules(user)},
             {str(r.id): r for r in runs},
         )
@@ -126,14 +126,10 @@ def _scenes(work: Work) -> str:
 
 
 def _body(desk: Desk, work: Work) -> str:
-    parts = [f'<p class="sb-reason" role="status">{esc(steps.sentence(work))}</p>']
+    said = f"{steps.sentence(work)} {steps.expected(work, now())}".strip()
+    parts = [f'<p class="sb-reason" role="status">{esc(said)}</p>']
     if work.reachability is Reachability.UNKNOWN and not steps.over(work):
-        cluster = desk.clusters.get(str(work.cluster))
-        text = steps.unknown_text(
-            cluster.title if cluster else str(work.cluster),
-            cluster.unreachable_since if cluster else None,
-            cluster.unreachable_reason if cluster else "",
-        )
+        text = steps.unknown_text(work, desk.clusters.get(str(work.cluster)))
         parts.append(f'<div class="sb-problem" role="status">{esc(text)}</div>')
     run = work if isinstance(work, Run) else desk.runs.get(str(work.run))
     facts = [f"{count(len(work.scenes), 'scene')}: {_scenes(work)}"]

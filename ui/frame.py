@@ -24,6 +24,7 @@ _HERE = Path(__file__).resolve().parent
 EXPLORE = "pages/explore.py"
 WORK = "pages/work.py"
 RESULTS = "pages/results.py"
+CLUSTERS = "pages/clusters.py"
 ACCOUNT = "pages/account.py"
 ADMINISTRATION = "pages/administration.py"
 #: What the page for leads and administrators is called, by who looks at it.
@@ -53,6 +54,7 @@ def pages(user: User | None = None) -> list[Any]:
         st.Page(EXPLORE, title="Explore", default=True),
         st.Page(WORK, title="Work", url_path="work"),
         st.Page(RESULTS, title="Results", url_path="results"),
+        st.Page(CLUSTERS, title="Clusters", url_path="clusters"),
         st.Page(
             ADMINISTRATION,
             title=office or "Administration",

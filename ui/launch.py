@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import streamlit as st
 
@@ -18,11 +19,12 @@ from lib.model import (
     Reachability,
     Resources,
     Scene,
+    TunnelState,
     User,
 )
 from lib.portal import Portal
-from ui import choosing, frame, schema_form
-from ui.text import count, duration, esc, md, now, walltime
+from ui import choosing, frame, queues, schema_form
+from ui.text import count, duration, esc, md, now, walltime, when
 
 NO_ISOLATION = "no isolation, for trying out"
 #: What a user may pick up to the preset's limit.
@@ -174,6 +176,8 @@ def describe(cluster: Cluster) -> str:
         parts.append(f"cannot be asked{ago}{reason}")
     elif cluster.max_live:
         parts.append(f"{cluster.live} of {cluster.max_live} places taken")
+        if cluster.load:
+            parts.append(queues.free(cluster))
     return ", ".join(parts)
 
 
@@ -205,7 +209,24 @@ def _resources(cluster: Cluster) -> Resources | None:
     )
     resources = Resources(preset.name, int(seconds or preset.default_walltime_s))
     choosing.update(preset=resources.preset, walltime_s=resources.walltime_s)
+    warning = tunnel_warning(cluster, resources, now())
+    if warning:
+        frame.notice(warning)
     return resources
+
+
+def tunnel_warning(cluster: Cluster, resources: Resources, time: datetime) -> str:
+    """Said where the tunnel closes before the asked time is over; else empty."""
+    tunnel = cluster.tunnel
+    if tunnel is None or tunnel.state is not TunnelState.OPEN or tunnel.until is None:
+        return ""
+    left_s = (tunnel.until - time).total_seconds()
+    if left_s >= resources.walltime_s:
+        return ""
+    return (
+        f"The tunnel to {cluster.title} closes at {when(tunnel.until)}, in {duration(left_s)}. "
+        "Your notebook goes on, but cannot be reached after that until it is opened again."
+    )
 
 
 def times_for(preset: Preset) -> list[int]:

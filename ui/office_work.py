@@ -33,7 +33,7 @@ def _tables(here: Portal, user: User) -> None:
     try:
         work = here.office.work(user)
         names = here.office.names(user)
-        clusters = {str(c.id): c.title for c in here.clusters(user)}
+        clusters = {str(c.id): c.title for c in here.all_clusters(user)}
         modules = {str(m.id): m.title for m in here.modules(user)}
     except SceneBridgeError as exc:
         frame.problem(exc)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import NamedTuple
 
-from lib.model import EndReason, Reachability, Run, RunState, Session, SessionState
+from lib.model import (
+    Cluster,
+    EndReason,
+    Reachability,
+    Run,
+    RunState,
+    Session,
+    SessionState,
+)
 from ui.text import count, duration, esc, when
 
 Work = Session | Run
@@ -127,14 +135,43 @@ def clock_text(work: Work, now: datetime) -> str:
     return f"{duration(seconds)} {label}"
 
 
-def unknown_text(cluster: str, since: datetime | None, reason: str) -> str:
+def expected(work: Work, now: datetime) -> str:
+    """When the scheduler expects to start what waits; empty where it does not say."""
+    begin = work.starts_at if isinstance(work, Session) and waits(work) else None
+    if begin is None or work.stopping:
+        return ""
+    seconds = (begin - now).total_seconds()
+    if seconds <= 0:
+        return "It is expected to start at any moment."
+    return f"It is expected to start about {when(begin)} (in {duration(seconds)})."
+
+
+def unknown_text(work: Work, cluster: Cluster | None) -> str:
     """The second axis: the cluster cannot be asked, so what is shown may be old."""
+    title = cluster.title if cluster else str(work.cluster)
+    if cluster is not None and cluster.reachability is Reachability.REACHABLE:
+        return f"{title} can be asked; the connection to this notebook is being made again."
+    since = cluster.unreachable_since if cluster else None
+    reason = cluster.unreachable_reason if cluster else ""
     when_ = f" since {when(since)}" if since else ""
     why = f" {reason.rstrip('.')}." if reason else ""
-    return (
-        f"{cluster} cannot be asked{when_}.{why} "
-        "What is shown here is the last that is known; nothing is lost."
-    )
+    mend = ""
+    if cluster and cluster.mend:
+        who = " or ".join(dict.fromkeys(who for who, _ in cluster.mend))
+        mend = f" {who} can mend it: the Clusters page says how."
+    return f"{title} cannot be asked{when_}.{why}{mend} {_goes_on(work)}"
+
+
+def _goes_on(work: Work) -> str:
+    """What becomes of the job meanwhile."""
+    known = "What is shown here is the last that is known; nothing is lost."
+    if isinstance(work, Session) and work.ends_at and not waits(work):
+        return f"The job goes on there until {when(work.ends_at)}. {known}"
+    if str(work.state) == "NEW":
+        return f"It is handed over when the cluster can be asked again. {known}"
+    if waits(work):
+        return f"The job keeps its place there. {known}"
+    return f"The job goes on there. {known}"
 
 
 def stepper(work: Work) -> str:

@@ -244,6 +244,13 @@ class Auth:
         except NotFound:
             return frozenset()
 
+    def name_of(self, user_id: UserId) -> str:
+        """What anybody is called; the id of whom is not known."""
+        try:
+            return self._people.account(user_id).name
+        except NotFound:
+            return str(user_id)
+
     def living(self, login_ids: Iterable[str]) -> frozenset[str]:
         """Those of these logins that still count. One query."""
         return self._people.living(login_ids, idle_s=self.idle_s)

@@ -16,10 +16,10 @@ from lib.keeper.notebooks import Connections
 from lib.keeper.runs import Runs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from lib.keeper.ports import Link, NotebookDoor
-    from lib.model import ClusterId, Module, ModuleId, SessionId
+    from lib.model import ClusterId, Module, ModuleId, SessionId, UserId
     from lib.results.folder import ResultFolder
     from lib.store import Store
 
@@ -38,14 +38,21 @@ class Keeper:
         door: NotebookDoor,
         modules: Mapping[ModuleId, Module],
         portal_origin: str,
+        refusal: Callable[[UserId, ClusterId], str] = lambda _owner, _cluster: "",
     ) -> None:
+        """
+        Args:
+            refusal: why this person may not start work there now, or "": asked in a worker
+                thread before anything is handed to a gate, which may be long after they
+                pressed the button.
+        """
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clusters = {
             cluster: ClusterKeeper(
                 cluster,
                 link,
                 store,
-                Errands(cluster, link, store, modules, portal_origin),
+                Errands(cluster, link, store, modules, portal_origin, refusal),
                 Connections(link, store, door),
                 Runs(cluster, link, store, folder),
             )

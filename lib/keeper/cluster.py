@@ -6,12 +6,20 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lib.errors import ClusterUnreachable, NotFound, SceneBridgeError, StorageFull
 from lib.keeper.transitions import ending, session_columns
-from lib.model import EndReason, JobState, RunId, RunState, SessionId, SessionState
+from lib.model import (
+    EndReason,
+    Fault,
+    JobState,
+    RunId,
+    RunState,
+    SessionId,
+    SessionState,
+)
 from lib.protocol import JobKind
 
 if TYPE_CHECKING:
@@ -28,6 +36,9 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.3
 _LONGEST_PAUSE_S = 10.0
 _ERRANDS_EVERY_S = 2.0
+#: What a gate says of itself (load, places taken, troubles) is asked for again so often. It
+#: is also when a tunnel whose time is over is given up at the latest.
+_INFO_EVERY_S = 30.0
 #: Ended by the portal before the gate had said that it has the job.
 _NEVER_BEGAN = (EndReason.CANCELLED, EndReason.REFUSED)
 
@@ -37,13 +48,15 @@ class ClusterHealth:
     """Whether a cluster can be asked. `info` is what its gate said last, if ever.
 
     `since` is when this became so (Unix seconds); `reason` is a plain sentence while
-    it cannot be asked, or while its scheduler does not answer.
+    it cannot be asked, or while its scheduler does not answer, and `fault` where the
+    trouble lies (`lib.model.Fault`).
     """
 
     reachable: bool
     since: float
     reason: str
     info: GateInfo | None
+    fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +87,14 @@ class ClusterKeeper:
         self._runs = runs
         self._wake = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+        self._info: GateInfo | None = None
         self.health = ClusterHealth(False, time.time(), "It is being contacted.", None)
 
     def start(self) -> None:
         self._tasks = [
             asyncio.create_task(self._follow_for_ever(), name=f"follow {self._cluster}"),
             asyncio.create_task(self._errands_for_ever(), name=f"errands {self._cluster}"),
+            asyncio.create_task(self._ask_again_for_ever(), name=f"info {self._cluster}"),
         ]
 
     def connected(self, session: SessionId) -> bool:
@@ -119,6 +134,7 @@ class ClusterKeeper:
         pause = _FIRST_PAUSE_S
         while True:
             started = time.monotonic()
+            fault = ""
             try:
                 await self._follow()
                 reason = "The gate closed the connection."
@@ -126,12 +142,12 @@ class ClusterKeeper:
                 log.warning("cluster %s: %s", self._cluster, exc)
                 reason = ""
             except SceneBridgeError as exc:
-                reason = exc.message
+                reason, fault = exc.message, getattr(exc, "fault", "")
             except Exception:
                 log.exception("cluster %s: following failed", self._cluster)
                 reason = "The portal failed while it followed the cluster; it tries again."
             if reason:
-                self._unreachable(reason)
+                self._unreachable(reason, fault)
             if time.monotonic() - started > 30.0:
                 pause = _FIRST_PAUSE_S
             await asyncio.sleep(pause)
@@ -139,13 +155,13 @@ class ClusterKeeper:
 
     async def _follow(self) -> None:
         await self.link.ensure()
-        info = await self.link.info()
+        self._info = await self.link.info()
         submitted = await asyncio.to_thread(self._submitted)
         have = await self._runs.have()
         self._connections.prove_all_again()
         async with contextlib.aclosing(self.link.watch(have)) as messages:
             async for message in messages:
-                await self._message(message, info, submitted)
+                await self._message(message, submitted)
         raise ClusterUnreachable("The gate closed the connection.")
 
     def _submitted(self) -> Submitted:
@@ -161,13 +177,14 @@ class ClusterKeeper:
             tuple(r for r in runs if (r.session or r.id) not in being_submitted),
         )
 
-    async def _message(self, message: WatchMessage, info: GateInfo, submitted: Submitted) -> None:
+    async def _message(self, message: WatchMessage, submitted: Submitted) -> None:
         if message.kind == "snapshot":
             await self._missing(frozenset(j.id for j in message.jobs), submitted)
         if not message.asked_ok:
-            self._unreachable(message.reason or "The scheduler does not answer.", info)
+            reason = message.reason or "The scheduler does not answer."
+            self._unreachable(reason, Fault.SCHEDULER)
         elif message.kind == "snapshot" or not self.health.reachable:
-            self._reachable(info)
+            self._reachable()
         for status in message.jobs:
             await self._status(status)
         if message.kind == "events":
@@ -234,11 +251,27 @@ class ClusterKeeper:
 
     # --- health -------------------------------------------------------------
 
-    def _reachable(self, info: GateInfo) -> None:
+    async def _ask_again_for_ever(self) -> None:
+        """Keep what the gate says of itself fresh, while it can be asked."""
+        while True:
+            await asyncio.sleep(_INFO_EVERY_S)
+            if not self.health.reachable:
+                continue
+            try:
+                self._info = await self.link.info()
+            except SceneBridgeError as exc:  # the stream says it too where that matters
+                log.info("cluster %s: %s", self._cluster, exc)
+                continue
+            except Exception:
+                log.exception("cluster %s: asking again failed", self._cluster)
+                continue
+            self.health = replace(self.health, info=self._info)
+
+    def _reachable(self) -> None:
         since = self.health.since if self.health.reachable else time.time()
-        self.health = ClusterHealth(True, since, "", info)
+        self.health = ClusterHealth(True, since, "", self._info)
         self.wake()
 
-    def _unreachable(self, reason: str, info: GateInfo | None = None) -> None:
+    def _unreachable(self, reason: str, fault: str) -> None:
         since = time.time() if self.health.reachable else self.health.since
-        self.health = ClusterHealth(False, since, reason, info or self.health.info)
+        self.health = ClusterHealth(False, since, reason, self._info, fault)

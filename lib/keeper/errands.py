@@ -23,21 +23,21 @@ from lib.errors import (
     SceneBridgeError,
     Unavailable,
 )
-from lib.keeper.transitions import ACCEPTED, HANDING_OVER, STOPPING, ending
+from lib.keeper.placing import needed, place
+from lib.keeper.transitions import ACCEPTED, HANDING_OVER, STOPPING, ending, sending
 from lib.model import EndReason, Run, RunState, Session, SessionState
 from lib.protocol import STAGED_SCHEME, JobKind, PutRequest, SubmitRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
     from lib.keeper.ports import Link
-    from lib.model import ClusterId, Module, ModuleId
+    from lib.model import ClusterId, Module, ModuleId, UserId
     from lib.protocol import GateInfo
     from lib.store import Store
 
 log = logging.getLogger(__name__)
 
-_QUALITY_ASSETS = ("qa_pixel", "qa_radsat")
 _RETRY_S = 3.0
 
 
@@ -51,12 +51,14 @@ class Errands:
         store: Store,
         modules: Mapping[ModuleId, Module],
         portal_origin: str,
+        refusal: Callable[[UserId, ClusterId], str] = lambda _owner, _cluster: "",
     ) -> None:
         self._cluster = cluster
         self._link = link
         self._work = store.work
         self._modules = modules
         self._origin = portal_origin
+        self._refusal = refusal
         self._started = time.time()
         self._asked: set[str] = set()
         self._busy: dict[str, asyncio.Task[None]] = {}
@@ -122,6 +124,9 @@ class Errands:
 
     async def _submit(self, work: Session | Run, info: GateInfo) -> None:
         try:
+            refused = await asyncio.to_thread(self._refusal, work.owner, self._cluster)
+            if refused:
+                raise Refused(refused)
             request = await self._request(work, info)
             reply = await self._link.submit(request)
         except (Unavailable, ProtocolError):
@@ -156,7 +161,7 @@ class Errands:
             module=run.module,
             module_version=run.module_version,
             params=dict(run.params),
-            items=[await self._place(work.id, item, module, info) for item in items],
+            items=await self._place(work, items, module, info),
             preset=work.resources.preset,
             walltime_s=work.resources.walltime_s,
             title=work.title,
@@ -165,22 +170,30 @@ class Errands:
         )
 
     async def _place(
-        self, job_id: str, item: dict[str, Any], module: Module, info: GateInfo
-    ) -> dict[str, Any]:
-        """The item with only the assets that the module needs, each readable from there:
-        a path the cluster has, an address it may read, or staged through the gate."""
-        assets = {}
-        for key, asset in item["assets"].items():
-            if not _needed(key, asset, item, module):
-                continue
-            href = asset["href"]
-            there = any(Path(href).is_relative_to(p) for p in info.data_paths)
-            if there or href.startswith("https://"):
-                assets[key] = asset
-            else:
-                await self._stage(job_id, item["id"], key, Path(href))
-                assets[key] = {**asset, "href": STAGED_SCHEME}
-        return {**item, "assets": assets, "links": []}
+        self, work: Session | Run, items: list[dict[str, Any]], module: Module, info: GateInfo
+    ) -> list[dict[str, Any]]:
+        """The items with only the assets that the module needs, each readable from there;
+        what must be sent is sent, and the card says how far that is."""
+        placed = [
+            (item, key, asset, place(item["id"], key, asset, info))
+            for item in items
+            for key, asset in needed(item, module).items()
+        ]
+        to_send = [where for *_, where in placed if isinstance(where, Path)]
+        assets: dict[str, dict[str, Any]] = {item["id"]: {} for item in items}
+        for item, key, asset, where in placed:
+            href = where
+            if isinstance(where, Path):
+                await self._say(work, sending(to_send.index(where) + 1, len(to_send)))
+                await self._stage(work.id, item["id"], key, where)
+                href = STAGED_SCHEME
+            assets[item["id"]][key] = {**asset, "href": href}
+        if to_send:
+            await self._say(work, HANDING_OVER)
+        return [{**item, "assets": assets[item["id"]], "links": []} for item in items]
+
+    async def _say(self, work: Session | Run, reason: str) -> None:
+        await asyncio.to_thread(self._update, work, state=work.state, reason=reason)
 
     async def _stage(self, job_id: str, scene: str, key: str, source: Path) -> None:
         try:
@@ -227,14 +240,6 @@ class Errands:
             self._work.update_run(work.id, **columns)
         else:
             self._work.update_session(work.id, **columns)
-
-
-def _needed(key: str, asset: Mapping[str, Any], item: Mapping[str, Any], module: Module) -> bool:
-    if key in _QUALITY_ASSETS:
-        return True
-    platform = item["properties"].get("platform")
-    bands = {band for need in module.needs if need.platform == platform for band in need.bands}
-    return any(band.get("eo:common_name") in bands for band in asset.get("bands", ()))
 
 
 def _measure(source: Path) -> tuple[int, str]:

@@ -20,6 +20,12 @@ CONNECTING = "The notebook runs; the connection to it is being made."
 READY = "The notebook is ready."
 STOPPING = "Stopping."
 
+
+def sending(n: int, of: int) -> str:
+    """While the `n`th of so many files is on its way to the cluster."""
+    return f"Sending the scenes' files to the cluster: {n} of {of}."
+
+
 _ENDINGS = {
     EndReason.FINISHED: "It has finished.",
     EndReason.STOPPED: "It was stopped.",
@@ -48,7 +54,7 @@ def session_columns(status: JobStatus, *, connected: bool) -> dict[str, Any]:
     Args:
         connected: its forward is proved in this process; READY needs that.
     """
-    columns: dict[str, Any] = {"job": status.job, "ends_at": status.ends_at}
+    columns: dict[str, Any] = {"job": status.job, "ends_at": status.ends_at, "starts_at": None}
     for name in ("started_at", "endpoint_at"):
         if getattr(status, name) is not None:
             columns[name] = getattr(status, name)
@@ -62,6 +68,7 @@ def session_columns(status: JobStatus, *, connected: bool) -> dict[str, Any]:
         }
     elif status.state in (JobState.QUEUED, JobState.HELD):
         columns |= {"state": SessionState.QUEUED, "reason": status.reason or ACCEPTED}
+        columns["starts_at"] = status.starts_at
     elif status.state in (JobState.RUNNING, JobState.SUSPENDED):
         columns["state"] = SessionState.READY if connected else SessionState.STARTING
         columns["reason"] = status.reason or _running_reason(status, connected)

@@ -23,6 +23,7 @@ from lib.model.choices import (
 )
 from lib.model.clusters import (
     Cluster,
+    Fault,
     Isolation,
     Preset,
     QueueLoad,
@@ -68,6 +69,7 @@ __all__ = [
     "Detection",
     "EndReason",
     "Endpoint",
+    "Fault",
     "Fit",
     "Isolation",
     "JobState",

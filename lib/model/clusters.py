@@ -35,6 +35,20 @@ class Reachability(StrEnum):
     UNKNOWN = "UNKNOWN"
 
 
+class Fault(StrEnum):
+    """Where the trouble lies while a cluster cannot be asked; it decides who can mend it."""
+
+    TUNNEL = "tunnel closed"
+    SOCKET = "tunnel's socket not usable"
+    GATE = "gate not running"
+    HOST_KEY = "host key changed"
+    KEY = "portal's key not usable"
+    KEY_REFUSED = "portal's key refused"
+    SCHEDULER = "scheduler silent"
+    NOT_SET_UP = "gate never set up"
+    OTHER = ""
+
+
 @dataclass(frozen=True, slots=True)
 class QueueLoad:
     """How busy one queue (partition) of a cluster is; a node counts as free when idle.
@@ -101,7 +115,9 @@ class Cluster:
 
     `tunnel` is None for a cluster that needs none (this computer). `account` is the
     cluster account that jobs run under, `node` the login node of its gate. `mend` says
-    who can do what while the cluster cannot be asked: (for whom, command to run).
+    who can do what while the cluster cannot be asked: (for whom, command or sentence).
+    `belongs_to` names whose the tunnel is; `refused` says why whoever asked may not start
+    work there, and is empty where they may.
     """
 
     id: ClusterId
@@ -125,3 +141,6 @@ class Cluster:
     load_at: datetime | None = None
     troubles: tuple[str, ...] = ()
     mend: tuple[tuple[str, str], ...] = ()
+    reachable_since: datetime | None = None
+    belongs_to: str = ""
+    refused: str = ""

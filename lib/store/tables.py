@@ -160,6 +160,7 @@ sessions = Table(
     _time("ends_at"),
     _time("ended_at"),
     _time("files_until"),
+    _time("starts_at"),
     Index("ix_sessions_owner_created_at", "owner", "created_at"),
 )
 

@@ -385,6 +385,7 @@ def _session(row: Row[Any], scenes: Sequence[str]) -> Session:
         ends_at=maybe_datetime(row.ends_at),
         ended_at=maybe_datetime(row.ended_at),
         files_until=maybe_datetime(row.files_until),
+        starts_at=maybe_datetime(row.starts_at),
         continued_from=SessionId(row.continued_from) if row.continued_from else None,
         continued_as=SessionId(row.continued_as) if row.continued_as else None,
         stopping=row.stopping,

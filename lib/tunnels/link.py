@@ -39,7 +39,7 @@ from lib.tunnels import child, command, reasons, transfer
 from lib.tunnels.child import Child
 from lib.tunnels.command import Places
 from lib.tunnels.master import Master
-from lib.tunnels.reach import Reach
+from lib.tunnels.reach import Reach, SocketReach
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +145,8 @@ class ClusterLink:
             alive = False
         if alive and self._suspect:
             alive = await self._gate_answers()
+        if alive and self._master.opening:
+            alive = await self._leads_on()
         async with self._changing_forwards():
             if not alive:
                 await self._restart()
@@ -170,6 +172,19 @@ class ClusterLink:
             await self._ask(GateInfo, Verb.INFO, InfoRequest(), timeout_s=_PROBE_S)
             return True
         return False
+
+    async def _leads_on(self) -> bool:
+        """Whether the tunnel that the master goes through is still the one to use.
+
+        One whose time is over may still carry bytes: the master on it is ended here.
+        """
+        try:
+            reach = self._reach()
+        except ClusterUnreachable:
+            async with self._changing_forwards():
+                await self._master.end()
+            raise
+        return isinstance(reach, SocketReach) and reach.opening == self._master.opening
 
     async def _restart(self) -> None:
         reach = self._reach()

@@ -26,7 +26,7 @@ from lib.model import SessionId
 from lib.protocol import ID_PATTERN
 from lib.tunnels import child, command, reasons
 from lib.tunnels.command import Places
-from lib.tunnels.reach import Reach
+from lib.tunnels.reach import Reach, SocketReach
 
 #: Longest wait for an answer on the control socket; a healthy master needs milliseconds.
 CONTROL_TIMEOUT_S = 8.0
@@ -41,12 +41,17 @@ class Master:
     def __init__(self, places: Places, key: Path) -> None:
         self._places = places
         self._key = key
-        self._recorded = _read_record(places.record)
+        self._recorded, self._opening = _read_record(places.record)
 
     @property
     def recorded(self) -> frozenset[SessionId]:
         """The sessions whose forwards were asked of this master or its predecessor."""
         return frozenset(self._recorded[1])
+
+    @property
+    def opening(self) -> str:
+        """Which opening of a tunnel it goes through; "" where it goes through none."""
+        return self._opening
 
     async def check(self) -> bool:
         """Whether a master answers on the control socket. Raises TimeoutError when it hangs."""
@@ -71,6 +76,7 @@ class Master:
         argv = command.master(self._places, reach, self._key)
         with _private(self._places.log) as log:
             pid = _spawn_detached(argv, log)
+        self._opening = reach.opening if isinstance(reach, SocketReach) else ""
         self._record(pid, self.recorded)
         try:
             await self._signed_in(pid)
@@ -153,10 +159,10 @@ class Master:
 
     def _record(self, pid: int, forwards: Iterable[SessionId]) -> None:
         self._recorded = (pid, frozenset(forwards))
-        text = json.dumps({"pid": pid, "forwards": sorted(self._recorded[1])})
+        record = {"pid": pid, "forwards": sorted(self._recorded[1]), "opening": self._opening}
         fresh = self._places.record.with_suffix(".new")
         with _private(fresh) as file:
-            file.write(text.encode())
+            file.write(json.dumps(record).encode())
         fresh.replace(self._places.record)
 
 
@@ -225,11 +231,12 @@ def _private(path: Path) -> IO[bytes]:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
-def _read_record(path: Path) -> tuple[int, frozenset[SessionId]]:
+def _read_record(path: Path) -> tuple[tuple[int, frozenset[SessionId]], str]:
     """The record of a portal that ran before, or an empty one."""
     try:
         data = json.loads(path.read_bytes())
         pid, listed = int(data["pid"]), [str(item) for item in data["forwards"]]
     except (OSError, ValueError, KeyError, TypeError):
-        return 0, frozenset()
-    return pid, frozenset(SessionId(item) for item in listed if ID_PATTERN.fullmatch(item))
+        return (0, frozenset()), ""
+    forwards = frozenset(SessionId(item) for item in listed if ID_PATTERN.fullmatch(item))
+    return (pid, forwards), str(data.get("opening", ""))

@@ -16,9 +16,14 @@ class TcpReach:
 
 @dataclass(frozen=True, slots=True)
 class SocketReach:
-    """A UNIX socket that leads to the gate: an outer tunnel, or a gate that dialled out."""
+    """A UNIX socket that leads to the gate: an outer tunnel, or a gate that dialled out.
+
+    `opening` tells one opening of it from the next at the same path: an inner connection
+    through an earlier one is given up.
+    """
 
     path: Path
+    opening: str = ""
 
 
 Reach = TcpReach | SocketReach

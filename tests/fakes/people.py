@@ -22,6 +22,7 @@ from lib.model import (
     SessionId,
     SessionState,
     TokenScope,
+    Tunnel,
     User,
     UserId,
 )
@@ -76,7 +77,9 @@ class World:
             },
             {"landsat8": (EVERYONE,), "formosat": ("forest",)},
         )
-        self.access = Access(self.auth, self.catalogs)
+        #: A cluster that is not in it needs none.
+        self.tunnels: dict[str, Tunnel] = {}
+        self.access = Access(self.auth, self.catalogs, lambda entry: self.tunnels.get(entry.id))
         self.keeper = SmallKeeper(folder)
         self.catalogue = Catalogue(folder / "scenes")
         self.portal = Portal(

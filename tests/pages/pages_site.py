@@ -8,6 +8,7 @@ tests write the states of sessions and runs into the store, as the keeper does.
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sys
@@ -39,6 +40,7 @@ from lib.model import (  # noqa: E402
     Module,
     ModuleId,
     Preset,
+    QueueLoad,
     Reachability,
     Resources,
     Run,
@@ -53,10 +55,12 @@ from lib.model import (  # noqa: E402
     SessionState,
     User,
 )
+from lib.outer_tunnels import OuterTunnels  # noqa: E402
 from lib.protocol import ArtifactKind, GateInfo, LogReply, ModuleOffer  # noqa: E402
 from lib.results.folder import ResultFolder  # noqa: E402
 from lib.scenes.catalogue import Catalogue  # noqa: E402
 from lib.store import Store  # noqa: E402
+from tests.fakes.tunnels import write_record  # noqa: E402
 from tests.pages import pages_people  # noqa: E402
 
 LANDSAT_BANDS = ("blue", "green", "red", "nir08", "swir16", "swir22")
@@ -116,6 +120,12 @@ PRESETS = [
 ]
 
 
+LOAD = [
+    QueueLoad("gpu", 10, 3, 400, 120, 80, 24, 7, 2 * 86400),
+    QueueLoad("cpu", 200, 41, 8000, 1650, 0, 0, 0, 0),
+]
+
+
 class SmallKeeper:
     """Two clusters: `here` answers, `far` does not while FOLDER/far-is-silent exists."""
 
@@ -123,6 +133,7 @@ class SmallKeeper:
         self._folder = folder
         self.loop: Any = None
         self.woken: list[str] = []
+        self.fault = ""
 
     def wake(self, cluster: ClusterId) -> None:
         self.woken.append(cluster)
@@ -139,7 +150,15 @@ class SmallKeeper:
             1, "0.1.0", cluster, "local", "process" if cluster == HERE else "apptainer",
             isolation, modules, PRESETS, [], [], 4, 1, 7 * 86400, time.time(),
         )  # fmt: skip
-        return ClusterHealth(not silent, time.time() - 90, reason, info)
+        if cluster == FAR:
+            info = dataclasses.replace(
+                info, account="u1001", node="login1", scheduler="slurm", load=LOAD,
+                load_at=time.time() - 12, troubles=["The image of ships is missing."],
+                modules=modules[:1],
+            )  # fmt: skip
+        return ClusterHealth(
+            not silent, time.time() - 90, reason, info, self.fault if silent else ""
+        )
 
     def link(self, cluster: ClusterId) -> Any:
         return self
@@ -168,7 +187,10 @@ class Site:
             },
             {"landsat8": (EVERYONE,), "formosat": (EVERYONE,)},
         )
-        self.access = Access(self.auth, catalogs)
+        self.tunnels = folder / "tunnels"
+        if not self.tunnels.exists():
+            write_record(self.tunnels, FAR, person=OWNER.id)
+        self.access = Access(self.auth, catalogs, OuterTunnels(self.tunnels).of)
         self.portal = portal.Portal(
             self.store,
             self.auth,

@@ -21,6 +21,8 @@ PAGES = [
     ("owner", "/?scene=LC08_A"),
     ("owner", "/work"),
     ("owner", "/results?run=RUN"),
+    ("owner", "/clusters"),
+    ("user", "/clusters"),
     ("user", "/account"),
     ("administrator", "/administration"),
     ("administrator", "/administration?part=people"),

@@ -124,6 +124,7 @@ METHODS: dict[str, tuple[Act, Call]] = {
     "Portal.modules": (Act.SEARCH, lambda w, u: w.portal.modules(u)),
     "Portal.fits": (Act.SEARCH, lambda w, u: w.portal.fits(u, [SCENE])),
     "Portal.clusters": (Act.SEARCH, lambda w, u: w.portal.clusters(u)),
+    "Portal.all_clusters": (Act.SEARCH, lambda w, u: w.portal.all_clusters(u)),
     "Portal.check_launch": (Act.LAUNCH, lambda w, u: w.portal.check_launch(u, w.request())),
     "Portal.open_notebook": (Act.LAUNCH, lambda w, u: w.portal.open_notebook(u, w.request())),
     "Portal.start_run": (Act.LAUNCH, lambda w, u: w.portal.start_run(u, w.request())),

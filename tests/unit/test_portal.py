@@ -12,7 +12,7 @@ import pytest
 
 from lib import job_logs, portal
 from lib.auth import CLIENT_HEADER, COOKIE
-from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound
+from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound, Refused
 from lib.model import (
     ClusterId,
     EndReason,
@@ -232,9 +232,14 @@ async def test_a_cluster_in_the_catalogue_that_is_not_kept(here: Site) -> None:
     far = dataclasses.replace(catalogs.clusters[HERE], id=ClusterId("far"), embedded=False)
     both = dataclasses.replace(catalogs, clusters={**catalogs.clusters, far.id: far})
     here.portal._clusters._catalogs = here.portal._catalogs = both
-    seen = here.portal.clusters(ALICE)[1]
+    seen = here.portal.all_clusters(ALICE)[1]
     assert (seen.id, seen.reachability) == ("far", Reachability.UNKNOWN)
-    assert seen.unreachable_reason == "This portal is not connected to it."
+    assert seen.unreachable_reason.startswith("This portal is not connected to it; the portal's")
+    assert seen.refused.startswith("No tunnel to This computer has been opened yet")
+    assert "far" not in {c.id for c in here.portal.clusters(ALICE)}
+    with pytest.raises(Refused, match="No tunnel"):
+        here.portal.check_launch(ALICE, dataclasses.replace(REQUEST, cluster=far.id))
+    here.access.tunnel = lambda _entry: None
     with pytest.raises(ClusterUnreachable, match="cannot be asked"):
         here.portal.check_launch(ALICE, dataclasses.replace(REQUEST, cluster=far.id))
 

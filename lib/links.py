@@ -1,0 +1,91 @@
+"""The links of a portal: to the gate of this computer, and through tunnels to the others."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from lib.embedded import EmbeddedCluster
+from lib.errors import ClusterUnreachable, InvalidInput, Unavailable
+from lib.model import Fault
+from lib.portal_keys import key_file, make_key
+from lib.tunnels.link import ClusterLink
+from lib.tunnels.reach import TcpReach
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from lib.catalogs import Catalogs
+    from lib.clusters import ClusterEntry
+    from lib.keeper.ports import Link
+    from lib.model import ClusterId
+    from lib.outer_tunnels import OuterTunnels
+    from lib.settings import Settings
+    from lib.tunnels.reach import SocketReach
+
+log = logging.getLogger(__name__)
+
+
+def links(
+    settings: Settings, catalogs: Catalogs, tunnels: OuterTunnels
+) -> Mapping[ClusterId, Link]:
+    """A link per cluster whose gate was set up; a key for every cluster, as that needs one.
+
+    A cluster that cannot be linked is left out and said in the log: the others go on.
+
+    Raises:
+        Unavailable, ClusterUnreachable: this computer's own gate did not start.
+    """
+    found: dict[ClusterId, Link] = {}
+    for cluster, entry in catalogs.clusters.items():
+        if entry.embedded:
+            found[cluster] = _embedded(settings, catalogs, cluster)
+            continue
+        try:
+            link = _through_a_tunnel(settings, entry, tunnels)
+        except (Unavailable, InvalidInput) as exc:
+            log.error("cluster %s is left out: %s", cluster, exc)
+            continue
+        if link is not None:
+            found[cluster] = link
+    return found
+
+
+def _through_a_tunnel(
+    settings: Settings, entry: ClusterEntry, tunnels: OuterTunnels
+) -> ClusterLink | None:
+    """None while the cluster file has no host key to trust."""
+    key = key_file(settings.data, entry.id)
+    make_key(key)
+    if entry.gate is None or not entry.gate.host_key:
+        return None
+
+    def reach() -> SocketReach:
+        return tunnels.reach(entry.id)
+
+    return ClusterLink(
+        entry.id, reach=reach, key=key, host_key=entry.gate.host_key, runtime=settings.runtime
+    )
+
+
+def _embedded(settings: Settings, catalogs: Catalogs, cluster: ClusterId) -> ClusterLink:
+    gate = EmbeddedCluster(settings, catalogs)
+    if gate.address() is None:  # `./run` has started it; `streamlit run app.py` has not
+        gate.start()
+
+    def reach() -> TcpReach:
+        address = gate.address()
+        if address is None:
+            raise ClusterUnreachable(
+                "The gate of this computer is not running; it is started.", fault=Fault.GATE
+            )
+        return TcpReach("127.0.0.1", address.port)
+
+    key = key_file(settings.data, cluster)
+    return ClusterLink(
+        cluster,
+        reach=reach,
+        key=key,
+        host_key=key.with_suffix(".host").read_text("utf-8"),
+        runtime=settings.runtime,
+    )

@@ -1,0 +1,81 @@
+"""Who can do what about a cluster that cannot be asked, from what is known of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lib.model import Fault, TunnelState
+
+if TYPE_CHECKING:
+    from lib.clusters import ClusterEntry
+    from lib.model import Tunnel
+
+#: For whom, and what: a command that can be copied, or a sentence.
+Advice = tuple[str, str]
+
+_ANYBODY = "An administrator of the portal's computer"
+_PORTAL = "Whoever looks after this portal"
+_GATE = "Whoever looks after the cluster's gate"
+
+
+def mend(entry: ClusterEntry, tunnel: Tunnel | None, fault: str) -> tuple[Advice, ...]:
+    """What to do, most likely first; empty where there is nothing but to wait.
+
+    Args:
+        tunnel: None for this computer, whose gate the portal starts by itself.
+        fault: why the cluster cannot be asked.
+    """
+    if fault == Fault.SCHEDULER:
+        site = entry.institute or entry.title
+        return (
+            (
+                f"The help desk of {site}",
+                f"The scheduler of {entry.title} does not answer its login node. There is "
+                "nothing to do in the portal: it goes on by itself.",
+            ),
+        )
+    if tunnel is None:
+        return ((_PORTAL, "python admin.py doctor"),)
+    if fault == Fault.NOT_SET_UP:
+        return ((_ANYBODY, f"python admin.py gate deploy {entry.id}"),)
+    if tunnel.state is not TunnelState.OPEN:
+        who = f"The administrator who opened it ({tunnel.account})" if tunnel.account else _ANYBODY
+        return ((who, _tunnel_up(entry, tunnel)),)
+    return _through_an_open_tunnel(entry, tunnel, fault)
+
+
+def _through_an_open_tunnel(entry: ClusterEntry, tunnel: Tunnel, fault: str) -> tuple[Advice, ...]:
+    opener = f"The administrator who opened the tunnel ({tunnel.account})"
+    match fault:
+        case Fault.GATE:
+            return ((opener, f"python admin.py gate start {entry.id}"),)
+        case Fault.HOST_KEY:
+            return (
+                (
+                    _GATE,
+                    "Was the gate set up again? If so, compare the key that `admin.py gate "
+                    f"status {entry.id}` shows, put it into the cluster's file as host_key, and "
+                    "start the portal again. If not, somebody else answers there: pin nothing.",
+                ),
+                (opener, f"python admin.py gate status {entry.id}"),
+            )
+        case Fault.KEY_REFUSED:
+            return ((opener, f"python admin.py gate deploy {entry.id}"),)
+        case Fault.KEY:
+            return ((_PORTAL, "python admin.py doctor"),)
+        case Fault.SOCKET | Fault.TUNNEL:
+            return ((opener, f"python admin.py tunnel status {entry.id}"),)
+    return (
+        (opener, f"python admin.py tunnel status {entry.id}"),
+        (opener, f"python admin.py gate status {entry.id}"),
+    )
+
+
+def _tunnel_up(entry: ClusterEntry, tunnel: Tunnel) -> str:
+    """As it was opened last, or for the first group that the cluster's file names."""
+    if tunnel.person is not None:
+        owner = f"--person {tunnel.person}"
+    else:
+        named = [group for group in entry.groups if group != "everyone"]
+        owner = f"--group {tunnel.group or (named[0] if named else 'GROUP')}"
+    return f"python admin.py tunnel up {entry.id} {owner}"

@@ -1,0 +1,41 @@
+"""Clusters: how each one is, whose its tunnel is, what is free there, and who can mend it."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from lib.errors import SceneBridgeError
+from lib.model import User
+from lib.portal import Portal
+from ui import cluster_card, frame
+
+#: The cards are drawn again so often; what they say is at most half a minute older.
+EVERY_S = 5.0
+
+
+@st.fragment(run_every=EVERY_S)
+def show_cards(here: Portal, user: User) -> None:
+    """All cards; drawn again and again without touching the rest of the page."""
+    try:
+        clusters, modules = here.all_clusters(user), here.modules(user)
+    except SceneBridgeError as exc:
+        frame.problem(exc)
+        return
+    if not clusters:
+        frame.empty(
+            "No cluster is set up",
+            "The administrator of this portal can add one: docs/operate.md says how.",
+        )
+    for cluster in clusters:
+        cluster_card.show(cluster, modules)
+
+
+@frame.in_words()
+def main() -> None:
+    """The page."""
+    here, user = frame.signed_in()
+    frame.heading("Clusters", "Where work can run, what is free there, and who can mend what.")
+    show_cards(here, user)
+
+
+main()
