@@ -11,6 +11,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -388,5 +389,15 @@ def standing(bed: Bed, wheels: Path, it: Standing | None = None) -> Iterator[Sta
 
 
 def fetch_wheels(into: Path) -> Path:
-    """The wheels that a deployment ships, for the Python of the bed's hosts."""
-    raise NotImplementedError
+    """The wheels that a deployment ships, for the Python of the bed's hosts, as a folder."""
+    import platform
+
+    from lib.deploying.wheels import target_of, wheels_for
+
+    target = target_of(
+        sys.version_info[:3], platform.machine(), platform.system(), platform.libc_ver()
+    )
+    into.mkdir()
+    for piece in wheels_for(target, None):
+        (into / Path(piece.path).name).write_bytes(piece.data)
+    return into
