@@ -6,6 +6,8 @@ import pytest
 
 from testbed import Bed, install
 from testbed.sites import every_site
+from tests.chromium import chromium
+from tests.sites.standing import fetch_wheels, standing
 
 HERE = Path(__file__).parent
 LOCAL = ["127.0.0.1", "::1", "localhost"]
@@ -36,3 +38,17 @@ def bed(tmp_path_factory):
         yield made
     finally:
         made.down()
+
+
+@pytest.fixture(scope="session")
+def site(bed, tmp_path_factory):
+    """A portal and a Slurm site, set up as docs/admin.md says; what a test breaks it mends."""
+    with standing(bed, fetch_wheels(tmp_path_factory.mktemp("gate") / "wheels")) as it:
+        yield it
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A browser of a scientist's, on this machine: the relay of the site is its network."""
+    with chromium() as running:
+        yield running
