@@ -360,7 +360,7 @@ def test_a_node_that_dies_fails_its_job_and_comes_back_idle(bed):
     node.kill()
     try:
         assert not node.pid
-        assert not Path(f"/proc/{pid}").exists()
+        until(lambda: not Path(f"/proc/{pid}").exists(), 5, "its process 1 is collected")
         with pytest.raises(BedError, match="is off"):
             node.run(["true"])
         until(lambda: job_state(bed, job) == "NODE_FAIL", 70, "the loss is seen")
@@ -570,8 +570,12 @@ def test_an_up_that_was_killed_half_way_is_cleaned_by_down(bed, tmp_path, after)
 def test_the_command_line_says_what_is_so(bed, tmp_path):
     state = tmp_path / "third"
     assert "is down" in finish(command(state, "status"))
+    assert "is down; bring it up" in finish(command(state, "start", "portal"))
+    assert "may not have" in finish(command(f"{state},x", "up"))
     try:
-        assert re.search(r"is up \(\d+\.\d s\)", finish(command(state, "up")))
+        # Whatever the umask of who brings it up.
+        up = command(state, "up", umask=0o077)
+        assert re.search(r"is up \(\d+\.\d s\)", finish(up))
         assert "up already" in finish(command(state, "up"))
         said = finish(command(state, "status"))
         assert "The test-bed is up" in said
