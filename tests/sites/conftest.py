@@ -1,11 +1,13 @@
 """The test-bed for tests of whole sites; see docs/testbed.md."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from testbed import Bed, install
 from testbed.sites import every_site
+from tests.sites.trying import LISTEN
 
 HERE = Path(__file__).parent
 LOCAL = ["127.0.0.1", "::1", "localhost"]
@@ -36,3 +38,25 @@ def bed(tmp_path_factory):
         yield made
     finally:
         made.down()
+
+
+@pytest.fixture
+def open_port(bed):
+    """Starts a listener on every address of a host, as an ordinary user; gives its port."""
+    started = []
+
+    def start(name, user) -> int:
+        program = bed.host(name).popen(
+            ["/usr/bin/python3", "-c", LISTEN],
+            user,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(program)
+        return int(program.stdout.readline())
+
+    yield start
+    for program in started:
+        program.kill()
+        program.communicate(timeout=10)
