@@ -1,13 +1,18 @@
 """The test-bed for tests of whole sites; see docs/testbed.md."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from testbed import Bed, install
 from testbed.sites import every_site
+<<<<<<< HEAD
 from tests.chromium import chromium
 from tests.sites.standing import fetch_wheels, standing
+=======
+from tests.sites.trying import LISTEN
+>>>>>>> bed
 
 HERE = Path(__file__).parent
 LOCAL = ["127.0.0.1", "::1", "localhost"]
@@ -40,6 +45,7 @@ def bed(tmp_path_factory):
         made.down()
 
 
+<<<<<<< HEAD
 @pytest.fixture(scope="session")
 def site(bed, tmp_path_factory):
     """A portal and a Slurm site, set up as docs/admin.md says; what a test breaks it mends."""
@@ -52,3 +58,25 @@ def browser():
     """A browser of a scientist's, on this machine: the relay of the site is its network."""
     with chromium() as running:
         yield running
+=======
+@pytest.fixture
+def open_port(bed):
+    """Starts a listener on every address of a host, as an ordinary user; gives its port."""
+    started = []
+
+    def start(name, user) -> int:
+        program = bed.host(name).popen(
+            ["/usr/bin/python3", "-c", LISTEN],
+            user,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(program)
+        return int(program.stdout.readline())
+
+    yield start
+    for program in started:
+        program.kill()
+        program.communicate(timeout=10)
+>>>>>>> bed
