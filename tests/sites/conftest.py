@@ -7,12 +7,9 @@ import pytest
 
 from testbed import Bed, install
 from testbed.sites import every_site
-<<<<<<< HEAD
 from tests.chromium import chromium
 from tests.sites.standing import fetch_wheels, standing
-=======
 from tests.sites.trying import LISTEN
->>>>>>> bed
 
 HERE = Path(__file__).parent
 LOCAL = ["127.0.0.1", "::1", "localhost"]
@@ -45,7 +42,6 @@ def bed(tmp_path_factory):
         made.down()
 
 
-<<<<<<< HEAD
 @pytest.fixture(scope="session")
 def site(bed, tmp_path_factory):
     """A portal and a Slurm site, set up as docs/admin.md says; what a test breaks it mends."""
@@ -58,7 +54,8 @@ def browser():
     """A browser of a scientist's, on this machine: the relay of the site is its network."""
     with chromium() as running:
         yield running
-=======
+
+
 @pytest.fixture
 def open_port(bed):
     """Starts a listener on every address of a host, as an ordinary user; gives its port."""
@@ -79,4 +76,3 @@ def open_port(bed):
     for program in started:
         program.kill()
         program.communicate(timeout=10)
->>>>>>> bed
