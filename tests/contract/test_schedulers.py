@@ -12,29 +12,54 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lib.errors import Unavailable
+from lib.errors import Refused, Unavailable
 from lib.jobs import local_runner
 from lib.jobs.ports import JobSpec, JobView, Scheduler
 from lib.jobs.schedulers import make_scheduler
 from lib.model import EndReason, JobState
+from tests.single_slurm import SingleSlurm, missing, single_slurm
 
-SCHEDULERS = ["local"]
+SCHEDULERS = [
+    "local",
+    pytest.param("slurm", marks=pytest.mark.skipif(missing() != "", reason=missing())),
+]
+#: The shortest time limit that each keeps, seconds, and how late it may be: Slurm counts in
+#: minutes and looks at them twice a minute.
+WALLTIME_S = {"local": (1, 4), "slurm": (60, 35)}
 
 
-@pytest.fixture(params=SCHEDULERS)
+@pytest.fixture(params=SCHEDULERS, scope="module")
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+@pytest.fixture(scope="module")
+def slurm(name: str) -> Iterator[SingleSlurm | None]:
+    """One for all tests here; a core is a slot, so it has one core."""
+    if name != "slurm":
+        yield None
+        return
+    with single_slurm(cores=1) as made:
+        yield made
+
+
 @pytest.fixture
-async def scheduler(name: str, tmp_path: Path) -> AsyncIterator[Scheduler]:
+def options(name: str, slurm: SingleSlurm | None) -> dict[str, Any]:
+    return {"slots": 1} if slurm is None else {**slurm.options, "settle_s": 1}
+
+
+@pytest.fixture
+async def scheduler(name: str, options: dict[str, Any], tmp_path: Path) -> AsyncIterator[Scheduler]:
     """Empty, with room for one job at a time; afterwards everything is ended."""
-    made = make_scheduler(name, {"slots": 1}, tmp_path)
+    made = make_scheduler(name, options, tmp_path)
+    for view in (await made.query()).values():  # what former tests left in Slurm's memory
+        await made.forget(view.id)
     yield made
     for view in (await made.query()).values():
         await made.cancel(view.id)
@@ -105,9 +130,8 @@ async def test_jobs_wait_for_their_turn_in_order_and_say_why(
     await running(scheduler, first)
     second = await scheduler.submit(job(tmp_path, "echo 2 >> order", job_name="two"))
     third = await scheduler.submit(job(tmp_path, "echo 3 >> order", job_name="three"))
-    view = await until(scheduler, second, lambda v: v.reason != "")
+    view = await until(scheduler, second, lambda v: v.reason.startswith("Waiting for "))
     assert view.state is JobState.QUEUED
-    assert view.reason.startswith("Waiting for a free slot")
     await scheduler.cancel(first)
     await ended(scheduler, second)
     await ended(scheduler, third)
@@ -141,24 +165,36 @@ async def test_a_waiting_job_is_cancelled_without_running(
     await scheduler.cancel(first)
 
 
-async def test_the_walltime_is_enforced(scheduler: Scheduler, tmp_path: Path) -> None:
-    job_id = await scheduler.submit(job(tmp_path, "sleep 60", walltime_s=1))
-    view = await ended(scheduler, job_id)
+async def test_the_walltime_is_enforced_after_a_term(
+    name: str, scheduler: Scheduler, tmp_path: Path
+) -> None:
+    walltime_s, late_s = WALLTIME_S[name]
+    script = "trap 'echo tidied > tidied; exit 0' TERM; while :; do sleep 0.1; done"
+    job_id = await scheduler.submit(job(tmp_path, script, walltime_s=walltime_s))
+    began = await running(scheduler, job_id)
+    assert began.started_at is not None
+    assert began.ends_at == pytest.approx(began.started_at + walltime_s, abs=1)
+    view = await until(scheduler, job_id, lambda v: v.state is JobState.ENDED, walltime_s + late_s)
     assert view.end_reason is EndReason.WALLTIME
     assert view.started_at is not None
     assert view.ended_at is not None
-    assert 0.9 < view.ended_at - view.started_at < 5
-    assert view.ends_at == pytest.approx(view.started_at + 1)
+    assert 0.9 * walltime_s < view.ended_at - view.started_at < walltime_s + late_s
+    assert (tmp_path / "tidied").exists()
 
 
-async def test_nothing_of_a_job_is_left(scheduler: Scheduler, tmp_path: Path) -> None:
+async def test_nothing_of_a_job_is_left(
+    scheduler: Scheduler, slurm: SingleSlurm | None, tmp_path: Path
+) -> None:
     """Neither background children, nor those with a session of their own, nor scratch."""
+    if slurm is not None and not slurm.cgroups:
+        pytest.skip("Slurm without control groups finds no children that left their parent.")
     script = "mkdir sb-1.scratch; sleep 3217 & setsid sleep 3217 & (setsid -f sleep 3217); exit 0"
     job_id = await scheduler.submit(job(tmp_path, script))
     await ended(scheduler, job_id)
     listing = subprocess.run(["ps", "-axwwo", "args="], capture_output=True, text=True, check=True)
     assert "sleep 3217" not in listing.stdout
-    assert not (tmp_path / "sb-1.scratch").exists()
+    if slurm is None:  # Slurm leaves node-local folders to the job and the site
+        assert not (tmp_path / "sb-1.scratch").exists()
 
 
 async def test_a_job_that_cannot_be_started_ends_with_a_reason(
@@ -172,7 +208,7 @@ async def test_a_job_that_cannot_be_started_ends_with_a_reason(
 
 
 async def test_another_process_sees_and_controls_the_same_jobs(
-    name: str, scheduler: Scheduler, tmp_path: Path
+    name: str, options: dict[str, Any], scheduler: Scheduler, tmp_path: Path
 ) -> None:
     """Submitted by a process that is then killed: the job goes on."""
     program = f"""
@@ -180,8 +216,9 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from tests.contract.test_schedulers import job, make_scheduler
 folder = Path({str(tmp_path)!r})
-scheduler = make_scheduler({name!r}, {{"slots": 1}}, folder)
-print(asyncio.run(scheduler.submit(job(folder, "sleep 1; touch done"))), flush=True)
+scheduler = make_scheduler({name!r}, {options!r}, folder)
+spec = job(folder, "sleep 1; touch done", job_name="sb-another")
+print(asyncio.run(scheduler.submit(spec)), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     root = Path(__file__).resolve().parents[2]
@@ -190,7 +227,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     job_id = done.stdout.strip()
-    assert await scheduler.find("sb-1") == job_id
+    assert await scheduler.find("sb-another") == job_id
     view = await ended(scheduler, job_id)
     assert view.end_reason is EndReason.FINISHED
     assert (tmp_path / "done").exists()
@@ -199,9 +236,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 async def test_a_job_is_found_by_its_name_and_forgotten_after_its_end(
     scheduler: Scheduler, tmp_path: Path
 ) -> None:
-    assert await scheduler.find("sb-1") is None
-    job_id = await scheduler.submit(job(tmp_path, "sleep 60"))
-    assert await scheduler.find("sb-1") == job_id
+    assert await scheduler.find("sb-2") is None
+    job_id = await scheduler.submit(job(tmp_path, "sleep 60", job_name="sb-2"))
+    assert await scheduler.find("sb-2") == job_id
     await scheduler.forget(job_id)  # never ends a job
     assert job_id in await scheduler.query()
     await scheduler.cancel(job_id)
@@ -212,6 +249,7 @@ async def test_a_job_is_found_by_its_name_and_forgotten_after_its_end(
 
 
 async def test_unknown_jobs_are_no_error(scheduler: Scheduler) -> None:
+    assert await scheduler.recall(["4711"]) == {}
     await scheduler.cancel("4711")
     await scheduler.forget("4711")
     assert await scheduler.find("nobody") is None
@@ -229,12 +267,28 @@ async def test_an_endpoint_is_vouched_for_only_where_the_job_listens(
     while not (tmp_path / "port").exists():
         await asyncio.sleep(0.02)
     port = int((tmp_path / "port").read_text())
+    await running(scheduler, job_id)
     assert scheduler.vouches(job_id, "127.0.0.1", port)
     assert not scheduler.vouches(job_id, "192.0.2.1", port)
     assert not scheduler.vouches("4711", "127.0.0.1", port)
     await scheduler.cancel(job_id)
     await ended(scheduler, job_id)
     assert not scheduler.vouches(job_id, "127.0.0.1", port)
+
+
+async def test_whom_a_job_is_for_and_when_it_starts_is_known(
+    scheduler: Scheduler, slurm: SingleSlurm | None, tmp_path: Path
+) -> None:
+    if slurm is None:
+        pytest.skip("Nobody but its user sees the jobs of scheduler `local`.")
+    first = await scheduler.submit(job(tmp_path, "sleep 60", job_name="one"))
+    began = await running(scheduler, first)
+    spec = JobSpec(**{**_fields(job(tmp_path, "exit 0", job_name="two")), "comment": "for ada"})
+    second = await scheduler.submit(spec)
+    assert slurm.run("squeue", "-h", "-j", second, "-O", "Comment:40").strip() == "for ada"
+    view = await until(scheduler, second, lambda v: v.starts_at is not None)
+    assert began.ends_at is not None
+    assert view.starts_at == pytest.approx(began.ends_at, abs=30)
 
 
 # --- local: what only it promises -----------------------------------------------------
@@ -299,5 +353,135 @@ async def test_local_says_when_it_cannot_start_anything(tmp_path: Path) -> None:
         await broken.submit(job(tmp_path, "exit 0"))
 
 
-def _fields(spec: JobSpec) -> dict[str, object]:
+# --- slurm: what only it promises -----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other_slurm() -> Iterator[SingleSlurm]:
+    if missing():
+        pytest.skip(missing())
+    with single_slurm(cores=2) as made:
+        yield made
+
+
+@pytest.fixture
+def on_slurm(other_slurm: SingleSlurm, tmp_path: Path) -> Scheduler:
+    return make_scheduler("slurm", {**other_slurm.options, "settle_s": 1}, tmp_path)
+
+
+async def test_slurm_tells_when_a_job_used_too_much_memory(
+    on_slurm: Scheduler, other_slurm: SingleSlurm, tmp_path: Path
+) -> None:
+    if not other_slurm.cgroups:
+        pytest.skip("Slurm limits memory by control groups, which it cannot use here.")
+    script = f'exec "{sys.executable}" -c "bytearray(400 << 20)"'
+    view = await ended(on_slurm, await on_slurm.submit(job(tmp_path, script)))
+    assert view.end_reason is EndReason.OUT_OF_MEMORY
+    assert "memory" in view.reason
+
+
+async def test_slurm_tells_when_a_node_failed_and_does_not_start_the_job_again(
+    on_slurm: Scheduler, other_slurm: SingleSlurm, tmp_path: Path
+) -> None:
+    job_id = await on_slurm.submit(job(tmp_path, "echo began >> began; sleep 60"))
+    await running(on_slurm, job_id)
+    node = other_slurm.host
+    other_slurm.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    try:
+        view = await ended(on_slurm, job_id)
+    finally:
+        other_slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
+        other_slurm.wait_idle()
+    assert view.end_reason is EndReason.NODE_FAILURE
+    await asyncio.sleep(3)
+    assert (await on_slurm.query())[job_id].state is JobState.ENDED
+    assert (tmp_path / "began").read_text().split() == ["began"]
+
+
+async def test_slurm_jobs_inherit_neither_the_callers_environment_nor_a_profile(
+    on_slurm: Scheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "nowhere")
+    monkeypatch.setenv("SLURM_CONF", "/nowhere")
+    monkeypatch.setenv("LEAKED", "yes")
+    spec = JobSpec(**{**_fields(job(tmp_path, "env -0 > env")), "gpus": 1})
+    hostile = 'it\'s "x" $(id) `id`\n#SBATCH --time=99\n\\ \t é 漢'
+    spec = JobSpec(**{**_fields(spec), "env": {**spec.env, "HOSTILE": hostile}})
+    view = await ended(on_slurm, await on_slurm.submit(spec))
+    assert view.exit_code == 0
+    lines = (tmp_path / "env").read_bytes().decode().split("\0")
+    found = dict(line.partition("=")[::2] for line in lines if line)
+    assert found["HOSTILE"] == hostile
+    assert found.pop("CUDA_VISIBLE_DEVICES") == "0"
+    assert found.pop("SLURM_JOB_ID") == view.id
+    assert found.keys() - {"ROCR_VISIBLE_DEVICES", "PWD", "OLDPWD", "_", "SHLVL"} == spec.env.keys()
+
+
+async def test_slurm_holds_are_told(
+    on_slurm: Scheduler, other_slurm: SingleSlurm, tmp_path: Path
+) -> None:
+    spec = JobSpec(**{**_fields(job(tmp_path, "exit 0")), "flags": ("--hold",)})
+    job_id = await on_slurm.submit(spec)
+    held = await until(on_slurm, job_id, lambda v: v.state is JobState.HELD)
+    assert "held" in held.reason
+    other_slurm.run("scontrol", "release", job_id)
+    assert (await ended(on_slurm, job_id)).end_reason is EndReason.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--partition=nowhere",), "Invalid partition name"),
+        (("--no-such-option",), "unrecognized option"),
+        (("--gres=none:1",), "Invalid generic resource"),
+        (("--mem=99999999",), "Memory specification can not be satisfied"),
+        (("--reservation=none",), "Requested reservation is invalid"),
+    ],
+)
+async def test_slurm_refusals_are_told_in_its_own_words(
+    on_slurm: Scheduler, tmp_path: Path, flags: tuple[str, ...], words: str
+) -> None:
+    spec = JobSpec(**{**_fields(job(tmp_path, "exit 0")), "flags": flags})
+    with pytest.raises(Refused, match=words):
+        await on_slurm.submit(spec)
+
+
+async def test_slurm_is_not_certain_of_an_absence_before_it_has_settled(
+    on_slurm: Scheduler,
+) -> None:
+    assert await on_slurm.find("nobody") is None  # nobody tried to submit it
+    with pytest.raises(Unavailable, match="may still take the job"):
+        await on_slurm.find("nobody", time.time() + 0.5)
+    await asyncio.sleep(0.6)
+    tried_until = time.time()
+    with pytest.raises(Unavailable, match="may still take the job"):
+        await on_slurm.find("nobody", tried_until)
+    await asyncio.sleep(1.1)
+    assert await on_slurm.find("nobody", tried_until) is None
+
+
+async def test_slurm_without_its_programs_cannot_be_asked(tmp_path: Path) -> None:
+    absent = make_scheduler("slurm", {"bin": str(tmp_path)}, tmp_path)
+    for ask in (absent.query(), absent.load(), absent.cancel("1"), absent.find("x")):
+        with pytest.raises(Unavailable, match="cannot be started"):
+            await ask
+    with pytest.raises(Refused, match="cannot be started"):  # certain: there is no job
+        await absent.submit(job(tmp_path, "exit 0"))
+
+
+async def test_slurm_load_counts_what_is_free(
+    on_slurm: Scheduler, other_slurm: SingleSlurm, tmp_path: Path
+) -> None:
+    spec = JobSpec(**{**_fields(job(tmp_path, "sleep 60")), "gpus": 1})
+    job_id = await on_slurm.submit(spec)
+    await running(on_slurm, job_id)
+    debug, short = await on_slurm.load()
+    assert (debug.name, debug.nodes, debug.nodes_free) == ("debug", 1, 0)
+    assert (debug.cores, debug.cores_free, debug.gpus, debug.gpus_free) == (2, 1, 2, 1)
+    assert (debug.longest_s, short.longest_s) == (0, 600)
+    await on_slurm.cancel(job_id)
+    await ended(on_slurm, job_id)
+
+
+def _fields(spec: JobSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in JobSpec.__dataclass_fields__}
