@@ -50,6 +50,7 @@ class EventLog:
         self._offset = 0
         self._inode = 0
         self._skipping = False
+        self._read_to: tuple[int, ...] = ()
         self._lock = threading.Lock()
         self.dropped = 0
         self.trouble = ""
@@ -64,9 +65,23 @@ class EventLog:
         Reads at most so many pieces of 1 MiB; never raises for what the file holds.
         """
         before = len(self)
-        while chunks > 0 and not self.trouble and self._take_chunk():
+        mark = self._mark()
+        if mark == self._read_to:
+            return False
+        while chunks > 0 and not self.trouble:
+            if not self._take_chunk():
+                self._read_to = mark
+                break
             chunks -= 1
         return len(self) > before
+
+    def _mark(self) -> tuple[int, ...]:
+        """Changes when the file does. Only a hint to look: nothing is opened here."""
+        try:
+            info = os.lstat(self._work / self._out / "status.jsonl")
+        except OSError:
+            return (0,)
+        return (info.st_ino, info.st_size, info.st_mtime_ns)
 
     def read(self, first: int, count: int) -> list[dict[str, Any]]:
         """Events number `first` (from 0) and following, at most `count`."""

@@ -86,6 +86,7 @@ class FolderMaker:
             memory_mb=allowed.preset.memory_mb,
             gpus=allowed.preset.gpus,
             flags=allowed.flags,
+            comment=_comment(record),
         )
 
     def _take_over(self, old: Record, work: Path) -> None:
@@ -169,6 +170,12 @@ class FolderMaker:
             runtime=self.policy.runtime_name,
             runtime_options=dict(self.policy.runtime_options),
         )
+
+
+def _comment(record: Record) -> str:
+    """Whom the job is for, for the site's own books: one line of printable ASCII."""
+    owner = "".join(c if c.isascii() and c.isprintable() else "?" for c in record.owner)
+    return f"SceneBridge {record.kind.value} {record.id} for {owner[:100]}"
 
 
 def old_out_name(job_id: str) -> str:

@@ -1,8 +1,8 @@
 """The jobs of a gate: submit, cancel, and what became of them.
 
 Truth is on disk (`lib.gate.records`) and at the scheduler; this keeps both in step. Every
-change of a record is made under one lock, and every file is read in a thread, so that a
-slow file system or scheduler holds up no connection.
+change of a record is made under one lock, which is never held while the scheduler is asked,
+and every file is read in a thread: a slow file system or scheduler holds up no connection.
 """
 
 from __future__ import annotations
@@ -13,24 +13,31 @@ import logging
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from lib.errors import Conflict, NotFound, Refused, SceneBridgeError, StorageFull, Unavailable
 from lib.gate.audit import Audit
 from lib.gate.events import EventLog
 from lib.gate.folder import FolderMaker, old_out_name
-from lib.gate.images import Images, ImageState
+from lib.gate.handover import HandOver
+from lib.gate.images import Images
 from lib.gate.intake import Accepted, check
+from lib.gate.lookout import LOOK_EVERY_S, Lookout, awaited
 from lib.gate.policy import Policy
 from lib.gate.records import Folders, Known, Record
 from lib.gate.refresh import Refresher
 from lib.jobs.ports import JobView, Scheduler
-from lib.model import EndReason, JobState
+from lib.model import QueueLoad
 from lib.protocol import JobStatus, SubmitReply, SubmitRequest
 
 _log = logging.getLogger(__name__)
 _IDLE_POLL_S = 1.0
 _QUERY_TIMEOUT_S = 60.0
+#: A submit is answered by then; what the scheduler says later is told by `watch`.
+_SUBMIT_ANSWER_S = 10.0
+_SETTLE_PATIENCE_S = 0.2
+_RECALL_EVERY_S = 5.0
+_EXTRA_EVERY_S = 1.0
 
 
 class Jobs:
@@ -45,9 +52,19 @@ class Jobs:
         self._scheduler = scheduler
         self._audit = audit
         self._maker = FolderMaker(folders, policy, scheduler)
+        self._lookout = Lookout(folders)
         self._known = {r.id: _known(r, folders) for r in folders.load()}
         self._refresher = Refresher(folders, policy, scheduler, audit)
         self._lock = asyncio.Lock()
+        self._hand_over = HandOver(
+            *(folders, self._maker, scheduler, audit, self.images),
+            lock=self._lock,
+            changed=self._tell,
+            keep_s=policy.limits.keep_s,
+        )
+        self._node_unknown = asyncio.Event()
+        self._extra_at = 0.0
+        self._recall_at = 0.0
         self._listeners: set[Callable[[], None]] = set()
         self._forgotten: set[str] = set()
         self.asked_ok = True
@@ -81,7 +98,13 @@ class Jobs:
         if known is None or not known.record.live or not known.record.port:
             return None
         r = known.record
-        return (r.host, r.port) if self._scheduler.vouches(r.job, r.host, r.port) else None
+        # None: not known right now (a gate that has just started); it was vouched for once.
+        refused = self._scheduler.vouches(r.job, r.host, r.port) is False
+        return None if refused else (r.host, r.port)
+
+    async def load(self) -> Sequence[QueueLoad]:
+        """How busy the scheduler's queues are. Raises `Unavailable`."""
+        return await self._scheduler.load()
 
     def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call `changed` whenever something may be new. Returns how to stop that."""
@@ -100,40 +123,51 @@ class Jobs:
         """
         async with self._lock:
             known = self._known.get(request.id)
-            if known is not None:
-                return SubmitReply(known.status(), created=False)
-            accepted = await asyncio.to_thread(check, request, self._policy)
-            if self.live >= self._policy.limits.max_live:
-                raise Refused(
-                    f"{self.live} jobs are live on this cluster, which is all it allows; "
-                    "stop one or wait until one has ended."
-                )
-            known = await asyncio.to_thread(self._prepare, request, accepted)
-            await self._hand_over(known)
+            created = known is None
+            if known is None:
+                accepted = await asyncio.to_thread(check, request, self._policy)
+                if self.live >= self._policy.limits.max_live:
+                    raise Refused(
+                        f"{self.live} jobs are live on this cluster, which is all it allows; "
+                        "stop one or wait until one has ended."
+                    )
+                known = await asyncio.to_thread(self._prepare, request, accepted)
+                self._hand_over.begin(known)
         self._tell()
-        return SubmitReply(known.status(), created=True)
+        await self._hand_over.wait(request.id, _SUBMIT_ANSWER_S)
+        return SubmitReply(known.status(), created=created)
 
     async def cancel(self, job_id: str, *, text: str = "") -> JobStatus:
-        """Ask a job to end. Idempotent. Raises `NotFound`, `Unavailable`."""
+        """Ask a job to end. Idempotent; remembered, and asked for until the scheduler hears.
+
+        Raises `NotFound`, `Unavailable`.
+        """
         async with self._lock:
+            known = self._known.get(job_id)
             record = self.record(job_id)
             if record.live:
                 record.cancelled = True
                 record.cancel_text = record.cancel_text or text
                 await asyncio.to_thread(self._folders.save, record)
-                if record.job:
-                    await self._scheduler.cancel(record.job)
-        return self._known[job_id].status()
+        if record.live:
+            await self._hand_over.cancel(record)
+        return (known or self._known[job_id]).status()
 
     async def watch_over(self) -> None:
         """Poll for ever: promptly while jobs live, lazily otherwise."""
-        while True:
-            await self.poll()
-            if self.live:
-                await asyncio.sleep(self._scheduler.poll_s)
-            else:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._woken(), _IDLE_POLL_S)
+        looking = asyncio.ensure_future(self._look_out())
+        try:
+            while not looking.done():
+                await self.poll()
+                if self.live:
+                    await self._pause()
+                else:
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(self._woken(), _IDLE_POLL_S)
+            looking.result()
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
 
     async def poll(self) -> None:
         """Look once at the scheduler and at the session folders.
@@ -141,9 +175,11 @@ class Jobs:
         A scheduler that does not answer ends nothing; `asked_ok` says so.
         """
         views = await self._ask() if self.live or not self.asked_ok else {}
+        if views is not None:
+            views = await self._with_recalled(views)
+            everything = list(self._known.values())
+            await self._hand_over.settle(everything, views, patience_s=_SETTLE_PATIENCE_S)
         async with self._lock:
-            if views is not None:
-                await self._settle_unsubmitted()
             try:
                 changed = await asyncio.to_thread(self._refresh, views)
             except OSError as exc:  # a full disk: told now, saved when there is room again
@@ -155,6 +191,48 @@ class Jobs:
         await self._let_scheduler_forget()
 
     # --- inside -----------------------------------------------------------------
+
+    async def _pause(self) -> None:
+        """Until the next poll is due, or at once when a node must be known."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._node_unknown.wait(), self._scheduler.poll_s)
+        if self._node_unknown.is_set():
+            self._node_unknown.clear()
+            await asyncio.sleep(max(0.0, self._extra_at - time.monotonic()))
+            self._extra_at = time.monotonic() + _EXTRA_EVERY_S
+
+    async def _look_out(self) -> None:
+        """Take endpoints as soon as they are reported."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            jobs = [known for known in list(self._known.values()) if awaited(known)]
+            if not jobs:
+                continue
+            reported = await asyncio.to_thread(self._lookout.reported, jobs)
+            if not reported:
+                continue
+            async with self._lock:
+                taken = await asyncio.to_thread(self._take_endpoints, reported)
+            if taken:
+                self._tell()
+            if any(awaited(known) for known in reported):
+                self._node_unknown.set()
+
+    def _take_endpoints(self, reported: Sequence[Known]) -> bool:
+        taken = [self._refresher.take_endpoint(known) for known in reported]
+        return any(taken)
+
+    async def _with_recalled(self, views: Mapping[str, JobView]) -> Mapping[str, JobView]:
+        """With what the scheduler can still say of jobs that its list has dropped."""
+        records = [known.record for known in self._known.values()]
+        missing = [r.job for r in records if r.live and r.job and r.job not in views]
+        if not missing or time.monotonic() < self._recall_at:
+            return views
+        self._recall_at = time.monotonic() + _RECALL_EVERY_S
+        with contextlib.suppress(Unavailable, asyncio.TimeoutError):
+            found = await asyncio.wait_for(self._scheduler.recall(missing), _QUERY_TIMEOUT_S)
+            return {**found, **views}
+        return views
 
     async def _woken(self) -> None:
         woken = asyncio.Event()
@@ -199,6 +277,8 @@ class Jobs:
                 walltime_s=request.walltime_s,
                 scenes=accepted.scenes,
                 submitted_at=time.time(),
+                tries=1,
+                tried_until=self._hand_over.tried_until(),
             )
             if old is not None:
                 self._mark_continued(old, record)
@@ -228,66 +308,6 @@ class Jobs:
             if r.id == old.id or r.files_in == old.id:
                 r.files_in = new.id
                 self._folders.save(r)
-
-    async def _hand_over(self, known: Known) -> None:
-        """Give a recorded job to the scheduler, once its image is there."""
-        record = known.record
-        image = await self._image(record)
-        try:
-            if image.waiting:
-                record.reason = image.waiting
-            elif image.failure:
-                self._refuse(record, image.failure)
-            else:
-                job = await asyncio.to_thread(self._maker.job_spec, record, image.path)
-                record.job = await self._scheduler.submit(job)
-        except SceneBridgeError as exc:
-            if isinstance(exc, Unavailable):
-                await self._after_no_answer(record, exc)
-            else:
-                self._refuse(record, exc.message)
-        await asyncio.to_thread(self._folders.save, record)
-
-    async def _image(self, record: Record) -> ImageState:
-        return await self.images.state(self._policy.module(record.module, record.module_version))
-
-    async def _after_no_answer(self, record: Record, error: Unavailable) -> None:
-        """It may have been taken all the same: look by name, and never submit twice."""
-        try:
-            record.job = await self._scheduler.find(record.name) or ""
-        except Unavailable:
-            record.reason = "It is not known yet whether the scheduler took the job."
-            return
-        if not record.job:
-            self._refuse(record, error.message)
-
-    def _refuse(self, record: Record, text: str) -> None:
-        record.state, record.end_reason, record.reason = JobState.ENDED, EndReason.REFUSED, text
-        record.ended_at = time.time()
-        record.keep_until = record.ended_at + self._policy.limits.keep_s
-
-    async def _settle_unsubmitted(self) -> None:
-        """Jobs that a crash or silence left between record and scheduler."""
-        for known in list(self._known.values()):
-            record = known.record
-            if not record.live or record.job:
-                continue
-            if not record.cancelled and (waiting := (await self._image(record)).waiting):
-                if waiting != record.reason:
-                    record.reason = waiting
-                    self._tell()
-                continue
-            try:
-                record.job = await self._scheduler.find(record.name) or ""
-            except Unavailable:
-                continue
-            if not record.job and record.cancelled:
-                self._refuse(record, "Stopped before it was submitted.")
-                record.end_reason = EndReason.CANCELLED
-            if not record.job and record.live:
-                await self._hand_over(known)
-            await asyncio.to_thread(self._folders.save, record)
-            self._tell()
 
     def _refresh(self, views: Mapping[str, JobView] | None) -> bool:
         changed = False

@@ -22,6 +22,8 @@ class Record:
     Args:
         name: the job's name at the scheduler, with a nonce; finds it again after a crash.
         job: the scheduler's id; "" until it is known.
+        tries: how often it was submitted.
+        tried_until: Unix time until when a submit may have been under way.
         scenes: ids of the submitted scenes.
         preset: name of the resources.
         cancelled: somebody asked for the end; `cancel_text` is why, if it was the gate.
@@ -62,6 +64,9 @@ class Record:
     files_in: str = ""
     out: str = "out"
     continued_as: str = ""
+    starts_at: float | None = None
+    tries: int = 0
+    tried_until: float = 0.0
 
     @property
     def live(self) -> bool:
@@ -158,4 +163,5 @@ class Known:
             endpoint=self.endpoint if r.live and r.port else None,
             module_exit_code=r.module_exit_code,
             module_message=r.module_message,
+            starts_at=r.starts_at,
         )

@@ -6,7 +6,8 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,13 @@ from lib.protocol import JobKind
 
 _MAX_REPORT_BYTES = 64 * 1024
 _DISK_EVERY_S = 10.0
+#: Of one poll's time, and how many times its own length a count is followed by rest.
+_DISK_SLICE_S = 0.05
+_DISK_REST = 500.0
+_STARTS_AT_STEP_S = 30.0
 _ALL_CHUNKS = 256
+#: All that can change in a record, as one tuple: cheap to compare at every poll.
+_VARIABLE = attrgetter(*(f.name for f in fields(Record)))
 #: End reasons that the scheduler knows better than the session script.
 _SCHEDULER_KNOWS = frozenset(
     {
@@ -50,7 +57,7 @@ class Refresher:
         self._events: dict[str, EventLog] = {}
         self._missing_since: dict[str, float] = {}
         self._distrusted: set[str] = set()
-        self._disk_at = 0.0
+        self._disk_at: dict[str, float] = {}
 
     def events(self, record: Record) -> EventLog:
         """The event log of a job, opened once."""
@@ -70,7 +77,7 @@ class Refresher:
                 nothing ends.
         """
         record = known.record
-        before = asdict(record)
+        before = _VARIABLE(record)
         view = self._view(record, views)
         report = None
         if record.kind is JobKind.SESSION and not record.port and record.job:
@@ -84,21 +91,42 @@ class Refresher:
             record.module_message = str(report.get("message", ""))[:1000]
         if view is not None:
             self._take_view(record, view)
-        if asdict(record) == before and not known.unsaved:
+        return self._save_if_changed(known, before)
+
+    def take_endpoint(self, known: Known) -> bool:
+        """Look for the endpoint of a live session only. Returns whether it was taken."""
+        before = _VARIABLE(known.record)
+        if known.record.live and not known.record.port:
+            self._take_endpoint(known)
+        return self._save_if_changed(known, before)
+
+    def _save_if_changed(self, known: Known, before: tuple[Any, ...]) -> bool:
+        if _VARIABLE(known.record) == before and not known.unsaved:
             return False
         known.unsaved = True
-        self._folders.save(record)
+        self._folders.save(known.record)
         known.unsaved = False
         return True
 
     def too_large(self, records: Iterable[Record]) -> list[Record]:
-        """Live jobs whose files use more disk than a session may; looks now and then."""
-        if time.monotonic() < self._disk_at + _DISK_EVERY_S:
-            return []
-        self._disk_at = time.monotonic()
+        """Live jobs whose files use more disk than a session may.
+
+        Looks at each of them now and then, and at few of them in one call: counting the
+        files of all sessions at once would take a core for a while.
+        """
+        now = time.monotonic()
         allowed = self._policy.limits.max_disk_bytes
-        live = [r for r in records if r.live and not r.cancelled]
-        return [r for r in live if disk_usage(self._folders.work(r), stop_at=allowed) > allowed]
+        found = []
+        due = [r for r in records if r.live and not r.cancelled]
+        for record in sorted(due, key=lambda r: self._disk_at.get(r.id, 0.0)):
+            begun = time.monotonic()
+            if self._disk_at.get(record.id, 0.0) > now or begun - now > _DISK_SLICE_S:
+                break
+            if disk_usage(self._folders.work(record), stop_at=allowed) > allowed:
+                found.append(record)
+            cost = time.monotonic() - begun
+            self._disk_at[record.id] = now + max(_DISK_EVERY_S, cost * _DISK_REST)
+        return found
 
     def _view(self, record: Record, views: Mapping[str, JobView] | None) -> JobView | None:
         """The scheduler's view; a job it no longer knows is over, after some patience."""
@@ -119,6 +147,8 @@ class Refresher:
     def _take_view(self, record: Record, view: JobView) -> None:
         record.started_at = view.started_at or record.started_at
         record.ends_at = view.ends_at or record.ends_at
+        if not _close(record.starts_at, view.starts_at):
+            record.starts_at = view.starts_at
         if view.state is JobState.ENDED:
             self._end(record, view)
             return
@@ -170,6 +200,8 @@ class Refresher:
     def _report(self, record: Record, name: str) -> dict[str, Any] | None:
         """A small JSON object of the session script."""
         control: Path = self._folders.control(record.id)
+        if not (control / name).exists():  # quick; nearly always so
+            return None
         try:
             file = open_file(control, (name,), max_bytes=_MAX_REPORT_BYTES)
         except (NotFound, Refused):
@@ -197,6 +229,13 @@ def _why(record: Record, view: JobView, report: Mapping[str, Any]) -> tuple[EndR
         return EndReason(report.get("end_reason")), said
     except ValueError:
         return view.end_reason or EndReason.LOST, view.reason
+
+
+def _close(one: float | None, other: float | None) -> bool:
+    """Estimates that slide by seconds are not worth a message each."""
+    if one is None or other is None:
+        return one is other
+    return abs(one - other) < _STARTS_AT_STEP_S
 
 
 def _whole(value: Any) -> int | None:

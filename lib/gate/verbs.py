@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
@@ -12,6 +14,7 @@ from lib.errors import InvalidInput, SceneBridgeError, Unavailable
 from lib.gate import VERSION as GATE_VERSION
 from lib.gate.artifacts import open_artifact, pieces, read_log
 from lib.gate.audit import Audit
+from lib.gate.busy import QueueLoads
 from lib.gate.jobs import Jobs
 from lib.gate.policy import Policy
 from lib.gate.records import Folders
@@ -119,6 +122,7 @@ class Verbs:
         self._jobs = jobs
         self._audit = audit
         self._staging = Staging(folders, policy)
+        self._loads = QueueLoads(jobs.load)
         self._handlers: Mapping[Verb, Callable[[Any, Exchange], Awaitable[None]]] = {
             Verb.INFO: self._info,
             Verb.SUBMIT: self._submit,
@@ -157,6 +161,7 @@ class Verbs:
 
     async def _info(self, _: InfoRequest, exchange: Exchange) -> None:
         runtime = self._policy.runtime()
+        load, load_at = await self._loads.now()
         info = GateInfo(
             protocol=VERSION,
             gate_version=GATE_VERSION,
@@ -172,6 +177,10 @@ class Verbs:
             live=self._jobs.live,
             keep_s=self._policy.limits.keep_s,
             time=time.time(),
+            account=_account(),
+            node=socket.gethostname(),
+            load=load,
+            load_at=load_at,
             troubles=await self._jobs.images.troubles(),
         )
         await exchange.send(reply_line(info))
@@ -219,3 +228,11 @@ class Verbs:
         reply = await self._staging.put(request, exchange.body(request.size))
         self._audit.write("staged", session=request.id, scene=request.scene, size=request.size)
         await exchange.send(reply_line(reply))
+
+
+def _account() -> str:
+    """Whose gate this is; a number where the account has no name."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

@@ -87,6 +87,11 @@ class Scheduler(Protocol):
         """How long a job may be missing from `query` before it counts as gone, seconds."""
         ...
 
+    @property
+    def submit_timeout_s(self) -> float:
+        """The longest that one `submit` may be under way, even when its caller dies."""
+        ...
+
     async def submit(self, job: JobSpec) -> str:
         """Hand the job over; answers with the scheduler's id for it.
 
@@ -109,11 +114,23 @@ class Scheduler(Protocol):
         """
         ...
 
-    async def find(self, name: str) -> str | None:
-        """The id of the job of that name, or None when it certainly does not exist.
+    async def recall(self, job_ids: Sequence[str]) -> Mapping[str, JobView]:
+        """How jobs ended that `query` no longer lists; without those it does not know.
 
         Raises:
             Unavailable: could not ask.
+        """
+        ...
+
+    async def find(self, name: str, tried_until: float | None = None) -> str | None:
+        """The id of the job of that name, or None when it certainly does not exist.
+
+        Args:
+            tried_until: Unix time until when a `submit` of that name that gave no answer
+                may have been under way; None if there was none.
+        Raises:
+            Unavailable: could not ask, or the scheduler may still take the job from that
+                submit: ask again.
         """
         ...
 

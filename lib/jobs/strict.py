@@ -51,6 +51,16 @@ class Table:
             raise InvalidInput(f"{self._where}: {key} must be between {low} and {high}.")
         return value
 
+    def number(self, key: str, default: float, *, low: float, high: float) -> float:
+        """A number, `low` <= value <= `high`; 2 and 2.0 are the same."""
+        self._asked.add(key)
+        value = self._data.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InvalidInput(f"{self._where}: {key} must be a number.")
+        if not low <= value <= high:
+            raise InvalidInput(f"{self._where}: {key} must be between {low:g} and {high:g}.")
+        return float(value)
+
     def text(self, key: str, default: str | None = None, *, like: re.Pattern[str]) -> str:
         """Text that matches `like` as a whole."""
         value = self.get(key, str, default)

@@ -62,7 +62,7 @@ def site(tmp_path: Path) -> Site:
 
 
 async def state(images: Images) -> ImageState:
-    return await images.state(images._policy.modules[0])
+    return await images.state("small", "1.0.0")
 
 
 async def settled(images: Images, timeout_s: float = 60.0) -> tuple[ImageState, list[str]]:
@@ -159,8 +159,8 @@ def test_check_is_content_with_what_is_right(site: Site) -> None:
 
 async def test_a_module_without_an_image_waits_for_none(site: Site) -> None:
     images = Images(site.home / "images", parse(GOOD, site.home))
-    assert await images.state(images._policy.modules[0]) == ImageState()
-    assert await images.state(None) == ImageState()
+    assert await images.state("active-fire", "1.0.0") == ImageState()
+    assert await images.state("none", "1.0.0") == ImageState()
     assert await images.troubles() == []
 
 

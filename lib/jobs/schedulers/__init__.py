@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lib.errors import InvalidInput
 from lib.jobs.ports import Scheduler
 from lib.jobs.schedulers.local import LocalScheduler
+from lib.jobs.schedulers.slurm import SlurmScheduler
 
-_SCHEDULERS = {"local": LocalScheduler.from_options}
+_SCHEDULERS: Mapping[str, Callable[[Mapping[str, Any], Path], Scheduler]] = {
+    "local": LocalScheduler.from_options,
+    "slurm": SlurmScheduler.from_options,
+}
 
 
 def make_scheduler(name: str, options: Mapping[str, Any], home: Path) -> Scheduler:

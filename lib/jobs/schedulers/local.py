@@ -43,6 +43,7 @@ class LocalScheduler:
 
     poll_s = 0.1
     gone_after_s = 0.0
+    submit_timeout_s = _SUBMIT_TIMEOUT_S
 
     def __init__(self, home: Path, *, slots: int) -> None:
         self._jobs = home / "local" / "jobs"
@@ -84,7 +85,11 @@ class LocalScheduler:
         """Reads the job folders."""
         return await asyncio.to_thread(self._views)
 
-    async def find(self, name: str) -> str | None:
+    async def recall(self, _job_ids: Sequence[str]) -> Mapping[str, JobView]:
+        """Its folders remember until `forget`; what is gone from there is gone."""
+        return {}
+
+    async def find(self, name: str, _tried_until: float | None = None) -> str | None:
         """By the name written into `job.json` before the runner starts."""
         return await asyncio.to_thread(self._find, name)
 

@@ -1,0 +1,293 @@
+"""Bring recorded jobs to the scheduler, each at most once.
+
+A record is on disk before its job is submitted. Whatever then happens (a crash, a submit
+without an answer, a scheduler that takes the job later), the job is looked for by its name,
+and submitted again only when the scheduler is certain that there is none. Each submit is a
+task of its own, so that one which hangs holds up nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lib.errors import Refused, SceneBridgeError, Unavailable
+from lib.gate.audit import Audit
+from lib.gate.folder import FolderMaker
+from lib.gate.images import Images
+from lib.gate.records import Folders, Known, Record
+from lib.jobs import spec as control_files
+from lib.jobs.ports import JobView, Scheduler
+from lib.model import EndReason, JobState
+
+_log = logging.getLogger(__name__)
+_MAX_TRIES = 3
+_CANCEL_AGAIN_S = 10.0
+_IMAGE_POLL_S = 0.2
+_NEVER_SUBMITTED = "Stopped before it was submitted."
+_NOT_KNOWN = "It is not known yet whether the scheduler took the job."
+_RAN_UNSEEN = "The job was started, and it ended while the scheduler could not be asked."
+
+
+class HandOver:
+    """Everything between a record and its scheduler's id.
+
+    Args:
+        lock: guards every record; held only while one is changed, never while the
+            scheduler is asked.
+        changed: called after a change.
+        keep_s: how long the files of a job that never ran are kept.
+    """
+
+    def __init__(
+        self,
+        folders: Folders,
+        maker: FolderMaker,
+        scheduler: Scheduler,
+        audit: Audit,
+        images: Images,
+        *,
+        lock: asyncio.Lock,
+        changed: Callable[[], None],
+        keep_s: int,
+    ) -> None:
+        self._folders = folders
+        self._maker = maker
+        self._scheduler = scheduler
+        self._audit = audit
+        self._images = images
+        self._lock = lock
+        self._changed = changed
+        self._keep_s = keep_s
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._imageless: dict[str, asyncio.Event] = {}
+        self._heard: set[str] = set()
+        self._ended_twins: dict[str, float] = {}
+
+    def tried_until(self) -> float:
+        """For a record that is submitted now: until when that may be under way."""
+        return time.time() + self._scheduler.submit_timeout_s
+
+    def begin(self, known: Known) -> None:
+        """Submit a new job, right after its record was written."""
+        self._start(known, self._submit(known))
+
+    async def wait(self, job_id: str, timeout_s: float) -> None:
+        """Until what is under way for this job is done or waits for its image, or `timeout_s`."""
+        task = self._tasks.get(job_id)
+        if task is not None:
+            image = asyncio.ensure_future(self._imageless[job_id].wait())
+            both: set[asyncio.Future[Any]] = {task, image}
+            await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            image.cancel()
+
+    async def cancel(self, record: Record) -> None:
+        """Ask the scheduler to end a job; `settle` asks again until it has heard.
+
+        Raises:
+            Unavailable: it did not hear yet.
+        """
+        if record.job:
+            await self._scheduler.cancel(record.job)
+            self._heard.add(record.id)
+
+    async def settle(
+        self, everything: Iterable[Known], views: Mapping[str, JobView], *, patience_s: float
+    ) -> None:
+        """After every answer of the scheduler: join records and jobs by their names.
+
+        Args:
+            patience_s: how long to wait for what this begins; the rest goes on.
+        """
+        named = _by_name(views)
+        begun = []
+        for known in everything:
+            record = known.record
+            jobs = named.get(record.name, [])
+            if record.id in self._tasks:
+                continue
+            if record.live and not record.job:
+                begun.append(self._start(known, self._look(known, jobs)))
+            elif [v for v in jobs if v.state is not JobState.ENDED and v.id != record.job]:
+                begun.append(self._start(known, self._end_twins(known, jobs)))
+            elif record.live and record.cancelled and record.id not in self._heard:
+                begun.append(self._start(known, self.cancel(record)))
+        if begun:
+            await asyncio.wait(begun, timeout=patience_s)
+
+    def _start(self, known: Known, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        self._imageless[known.record.id] = asyncio.Event()
+        task = asyncio.ensure_future(self._guarded(known.record.id, work))
+        self._tasks[known.record.id] = task
+        return task
+
+    async def _guarded(self, job_id: str, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Unavailable:
+            pass  # asked again after the next answer of the scheduler
+        except (OSError, SceneBridgeError):
+            _log.exception("handing a job over failed; it will be looked for")
+        finally:
+            del self._tasks[job_id], self._imageless[job_id]
+
+    async def _submit(self, known: Known) -> None:
+        record = known.record
+        try:
+            image = await self._image(known)
+            if record.cancelled:
+                await self._end(known, EndReason.CANCELLED, _NEVER_SUBMITTED)
+                return
+            spec = await asyncio.to_thread(self._maker.job_spec, record, image)
+            job = await self._scheduler.submit(spec)
+        except Unavailable as exc:
+            await self._no_answer(known, exc)
+        except SceneBridgeError as exc:
+            await self._end(known, EndReason.REFUSED, exc.message)
+        else:
+            await self._taken(known, job)
+
+    async def _image(self, known: Known) -> Path | None:
+        """The image of its module, once it is there; None without one, or when cancelled.
+
+        Raises `Refused`.
+        """
+        record = known.record
+        said = ""
+        while True:
+            state = await self._images.state(record.module, record.module_version)
+            if state.failure:
+                raise Refused(state.failure)
+            if not state.waiting or record.cancelled:
+                break
+            if state.waiting != said:
+                said = state.waiting
+                await self._change(known, partial(setattr, record, "reason", said))
+                self._imageless[record.id].set()
+            await asyncio.sleep(_IMAGE_POLL_S)
+        if said or record.reason:  # the submit begins only now
+
+            def note() -> None:
+                record.reason, record.tried_until = "", self.tried_until()
+
+            await self._change(known, note)
+        return state.path
+
+    async def _no_answer(self, known: Known, error: Unavailable) -> None:
+        """It may have been taken all the same: look, and do not submit it again."""
+        record = known.record
+
+        def note() -> None:
+            record.tried_until = time.time()
+            record.reason = _NOT_KNOWN
+
+        await self._change(known, note)
+        job = await self._scheduler.find(record.name, record.tried_until)
+        if job is None:
+            await self._end(known, EndReason.REFUSED, error.message)
+        else:
+            await self._taken(known, job)
+
+    async def _look(self, known: Known, jobs: list[JobView]) -> None:
+        """For a record without a job: which job is it, or may it be submitted (again)?"""
+        record = known.record
+        job: str | None
+        if jobs:
+            job = _first(jobs).id
+        else:
+            tried_until = record.tried_until or record.submitted_at
+            job = await self._scheduler.find(record.name, tried_until)
+        if job is not None:
+            await self._taken(known, job)
+        elif record.cancelled:
+            await self._end(known, EndReason.CANCELLED, _NEVER_SUBMITTED)
+        elif (self._folders.control(record.id) / control_files.JOB_LOG).exists():
+            await self._end(known, EndReason.LOST, _RAN_UNSEEN)
+        elif record.tries >= _MAX_TRIES:
+            text = f"The scheduler did not take the job, though it was asked {record.tries} times."
+            await self._end(known, EndReason.REFUSED, text)
+        else:
+            await self._change(known, lambda: self._note_try(record))
+            await self._submit(known)
+
+    def _note_try(self, record: Record) -> None:
+        record.tries += 1
+        record.tried_until = self.tried_until()
+
+    async def _taken(self, known: Known, job: str) -> None:
+        record = known.record
+
+        def note() -> None:
+            record.job = job
+            if record.reason == _NOT_KNOWN:
+                record.reason = ""
+
+        await self._change(known, note)
+        if record.cancelled:  # somebody asked for its end while this was under way
+            await self.cancel(record)
+
+    async def _end_twins(self, known: Known, jobs: list[JobView]) -> None:
+        """Two jobs of one record: keep the one that got furthest, end the others at once.
+
+        They share a folder, so at most one may live. Of an ended record none may.
+        """
+        record = known.record
+        live = [v for v in jobs if v.state is not JobState.ENDED]
+        if record.live:
+            keep = _first([v for v in live if v.id == record.job and _begun(v)] or live).id
+            if keep != record.job:
+                await self._change(known, lambda: setattr(record, "job", keep))
+        now = time.monotonic()
+        for twin in live:
+            if twin.id == record.job or now < self._ended_twins.get(twin.id, 0.0):
+                continue
+            await self._scheduler.cancel(twin.id)
+            self._ended_twins[twin.id] = now + _CANCEL_AGAIN_S
+            self._audit.write("duplicate", session=record.id, owner=record.owner, job=twin.id)
+
+    async def _end(self, known: Known, end_reason: EndReason, text: str) -> None:
+        record = known.record
+
+        def note() -> None:
+            record.state, record.end_reason, record.reason = JobState.ENDED, end_reason, text
+            record.ended_at = time.time()
+            record.keep_until = record.ended_at + self._keep_s
+
+        await self._change(known, note)
+
+    async def _change(self, known: Known, change: Callable[[], None]) -> None:
+        """Change a record and save it; on a full disk it is saved with the next refresh."""
+        async with self._lock:
+            change()
+            try:
+                await asyncio.to_thread(self._folders.save, known.record)
+            except OSError as exc:
+                known.unsaved = True
+                _log.error("a job's record cannot be saved: %s", exc)
+        self._changed()
+
+
+def _by_name(views: Mapping[str, JobView]) -> dict[str, list[JobView]]:
+    named: dict[str, list[JobView]] = {}
+    for view in views.values():
+        named.setdefault(view.name, []).append(view)
+    return named
+
+
+def _begun(view: JobView) -> bool:
+    return view.state in (JobState.RUNNING, JobState.SUSPENDED)
+
+
+def _first(jobs: list[JobView]) -> JobView:
+    """The one that lives, has begun, and was taken first."""
+
+    def rank(view: JobView) -> tuple[bool, bool, int, str]:
+        number = int(view.id) if view.id.isdigit() else 0
+        return view.state is JobState.ENDED, not _begun(view), number, view.id
+
+    return min(jobs, key=rank)
