@@ -167,6 +167,7 @@ class SshAgent:
         self.account.run(["ssh-add", "-qD"], SSH_AUTH_SOCK=str(self.socket))
 
     def stop(self) -> None:
+        """Idempotent."""
         self._process.terminate()
         self._process.wait(timeout=10)
         self.socket.unlink(missing_ok=True)

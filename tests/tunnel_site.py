@@ -19,7 +19,7 @@ from typing import Any
 
 from lib.model import ClusterId
 from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
-from tests.sshd import HERE, Account, Sshd, SshAgent, new_key
+from tests.sshd import HERE, Account, SshAgent, Sshd, new_key
 
 PROJECT = Path(__file__).resolve().parents[1]
 ADMIN, OTHER_ADMIN = Account("games"), Account("uucp")
@@ -57,8 +57,8 @@ def _runs(python: Path) -> bool:
 class Gate:
     """Says what a gate says first, then repeats what it hears."""
 
-    def __init__(self, banner: bytes = BANNER) -> None:
-        self._server = socket.create_server((HERE, 0))
+    def __init__(self, banner: bytes = BANNER, port: int = 0) -> None:
+        self._server = socket.create_server((HERE, port))
         self._banner = banner
         self.port = int(self._server.getsockname()[1])
         threading.Thread(target=self._serve, daemon=True).start()
@@ -81,8 +81,10 @@ class Gate:
                 return
 
     def stop(self) -> None:
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
+        """Idempotent."""
+        if self._server.fileno() >= 0:
+            self._server.shutdown(socket.SHUT_RDWR)
+            self._server.close()
 
 
 class Site:
