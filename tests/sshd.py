@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
@@ -28,8 +29,11 @@ def new_key(file: Path) -> str:
 
 
 def free_port() -> int:
-    with socket.create_server((HERE, 0)) as server:
-        return int(server.getsockname()[1])
+    """Below the ports that the system gives to whoever asks for any."""
+    while True:
+        port = random.randrange(12000, 32000)
+        with contextlib.suppress(OSError), socket.create_server((HERE, port)):
+            return port
 
 
 class Sshd:

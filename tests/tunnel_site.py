@@ -127,8 +127,8 @@ class Site:
         assert record is not None
         return record
 
-    def describe(self, *, jump: bool = False, port: int | None = None) -> None:
-        """Write the cluster's file."""
+    def describe(self, *, jump: bool = False, port: int | None = None, host_key: str = "") -> None:
+        """Write the cluster's file; `port` and `host_key` are another login node's."""
         text = f"""
             id = "{CLUSTER}"
             title = "Taiwania 2"
@@ -137,7 +137,7 @@ class Site:
             host = "{HERE}"
             port = {port or self.login.port}
             user = "{self.login.user}"
-            host_keys = ["{self.login.host_key}"]
+            host_keys = ["{host_key or self.login.host_key}"]
             [gate]
             port = {self.gate.port}
         """

@@ -59,9 +59,11 @@ def site(python: str) -> Iterator[Site]:
         site = Site(folder, python)
         site.login.authorized(sealed_line(site.public, site.gate.port))
         site.jump.authorized(site.public)
-        site.login.start()
-        yield site
-        site.close()
+        try:
+            site.login.start()
+            yield site
+        finally:
+            site.close()
         eventually(lambda: not processes(name))
 
 

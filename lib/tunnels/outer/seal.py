@@ -171,4 +171,4 @@ def _answer(process: subprocess.Popen[bytes]) -> bytes:
 
 
 def _is_sftp(answer: bytes) -> bool:
-    return answer[:3] == b"\0\0\0" and answer[4:5] == bytes([_SFTP_VERSION])
+    return answer[:2] == b"\0\0" and answer[4:5] == bytes([_SFTP_VERSION])
