@@ -117,7 +117,7 @@ def test_opened_used_by_the_portal_alone_and_closed(site: Site) -> None:
     assert (done.returncode, done.stdout) == (0, "No tunnel to cluster nchc is open.\n")
     assert audit(site) == ["up", "closed"]
     left = {p.name for p in site.place.folder.iterdir()}
-    assert left == {"nchc.json", "audit.jsonl", ".nchc.lock"}
+    assert left == {"nchc.json", "audit.jsonl", "nchc.lock"}
 
 
 def test_keeps_no_agent_and_no_control_socket(site: Site) -> None:
@@ -151,9 +151,30 @@ def test_one_tunnel_to_a_cluster(site: Site) -> None:
     assert "The tunnel to cluster nchc is games's" in done.stderr
     assert site.status(OTHER_ADMIN) == {"cluster": CLUSTER, "state": "open", "account": "games"}
     assert site.record().pid == pid
-    assert is_open(site.record())
+    assert is_open(site.place, site.record())
     status = site.status(PORTAL)
     assert (status["state"], status["group"], status["seal"]) == ("open", "forest", "sealed")
+
+
+def test_a_portal_that_sees_no_other_processes_knows_it_is_open(site: Site) -> None:
+    """As its service has it (ProtectProc=invisible)."""
+    script = (
+        f"import sys; sys.path.insert(0, {str(PROJECT)!r}); from pathlib import Path;"
+        "from lib.tunnels.outer.records import find;"
+        "print(find(Path(sys.argv[1]), 'nchc')[0].state)"
+    )
+    argv = [site.python, "-c", script, str(site.tunnels)]
+
+    def seen() -> str:
+        done = PORTAL.run(argv, proc="hidepid=invisible")
+        return done.stdout + done.stderr
+
+    site.agent.add(site.key)
+    assert site.up().returncode == 0
+    assert seen().startswith("open ")
+    assert PORTAL.run(["ls", f"/proc/{site.record().pid}"], proc="hidepid=invisible").returncode
+    psutil.Process(site.record().pid).kill()
+    eventually(lambda: seen().startswith("closed "))
 
 
 # --- how it ends --------------------------------------------------------------------------
@@ -162,7 +183,7 @@ def test_one_tunnel_to_a_cluster(site: Site) -> None:
 def test_its_time_ends(site: Site) -> None:
     site.agent.add(site.key)
     assert site.up("--hours", "0.0014").returncode == 0
-    eventually(lambda: not is_open(site.record()))
+    eventually(lambda: not is_open(site.place, site.record()))
     eventually(lambda: not processes(str(site.place.socket)))
     assert site.record().reason == "Its time is over."
     assert not site.place.socket.exists()
@@ -299,7 +320,7 @@ def test_a_gate_that_does_not_answer_is_told(site: Site) -> None:
     done = site.up()
     assert done.returncode == 0, done.stderr
     assert "The gate does not answer: start it with `admin.py gate start nchc`" in done.stdout
-    assert is_open(site.record())
+    assert is_open(site.place, site.record())
 
 
 def test_another_program_at_the_port_is_told(site: Site) -> None:

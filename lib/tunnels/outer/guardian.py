@@ -191,13 +191,15 @@ class Guardian:
 
     def _write_opened(self) -> None:
         now = time.time()
-        me = psutil.Process()
+        start = 0.0
+        with contextlib.suppress(psutil.Error, OSError):  # where /proc is closed; see `records`
+            start = psutil.Process().create_time()
         self._record = replace(
             self._record,
             opened_at=now,
             until=now + self._plan.lifetime_s,
-            pid=me.pid,
-            start=me.create_time(),
+            pid=os.getpid(),
+            start=start,
         )
         ledger.write(self._place, self._record)
 
