@@ -7,28 +7,49 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lib.model import ClusterId
 from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
-from tests.sshd import HERE, Account, SshAgent, Sshd, new_key
+from tests.sshd import HERE, SSHD, Account, SshAgent, Sshd, new_key
 
 PROJECT = Path(__file__).resolve().parents[1]
 ADMIN, OTHER_ADMIN = Account("games"), Account("uucp")
 PORTAL, STRANGER = Account("mail"), Account("news")
+NEEDS = [
+    pytest.mark.skipif(SSHD is None or shutil.which("ssh") is None, reason="no OpenSSH"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as several accounts"),
+    pytest.mark.skipif(PROJECT.stat().st_uid != 0, reason="the project is not root's"),
+]
 CLUSTER = ClusterId("nchc")
 BANNER = b"SSH-2.0-SceneBridge\r\n"
 
 
-def python_for_all(folder: Path) -> str:
+@contextmanager
+def python_for_all() -> Iterator[str]:
+    """`find_python` in a folder that all can enter; skips the tests where there is none."""
+    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        found = find_python(Path(name))
+        if not found:
+            pytest.skip("other accounts cannot run the project's Python")
+        yield found
+
+
+def find_python(folder: Path) -> str:
     """A Python with our packages that every account can run; "" where there is none.
 
     The one that runs the tests may lie in root's home, which others cannot enter.

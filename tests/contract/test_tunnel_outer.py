@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import stat
 import subprocess
@@ -18,10 +17,11 @@ import pytest
 from lib.model import Seal, TunnelState
 from lib.tunnels.outer.records import find, is_open
 from lib.tunnels.outer.seal import sealed_line
-from tests.sshd import SSHD, new_key
+from tests.sshd import new_key
 from tests.tunnel_site import (
     ADMIN,
     CLUSTER,
+    NEEDS,
     OTHER_ADMIN,
     PORTAL,
     PROJECT,
@@ -34,20 +34,12 @@ from tests.tunnel_site import (
     through,
 )
 
-pytestmark = [
-    pytest.mark.skipif(SSHD is None or shutil.which("ssh") is None, reason="no OpenSSH"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as several accounts"),
-    pytest.mark.skipif(PROJECT.stat().st_uid != 0, reason="the project is not root's"),
-]
+pytestmark = NEEDS
 
 
 @pytest.fixture(scope="module")
 def python() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as name:
-        Path(name).chmod(0o755)
-        found = python_for_all(Path(name))
-        if not found:
-            pytest.skip("other accounts cannot run the project's Python")
+    with python_for_all() as found:
         yield found
 
 

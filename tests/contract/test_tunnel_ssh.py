@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import shlex
 import shutil
 import socket
 import subprocess
@@ -204,6 +205,35 @@ def test_agent_states(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     assert agent_state().state is AgentState.NONE
     with pytest.raises(Refused, match="ssh-add -t 1h -h PORTAL"):
         agent_state().require()
+
+
+@pytest.mark.parametrize("ways", [("jump",), ("login",), ("jump", "login")], ids=" ".join)
+def test_a_forwarded_agent_whose_key_is_bound_to_the_way(way: Way, ways: tuple[str, ...]) -> None:
+    """What `ADVICE` says: -h PORTAL -h 'PORTAL>JUMP-HOST' -h 'PORTAL>LOGIN-NODE'."""
+    portal = Sshd(way.folder / "portal")
+    portal.authorized(way.public)
+    try:
+        portal.start()
+        known = way.folder / "known"
+        hosts = {"portal": portal, "jump": way.jump, "login": way.login}
+        known.write_text("".join(f"{name} {host.host_key}\n" for name, host in hosts.items()))
+        way.agent.clear()
+        hops = [word for host in ways for word in ("-h", f"portal>{host}")]
+        way.agent.add(way.key, "-t", "60", "-H", str(known), "-h", "portal", *hops)
+        inner = ssh.command(way.config(way.entry(jump=True)), "echo there")
+        argv = [
+            *("ssh", "-F", "/dev/null", "-A", "-p", str(portal.port), "-o", "BatchMode=yes"),
+            *("-o", f"UserKnownHostsFile={known}", "-o", "HostKeyAlias=portal", "--", HERE),
+            f"ssh-add -L; {shlex.join(inner)}",
+        ]
+        done = subprocess.run(argv, env=ssh.environment(), capture_output=True, text=True)
+    finally:
+        portal.stop()
+    assert way.public in done.stdout
+    assert ("there" in done.stdout) == (len(ways) == 2), done
+    if len(ways) == 1:
+        host = "jump host" if ways == ("login",) else "login node"
+        assert f"The {host} of" in reason(done.stderr, way.entry(jump=True)).message
 
 
 def test_folders_that_ssh_would_misread_are_refused(way: Way) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -20,15 +19,20 @@ import pytest
 
 from lib.model import Seal
 from lib.tunnels.outer.records import is_open
-from tests.sshd import HERE, SSHD
-from tests.tunnel_site import ADMIN, CLUSTER, PORTAL, PROJECT, Site, eventually, processes, through
-from tests.tunnel_site import python_for_all as find_python
+from tests.sshd import HERE
+from tests.tunnel_site import (
+    ADMIN,
+    CLUSTER,
+    NEEDS,
+    PORTAL,
+    Site,
+    eventually,
+    processes,
+    python_for_all,
+    through,
+)
 
-pytestmark = [
-    pytest.mark.skipif(SSHD is None or shutil.which("ssh") is None, reason="no OpenSSH"),
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as several accounts"),
-    pytest.mark.skipif(PROJECT.stat().st_uid != 0, reason="the project is not root's"),
-]
+pytestmark = NEEDS
 
 
 class Door(asyncssh.SSHServer):
@@ -125,11 +129,7 @@ class Terminal:
 
 @pytest.fixture(scope="module")
 def python() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as name:
-        Path(name).chmod(0o755)
-        found = find_python(Path(name))
-        if not found:
-            pytest.skip("other accounts cannot run the project's Python")
+    with python_for_all() as found:
         yield found
 
 
