@@ -3,6 +3,7 @@ and the record that says whose it is and until when."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import time
@@ -12,13 +13,14 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import lib.tunnels.link as link_module
 from lib.catalogs import Catalogs
 from lib.clusters import ClusterEntry, GatePlace, SshHost
 from lib.errors import ClusterUnreachable
-from lib.links import links
+from lib.links import end_masters, links
 from lib.model import ClusterId, Fault, SessionId, TunnelState
 from lib.outer_tunnels import OuterTunnels
 from lib.settings import Settings
@@ -176,6 +178,16 @@ async def test_a_gate_with_another_host_key_is_told_nothing(place: Place) -> Non
     said = await unreachable(link)
     assert said.fault == Fault.HOST_KEY
     assert place.gate.commands == []
+
+
+async def test_a_portal_that_stops_leaves_no_master(place: Place, tmp_path: Path) -> None:
+    place.open()
+    await place.link().info()
+    pid = json.loads((place.runtime / "small.json").read_text())["pid"]
+    assert psutil.pid_exists(pid)
+    await end_masters(Settings(data=tmp_path, runtime=place.runtime))
+    assert not psutil.pid_exists(pid)
+    assert not (place.runtime / "small.ctl").exists()
 
 
 # --- which clusters get a link ------------------------------------------------------------
