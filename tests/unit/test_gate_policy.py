@@ -14,6 +14,7 @@ import pytest
 
 from lib.errors import InvalidInput
 from lib.gate.policy import Policy, load, parse
+from lib.jobs.spec import ROOT
 
 GOOD: dict[str, Any] = {
     "format": 1,
@@ -198,17 +199,19 @@ def test_data_that_would_hide_the_image_is_refused_for_containers_only(tmp_path:
     data["runtime"] = {"name": "apptainer"}
     with pytest.raises(InvalidInput, match="/opt/data would hide /opt in the container"):
         parse(data, tmp_path)
-    data["data_paths"] = ["/work/archive"]
+    data["data_paths"] = ["/data/archive"]
     assert parse(data, tmp_path).data_paths
 
 
-def test_a_containers_notebook_is_named_by_its_place_on_the_cluster(tmp_path: Path) -> None:
+def test_a_container_s_notebook_is_the_one_that_came_with_the_gate(tmp_path: Path) -> None:
     module = {"id": "x", "version": "1", "entry": "x", "image": "/x.sif", "sha256": "0" * 64}
     data = {**copy.deepcopy(GOOD), "runtime": {"name": "apptainer"}}
     data["modules"] = [{**module, "notebook": "/gate/x.ipynb"}]
     assert parse(data, tmp_path).modules[0].notebook == Path("/gate/x.ipynb")
     data["modules"] = [{**module, "notebook": "x.ipynb"}]
-    with pytest.raises(InvalidInput, match="must be an absolute path"):
+    assert parse(data, tmp_path).modules[0].notebook == ROOT / "x.ipynb"
+    data["modules"] = [{**module, "notebook": "x.sh"}]
+    with pytest.raises(InvalidInput, match=r"must end in \.ipynb"):
         parse(data, tmp_path)
 
 
