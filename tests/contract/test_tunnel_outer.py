@@ -163,10 +163,10 @@ def test_a_portal_that_sees_no_other_processes_knows_it_is_open(site: Site) -> N
 
     site.agent.add(site.key)
     assert site.up().returncode == 0
-    assert seen().startswith("open ")
+    assert seen() == "open\n"
     assert PORTAL.run(["ls", f"/proc/{site.record().pid}"], proc="hidepid=invisible").returncode
     psutil.Process(site.record().pid).kill()
-    eventually(lambda: seen().startswith("closed "))
+    eventually(lambda: seen() == "closed\n", 30)
 
 
 # --- how it ends --------------------------------------------------------------------------

@@ -89,6 +89,27 @@ def way(monkeypatch: pytest.MonkeyPatch) -> Iterator[Way]:
             way.stop()
 
 
+@pytest.mark.parametrize("host", [ssh.LOGIN, ssh.JUMP])
+def test_what_ssh_makes_of_the_configuration(way: Way, host: str) -> None:
+    argv = ["ssh", "-G", "-F", str(way.config(way.entry(jump=True))), "--", host]
+    lines = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
+    got = dict(line.split(" ", 1) for line in lines if " " in line)
+    wanted = {
+        "stricthostkeychecking": "true", "updatehostkeys": "false", "verifyhostkeydns": "false",
+        "globalknownhostsfile": "none", "forwardagent": "no", "forwardx11": "no",
+        "permitlocalcommand": "no", "controlmaster": "false", "identityfile": "none",
+        "canonicalizehostname": "false", "batchmode": "yes", "connecttimeout": "20",
+        "serveraliveinterval": "15", "serveralivecountmax": "3", "requesttty": "false",
+        "hostkeyalias": f"scenebridge-nchc-{host}", "tunnel": "false",
+        "userknownhostsfile": str(way.folder / "known_hosts"),
+        "preferredauthentications": "publickey,keyboard-interactive,password",
+    }  # fmt: skip
+    assert {name: got.get(name) for name in wanted} == wanted
+    assert "controlpath" not in got
+    assert got.get("proxyjump") == ("jump" if host == ssh.LOGIN else None)
+    assert got["ciphers"].startswith("aes128-gcm@openssh.com,aes256-gcm@openssh.com,")
+
+
 @pytest.mark.parametrize("jump", [False, True])
 def test_commands_get_stdin_and_give_stdout_alone(way: Way, jump: bool) -> None:
     done = way.ask(way.entry(jump=jump), "cat; exit 3")

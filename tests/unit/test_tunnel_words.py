@@ -9,8 +9,10 @@ import pytest
 
 from lib.clusters import ClusterEntry, GatePlace, SshHost
 from lib.errors import ClusterUnreachable, InvalidInput, Refused
-from lib.model import ClusterId
-from lib.tunnels.outer import ssh, trust
+from lib.model import ClusterId, Seal
+from lib.tunnels.outer import opening, ssh, trust
+from lib.tunnels.outer.agent import Agent, AgentState
+from lib.tunnels.outer.guardian import Started
 from lib.tunnels.outer.reasons import last_line, lost, reason
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGhNeL9crdmxRnDtzEgJt80gorOj7Tz4T6n0UhLxQPR"
@@ -76,6 +78,26 @@ def test_the_account_is_that_of_the_command_or_the_file(tmp_path: Path) -> None:
     here = ClusterEntry(ClusterId("here"), "T", "", True)
     with pytest.raises(InvalidInput, match="is this computer"):
         ssh.config_text(here, known_hosts=known)
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ('Authenticated to a ([192.0.2.1]:22) using "keyboard-interactive".', Seal.UNSEALED),
+        ('Authenticated to a (via proxy) using "password".', Seal.UNSEALED),
+        ('Authenticated using "publickey" with partial success.\n'
+         'Authenticated to a ([192.0.2.1]:22) using "keyboard-interactive".', Seal.UNKNOWN),
+        ('Authenticated using "password" with partial success.\n'
+         'Authenticated to a (via proxy) using "keyboard-interactive".', Seal.UNSEALED),
+        ("", Seal.UNSEALED),
+    ],
+)  # fmt: skip
+def test_what_is_known_of_the_seal_without_trying(said: str, found: Seal, tmp_path: Path) -> None:
+    """None of these makes a connection: it would ask for a second code."""
+    agent = Agent(AgentState.KEYS, (KEY,))
+    result = opening._seal(Started(True, said), tmp_path / "none", agent, 1, print)
+    assert result.seal is found
+    assert result.note
 
 
 @pytest.mark.parametrize(
