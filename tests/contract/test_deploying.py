@@ -256,6 +256,29 @@ def test_no_suitable_python_names_what_is_there(node: LoginNode, tmp_path: Path)
         node.write_cluster()
 
 
+def test_the_python_of_the_cluster_file_is_taken_or_nothing(node: LoginNode) -> None:
+    node.write_cluster(python="/opt/none/bin/python3")
+    try:
+        with pytest.raises(NotFound, match=r"looked for /opt/none/bin/python3\)"):
+            admin(["gate", "status", "nchc"])
+    finally:
+        node.write_cluster()
+
+
+def test_a_sealed_key_sets_up_no_gate(node: LoginNode) -> None:
+    public = (node.root / "admin.pub").read_text()
+    node.sshd.stop()
+    node.sshd.authorized(f'restrict,command="/bin/false" {public}')
+    node.sshd.start("ForceCommand none")
+    try:
+        with pytest.raises(Refused, match="sealed for the tunnel"):
+            admin(["gate", "status", "nchc"])
+    finally:
+        node.sshd.stop()
+        node.sshd.authorized(public)
+        node.sshd.start()
+
+
 # --- what arrives ---------------------------------------------------------------------------
 
 
@@ -489,6 +512,30 @@ def test_a_policy_that_changed_meanwhile_is_not_overwritten(deployed: LoginNode)
                 "write-policy", text, home=str(deployed.gate), digest=answer["digest"],
                 port=deployed.port,
             )  # fmt: skip
+
+
+def test_a_policy_is_edited_until_the_gate_takes_it(
+    deployed: LoginNode, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or "y")
+    editor = tmp_path / "editor"
+    editor.write_text(
+        f"""#!/bin/sh
+if [ -e {tmp_path}/twice ]; then sed -i 's/^nonsense//' "$2"
+else touch {tmp_path}/twice; printf 'nonsense\n# edited\n' >> "$2"; fi
+"""
+    )
+    editor.chmod(0o755)
+    monkeypatch.setenv("EDITOR", f"{editor} --wait")
+    monkeypatch.delenv("VISUAL", raising=False)
+    assert admin(["gate", "policy", "nchc"]).value["changed"]
+    assert len(asked) == 1
+    assert (deployed.gate / "policy.toml").read_text().endswith("\n# edited\n")
+    monkeypatch.setenv("EDITOR", "true")
+    assert not admin(["gate", "policy", "nchc"]).value["changed"]
 
 
 def test_the_version_of_this_computer_is_known_without_a_deploy(deployed: LoginNode) -> None:
