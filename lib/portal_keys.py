@@ -37,8 +37,12 @@ def portal_key(data: Path, cluster: ClusterId) -> Path:
             text=True,
             timeout=_TIMEOUT_S,
         )
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise Unavailable(f"The portal's key could not be made: {exc}.") from exc
+    except OSError as exc:
+        raise Unavailable(
+            f"The portal's key could not be made: ssh-keygen cannot be started ({exc.strerror})."
+        ) from exc
+    except subprocess.TimeoutExpired as exc:
+        raise Unavailable("The portal's key could not be made in time.") from exc
     if done.returncode:
         said = (done.stderr.strip() or "no reason given").splitlines()[-1]
         raise Unavailable(f"The portal's key could not be made: {said}")

@@ -148,14 +148,14 @@ def test_frames_arrive_whole() -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_or_quota_is_said(number: int) -> None:
-    error = main._of_system(OSError(number, "x", "/home/u/y"))
+    error = main._of_system(OSError(number, "x", "/home/user/y"))
     assert isinstance(error, StorageFull)
-    assert "/home/u/y" in error.message
+    assert "/home/user/y" in error.message
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
 def test_a_home_that_is_not_writable_is_said(number: int) -> None:
-    error = main._of_system(OSError(number, "x", "/home/u/y"))
+    error = main._of_system(OSError(number, "x", "/home/user/y"))
     assert isinstance(error, Refused)
     assert "[gate] home" in error.message
 
