@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from lib.errors import Refused, Unavailable
+from lib.errors import Unavailable
 from lib.jobs import local_runner
 from lib.jobs.ports import JobSpec, JobView, Scheduler
 from lib.jobs.schedulers import make_scheduler
@@ -201,7 +201,7 @@ async def test_a_job_that_cannot_be_started_ends_with_a_reason(
     scheduler: Scheduler, tmp_path: Path
 ) -> None:
     spec = job(tmp_path, "")
-    broken = JobSpec(**{**_fields(spec), "argv": (str(tmp_path / "missing"),)})
+    broken = JobSpec(**{**fields_of(spec), "argv": (str(tmp_path / "missing"),)})
     view = await ended(scheduler, await scheduler.submit(broken))
     assert view.end_reason is EndReason.FAILED_TO_START
     assert "could not be started" in view.reason
@@ -283,7 +283,7 @@ async def test_whom_a_job_is_for_and_when_it_starts_is_known(
         pytest.skip("Nobody but its user sees the jobs of scheduler `local`.")
     first = await scheduler.submit(job(tmp_path, "sleep 60", job_name="one"))
     began = await running(scheduler, first)
-    spec = JobSpec(**{**_fields(job(tmp_path, "exit 0", job_name="two")), "comment": "for ada"})
+    spec = JobSpec(**{**fields_of(job(tmp_path, "exit 0", job_name="two")), "comment": "for ada"})
     second = await scheduler.submit(spec)
     assert slurm.run("squeue", "-h", "-j", second, "-O", "Comment:40").strip() == "for ada"
     view = await until(scheduler, second, lambda v: v.starts_at is not None)
@@ -353,135 +353,5 @@ async def test_local_says_when_it_cannot_start_anything(tmp_path: Path) -> None:
         await broken.submit(job(tmp_path, "exit 0"))
 
 
-# --- slurm: what only it promises -----------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def other_slurm() -> Iterator[SingleSlurm]:
-    if missing():
-        pytest.skip(missing())
-    with single_slurm(cores=2) as made:
-        yield made
-
-
-@pytest.fixture
-def on_slurm(other_slurm: SingleSlurm, tmp_path: Path) -> Scheduler:
-    return make_scheduler("slurm", {**other_slurm.options, "settle_s": 1}, tmp_path)
-
-
-async def test_slurm_tells_when_a_job_used_too_much_memory(
-    on_slurm: Scheduler, other_slurm: SingleSlurm, tmp_path: Path
-) -> None:
-    if not other_slurm.cgroups:
-        pytest.skip("Slurm limits memory by control groups, which it cannot use here.")
-    script = f'exec "{sys.executable}" -c "bytearray(400 << 20)"'
-    view = await ended(on_slurm, await on_slurm.submit(job(tmp_path, script)))
-    assert view.end_reason is EndReason.OUT_OF_MEMORY
-    assert "memory" in view.reason
-
-
-async def test_slurm_tells_when_a_node_failed_and_does_not_start_the_job_again(
-    on_slurm: Scheduler, other_slurm: SingleSlurm, tmp_path: Path
-) -> None:
-    job_id = await on_slurm.submit(job(tmp_path, "echo began >> began; sleep 60"))
-    await running(on_slurm, job_id)
-    node = other_slurm.host
-    other_slurm.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-    try:
-        view = await ended(on_slurm, job_id)
-    finally:
-        other_slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
-        other_slurm.wait_idle()
-    assert view.end_reason is EndReason.NODE_FAILURE
-    await asyncio.sleep(3)
-    assert (await on_slurm.query())[job_id].state is JobState.ENDED
-    assert (tmp_path / "began").read_text().split() == ["began"]
-
-
-async def test_slurm_jobs_inherit_neither_the_callers_environment_nor_a_profile(
-    on_slurm: Scheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SBATCH_PARTITION", "nowhere")
-    monkeypatch.setenv("SLURM_CONF", "/nowhere")
-    monkeypatch.setenv("LEAKED", "yes")
-    spec = JobSpec(**{**_fields(job(tmp_path, "env -0 > env")), "gpus": 1})
-    hostile = 'it\'s "x" $(id) `id`\n#SBATCH --time=99\n\\ \t é 漢'
-    spec = JobSpec(**{**_fields(spec), "env": {**spec.env, "HOSTILE": hostile}})
-    view = await ended(on_slurm, await on_slurm.submit(spec))
-    assert view.exit_code == 0
-    lines = (tmp_path / "env").read_bytes().decode().split("\0")
-    found = dict(line.partition("=")[::2] for line in lines if line)
-    assert found["HOSTILE"] == hostile
-    assert found.pop("CUDA_VISIBLE_DEVICES") == "0"
-    assert found.pop("SLURM_JOB_ID") == view.id
-    assert found.keys() - {"ROCR_VISIBLE_DEVICES", "PWD", "OLDPWD", "_", "SHLVL"} == spec.env.keys()
-
-
-async def test_slurm_holds_are_told(
-    on_slurm: Scheduler, other_slurm: SingleSlurm, tmp_path: Path
-) -> None:
-    spec = JobSpec(**{**_fields(job(tmp_path, "exit 0")), "flags": ("--hold",)})
-    job_id = await on_slurm.submit(spec)
-    held = await until(on_slurm, job_id, lambda v: v.state is JobState.HELD)
-    assert "held" in held.reason
-    other_slurm.run("scontrol", "release", job_id)
-    assert (await ended(on_slurm, job_id)).end_reason is EndReason.FINISHED
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (("--partition=nowhere",), "Invalid partition name"),
-        (("--no-such-option",), "unrecognized option"),
-        (("--gres=none:1",), "Invalid generic resource"),
-        (("--mem=99999999",), "Memory specification can not be satisfied"),
-        (("--reservation=none",), "Requested reservation is invalid"),
-    ],
-)
-async def test_slurm_refusals_are_told_in_its_own_words(
-    on_slurm: Scheduler, tmp_path: Path, flags: tuple[str, ...], words: str
-) -> None:
-    spec = JobSpec(**{**_fields(job(tmp_path, "exit 0")), "flags": flags})
-    with pytest.raises(Refused, match=words):
-        await on_slurm.submit(spec)
-
-
-async def test_slurm_is_not_certain_of_an_absence_before_it_has_settled(
-    on_slurm: Scheduler,
-) -> None:
-    assert await on_slurm.find("nobody") is None  # nobody tried to submit it
-    with pytest.raises(Unavailable, match="may still take the job"):
-        await on_slurm.find("nobody", time.time() + 0.5)
-    await asyncio.sleep(0.6)
-    tried_until = time.time()
-    with pytest.raises(Unavailable, match="may still take the job"):
-        await on_slurm.find("nobody", tried_until)
-    await asyncio.sleep(1.1)
-    assert await on_slurm.find("nobody", tried_until) is None
-
-
-async def test_slurm_without_its_programs_cannot_be_asked(tmp_path: Path) -> None:
-    absent = make_scheduler("slurm", {"bin": str(tmp_path)}, tmp_path)
-    for ask in (absent.query(), absent.load(), absent.cancel("1"), absent.find("x")):
-        with pytest.raises(Unavailable, match="cannot be started"):
-            await ask
-    with pytest.raises(Refused, match="cannot be started"):  # certain: there is no job
-        await absent.submit(job(tmp_path, "exit 0"))
-
-
-async def test_slurm_load_counts_what_is_free(
-    on_slurm: Scheduler, other_slurm: SingleSlurm, tmp_path: Path
-) -> None:
-    spec = JobSpec(**{**_fields(job(tmp_path, "sleep 60")), "gpus": 1})
-    job_id = await on_slurm.submit(spec)
-    await running(on_slurm, job_id)
-    debug, short = await on_slurm.load()
-    assert (debug.name, debug.nodes, debug.nodes_free) == ("debug", 1, 0)
-    assert (debug.cores, debug.cores_free, debug.gpus, debug.gpus_free) == (2, 1, 2, 1)
-    assert (debug.longest_s, short.longest_s) == (0, 600)
-    await on_slurm.cancel(job_id)
-    await ended(on_slurm, job_id)
-
-
-def _fields(spec: JobSpec) -> dict[str, Any]:
+def fields_of(spec: JobSpec) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in JobSpec.__dataclass_fields__}

@@ -18,8 +18,8 @@ SPEC = JobSpec(
     name="sb-1",
     argv=("/usr/bin/env", "-0"),
     env={"GREETING": "hello"},
-    folder=Path("/home/ada/s"),
-    output=Path("/home/ada/s/100%j.log"),
+    folder=Path("/scratch/s"),
+    output=Path("/scratch/s/100%j.log"),
     scratch=Path("/tmp/x"),
     walltime_s=61,
     cores=3,
@@ -88,8 +88,8 @@ def test_the_submit_line() -> None:
     assert argv == (
         *("/usr/bin/timeout", "--kill-after=1", "60", "/usr/bin/sbatch"),
         *("--parsable", "--no-requeue", "--export=ALL", "--job-name=sb-1"),
-        *("--comment=SceneBridge session for ada", "--chdir=/home/ada/s"),
-        *("--output=/home/ada/s/100%%j.log", "--open-mode=append", "--nodes=1", "--ntasks=1"),
+        *("--comment=SceneBridge session for ada", "--chdir=/scratch/s"),
+        *("--output=/scratch/s/100%%j.log", "--open-mode=append", "--nodes=1", "--ntasks=1"),
         *("--time=2", "--cpus-per-task=3", "--mem=2000M", "--partition=gpu", "--account=MST1"),
     )
     assert "--gres=gpu:2" in commands.sbatch(BIN, replace(SPEC, gpus=2), timeout_s=60)
