@@ -142,7 +142,6 @@ def _read(where: Callable[..., str], *paths: Path | str) -> str:
     [
         ("/etc/shadow", "root:"),
         ("/etc/hostname", ""),
-        (str(Path("/root", ".profile")), ""),
         ("HOME/.ssh/id_ed25519", "secret key"),
         ("IMAGES/passwd", "root:"),
         ("/srv/gate/policy.toml", "secret policy"),

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import grimp
@@ -240,3 +241,25 @@ def test_no_runtime_requirement_is_there_for_nothing():
     by_name_only = {"jupyterlab", "ipykernel", "httptools", "websockets", "pyarrow", "alembic"}
     used = packages_imported_in("lib", "ui", "pages", "modules", "modulekit", "app.py")
     assert set(pins("requirements.txt")) - used <= by_name_only
+
+
+def test_an_image_installs_what_modules_import_and_nothing_that_is_not_pinned():
+    lines = (PROJECT / "modules/requirements.txt").read_text().splitlines()
+    assert lines.count("-c ../constraints.txt") == 1
+    wanted = {x.split("#")[0].strip() for x in lines if x and not x.startswith(("#", "-c"))}
+    assert wanted <= set(pins("constraints.txt"))
+    assert packages_imported_in("modules", "modulekit") <= wanted
+    assert wanted <= set(pins("requirements.txt"))
+
+
+def test_every_module_has_its_container_file_and_they_differ_in_names_only():
+    folders = [file.parent for file in tracked("modules/*/module.toml")]
+    assert folders
+    common = set()
+    for folder in folders:
+        manifest = tomllib.loads((folder / "module.toml").read_text("utf-8"))
+        text = (folder / "container.def").read_text("utf-8")
+        assert f"org.opencontainers.image.version {manifest['version']}\n" in text
+        assert f"-m modules.{folder.name} info\n" in text
+        common.add(text.replace(manifest["id"], "NAME").replace(folder.name, "NAME"))
+    assert len(common) == 1
