@@ -1,0 +1,158 @@
+"""Whatever fails between a user and their notebook: where the job lives on, the same kernel with
+its variables comes back; where it does not, its true end is told; and never are there two jobs.
+
+One notebook comes through all the faults of this file that its job survives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.running import wait_for
+from tests.sites import faults
+from tests.sites.faults import mends, ready, unreachable
+from tests.sites.kernels import Notebook
+from tests.sites.standing import CLUSTER, Standing
+
+pytestmark = [pytest.mark.site, pytest.mark.timeout(240)]
+
+UP = f"python admin.py tunnel up {CLUSTER} --person owner"
+
+
+@pytest.fixture(scope="module")
+def api(faulty: Standing) -> Iterator[httpx.Client]:
+    with faulty.api() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def minute(api: httpx.Client) -> str:
+    """A session that has one minute, begun before all others: its id."""
+    return faults.begin(api, resources={"preset": "minute", "walltime_s": 60})
+
+
+@pytest.fixture(scope="module")
+def notebook(faulty: Standing, api: httpx.Client, minute: str) -> Iterator[Notebook]:
+    """The notebook of this file; its kernel remembers a word."""
+    session = faults.begin(api)
+    ready(api, session)
+    yield Notebook(faulty, session)
+    api.delete(f"/api/sessions/{session}").raise_for_status()
+    faults.ended(api, session)
+
+
+@pytest.fixture
+def alive(faulty: Standing, api: httpx.Client, notebook: Notebook) -> Iterator[Notebook]:
+    """That notebook before and after a fault: the same kernel, with one job."""
+    ready(api, notebook.session)
+    wait_for("the notebook", notebook.answers, timeout_s=30)
+    notebook.same_kernel()
+    before = faults.session(api, notebook.session)
+    yield notebook
+    after = ready(api, notebook.session)
+    wait_for("the notebook", notebook.answers, timeout_s=30)
+    notebook.same_kernel()
+    assert after["job"] == before["job"]
+    assert abs(faults.moment(after["ends_at"]) - faults.moment(before["ends_at"])) < 5
+    assert faults.jobs_of(faulty, notebook.session) == [f"JobId={before['job']}"]
+
+
+def goes_on(api: httpx.Client, notebook: Notebook) -> dict[str, Any]:
+    """The session's card while the cluster cannot be asked: nothing is hidden or ended."""
+    card = faults.session(api, notebook.session)
+    assert (card["state"], card["reachability"]) == ("READY", "UNKNOWN"), card
+    assert faults.moment(card["ends_at"]) > time.time()
+    return card
+
+
+# --- the portal and its connection ------------------------------------------------------------
+
+
+def test_a_killed_portal_comes_back_to_its_notebooks(
+    faulty: Standing, api: httpx.Client, alive: Notebook
+) -> None:
+    """One that was just asked for is not forgotten either, and not submitted twice."""
+    before = [process.pid for process in faults.master(faulty)]
+    asked = faults.begin(api)
+    faulty.kill_portal()
+    assert [process.pid for process in faults.master(faulty)] == before
+    faulty.start_portal()
+    ready(api, alive.session)
+    assert [process.pid for process in faults.master(faulty)] == before, "not adopted"
+    alive.enter()  # its process was the portal's: a browser comes in again by the portal
+    ready(api, asked)
+    assert len(faults.jobs_of(faulty, asked)) == 1
+    api.delete(f"/api/sessions/{asked}").raise_for_status()
+
+
+def test_a_killed_connection_is_made_again(
+    faulty: Standing, api: httpx.Client, alive: Notebook
+) -> None:
+    before = faults.master(faulty)
+    faults.signal(faulty.portal, "KILL", before)
+    wait_for("another", lambda: (now := faults.master(faulty)) and now[0].pid != before[0].pid)
+    ready(api, alive.session)
+
+
+# --- the gate ---------------------------------------------------------------------------------
+
+
+def test_a_killed_gate_is_told_of_and_started_again(
+    faulty: Standing, api: httpx.Client, alive: Notebook
+) -> None:
+    begun = time.time()
+    faults.signal(faulty.login, "KILL", faults.gate(faulty))
+    card = unreachable(api, "gate", "is not running", since=begun)
+    assert mends(card) == (
+        f"The administrator who opened the tunnel (ada): python admin.py gate start {CLUSTER}"
+    )
+    goes_on(api, alive)
+    with faulty.ada() as terminal:
+        assert "runs" in faulty.types(terminal, "gate", "start", CLUSTER)
+
+
+# --- the tunnel -------------------------------------------------------------------------------
+
+
+def _ssh(site: Standing) -> None:
+    faults.signal(site.portal, "KILL", faults.outer(site))
+
+
+def _guardian(site: Standing) -> None:
+    faults.signal(site.portal, "KILL", faults.guardian(site))
+    wait_for("ssh ends with it", lambda: not faults.outer(site), timeout_s=5)
+
+
+def _down(site: Standing) -> None:
+    assert "is closed" in site.close_tunnel()
+
+
+def _its_time(site: Standing) -> None:
+    site.close_tunnel()
+    site.open_tunnel("--person", "owner", "--hours", "0.002")
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (_ssh, "somebody on this host may have ended it"),
+        (_guardian, "The process that looked after it was ended."),
+        (_down, "ada closed it."),
+        (_its_time, "Its time is over."),
+    ],
+)
+def test_a_tunnel_that_ended_is_told_of_and_opened_again(
+    faulty: Standing, api: httpx.Client, alive: Notebook, end: Any, said: str
+) -> None:
+    begun = time.time()
+    end(faulty)
+    card = unreachable(api, "The tunnel that ada opened is closed.", said, since=begun)
+    assert mends(card) == f"The administrator who opened it (ada): {UP}"
+    assert card["tunnel"]["state"] == "closed"
+    goes_on(api, alive)
+    faulty.open_tunnel()
