@@ -12,7 +12,7 @@ import httpx
 
 from testbed.hosts import Host, Process
 from tests.running import wait_for
-from tests.sites.standing import CLUSTER, USER, Standing
+from tests.sites.standing import ADMIN, CLUSTER, DATA, USER, Standing
 
 SLURM = "/opt/slurm/bin"
 MODE = "/run/sbatch-goes-wrong"
@@ -113,6 +113,11 @@ def session(api: httpx.Client, session_id: str) -> dict[str, Any]:
     return found
 
 
+def sign_in_link(site: Standing) -> str:
+    """A fresh one for the portal's owner."""
+    return site.as_portal([*ADMIN, "link", "--data", DATA]).split()[0]
+
+
 def moment(text: str) -> float:
     """A time of the API, in Unix seconds."""
     return datetime.fromisoformat(text).timestamp()
@@ -132,7 +137,9 @@ def unreachable(
     try:
         card: dict[str, Any] = wait_for(f"{words}", ask, timeout_s=timeout_s)
     except AssertionError:
-        raise AssertionError(f"{words} is not said: {cluster(api)}") from None
+        card = cluster(api)
+        said = [card[name] for name in ("reachability", "unreachable_reason", "mend")]
+        raise AssertionError(f"{words} is not said: {said}") from None
     begun = moment(card["unreachable_since"])
     assert since - 1 <= begun <= time.time(), card
     return card

@@ -12,7 +12,8 @@ import httpx
 from websockets.sync.client import connect
 
 from tests.crowd import NAVIGATE
-from tests.sites.standing import ADMIN, DATA, Standing
+from tests.sites.faults import sign_in_link
+from tests.sites.standing import Standing
 
 _TIMEOUT_S = 30.0
 
@@ -103,8 +104,7 @@ class Notebook:
 
 def sign_in(site: Standing) -> str:
     """A fresh sign-in of the portal's owner: the cookie."""
-    link = site.as_portal([*ADMIN, "link", "--data", DATA]).split()[0]
-    parts = urlsplit(link)
+    parts = urlsplit(sign_in_link(site))
     entered = httpx.get(f"{site.origin}{parts.path}?{parts.query}", timeout=_TIMEOUT_S)
     assert entered.status_code == 303, entered.text
     return str(entered.headers["set-cookie"].split(";")[0])

@@ -6,13 +6,17 @@ One notebook comes through all the faults of this file that its job survives.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import httpx
 import pytest
+from playwright.sync_api import Browser, expect
 
+from tests.chromium import fresh_context
 from tests.running import wait_for
 from tests.sites import faults
 from tests.sites.faults import mends, ready, unreachable
@@ -103,17 +107,32 @@ def test_a_killed_connection_is_made_again(
 
 
 def test_a_killed_gate_is_told_of_and_started_again(
-    faulty: Standing, api: httpx.Client, alive: Notebook
+    faulty: Standing, api: httpx.Client, alive: Notebook, browser: Browser
 ) -> None:
+    """Also on the card that its owner sees."""
     begun = time.time()
-    faults.signal(faulty.login, "KILL", faults.gate(faulty))
-    card = unreachable(api, "gate", "is not running", since=begun)
-    assert mends(card) == (
-        f"The administrator who opened the tunnel (ada): python admin.py gate start {CLUSTER}"
-    )
-    goes_on(api, alive)
-    with faulty.ada() as terminal:
-        assert "runs" in faulty.types(terminal, "gate", "start", CLUSTER)
+    try:
+        faults.signal(faulty.login, "KILL", faults.gate(faulty))
+        card = unreachable(api, "gate", "is not running", since=begun)
+        assert mends(card) == (
+            f"The administrator who opened the tunnel (ada): python admin.py gate start {CLUSTER}"
+        )
+        known = goes_on(api, alive)
+        with fresh_context(browser) as context:
+            page = context.new_page()
+            page.goto(faults.sign_in_link(faulty))
+            page.goto(f"{faulty.origin}/work")
+            shown = page.locator(f".st-key-card-{alive.session} .sb-problem")
+            expect(shown).to_contain_text("cannot be asked since")
+            expect(shown).to_contain_text("is not running")
+            expect(shown).to_contain_text(
+                "The administrator who opened the tunnel (ada) can mend it"
+            )
+            until = datetime.fromisoformat(known["ends_at"]).strftime("%H:%M")
+            expect(shown).to_contain_text(re.compile(f"The job goes on there until .*{until}"))
+    finally:
+        with faulty.ada() as terminal:
+            assert "runs" in faulty.types(terminal, "gate", "start", CLUSTER)
 
 
 # --- the tunnel -------------------------------------------------------------------------------
@@ -141,7 +160,7 @@ def _its_time(site: Standing) -> None:
     ("end", "said"),
     [
         (_ssh, "somebody on this host may have ended it"),
-        (_guardian, "The process that looked after it was ended."),
+        (_guardian, "It has ended without saying why."),
         (_down, "ada closed it."),
         (_its_time, "Its time is over."),
     ],
@@ -150,9 +169,11 @@ def test_a_tunnel_that_ended_is_told_of_and_opened_again(
     faulty: Standing, api: httpx.Client, alive: Notebook, end: Any, said: str
 ) -> None:
     begun = time.time()
-    end(faulty)
-    card = unreachable(api, "The tunnel that ada opened is closed.", said, since=begun)
-    assert mends(card) == f"The administrator who opened it (ada): {UP}"
-    assert card["tunnel"]["state"] == "closed"
-    goes_on(api, alive)
-    faulty.open_tunnel()
+    try:
+        end(faulty)
+        card = unreachable(api, "The tunnel that ada opened is closed.", said, since=begun)
+        assert mends(card) == f"The administrator who opened it (ada): {UP}"
+        assert card["tunnel"]["state"] == "closed"
+        goes_on(api, alive)
+    finally:
+        faulty.open_tunnel()
