@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import re
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from testbed.hosts import Host, Process
+from testbed.places import PROJECT
 from tests.running import wait_for
 from tests.sites.standing import ADMIN, CLUSTER, DATA, USER, Standing
 
@@ -188,6 +192,35 @@ def begin(api: httpx.Client, **more: Any) -> str:
     made = api.post("/api/sessions", json=asked)
     assert made.status_code == 201, made.text
     return str(made.json()["id"])
+
+
+def running_code(site: Standing) -> str:
+    """The version that the gate of this moment runs from."""
+    return str(json.loads((site.gate_home / "gate.json").read_text())["code"])
+
+
+def other_version(
+    site: Standing, name: str, *, version: str, ends_when_it_serves: bool = False
+) -> str:
+    """The project in another version on the portal host, as root installs it; its folder."""
+    tree = f"/opt/{name}"
+    parts = [f"{PROJECT}/{part}" for part in ("admin.py", "lib", "modules", "modulekit")]
+    site.portal.run(["install", "-d", "-m", "755", tree])
+    site.portal.run(["cp", "-r", "--no-preserve=ownership", *parts, f"{PROJECT}/catalogs", tree])
+    site.portal.run(["chmod", "-R", "go-w", tree])
+    init = site.portal.path(f"{tree}/lib/gate/__init__.py")
+    _edit(init, r'VERSION = ".*"', f'VERSION = "{version}"')
+    if ends_when_it_serves:
+        serve = site.portal.path(f"{tree}/lib/gate/serve.py")
+        begin = r"with home.lock\(\):\n {8}(?=stop = )"
+        _edit(serve, begin, r'\g<0>raise Unavailable("It is broken on purpose.")\n        ')
+    return tree
+
+
+def _edit(file: Path, pattern: str, by: str) -> None:
+    text, count = re.subn(pattern, by, file.read_text())
+    assert count == 1, (file, count)
+    file.write_text(text)
 
 
 def break_in(site: Standing) -> None:

@@ -10,12 +10,14 @@ import re
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, expect
 
+from testbed.places import PROJECT
 from tests.chromium import fresh_context
 from tests.running import wait_for
 from tests.sites import faults
@@ -133,6 +135,53 @@ def test_a_killed_gate_is_told_of_and_started_again(
     finally:
         with faulty.ada() as terminal:
             assert "runs" in faulty.types(terminal, "gate", "start", CLUSTER)
+
+
+def test_a_gate_is_stopped_and_started(
+    faulty: Standing, api: httpx.Client, alive: Notebook
+) -> None:
+    begun = time.time()
+    with faulty.ada() as terminal:
+        try:
+            said = faulty.types(terminal, "gate", "stop", CLUSTER)
+            assert "is stopped" in said
+            unreachable(api, "gate", "is not running", since=begun)
+            goes_on(api, alive)
+        finally:
+            said = faulty.types(terminal, "gate", "start", CLUSTER)
+        assert "runs" in said, said
+
+
+def test_a_gate_is_upgraded_under_a_notebook_and_falls_back_if_it_cannot_be(
+    faulty: Standing, api: httpx.Client, alive: Notebook
+) -> None:
+    """To a later version and back again; one that does not come up is not left in its place."""
+    before = faults.running_code(faulty)
+    with faulty.ada() as terminal:
+
+        def upgrade(tree: str | Path) -> str:
+            command = ("gate", "upgrade", CLUSTER, "--wheels", "/home/ada/wheels")
+            return faulty.types(terminal, *command, timeout_s=90, tree=tree)
+
+        newer = faults.other_version(faulty, "newer", version="9.9.9")
+        assert "[code 0]" in (said := upgrade(newer)), said
+        assert faults.running_code(faulty).startswith("9.9.9-")
+        wait_for("9.9.9", lambda: faults.cluster(api)["gate_version"] == "9.9.9", timeout_s=40)
+        ready(api, alive.session)
+        wait_for("the notebook", alive.answers, timeout_s=30)
+        alive.same_kernel()
+
+        broken = faults.other_version(faulty, "broken", version="9.9.10", ends_when_it_serves=True)
+        said = upgrade(broken)
+        assert "[code 0]" not in said
+        assert re.search(r"new version 9\.9\.10-\w+ did not come up, and the old one 9", said), said
+        assert "runs again" in said
+        assert "It is broken on purpose." in said, "not why"
+        assert faults.running_code(faulty).startswith("9.9.9-")
+        ready(api, alive.session)
+
+        assert "[code 0]" in (said := upgrade(PROJECT)), said
+    assert faults.running_code(faulty) == before
 
 
 # --- the tunnel -------------------------------------------------------------------------------
