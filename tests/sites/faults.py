@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ MODE = "/run/sbatch-goes-wrong"
 SBATCH = f"""\
 #!/bin/sh
 case $(cat {MODE} 2>/dev/null) in
-hang) /usr/bin/sbatch "$@" >/dev/null; sleep 60 ;;
-fail) /usr/bin/sbatch "$@" >/dev/null; exit 1 ;;
+hang) /usr/bin/sbatch "$@" >/dev/null; echo hang >{MODE}.done; sleep 60 ;;
+fail) /usr/bin/sbatch "$@" >/dev/null; echo fail >{MODE}.done; exit 1 ;;
 *) exec /usr/bin/sbatch "$@" ;;
 esac
 """
@@ -179,6 +179,26 @@ def ended(api: httpx.Client, session_id: str, timeout_s: float = 40.0) -> dict[s
     return found
 
 
+def says(api: httpx.Client, session_id: str, state: str, words: str) -> None:
+    """Wait until the session's card is in that state for a reason with these words."""
+
+    def ask() -> bool:
+        found = session(api, session_id)
+        assert found["state"] != "ENDED", found
+        return found["state"] == state and words in found["reason"]
+
+    try:
+        wait_for(words, ask, timeout_s=20)
+    except AssertionError:
+        raise AssertionError(f"{state}, {words}: {session(api, session_id)}") from None
+
+
+def node_of(site: Standing, session_id: str) -> str:
+    """The node that a session's job has."""
+    shown = site.login.run(["squeue", "-h", "-t", "R", "-o", "%j %N"]).stdout
+    return next(line.split()[1] for line in shown.splitlines() if f"sb-{session_id}-" in line)
+
+
 def begin(api: httpx.Client, **more: Any) -> str:
     """Ask for a notebook and do not wait; its session's id."""
     scene = api.get("/api/scenes").json()["features"][0]["id"]
@@ -243,11 +263,13 @@ def break_in(site: Standing) -> None:
 
 
 @contextlib.contextmanager
-def sbatch(site: Standing, how: str) -> Iterator[None]:
-    """Make submits go wrong: `hang` or `fail` after the job was taken."""
+def sbatch(site: Standing, how: str) -> Iterator[Callable[[], bool]]:
+    """Make submits go wrong: `hang` or `fail` after the job was taken. Gives whether one did."""
+    done = site.login.path(f"{MODE}.done")
+    site.login.run(["install", "-m", "666", "/dev/null", f"{MODE}.done"])
     site.login.run(["tee", MODE], input=how)
     try:
-        yield
+        yield lambda: how in done.read_text()
     finally:
         site.login.run(["rm", "-f", MODE])
 
@@ -259,4 +281,4 @@ def stopped(host: Host, found: list[Process]) -> Iterator[None]:
     try:
         yield
     finally:
-        signal(host, "CONT", found)
+        host.run(["kill", "-CONT", *(str(process.pid) for process in found)], check=False)

@@ -196,7 +196,7 @@ def _guardian(site: Standing) -> None:
     wait_for("ssh ends with it", lambda: not faults.outer(site), timeout_s=5)
 
 
-def _down(site: Standing) -> None:
+def _ada(site: Standing) -> None:
     assert "is closed" in site.close_tunnel()
 
 
@@ -210,7 +210,7 @@ def _its_time(site: Standing) -> None:
     [
         (_ssh, "somebody on this host may have ended it"),
         (_guardian, "It has ended without saying why."),
-        (_down, "ada closed it."),
+        (_ada, "ada closed it."),
         (_its_time, "Its time is over."),
     ],
 )
@@ -226,3 +226,121 @@ def test_a_tunnel_that_ended_is_told_of_and_opened_again(
         goes_on(api, alive)
     finally:
         faulty.open_tunnel()
+
+
+# --- the scheduler ----------------------------------------------------------------------------
+
+
+def test_a_submit_without_an_answer_that_was_accepted_is_one_job(
+    faulty: Standing, api: httpx.Client
+) -> None:
+    """One hangs beyond its time, one ends with an error: both had been taken."""
+    asked = []
+    for how in ("hang", "fail"):
+        with faults.sbatch(faulty, how) as done:
+            asked.append(faults.begin(api))
+            wait_for(f"sbatch to {how}", done, timeout_s=20)
+    for session in asked:
+        ready(api, session)
+        assert len(faults.jobs_of(faulty, session)) == 1
+        api.delete(f"/api/sessions/{session}").raise_for_status()
+    for session in asked:
+        assert faults.ended(api, session)["end_reason"] == "stopped"
+        assert len(faults.jobs_of(faulty, session)) == 1
+
+
+def test_what_the_site_does_to_a_job_is_told(faulty: Standing, api: httpx.Client) -> None:
+    """Its queue is down, it is held, cancelled while it waits, cancelled while it runs."""
+    root = faulty.login.run
+    root(["scontrol", "update", "partitionname=dev", "state=down"])
+    try:
+        held, unwanted = faults.begin(api), faults.begin(api)
+        for session in (held, unwanted):
+            faults.says(api, session, "QUEUED", "The queue is down")
+        job = faults.session(api, held)["job"]
+        root(["scontrol", "hold", job])
+        faults.says(api, held, "QUEUED", "held by the cluster's administrators")
+        root(["scancel", faults.session(api, unwanted)["job"]])
+        end = faults.ended(api, unwanted)
+        assert end["end_reason"] == "cancelled while queued", end
+        assert "on the cluster" in end["reason"], end
+    finally:
+        root(["scontrol", "update", "partitionname=dev", "state=up"])
+    root(["scontrol", "release", job])
+    ready(api, held)
+    root(["scancel", job])
+    end = faults.ended(api, held)
+    assert end["end_reason"] == "stopped", end
+    assert "on the cluster" in end["reason"], "as if its owner had stopped it"
+    assert len(faults.jobs_of(faulty, held)) == 1
+
+
+def test_a_silent_scheduler_ends_nothing_and_submits_nothing_twice(
+    faulty: Standing, api: httpx.Client, alive: Notebook
+) -> None:
+    """For a minute. Meanwhile the connection hangs, and is made anew for the notebooks."""
+    slurmctld = faults.processes(faulty.login, "slurm", "slurmctld")
+    begun = time.time()
+    with faults.stopped(faulty.login, slurmctld):
+        at_once = faults.begin(api)
+        card = unreachable(api, "The scheduler of the cluster does not answer", since=begun)
+        assert mends(card).startswith("The help desk of NCHC: ")
+        goes_on(api, alive)
+        alive.same_kernel()
+        later = faults.begin(api)
+
+        hung = faults.master(faulty)
+        with faults.stopped(faulty.portal, hung):
+            wait_for("another connection", lambda: not _same(faults.master(faulty), hung))
+        wait_for("the notebook", alive.answers, timeout_s=30)
+        alive.same_kernel()
+        unreachable(api, "The scheduler of the cluster does not answer", since=begun)
+        assert not faults.session(api, later)["job"]
+        time.sleep(max(0.0, begun + 60 - time.time()))
+    for session in (at_once, later):
+        ready(api, session, timeout_s=90)
+        assert len(faults.jobs_of(faulty, session)) == 1
+        api.delete(f"/api/sessions/{session}").raise_for_status()
+
+
+def _same(one: list[faults.Process], other: list[faults.Process]) -> bool:
+    return not one or one[0].pid == other[0].pid
+
+
+# --- hosts ------------------------------------------------------------------------------------
+
+
+def test_the_truth_is_told_of_what_happened_while_nobody_could_ask(
+    faulty: Standing, api: httpx.Client, alive: Notebook, minute: str
+) -> None:
+    """The jump host dies; then a node, and the time of a job is over. Ada opens the tunnel."""
+    mine = faults.node_of(faulty, alive.session)
+    other = next(node for node in faulty.nodes if node.name != mine)
+    doomed = faults.begin(api, resources={"preset": other.name, "walltime_s": 600})
+    ready(api, doomed)
+    assert faults.node_of(faulty, doomed) == other.name
+    jump = faulty.bed.host("nchc-jump")
+    begun = time.time()
+    try:
+        jump.kill()
+        other.kill()
+        unreachable(api, since=begun)
+        goes_on(api, alive)
+        card = unreachable(api, "The login node did not answer any more", since=begun, timeout_s=90)
+        assert mends(card) == f"The administrator who opened it (ada): {UP}"
+        for session in (doomed, alive.session):
+            assert faults.session(api, session)["state"] == "READY", "nobody knows better yet"
+    finally:
+        jump.start()
+        faulty.open_tunnel()
+    end = faults.ended(api, doomed, timeout_s=60)
+    assert end["end_reason"] == "node failure", end
+    assert "failed" in end["reason"]
+    end = faults.ended(api, minute, timeout_s=60)
+    assert end["end_reason"] == "walltime", end
+    assert "Its time of 1 minute was over." in end["reason"]
+    other.start()
+    for session in (doomed, minute):
+        assert len(faults.jobs_of(faulty, session)) == 1
+    waiting = faulty.login.run(["squeue", "-h", "-t", "PD", "-o", "%j"]).stdout
+    assert doomed not in waiting, "it was put back into the queue"
