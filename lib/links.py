@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from lib.embedded import EmbeddedCluster
 from lib.errors import ClusterUnreachable, InvalidInput, Unavailable
-from lib.model import Fault
+from lib.model import ClusterId, Fault
 from lib.portal_keys import key_file, make_key
+from lib.tunnels.command import Places
 from lib.tunnels.link import ClusterLink
+from lib.tunnels.master import Master
 from lib.tunnels.reach import TcpReach
 
 if TYPE_CHECKING:
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
     from lib.catalogs import Catalogs
     from lib.clusters import ClusterEntry
     from lib.keeper.ports import Link
-    from lib.model import ClusterId
     from lib.outer_tunnels import OuterTunnels
     from lib.settings import Settings
     from lib.tunnels.reach import SocketReach
@@ -49,6 +51,18 @@ def links(
         if link is not None:
             found[cluster] = link
     return found
+
+
+async def end_masters(settings: Settings) -> None:
+    """End every ssh master of this portal, of clusters that it no longer has too.
+
+    Jobs and notebooks on clusters go on; the next start connects to them again.
+    """
+    for record in sorted(settings.runtime.glob("*.json")):
+        cluster = ClusterId(record.stem)
+        with suppress(InvalidInput):
+            places = Places(cluster, settings.runtime)
+            await Master(places, key_file(settings.data, cluster)).end()
 
 
 def _through_a_tunnel(

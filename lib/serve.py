@@ -37,13 +37,12 @@ from lib.catalogs import load_catalogs, offered
 from lib.commands.scenes import take_in_samples
 from lib.embedded import CLUSTER, EmbeddedCluster
 from lib.errors import SceneBridgeError, Unavailable
+from lib.links import end_masters
 from lib.listening import check_notebook_port, listen
 from lib.notify import Notices
 from lib.places import Running, claim, make_data_folder, make_runtime_folder
 from lib.server import PortalServer
 from lib.store import Store
-from lib.tunnels.link import ClusterLink
-from lib.tunnels.reach import TcpReach
 from lib.warming import warm_modules
 from lib.wire import allow_many_files
 
@@ -285,24 +284,15 @@ def _say_what_runs(chosen: Settings) -> None:
 
 
 def _stop(chosen: Settings, cluster: EmbeddedCluster | None, signals: _Signals) -> None:
-    """End jobs, gate and ssh master, and remove the runtime folder."""
+    """End the jobs and the gate of this computer and every ssh master, and remove the
+    runtime folder. What runs on clusters goes on there."""
     signals.act = _ask_for_patience
-    key = chosen.data / "keys" / CLUSTER
     (chosen.data / _SIGN_IN_PAGE).unlink(missing_ok=True)
     try:
         if cluster is not None:
             cluster.stop()
     finally:
-        host_key = key.with_suffix(".host")
-        if host_key.exists():
-            link = ClusterLink(
-                CLUSTER,
-                reach=lambda: TcpReach("127.0.0.1", 0),
-                key=key,
-                host_key=host_key.read_text(),
-                runtime=chosen.runtime,
-            )
-            asyncio.run(link.disconnect())
+        asyncio.run(end_masters(chosen))
         shutil.rmtree(chosen.runtime, ignore_errors=True)
 
 

@@ -75,6 +75,11 @@ class Bed:
         """Whether `up` went through."""
         return bool(self.pid) and (self.state / "complete").exists()
 
+    def must_be_up(self) -> int:
+        if pid := self.pid:
+            return pid
+        raise BedError("The test-bed is down; bring it up: python3 -m testbed up")
+
     def host_pid(self, name: str) -> int:
         return self._recorded(self.state / "hosts" / f"{name}.json")
 
@@ -111,6 +116,9 @@ class Bed:
             BedError: something is missing, or a part did not come up.
         """
         install.check()
+        if unfit := set(str(self.state)) & set(",:\\ "):
+            # They separate the folders in the options of overlayfs.
+            raise BedError(f"The folder {self.state} may not have {unfit} in its name.")
         with self._alone():
             if self.complete:
                 off = [host for host in self.hosts.values() if not host.pid]
@@ -119,7 +127,11 @@ class Bed:
                     self.start_services(off)
                 return bool(off)
             self._remove()
-            self._create(say)
+            before = os.umask(0o022)
+            try:
+                self._create(say)
+            finally:
+                os.umask(before)
         return True
 
     def down(self) -> bool:
@@ -249,7 +261,7 @@ class Bed:
     def _power_on(self, host: Host) -> None:
         machine, site = host.machine, host.site
         home = site.name if site.shared_home else ""
-        bed = self.pid
+        bed = self.must_be_up()
         pid = self._init("host", str(bed), str(self.state), machine.name, home, str(machine.gpus))
         self._record(self.state / "hosts" / f"{machine.name}.json", pid)
         network.plug_in(bed, pid, machine, self.wan_addresses())
@@ -306,4 +318,4 @@ class Bed:
         if unknown := set(networks) - set(machine.links):
             raise BedError(f"{name} has no link to {', '.join(unknown)}: {list(machine.links)}")
         self.host(name).must_be_on()
-        network.set_cables(self.pid, machine, networks, up=up)
+        network.set_cables(self.must_be_up(), machine, networks, up=up)

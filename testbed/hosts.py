@@ -64,6 +64,7 @@ class Host:
         return self.bed.host_pid(self.name)
 
     def must_be_on(self) -> int:
+        self.bed.must_be_up()
         if pid := self.pid:
             return pid
         raise BedError(
@@ -235,6 +236,7 @@ class Host:
 
     def start(self) -> None:
         """Power it on again and start its services; nothing happens where it is on."""
+        self.bed.must_be_up()
         if not self.pid:
             self.bed.power_on([self])
             self.bed.start_services([self])

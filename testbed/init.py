@@ -32,6 +32,7 @@ FUSE, TUN, PRETENDED_GPU = (10, 229), (10, 200), (1, 3)
 
 def main(arguments: Sequence[str]) -> None:
     what, rest = arguments[0], arguments[1:]
+    os.umask(0o022)
     if what == "bed":
         start_bed(Path(rest[0]), Path(rest[1]))
     else:

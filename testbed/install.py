@@ -45,6 +45,15 @@ PROGRAMS = {
 }
 #: Libraries that Apptainer's programs need, each taken from where Apptainer comes from.
 APPTAINER_LIBRARIES = ("libc6", "libseccomp2", "libsqlite3-0")
+#: What the networks need of the kernel, and what shows whether it is there.
+PROBES = {
+    "bridges": ("ip", "link", "add", "name", "probe", "type", "bridge"),
+    "virtual Ethernet": ("ip", "link", "add", "name", "probe", "type", "veth"),
+    "nftables with connection tracking": (
+        "nft",
+        "add table inet t; add chain inet t c; add rule inet t c ct state established accept",
+    ),
+}
 PRIVATE = Path("/opt/apptainer-libc")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 POLICY = Path("/usr/sbin/policy-rc.d")
@@ -89,9 +98,18 @@ def kernel_lacks() -> Iterator[str]:
         # A module that is not loaded yet is not in the list either.
         if name not in filesystems and subprocess.run(["modprobe", "-q", name]).returncode:
             yield f"the kernel has no file system {name}"
+    for what, command in PROBES.items():
+        if which(command[0]) and run_probe(command):
+            yield f"the kernel has no {what}"
     for name in ("net", "mnt", "pid", "uts", "ipc", "user", "cgroup"):
         if not Path(f"/proc/self/ns/{name}").exists():
             yield f"the kernel has no {name} namespaces"
+
+
+def run_probe(command: Sequence[str]) -> int:
+    """Try something in a network namespace that goes with it; gives the exit code."""
+    argv = ["unshare", "--net", "--", *command]
+    return subprocess.run(argv, capture_output=True, timeout=20, env={"PATH": PATH}).returncode
 
 
 def which(program: str) -> str | None:

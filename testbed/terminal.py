@@ -9,6 +9,7 @@ import select
 import signal
 import struct
 import subprocess
+import termios
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,8 @@ from testbed.errors import BedError
 #: terminal without its path.
 TIOCSPTLCK = 0x40045431
 TIOCGPTPEER = 0x5441
+#: Lines and columns; wide, so that long lines come back in one piece.
+SIZE = (50, 250)
 
 
 class Terminal:
@@ -41,6 +44,7 @@ class Terminal:
         slave = fcntl.ioctl(self._master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
         try:
             os.fchown(slave, owner, -1)
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE, 0, 0))
             # util-linux's setsid makes standard input the controlling terminal.
             self.program = subprocess.Popen(
                 ["/usr/bin/setsid", "--ctty", *argv],
@@ -105,11 +109,10 @@ class Terminal:
             self._master = -1
         with suppress(subprocess.TimeoutExpired):
             self.program.wait(2)
-        if self.program.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.program.pid, signal.SIGKILL)
-            self.program.kill()
-            self.program.wait(5)
+        # The process that entered the host may be gone before what it started there.
+        with suppress(ProcessLookupError):
+            os.killpg(self.program.pid, signal.SIGKILL)
+        self.program.wait(5)
 
     def _read(self, timeout: float) -> bool:
         """Take in what comes within `timeout`; False when nothing can come any more."""

@@ -8,14 +8,23 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
+
 from lib import commands
 from lib.commands.answer import Answer
+from lib.deploying import bundle
+from lib.deploying.bundle import Piece
 from tests.sshd import HERE, Sshd, free_port, new_key
 
+CODE = Path(__file__).resolve().parent / "fixtures" / "gate_code"
 NOISE = "echo; echo 'Welcome to the cluster {'; echo scenebridge; printf 'no newline at the end'"
 
 
@@ -139,3 +148,96 @@ def admin(words: Sequence[str]) -> Answer:
     options: argparse.Namespace = commands._parser().parse_args([*words])
     answer: Answer = options.command(options)
     return answer
+
+
+def deploy(node: LoginNode, packages: Path, *words: str) -> dict[str, Any]:
+    answer = admin([
+        "gate", "deploy", "nchc", "--portal-key", node.portal_key, "--scheduler", "local",
+        "--runtime", "process", "--wheels", str(packages), *words,
+    ])  # fmt: skip
+    value: dict[str, Any] = answer.value
+    return value
+
+
+def policy(node: LoginNode, *, more: str = "") -> str:
+    return f"""
+format = 1
+cluster = "nchc"
+users = ["ada"]
+data_paths = ["{node.root / "data"}"]
+{more}
+[listen]
+port = {node.port}
+[scheduler]
+name = "local"
+[runtime]
+name = "process"
+python = "{sys.executable}"
+code = "{CODE}"
+[[modules]]
+id = "small"
+version = "1.0.0"
+entry = "small_module"
+[[presets]]
+name = "small"
+title = "Small"
+cores = 1
+memory_mb = 500
+max_walltime_s = 3600
+"""
+
+
+def submit(node: LoginNode, **params: Any) -> str:
+    """A run that stays until it is stopped."""
+    data = node.root / "data"
+    data.mkdir(exist_ok=True)
+    (data / "blue.tif").write_bytes(b"II*\0")
+    item = {
+        "type": "Feature", "stac_version": "1.1.0", "id": "S1", "geometry": None,
+        "properties": {"datetime": "2024-01-01T00:00:00Z"}, "links": [],
+        "assets": {"blue": {"href": str(data / "blue.tif")}},
+    }  # fmt: skip
+    request = {
+        "id": str(uuid.uuid4()), "kind": "run", "owner": "ada", "module": "small",
+        "module_version": "1.0.0", "params": {"objects": 2000, "pause_s": 1, **params},
+        "items": [item],
+        "preset": "small", "walltime_s": 600,
+    }  # fmt: skip
+    node.ask("submit", json.dumps(request) + "\n")
+    return str(request["id"])
+
+
+def record(node: LoginNode, job: str) -> dict[str, Any]:
+    file = node.gate / "sessions" / job / "control" / "record.json"
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def job_process(node: LoginNode, job: str) -> psutil.Process:
+    """The session script of a job that runs."""
+    wait(lambda: record(node, job)["state"] == "running")
+    for process in psutil.process_iter(["cmdline"]):
+        line = process.info["cmdline"] or []
+        if "lib.jobs.session" in line and any(job in word for word in line):
+            return process
+    raise AssertionError("no such process")
+
+
+def wait(until: Callable[[], bool], timeout_s: float = 40.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not until():
+        assert time.monotonic() < deadline, "not reached"
+        time.sleep(0.05)
+
+
+def other_code(patch: pytest.MonkeyPatch, **changes: str) -> None:
+    """From now on another version is shipped: file name (`_` for `/`) to what is added."""
+    real = bundle.code_pieces
+    added = {name.replace("__", "/") + ".py": text for name, text in changes.items()}
+
+    def pieces() -> list[Piece]:
+        return [
+            replace(piece, data=piece.data + added.get(piece.path, "").encode()) for piece in real()
+        ]
+
+    patch.setattr(bundle, "code_pieces", pieces)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
@@ -28,8 +29,11 @@ def new_key(file: Path) -> str:
 
 
 def free_port() -> int:
-    with socket.create_server((HERE, 0)) as server:
-        return int(server.getsockname()[1])
+    """Below the ports that the system gives to whoever asks for any."""
+    while True:
+        port = random.randrange(12000, 32000)
+        with contextlib.suppress(OSError), socket.create_server((HERE, port)):
+            return port
 
 
 class Sshd:
@@ -115,24 +119,34 @@ class Account:
         return pwd.getpwnam(self.name).pw_gid
 
     def run(
-        self, argv: Sequence[str], *, stdin: str = "", timeout: float = 60, **env: str
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: str = "",
+        timeout: float = 60,
+        proc: str = "",
+        **env: str,
     ) -> subprocess.CompletedProcess[str]:
         """Run it as this account, with nothing in its environment but `env`."""
         return subprocess.run(
-            self.command(argv), cwd="/", input=stdin, capture_output=True, text=True,
+            self.command(argv, proc), cwd="/", input=stdin, capture_output=True, text=True,
             timeout=timeout, start_new_session=True, env=self.environment(**env),
         )  # fmt: skip
 
-    def command(self, argv: Sequence[str]) -> list[str]:
-        """What root runs so that `argv` runs as this account, under the same pid."""
+    def command(self, argv: Sequence[str], proc: str = "") -> list[str]:
+        """What root runs so that `argv` runs as this account, under the same pid.
+
+        Args:
+            proc: options of a /proc of its own, such as `hidepid=invisible`.
+        """
         ids = [f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups"]
         # setpriv still has root's rights when it starts a program; env has them no more.
         become = ["setpriv", *ids, "--bounding-set=-all", "--", "env", *argv]
-        if Path("/proc").stat().st_mode & 0o005:
+        if not proc and Path("/proc").stat().st_mode & 0o005:
             return become
         # Some containers close /proc to all but root, as no ordinary computer does.
-        proc = 'mount -t proc proc /proc && exec "$@"'
-        return ["unshare", "--mount", "sh", "-c", proc, "sh", *become]
+        mount = f'mount -t proc -o {proc or "rw"} proc /proc && exec "$@"'
+        return ["unshare", "--mount", "sh", "-c", mount, "sh", *become]
 
     def environment(self, **env: str) -> dict[str, str]:
         return {"PATH": os.defpath, "HOME": "/nonexistent", "LC_ALL": "C", **env}
@@ -167,6 +181,7 @@ class SshAgent:
         self.account.run(["ssh-add", "-qD"], SSH_AUTH_SOCK=str(self.socket))
 
     def stop(self) -> None:
+        """Idempotent."""
         self._process.terminate()
         self._process.wait(timeout=10)
         self.socket.unlink(missing_ok=True)

@@ -7,28 +7,49 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lib.model import ClusterId
 from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
-from tests.sshd import HERE, Account, Sshd, SshAgent, new_key
+from tests.sshd import HERE, SSHD, Account, SshAgent, Sshd, new_key
 
 PROJECT = Path(__file__).resolve().parents[1]
 ADMIN, OTHER_ADMIN = Account("games"), Account("uucp")
 PORTAL, STRANGER = Account("mail"), Account("news")
+NEEDS = [
+    pytest.mark.skipif(SSHD is None or shutil.which("ssh") is None, reason="no OpenSSH"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as several accounts"),
+    pytest.mark.skipif(PROJECT.stat().st_uid != 0, reason="the project is not root's"),
+]
 CLUSTER = ClusterId("nchc")
 BANNER = b"SSH-2.0-SceneBridge\r\n"
 
 
-def python_for_all(folder: Path) -> str:
+@contextmanager
+def python_for_all() -> Iterator[str]:
+    """`find_python` in a folder that all can enter; skips the tests where there is none."""
+    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        found = find_python(Path(name))
+        if not found:
+            pytest.skip("other accounts cannot run the project's Python")
+        yield found
+
+
+def find_python(folder: Path) -> str:
     """A Python with our packages that every account can run; "" where there is none.
 
     The one that runs the tests may lie in root's home, which others cannot enter.
@@ -57,8 +78,8 @@ def _runs(python: Path) -> bool:
 class Gate:
     """Says what a gate says first, then repeats what it hears."""
 
-    def __init__(self, banner: bytes = BANNER) -> None:
-        self._server = socket.create_server((HERE, 0))
+    def __init__(self, banner: bytes = BANNER, port: int = 0) -> None:
+        self._server = socket.create_server((HERE, port))
         self._banner = banner
         self.port = int(self._server.getsockname()[1])
         threading.Thread(target=self._serve, daemon=True).start()
@@ -81,8 +102,10 @@ class Gate:
                 return
 
     def stop(self) -> None:
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
+        """Idempotent."""
+        if self._server.fileno() >= 0:
+            self._server.shutdown(socket.SHUT_RDWR)
+            self._server.close()
 
 
 class Site:
@@ -125,8 +148,8 @@ class Site:
         assert record is not None
         return record
 
-    def describe(self, *, jump: bool = False, port: int | None = None) -> None:
-        """Write the cluster's file."""
+    def describe(self, *, jump: bool = False, port: int | None = None, host_key: str = "") -> None:
+        """Write the cluster's file; `port` and `host_key` are another login node's."""
         text = f"""
             id = "{CLUSTER}"
             title = "Taiwania 2"
@@ -135,7 +158,7 @@ class Site:
             host = "{HERE}"
             port = {port or self.login.port}
             user = "{self.login.user}"
-            host_keys = ["{self.login.host_key}"]
+            host_keys = ["{host_key or self.login.host_key}"]
             [gate]
             port = {self.gate.port}
         """

@@ -82,7 +82,7 @@ def _up(options: argparse.Namespace) -> Answer:
         "You may log out now: it stays. Nothing of your agent is kept here. To close it before "
         f"its time: `admin.py tunnel down {entry.id}`",
     ]
-    value = {**_brief(entry.id, record), "warnings": list(opened.warnings)}
+    value = {**_brief(record, opened=True), "warnings": list(opened.warnings)}
     return Answer(value, "\n".join(lines))
 
 
@@ -127,7 +127,7 @@ def _cluster(text: str) -> ClusterId:
 def _known(cluster: ClusterId) -> tuple[dict[str, object], tuple[object, ...], str]:
     """What may be known of a cluster's tunnel in this account: value, row, and a note."""
     found = latest(tunnel_folder(), cluster)
-    if found is None or not is_open(found[1]):
+    if found is None or not is_open(*found):
         other = closing.whose(tunnel_folder(), cluster)
         if other and (found is None or found[1].account != other):
             note = f"Only {other}, root and the portal may read more of {other}'s tunnel."
@@ -136,7 +136,7 @@ def _known(cluster: ClusterId) -> tuple[dict[str, object], tuple[object, ...], s
     if found is None:
         return {"cluster": cluster, "state": "none"}, (cluster, "none", *("-",) * 5, ""), ""
     record = found[1]
-    value = _brief(cluster, record)
+    value = _brief(record, opened=is_open(*found))
     row = (
         cluster, value["state"], record.account, _owner(record), record.seal.value,
         _moment(record.opened_at), _moment(record.until), value["reason"],
@@ -144,16 +144,14 @@ def _known(cluster: ClusterId) -> tuple[dict[str, object], tuple[object, ...], s
     return value, row, record.seal_note
 
 
-def _brief(cluster: ClusterId, record: TunnelRecord) -> dict[str, object]:
+def _brief(record: TunnelRecord, *, opened: bool) -> dict[str, object]:
     value = asdict(record)
     del value["pid"], value["start"]
-    opened = is_open(record)
     reason = "" if opened else record.reason or "The process that looked after it was ended."
     if not opened and not record.reason and record.until <= time.time():
         reason = "Its time is over."
     state = "open" if opened else "closed"
-    return {**value, "cluster": cluster, "state": state, "seal": record.seal.value,
-            "reason": reason}  # fmt: skip
+    return {**value, "state": state, "seal": record.seal.value, "reason": reason}
 
 
 def _owner(record: TunnelRecord) -> str:

@@ -23,11 +23,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lib.deploying.there import frames
-from lib.errors import ClusterUnreachable, NotFound, ProtocolError, SceneBridgeError, from_code
+from lib.errors import (
+    ClusterUnreachable,
+    NotFound,
+    ProtocolError,
+    Refused,
+    SceneBridgeError,
+    from_code,
+)
 from lib.settings import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
     from types import TracebackType
 
 #: The program, in an order in which each finds what it imports.
@@ -40,7 +48,7 @@ SOURCES = (
     "lib.deploying.there.main",
 )
 _PACKAGES = ("lib", "lib.deploying", "lib.deploying.there")
-#: Tried after the Python of the cluster file; the first that is new enough is taken.
+#: Tried where the cluster file names none; the first that is new enough is taken.
 PYTHONS = ("python3.13", "python3.12", "python3.11", "python3.10", "python3.14", "python3")
 _PYTHON_NAME = re.compile(r"[A-Za-z0-9._/-]{1,200}")
 _MARKER = b"scenebridge-dialogue-1"
@@ -48,6 +56,8 @@ _MARKER = b"scenebridge-dialogue-1"
 SIGN_IN_TIMEOUT_S = 300.0
 ANSWER_TIMEOUT_S = 300.0
 _END_TIMEOUT_S = 10.0
+#: Exit code of ssh where it did not come to run anything.
+_OWN_FAULT = 255
 _MAX_NOISE = 2**20
 _MAX_SAID = 64 * 1024
 
@@ -86,7 +96,7 @@ def remote_command(python: str) -> str:
     In it stands one word in single quotes, without newlines, `!` or quotes: sh, csh and
     fish all hand that on as it is.
     """
-    names = [name for name in (python, *PYTHONS) if name]
+    names = [python] if python else PYTHONS
     if any(_PYTHON_NAME.fullmatch(name) is None for name in names):
         raise ProtocolError("The Python of the cluster file cannot be named on a command line.")
     marker = _MARKER.decode()
@@ -95,9 +105,15 @@ def remote_command(python: str) -> str:
     return f"exec /bin/sh -c '{script}' sh {' '.join(names)}"
 
 
+def source_files() -> list[Path]:
+    """The files that the program is read from."""
+    return [PROJECT.joinpath(*name.split(".")).with_suffix(".py") for name in SOURCES]
+
+
 def program() -> bytes:
     """The program as it is sent: a line about it, and its modules."""
-    modules = [[name, _source(name)] for name in SOURCES]
+    files = zip(SOURCES, source_files(), strict=True)
+    modules = [[name, file.read_text("utf-8")] for name, file in files]
     whole = {"packages": _PACKAGES, "modules": modules, "main": SOURCES[-1]}
     text = json.dumps(whole).encode()
     head = {"size": len(text), "sha256": hashlib.sha256(text).hexdigest()}
@@ -153,8 +169,10 @@ class Dialogue:
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         self._pending = b""
+        self._begun = False
         try:
             self._find_marker()
+            self._begun = True
             self._write(program(), time.monotonic() + ANSWER_TIMEOUT_S)
         except BaseException:
             self.close()
@@ -276,6 +294,11 @@ class Dialogue:
         except subprocess.TimeoutExpired:
             self._process.kill()
         self._listener.join(_END_TIMEOUT_S)
+        if not self._begun and self._process.returncode not in (_OWN_FAULT, None):
+            return Refused(
+                f"{self._way.name} let you in and ran no command. A key that is sealed for the "
+                "tunnel cannot set up a gate: use an ordinary one, of an account that may log in."
+            )
         self._said.seek(0)
         return self._way.explain(self._said.read(_MAX_SAID).decode("utf-8", "replace"))
 
@@ -304,7 +327,3 @@ def _size_of(head: bytes) -> int:
     if not isinstance(size, int) or not 0 <= size <= frames.MAX_BODY:
         raise ProtocolError("The login node sent an answer of an impossible size.")
     return size
-
-
-def _source(name: str) -> str:
-    return PROJECT.joinpath(*name.split(".")).with_suffix(".py").read_text("utf-8")

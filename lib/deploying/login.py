@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.deploying import bundle
-from lib.deploying.dialogue import Dialogue, Way
+from lib.deploying import bundle, wheels
+from lib.deploying.dialogue import Dialogue, Way, source_files
 from lib.errors import Refused, SceneBridgeError
 from lib.tunnels.outer import ssh, trust
 from lib.tunnels.outer.agent import AgentState, agent_state
@@ -63,7 +63,8 @@ def signed_in(entry: ClusterEntry, user: str, say: Callable[[str], None]) -> Ite
     login, gate = ssh.login_of(entry)
     account = ssh.account_on(entry, user)
     own = [entry.file] if entry.file else []
-    trust.require_safe([*own, *bundle.shipped_files(), *trust.code()])
+    sent = [*bundle.shipped_files(), *source_files(), wheels.PINS]
+    trust.require_safe([*own, *sent, *trust.code()])
     prompts = sys.stdin.isatty()
     agent = agent_state()
     if not prompts:

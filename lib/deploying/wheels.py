@@ -31,9 +31,10 @@ _OLDEST_GLIBC = (2, 17)
 _PIP_TIMEOUT_S = 300.0
 _LINE = re.compile(
     r"(?P<name>[A-Za-z0-9_-]+)==(?P<version>[0-9A-Za-z.]+)"
-    r'(?: ; python_version (?P<sign><|>=) "(?P<than>3\.\d+)")?'
+    r"(?: ; (?P<marker>python_version [<>=]+ \"3\.\d+\"))?"
     r"(?P<hashes>(?: --hash=sha256:[0-9a-f]{64})+)"
 )
+_MARKER = re.compile(r"python_version (?P<sign><|>=) \"(?P<than>3\.\d+)\"")
 _WHEEL = re.compile(
     r"(?P<name>[A-Za-z0-9_.]+)-(?P<version>[^-]+)-(?P<python>[^-]+)-(?P<abi>[^-]+)"
     r"-(?P<platform>[^-]+)\.whl"
@@ -99,13 +100,20 @@ def pins_for(target: Target) -> list[Pin]:
         found = _LINE.fullmatch(re.sub(r" +", " ", line.strip()))
         if found is None:
             raise InvalidInput(f"{PINS}: {line[:60]!r} is not understood.")
-        if found["sign"]:
-            than = tuple(int(n) for n in found["than"].split("."))
-            if (target.python < than) != (found["sign"] == "<"):
-                continue
+        if found["marker"] and not applies(found["marker"], target):
+            continue
         hashes = frozenset(h.partition("sha256:")[2] for h in found["hashes"].split())
         pins.append(Pin(found["name"], found["version"], hashes))
     return pins
+
+
+def applies(marker: str, target: Target) -> bool:
+    """Whether a marker of the pinned file holds; pip would ask about this Python instead."""
+    found = _MARKER.fullmatch(marker)
+    if found is None:
+        raise InvalidInput(f"{PINS}: {marker!r:.60} is not understood.")
+    than = tuple(int(n) for n in found["than"].split("."))
+    return (target.python < than) == (found["sign"] == "<")
 
 
 def wheels_for(target: Target, folder: Path | None) -> list[Piece]:
@@ -137,7 +145,9 @@ def cache_folder() -> Path:
     return (Path(base) if Path(base).is_absolute() else Path.home() / ".cache") / "scenebridge-gate"
 
 
-def pip_arguments(target: Target, requirements: Path, folder: Path) -> list[str]:
+def pip_arguments(
+    target: Target, requirements: Path, folder: Path, *, hashes: bool = True
+) -> list[str]:
     """For `python -m pip`: exactly the pinned wheels of another Python and processor."""
     major, minor = target.python
     wanted = ["--python-version", f"{major}.{minor}", "--implementation", "cp"]
@@ -147,7 +157,8 @@ def pip_arguments(target: Target, requirements: Path, folder: Path) -> list[str]
         wanted += ["--platform", platform]
     return [
         *("download", "--quiet", "--no-input", "--no-deps", "--only-binary=:all:"),
-        *("--require-hashes", *wanted, "--dest", str(folder), "--requirement", str(requirements)),
+        *(["--require-hashes"] if hashes else []),
+        *(*wanted, "--dest", str(folder), "--requirement", str(requirements)),
     ]
 
 
@@ -155,15 +166,21 @@ def _download(pins: Iterable[Pin], target: Target, cache: Path) -> None:
     """Fill the cache's folder of a target anew."""
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache.parent) as aside:
-        requirements, got = Path(aside, "requirements.txt"), Path(aside, "wheels")
+        got = Path(aside, "wheels")
         lines = (
             " ".join([f"{p.name}=={p.version}", *(f"--hash=sha256:{h}" for h in sorted(p.hashes))])
             for p in pins
         )
-        requirements.write_text("\n".join(lines) + "\n", "utf-8")
-        _pip(pip_arguments(target, requirements, got))
+        fetch(lines, target, got)
         shutil.rmtree(cache)
         got.rename(cache)
+
+
+def fetch(lines: Iterable[str], target: Target, folder: Path, *, hashes: bool = True) -> None:
+    """Let pip fetch the wheels of these requirement lines. Raises `Unavailable`."""
+    requirements = folder.with_name("requirements.txt")
+    requirements.write_text("\n".join(lines) + "\n", "utf-8")
+    _pip(pip_arguments(target, requirements, folder, hashes=hashes))
 
 
 def _pip(arguments: Sequence[str]) -> None:

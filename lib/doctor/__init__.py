@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lib import settings
 from lib.catalogs import load_catalogs, offered
-from lib.doctor import computer, folders, internet, people, service
+from lib.doctor import clusters, computer, folders, internet, people, service
 from lib.doctor.check import Check
 from lib.errors import SceneBridgeError
 from lib.places import make_data_folder
@@ -27,7 +27,8 @@ def examine(data: Path) -> Iterator[Check]:
     yield from computer.checks()
     try:
         chosen = settings.load(data)
-        catalogs = offered(load_catalogs(settings.PROJECT), chosen)
+        known = load_catalogs(settings.PROJECT)
+        catalogs = offered(known, chosen)
         yield Check("settings", True, f"{data / settings.FILE}: valid")
         make_data_folder(data)
     except SceneBridgeError as exc:
@@ -36,6 +37,7 @@ def examine(data: Path) -> Iterator[Check]:
     yield Check("data folder", True, f"{data} can be written to")
     yield from folders.checks(chosen)
     yield from people.checks(chosen, catalogs)
+    yield from clusters.checks(chosen, known, catalogs)
     yield from service.checks(chosen)
     if chosen.single_user:
         return

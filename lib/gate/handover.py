@@ -11,13 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from lib.errors import SceneBridgeError, Unavailable
+from lib.errors import Refused, SceneBridgeError, Unavailable
 from lib.gate.audit import Audit
 from lib.gate.folder import FolderMaker
-from lib.gate.images import ImageState
+from lib.gate.images import Images
 from lib.gate.records import Folders, Known, Record
 from lib.jobs import spec as control_files
 from lib.jobs.ports import JobView, Scheduler
@@ -26,6 +28,9 @@ from lib.model import EndReason, JobState
 _log = logging.getLogger(__name__)
 _MAX_TRIES = 3
 _CANCEL_AGAIN_S = 10.0
+_DOUBT_S = 600.0
+_IMAGE_POLL_S = 0.2
+_NEVER_SUBMITTED = "Stopped before it was submitted."
 _NOT_KNOWN = "It is not known yet whether the scheduler took the job."
 _RAN_UNSEEN = "The job was started, and it ended while the scheduler could not be asked."
 
@@ -34,7 +39,6 @@ class HandOver:
     """Everything between a record and its scheduler's id.
 
     Args:
-        image: a job's image; it is handed over only when that is there.
         lock: guards every record; held only while one is changed, never while the
             scheduler is asked.
         changed: called after a change.
@@ -47,8 +51,8 @@ class HandOver:
         maker: FolderMaker,
         scheduler: Scheduler,
         audit: Audit,
+        images: Images,
         *,
-        image: Callable[[Record], Awaitable[ImageState]],
         lock: asyncio.Lock,
         changed: Callable[[], None],
         keep_s: int,
@@ -57,23 +61,36 @@ class HandOver:
         self._maker = maker
         self._scheduler = scheduler
         self._audit = audit
-        self._image = image
+        self._images = images
         self._lock = lock
         self._changed = changed
         self._keep_s = keep_s
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._imageless: dict[str, asyncio.Event] = {}
         self._heard: set[str] = set()
         self._ended_twins: dict[str, float] = {}
+
+    def tried_until(self) -> float:
+        """For a record that is submitted now: until when that may be under way."""
+        return time.time() + self._scheduler.submit_timeout_s
 
     def begin(self, known: Known) -> None:
         """Submit a new job, right after its record was written."""
         self._start(known, self._submit(known))
 
     async def wait(self, job_id: str, timeout_s: float) -> None:
-        """Until what is under way for this job is done, or the time is over."""
+        """Until what is under way for this job is done or waits for its image, or `timeout_s`."""
         task = self._tasks.get(job_id)
         if task is not None:
-            await asyncio.wait({task}, timeout=timeout_s)
+            image = asyncio.ensure_future(self._imageless[job_id].wait())
+            both: set[asyncio.Future[Any]] = {task, image}
+            await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            image.cancel()
+
+    def in_doubt(self, record: Record) -> bool:
+        """Whether a job may still come up for a record that has ended without one."""
+        tried = record.tried_until
+        return not record.live and not record.job and time.time() < tried + _DOUBT_S
 
     async def cancel(self, record: Record) -> None:
         """Ask the scheduler to end a job; `settle` asks again until it has heard.
@@ -110,6 +127,7 @@ class HandOver:
             await asyncio.wait(begun, timeout=patience_s)
 
     def _start(self, known: Known, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        self._imageless[known.record.id] = asyncio.Event()
         task = asyncio.ensure_future(self._guarded(known.record.id, work))
         self._tasks[known.record.id] = task
         return task
@@ -122,28 +140,51 @@ class HandOver:
         except (OSError, SceneBridgeError):
             _log.exception("handing a job over failed; it will be looked for")
         finally:
-            del self._tasks[job_id]
+            del self._tasks[job_id], self._imageless[job_id]
 
     async def _submit(self, known: Known) -> None:
         record = known.record
-        image = await self._image(record)
-        if image.waiting:
-            if record.reason != image.waiting:
-                await self._change(known, lambda: setattr(record, "reason", image.waiting))
-            return
-        if image.failure:
-            await self._end(known, EndReason.REFUSED, image.failure)
-            return
-        await self._change(known, lambda: self._note_try(record))
         try:
-            spec = await asyncio.to_thread(self._maker.job_spec, record, image.path)
+            image = await self._image(known)
+            if record.cancelled:
+                await self._end(known, EndReason.CANCELLED, _NEVER_SUBMITTED)
+                return
+            spec = await asyncio.to_thread(self._maker.job_spec, record, image)
             job = await self._scheduler.submit(spec)
         except Unavailable as exc:
             await self._no_answer(known, exc)
         except SceneBridgeError as exc:
+            if record.tries <= 1:
+                record.tried_until = 0.0  # no earlier try can still turn into a job
             await self._end(known, EndReason.REFUSED, exc.message)
         else:
             await self._taken(known, job)
+
+    async def _image(self, known: Known) -> Path | None:
+        """The image of its module, once it is there; None without one, or when cancelled.
+
+        Raises `Refused`.
+        """
+        record = known.record
+        said = ""
+        while True:
+            state = await self._images.state(record.module, record.module_version)
+            if state.failure:
+                raise Refused(state.failure)
+            if not state.waiting or record.cancelled:
+                break
+            if state.waiting != said:
+                said = state.waiting
+                await self._change(known, partial(setattr, record, "reason", said))
+                self._imageless[record.id].set()
+            await asyncio.sleep(_IMAGE_POLL_S)
+        if said or record.reason:  # the submit begins only now
+
+            def note() -> None:
+                record.reason, record.tried_until = "", self.tried_until()
+
+            await self._change(known, note)
+        return state.path
 
     async def _no_answer(self, known: Known, error: Unavailable) -> None:
         """It may have been taken all the same: look, and do not submit it again."""
@@ -166,34 +207,31 @@ class HandOver:
         job: str | None
         if jobs:
             job = _first(jobs).id
-        elif record.tries == 0:  # it waits for its image
-            job = None
         else:
             tried_until = record.tried_until or record.submitted_at
             job = await self._scheduler.find(record.name, tried_until)
         if job is not None:
             await self._taken(known, job)
         elif record.cancelled:
-            text = "Stopped before it was submitted."
-            await self._end(known, EndReason.CANCELLED, text)
+            await self._end(known, EndReason.CANCELLED, _NEVER_SUBMITTED)
         elif (self._folders.control(record.id) / control_files.JOB_LOG).exists():
             await self._end(known, EndReason.LOST, _RAN_UNSEEN)
         elif record.tries >= _MAX_TRIES:
             text = f"The scheduler did not take the job, though it was asked {record.tries} times."
             await self._end(known, EndReason.REFUSED, text)
         else:
+            await self._change(known, lambda: self._note_try(record))
             await self._submit(known)
 
     def _note_try(self, record: Record) -> None:
-        """Before a submit, so that a gate which dies over it knows that there was one."""
         record.tries += 1
-        record.tried_until = time.time() + self._scheduler.submit_timeout_s
+        record.tried_until = self.tried_until()
 
     async def _taken(self, known: Known, job: str) -> None:
         record = known.record
 
         def note() -> None:
-            record.job = job
+            record.job, record.tried_until = job, 0.0
             if record.reason == _NOT_KNOWN:
                 record.reason = ""
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.errors import NotFound, Refused
@@ -30,6 +31,7 @@ class CheckedFiles:
     """
 
     note: Path
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def known(self, path: Path) -> str | None:
         """The checksum of the file if it is as it was when that was read, else None.
@@ -58,8 +60,9 @@ class CheckedFiles:
 
     def remember(self, path: Path, sha256: str) -> None:
         """The checksum of a file that was just read or written."""
-        memory = {k: v for k, v in self._memory().items() if Path(k).exists()}
-        write_json(self.note, {**memory, str(path): {_identity(path): sha256}})
+        with self._lock:
+            memory = {k: v for k, v in self._memory().items() if Path(k).exists()}
+            write_json(self.note, {**memory, str(path): {_identity(path): sha256}})
 
     def require(self, path: Path, sha256: str, progress: Progress) -> None:
         """Raises `NotFound`, or `Refused` for another checksum."""
@@ -68,7 +71,10 @@ class CheckedFiles:
             raise Refused(other_checksum(str(path), found, sha256))
 
     def _memory(self) -> dict[str, dict[str, str]]:
-        memory = read_json(self.note)
+        try:
+            memory = read_json(self.note)
+        except ValueError:  # damaged: everything is read again
+            return {}
         return memory if isinstance(memory, dict) else {}
 
 

@@ -82,12 +82,13 @@ class Images:
         self._checked = CheckedFiles(folder / "checked.json")
         self._works: dict[ImageName, _Work] = {}
 
-    async def state(self, module: AllowedModule | None) -> ImageState:
+    async def state(self, module_id: str, version: str) -> ImageState:
         """Whether a job of this module can be handed over; starts what is missing.
 
         Quick: what takes long goes on by itself, so ask again. A failure is told for some
         seconds to all who wait; whoever asks later starts another try.
         """
+        module = self._policy.module(module_id, version)
         if module is None or module.image is None:
             return ImageState()
         name = module.image

@@ -21,7 +21,7 @@ from lib.gate.caps import check_caps
 from lib.gate.events import EventLog
 from lib.gate.folder import FolderMaker, old_out_name
 from lib.gate.handover import HandOver
-from lib.gate.images import Images, ImageState
+from lib.gate.images import Images
 from lib.gate.intake import Accepted, check
 from lib.gate.lookout import LOOK_EVERY_S, Lookout, awaited
 from lib.gate.policy import Policy
@@ -59,8 +59,7 @@ class Jobs:
         self._refresher = Refresher(folders, policy, scheduler, audit)
         self._lock = asyncio.Lock()
         self._hand_over = HandOver(
-            *(folders, self._maker, scheduler, audit),
-            image=self._image,
+            *(folders, self._maker, scheduler, audit, self.images),
             lock=self._lock,
             changed=self._tell,
             keep_s=policy.limits.keep_s,
@@ -164,7 +163,7 @@ class Jobs:
         try:
             while not looking.done():
                 await self.poll()
-                if self.live:
+                if self._watched:
                     await self._pause()
                 else:
                     with contextlib.suppress(asyncio.TimeoutError):
@@ -179,7 +178,8 @@ class Jobs:
 
         A scheduler that does not answer ends nothing; `asked_ok` says so.
         """
-        views = await self._ask() if self.live or not self.asked_ok else {}
+        asking = self._watched or not self.asked_ok
+        views = await self._ask() if asking else {}
         if views is not None:
             views = await self._with_recalled(views)
             everything = list(self._known.values())
@@ -196,6 +196,12 @@ class Jobs:
         await self._let_scheduler_forget()
 
     # --- inside -----------------------------------------------------------------
+
+    @property
+    def _watched(self) -> bool:
+        """Whether the scheduler has to be asked: a job lives, or may yet come up."""
+        records = [known.record for known in list(self._known.values())]
+        return any(r.live or self._hand_over.in_doubt(r) for r in records)
 
     async def _pause(self) -> None:
         """Until the next poll is due, or at once when a node must be known."""
@@ -282,6 +288,8 @@ class Jobs:
                 walltime_s=request.walltime_s,
                 scenes=accepted.scenes,
                 submitted_at=time.time(),
+                tries=1,
+                tried_until=self._hand_over.tried_until(),
                 gpus=accepted.preset.preset.gpus,
                 code=ROOT.name,
             )
@@ -313,9 +321,6 @@ class Jobs:
             if r.id == old.id or r.files_in == old.id:
                 r.files_in = new.id
                 self._folders.save(r)
-
-    async def _image(self, record: Record) -> ImageState:
-        return await self.images.state(self._policy.module(record.module, record.module_version))
 
     def _refresh(self, views: Mapping[str, JobView] | None) -> bool:
         changed = False

@@ -149,7 +149,7 @@ class Master:
         while not self._places.control.exists():
             if _ended(self._places, pid):
                 said = self._places.log.read_text(encoding="utf-8", errors="replace")
-                raise reasons.unreachable(self._places.cluster, said)
+                raise reasons.not_signed_in(self._places.cluster, said)
             if time.monotonic() > until:
                 raise ClusterUnreachable(
                     f"The gate of cluster {self._places.cluster} took too long to answer. "

@@ -81,6 +81,15 @@ def unreachable(cluster: ClusterId, stderr: str) -> ClusterUnreachable:
     return ClusterUnreachable(f"The connection to cluster {cluster} was lost.{said}")
 
 
+def not_signed_in(cluster: ClusterId, stderr: str) -> ClusterUnreachable:
+    """The error to raise when a master ended with `stderr` before it had signed in.
+
+    OpenSSH 9.2 says nothing at all where the connection ends before its first byte, which is
+    what a tunnel does whose far end finds no gate.
+    """
+    return unreachable(cluster, stderr if stderr.strip() else "Connection closed")
+
+
 def silent(cluster: ClusterId) -> ClusterUnreachable:
     """The error to raise when the gate did not answer in time."""
     return ClusterUnreachable(

@@ -3,160 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from lib.clusters import read_cluster
-from lib.deploying import bundle, pinning, steps, wheels
 from lib.deploying.bundle import Piece
 from lib.deploying.login import signed_in
 from lib.errors import Conflict, NotFound, ProtocolError, Refused, StorageFull, Unavailable
-from tests.login_node import LoginNode, admin
-
-CODE = Path(__file__).resolve().parents[1] / "fixtures" / "gate_code"
-
-
-@pytest.fixture(scope="module")
-def packages() -> Path:
-    """A folder with the wheels for this Python, as somebody without internet would bring."""
-    target = wheels.Target((sys.version_info[0], sys.version_info[1]), os.uname().machine)
-    try:
-        wheels.wheels_for(target, None)
-    except Unavailable as exc:
-        pytest.skip(exc.message)
-    return wheels.cache_folder() / target.tag
-
-
-@pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginNode]:
-    node = LoginNode(tmp_path_factory.mktemp("node"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in node.start().items():
-            patch.setenv(name, value)
-        try:
-            yield node
-        finally:
-            node.stop()
-
-
-@pytest.fixture
-def deployed(node: LoginNode, packages: Path) -> LoginNode:
-    """That node with a gate that runs, of this version and with a policy for small jobs."""
-    shutil.rmtree(node.gate / "local", ignore_errors=True)
-    if not (node.gate / "policy.toml").exists():
-        deploy(node, packages)
-    text = policy(node)
-    if (node.gate / "policy.toml").read_text() != text:
-        file = node.root / "new-policy.toml"
-        file.write_text(text)
-        admin(["gate", "policy", "nchc", "--set", str(file)])
-    admin(["gate", "deploy", "nchc", "--wheels", str(packages)])
-    return node
-
-
-def deploy(node: LoginNode, packages: Path, *words: str) -> dict[str, Any]:
-    answer = admin([
-        "gate", "deploy", "nchc", "--portal-key", node.portal_key, "--scheduler", "local",
-        "--runtime", "process", "--wheels", str(packages), *words,
-    ])  # fmt: skip
-    value: dict[str, Any] = answer.value
-    return value
-
-
-def policy(node: LoginNode, *, more: str = "") -> str:
-    return f"""
-format = 1
-cluster = "nchc"
-users = ["ada"]
-data_paths = ["{node.root / "data"}"]
-{more}
-[listen]
-port = {node.port}
-[scheduler]
-name = "local"
-[runtime]
-name = "process"
-python = "{sys.executable}"
-code = "{CODE}"
-[[modules]]
-id = "small"
-version = "1.0.0"
-entry = "small_module"
-[[presets]]
-name = "small"
-title = "Small"
-cores = 1
-memory_mb = 500
-max_walltime_s = 3600
-"""
-
-
-def submit(node: LoginNode, **params: Any) -> str:
-    """A run that stays until it is stopped."""
-    data = node.root / "data"
-    data.mkdir(exist_ok=True)
-    (data / "blue.tif").write_bytes(b"II*\0")
-    item = {
-        "type": "Feature", "stac_version": "1.1.0", "id": "S1", "geometry": None,
-        "properties": {"datetime": "2024-01-01T00:00:00Z"}, "links": [],
-        "assets": {"blue": {"href": str(data / "blue.tif")}},
-    }  # fmt: skip
-    request = {
-        "id": str(uuid.uuid4()), "kind": "run", "owner": "ada", "module": "small",
-        "module_version": "1.0.0", "params": {"objects": 2000, "pause_s": 1, **params},
-        "items": [item],
-        "preset": "small", "walltime_s": 600,
-    }  # fmt: skip
-    node.ask("submit", json.dumps(request) + "\n")
-    return str(request["id"])
-
-
-def record(node: LoginNode, job: str) -> dict[str, Any]:
-    file = node.gate / "sessions" / job / "control" / "record.json"
-    found: dict[str, Any] = json.loads(file.read_text())
-    return found
-
-
-def job_process(node: LoginNode, job: str) -> psutil.Process:
-    """The session script of a job that runs."""
-    wait(lambda: record(node, job)["state"] == "running")
-    for process in psutil.process_iter(["cmdline"]):
-        line = process.info["cmdline"] or []
-        if "lib.jobs.session" in line and any(job in word for word in line):
-            return process
-    raise AssertionError("no such process")
-
-
-def wait(until: Callable[[], bool], timeout_s: float = 40.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not until():
-        assert time.monotonic() < deadline, "not reached"
-        time.sleep(0.05)
-
-
-def other_code(patch: pytest.MonkeyPatch, **changes: str) -> None:
-    """From now on another version is shipped: file name (`_` for `/`) to what is added."""
-    real = bundle.code_pieces
-    added = {name.replace("__", "/") + ".py": text for name, text in changes.items()}
-
-    def pieces() -> list[Piece]:
-        return [
-            replace(piece, data=piece.data + added.get(piece.path, "").encode()) for piece in real()
-        ]
-
-    patch.setattr(bundle, "code_pieces", pieces)
-
+from tests.login_node import (
+    LoginNode,
+    admin,
+    deploy,
+    job_process,
+    other_code,
+    record,
+    submit,
+    wait,
+)
 
 # --- deploy ---------------------------------------------------------------------------------
 
@@ -254,6 +120,29 @@ def test_no_suitable_python_names_what_is_there(node: LoginNode, tmp_path: Path)
         node.path = path
         node.write_login()
         node.write_cluster()
+
+
+def test_the_python_of_the_cluster_file_is_taken_or_nothing(node: LoginNode) -> None:
+    node.write_cluster(python="/opt/none/bin/python3")
+    try:
+        with pytest.raises(NotFound, match=r"looked for /opt/none/bin/python3\)"):
+            admin(["gate", "status", "nchc"])
+    finally:
+        node.write_cluster()
+
+
+def test_a_sealed_key_sets_up_no_gate(node: LoginNode) -> None:
+    public = (node.root / "admin.pub").read_text()
+    node.sshd.stop()
+    node.sshd.authorized(f'restrict,command="/bin/false" {public}')
+    node.sshd.start("ForceCommand none")
+    try:
+        with pytest.raises(Refused, match="sealed for the tunnel"):
+            admin(["gate", "status", "nchc"])
+    finally:
+        node.sshd.stop()
+        node.sshd.authorized(public)
+        node.sshd.start()
 
 
 # --- what arrives ---------------------------------------------------------------------------
@@ -366,138 +255,3 @@ def test_a_version_that_does_not_take_the_policy_changes_nothing(
     with pytest.raises(Refused, match="does not take this cluster's policy"):
         admin(["gate", "upgrade", "nchc", "--wheels", str(packages)])
     assert (deployed.current(), deployed.running()["pid"]) == (old, pid)
-
-
-# --- start, stop, status --------------------------------------------------------------------
-
-
-def test_stop_leaves_sessions_and_start_finds_them(deployed: LoginNode) -> None:
-    job = submit(deployed)
-    process = job_process(deployed, job)
-    said = admin(["gate", "stop", "nchc"])
-    assert "is stopped. 1 session goes on." in said.text
-    assert not (deployed.gate / "gate.json").exists()
-    assert "does not run" in admin(["gate", "status", "nchc"]).text
-    assert admin(["gate", "start", "nchc"]).value["live"] == 1
-    assert "runs already" in admin(["gate", "start", "nchc"]).text
-    assert process.is_running()
-    said = admin(["gate", "status", "nchc"])
-    assert said.value["here"] == said.value["current"]
-    assert "Live: 1 sessions and runs of 1 person, 0 GPUs." in said.text
-    admin(["gate", "stop", "nchc", "--jobs"])
-    assert not process.is_running()
-
-
-def test_a_taken_port_is_said(deployed: LoginNode) -> None:
-    admin(["gate", "stop", "nchc"])
-    taken = pytest.raises(Unavailable, match=rf"(?s)Port {deployed.port} of .* is taken")
-    with socket.create_server(("127.0.0.1", deployed.port)), taken:
-        admin(["gate", "start", "nchc"])
-    assert admin(["gate", "start", "nchc"]).value["running"]
-
-
-def test_another_port_in_the_cluster_file_is_said(deployed: LoginNode, packages: Path) -> None:
-    deployed.write_cluster(port=deployed.port + 1)
-    try:
-        with pytest.raises(Conflict, match=f"listen on port {deployed.port}, and"):
-            admin(["gate", "upgrade", "nchc", "--wheels", str(packages)])
-    finally:
-        deployed.write_cluster()
-
-
-def test_another_node_neither_starts_nor_stops_it(deployed: LoginNode, packages: Path) -> None:
-    pid, mine = deployed.running()["pid"], (deployed.gate / "node").read_text()
-    assert mine == socket.gethostname() + "\n"
-    (deployed.gate / "node").write_text("login-2\n")
-    try:
-        for words in (["start"], ["stop"], ["upgrade", "--wheels", str(packages)]):
-            with pytest.raises((Conflict, Refused), match="belongs to the node login-2"):
-                admin(["gate", words[0], "nchc", *words[1:]])
-        assert "Name login-2 as the host" in admin(["gate", "status", "nchc"]).text
-    finally:
-        (deployed.gate / "node").write_text(mine)
-    assert psutil.pid_exists(pid)
-    assert deployed.running()["pid"] == pid
-
-
-@pytest.mark.parametrize("where", ["account", "site"])
-def test_the_kill_switch_ends_everything(deployed: LoginNode, where: str) -> None:
-    switch = deployed.gate / "STOP" if where == "account" else deployed.root / "scenebridge.stop"
-    text = policy(deployed, more=f'stop_files = ["{deployed.root / "scenebridge.stop"}"]')
-    file = deployed.root / "stop-policy.toml"
-    file.write_text(text)
-    admin(["gate", "policy", "nchc", "--set", str(file)])
-    pid, job = deployed.running()["pid"], submit(deployed)
-    process = job_process(deployed, job)
-    switch.touch()
-    try:
-        wait(lambda: not psutil.pid_exists(pid))
-        assert not process.is_running()
-        ended = record(deployed, job)
-        assert (ended["state"], ended["end_reason"]) == ("ended", "stopped")
-        assert "kill switch" in ended["reason"]
-        with pytest.raises(Refused, match=f"The kill switch is on: {switch}"):
-            admin(["gate", "start", "nchc"])
-        with pytest.raises(Refused, match="The kill switch is on"):
-            admin(["gate", "deploy", "nchc"])
-        assert f"The kill switch is on: {switch}" in admin(["gate", "status", "nchc"]).text
-        events = [json.loads(x) for x in (deployed.gate / "audit.jsonl").read_text().splitlines()]
-        assert {"kill-switch", "stopped"} <= {line["event"] for line in events}
-    finally:
-        switch.unlink()
-    assert admin(["gate", "start", "nchc"]).value["running"]
-
-
-# --- policy ---------------------------------------------------------------------------------
-
-
-def test_a_policy_is_checked_there_before_it_counts(deployed: LoginNode, tmp_path: Path) -> None:
-    old = (deployed.gate / "policy.toml").read_text()
-    assert admin(["gate", "policy", "nchc", "--get"]).value["policy"] == old
-    new = tmp_path / "policy.toml"
-    for wrong, why in (
-        (old + "colour = 1\n", "unknown key"),
-        (old.replace('"nchc"', '"abci"'), "is for abci, not for nchc"),
-        (old.replace(f"port = {deployed.port}", "port = 1"), "listen on port 1"),
-    ):
-        new.write_text(wrong)
-        with pytest.raises((Refused, Conflict), match=why):
-            admin(["gate", "policy", "nchc", "--set", str(new)])
-    assert (deployed.gate / "policy.toml").read_text() == old
-    job = submit(deployed)
-    process, pid = job_process(deployed, job), deployed.running()["pid"]
-    new.write_text(old.replace('users = ["ada"]', 'users = ["bob"]'))
-    said = admin(["gate", "policy", "nchc", "--set", str(new)])
-    assert "sessions went on" in said.text
-    assert deployed.running()["pid"] != pid
-    assert process.is_running()
-    assert (deployed.gate / "policy.toml.1").read_text() == old
-    assert (deployed.gate / "policy.toml").stat().st_mode & 0o777 == 0o600
-    with pytest.raises(AssertionError, match="does not take jobs from you"):
-        submit(deployed)
-    admin(["gate", "stop", "nchc", "--jobs"])
-
-
-def test_a_policy_that_changed_meanwhile_is_not_overwritten(deployed: LoginNode) -> None:
-    entry = read_cluster(deployed.file)
-    with signed_in(entry, "", print) as dialogue:
-        answer, text = dialogue.ask("read-policy", home=str(deployed.gate))
-        with (deployed.gate / "policy.toml").open("a") as policy_file:
-            policy_file.write("# by somebody else\n")
-        with pytest.raises(Conflict, match="meanwhile"):
-            dialogue.ask(
-                "write-policy", text, home=str(deployed.gate), digest=answer["digest"],
-                port=deployed.port,
-            )  # fmt: skip
-
-
-def test_the_version_of_this_computer_is_known_without_a_deploy(deployed: LoginNode) -> None:
-    with signed_in(read_cluster(deployed.file), "", print) as dialogue:
-        assert steps.version_here(dialogue, str(deployed.gate)) == deployed.current()
-
-
-def test_the_host_key_can_be_pinned_later(deployed: LoginNode, packages: Path) -> None:
-    deployed.write_cluster()
-    said = admin(["gate", "deploy", "nchc", "--wheels", str(packages)]).text
-    assert pinning.line_for(deployed.running()["host_key"]) in said
-    assert "--pin writes it" in said

@@ -18,6 +18,7 @@ from lib.keeper import Keeper
 from lib.model import (
     Endpoint,
     EndReason,
+    Fault,
     Module,
     ModuleId,
     Run,
@@ -28,12 +29,14 @@ from lib.model import (
     SessionId,
     SessionState,
 )
+from lib.outer_tunnels import OuterTunnels
 from lib.protocol import JobKind
 from lib.proxy import Upstream
 from lib.results.folder import ResultFolder
 from lib.store import Store
 from lib.tunnels.link import ClusterLink
-from lib.tunnels.reach import TcpReach
+from lib.tunnels.reach import Reach, TcpReach
+from tests.fakes.guardian import Guardian
 from tests.fakes.kept import hurry, until
 from tests.fakes.things import ALICE, HERE, a_run, a_scene, a_session, new_id
 from tests.fixtures.gate_site import GateSite
@@ -79,7 +82,11 @@ class RealPortal:
 
     def __init__(self, gate: GateSite, home: Path, runtime: Path) -> None:
         self.gate, self.home, self.runtime = gate, home, runtime
+        self.refused = ""
         self.begin()
+
+    def reach(self) -> Reach:
+        return TcpReach("127.0.0.1", self.gate.port)
 
     def begin(self) -> None:
         self.store = Store(self.home / "portal.sqlite")
@@ -88,7 +95,7 @@ class RealPortal:
         self.door = Notebooks()
         self.link = ClusterLink(
             HERE,
-            reach=lambda: TcpReach("127.0.0.1", self.gate.port),
+            reach=self.reach,
             key=self.gate.key,
             host_key=(self.gate.root / "known_hosts").read_text().partition(" ")[2],
             runtime=self.runtime,
@@ -100,6 +107,7 @@ class RealPortal:
             self.door,
             {SMALL.id: SMALL},
             "http://localhost:8501",
+            lambda _owner, _cluster: self.refused,
         )
         self.keeper.start()
 
@@ -291,6 +299,73 @@ async def test_start_again_has_the_files(here: RealPortal) -> None:
     await here.session_is(again, SessionState.READY)
     assert (here.gate.work(again.id) / "mine.txt").read_text() == "kept"
     assert here.gate.status(again.id).kind is JobKind.SESSION
+
+
+class FarPortal(RealPortal):
+    """As `RealPortal`, through an outer tunnel that somebody has to open."""
+
+    def reach(self) -> Reach:
+        return OuterTunnels(self.home / "tunnels").reach(HERE)
+
+    def open_tunnel(self, **more: Any) -> Guardian:
+        return Guardian(self.home / "tunnels", HERE, self.gate.port, group="forest", **more)
+
+
+@pytest.fixture
+async def far(
+    gate: GateSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[FarPortal]:
+    hurry(monkeypatch)
+    home = tmp_path / "portal"
+    home.mkdir()
+    with tempfile.TemporaryDirectory(prefix="sb-far-") as runtime:
+        portal = FarPortal(gate, home, Path(runtime))
+        try:
+            yield portal
+        finally:
+            await portal.end()
+            await portal.link.disconnect()
+
+
+async def test_a_notebook_through_a_tunnel_that_dies_and_is_opened_again(far: FarPortal) -> None:
+    health = far.keeper.health
+    session = far.open_notebook(linger_s=0)
+    await until(lambda: "No tunnel to here has been opened" in health(HERE).reason)
+    assert far.store.work.session(session.id).state is SessionState.NEW
+
+    first = far.open_tunnel()
+    try:
+        ready = await far.session_is(session, SessionState.READY)
+    finally:
+        first.kill()
+    await until(lambda: health(HERE).fault == Fault.TUNNEL, "the closed tunnel is noticed", LONG_S)
+    assert not health(HERE).reachable
+    assert "The tunnel that ada opened is closed." in health(HERE).reason
+    assert "ada can open it again." in health(HERE).reason
+    assert far.store.work.session(session.id).state is SessionState.READY
+
+    second = far.open_tunnel(account="ben")
+    try:
+        await far.becomes(reachable=True)
+        await until(lambda: far.keeper.connected(HERE, session.id), "proved again", LONG_S)
+        assert session.id in far.door.open_now
+        again = far.store.work.session(session.id)
+        assert (again.job, again.ready_at) == (ready.job, ready.ready_at)
+        assert submitted(far) == [session.id]
+
+        far.refused = "The tunnel to here belongs to the group Coast. You are not in it."
+        late = await far.run_is(far.start_run().id, RunState.FAILED)
+        assert late.reason == f"The cluster refused it. {far.refused}"
+        assert submitted(far) == [session.id], "what runs goes on, nothing is added"
+        far.stop(session)
+        await far.session_is(session, SessionState.ENDED)
+    finally:
+        await far.keeper.close()
+        second.kill()
+
+
+def submitted(far: FarPortal) -> list[str]:
+    return [line["session"] for line in far.gate.audit() if line["event"] == "submitted"]
 
 
 def sockets_below(folder: str) -> list[Path]:

@@ -9,10 +9,19 @@ import pytest
 from playwright.sync_api import Page
 
 from lib.auth import OWNER
-from lib.model import RunState, SceneId, SceneState, SessionState, TokenScope
+from lib.model import (
+    RunState,
+    SceneId,
+    SceneState,
+    SessionState,
+    TokenScope,
+    TunnelState,
+)
 from lib.people import AnnouncementKind
 from lib.plain_pages import sign_in_page
+from tests.fakes.tunnels import write_record
 from tests.pages.pages_browser import Served, violations
+from tests.pages.pages_site import FAR
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 THEMES = pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -92,6 +101,27 @@ def test_a_page(visit: Any, things: dict[str, str], who: str, path: str, dark: b
         main = page.locator("[data-testid=stMain]")
         assert main.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@THEMES
+def test_a_cluster_that_cannot_be_asked(visit: Any, served: Served, dark: bool):
+    silent = served.site.folder / "far-is-silent"
+    silent.touch()
+    closed = {"state": TunnelState.CLOSED, "reason": "The login node was restarted."}
+    write_record(served.site.tunnels, FAR, person=OWNER.id, **closed)
+    try:
+        page = visit("/clusters", dark=dark)
+        drawn(page)
+        page.get_by_text("python admin.py tunnel up far --person owner").wait_for()
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 1000})
+            page.wait_for_timeout(800)
+            told = violations(page)
+            assert not told, f"{width} px\n" + "\n".join(told)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+    finally:
+        silent.unlink()
+        write_record(served.site.tunnels, FAR, person=OWNER.id)
 
 
 def test_axe_would_find_something(visit: Any):

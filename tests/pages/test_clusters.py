@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from datetime import datetime, timedelta, timezone
 
@@ -197,4 +198,7 @@ def test_the_launch_form_says_what_is_free(open_page, site):
 
 def test_one_queue_needs_no_name(site):
     far = site.portal.all_clusters(site.asking)[1]
-    assert queues.free(far).startswith("cpu: 41 of 200")
+    assert queues.free(dataclasses.replace(far, load=far.load[:1])) == (
+        "3 of 10 nodes and 24 of 80 GPUs free"
+    )
+    assert queues.free(dataclasses.replace(far, load=())) == ""

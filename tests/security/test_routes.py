@@ -113,7 +113,7 @@ class Whole:
 
 @pytest.fixture
 async def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Whole]:
-    monkeypatch.setattr(assembly, "_links", lambda *_: {})
+    monkeypatch.setattr(assembly, "links", lambda *_: {})
     monkeypatch.setattr(Keeper, "wake", lambda *_: None)
     plant_scene(tmp_path, "LC08_A")
     it = Whole(tmp_path)
@@ -235,7 +235,7 @@ async def test_who_asked_is_said_by_front_servers_alone(
     forwarded: list[str],
     client: str,
 ) -> None:
-    monkeypatch.setattr(assembly, "_links", lambda *_: {})
+    monkeypatch.setattr(assembly, "links", lambda *_: {})
     plant_scene(tmp_path, "LC08_A")
     (tmp_path / "settings.toml").write_text(f"trusted_proxies = {list(trusted)}")
     whole = Whole(tmp_path)

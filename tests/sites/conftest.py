@@ -1,5 +1,6 @@
 """The test-bed for tests of whole sites; see docs/testbed.md."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from testbed.sites import every_site
 from tests.chromium import chromium
 from tests.sites.faults import break_in
 from tests.sites.standing import fetch_wheels, standing
+from tests.sites.trying import LISTEN
 
 HERE = Path(__file__).parent
 LOCAL = ["127.0.0.1", "::1", "localhost"]
@@ -60,3 +62,25 @@ def browser():
     """A browser of a scientist's, on this machine: the relay of the site is its network."""
     with chromium() as running:
         yield running
+
+
+@pytest.fixture
+def open_port(bed):
+    """Starts a listener on every address of a host, as an ordinary user; gives its port."""
+    started = []
+
+    def start(name, user) -> int:
+        program = bed.host(name).popen(
+            ["/usr/bin/python3", "-c", LISTEN],
+            user,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started.append(program)
+        return int(program.stdout.readline())
+
+    yield start
+    for program in started:
+        program.kill()
+        program.communicate(timeout=10)

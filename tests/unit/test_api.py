@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,12 +13,21 @@ import pytest
 
 from lib import portal
 from lib.errors import StorageFull
-from lib.model import RunId, RunState, SceneId, SceneState, SessionId, SessionState
+from lib.model import (
+    RunId,
+    RunState,
+    SceneId,
+    SceneState,
+    SessionId,
+    SessionState,
+    Tunnel,
+    TunnelState,
+)
 from lib.protocol import ArtifactKind
 from tests.fakes.described import check
 from tests.fakes.kept import hurry, until
 from tests.fakes.site import ALICE, BOB, Site, site
-from tests.fakes.things import a_detection, a_picture, new_id
+from tests.fakes.things import HERE, a_detection, a_picture, new_id
 
 LAUNCH = {
     "scenes": ["LC08_A"],
@@ -185,6 +195,23 @@ async def test_modules_and_clusters(api: httpx.AsyncClient, here: Site) -> None:
     assert cluster["unreachable_reason"] == "The cluster does not answer."
     assert cluster["unreachable_since"].endswith("Z")
     assert cluster["presets"], "what it offered is still known"
+    assert cluster["mend"], "somebody can do something"
+
+
+async def test_every_cluster_with_why_not(api: httpx.AsyncClient, here: Site) -> None:
+    """Without `all` those that the asker may use alone; the tunnel decides too."""
+    elsewhere = Tunnel(HERE, TunnelState.OPEN, account="ada", person=BOB.id, login_node="u@node")
+    here.access.tunnel = lambda _entry: elsewhere
+    assert (await api.get("/api/clusters")).json() == []
+    (cluster,) = (await api.get("/api/clusters?all=1")).json()
+    assert cluster["refused"].endswith("who alone starts work through it.")
+    assert cluster["tunnel"]["state"] == "open"
+    assert cluster["tunnel"]["login_node"] == "", "that is for those who may"
+    here.access.tunnel = lambda _entry: dataclasses.replace(elsewhere, person=ALICE.id)
+    (cluster,) = (await api.get("/api/clusters")).json()
+    assert cluster["tunnel"]["login_node"] == "u@node"
+    assert cluster["refused"] == ""
+    assert (await api.get("/api/clusters?all=2")).status_code == 422
 
 
 # --- sessions ---------------------------------------------------------------------------

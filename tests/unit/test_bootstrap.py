@@ -171,6 +171,70 @@ def test_an_old_npm_does_not_count(tmp_path):
     assert bootstrap.npm_version(str(tmp_path / "missing"), os.environ) == 0
 
 
+# --- the tests of sites ----------------------------------------------------------------
+
+
+@pytest.fixture
+def becomes(monkeypatch):
+    """What `main` became, without becoming it or setting anything up."""
+    seen: list[list[str]] = []
+    monkeypatch.setattr(bootstrap, "prepare", lambda project, goal: seen.append([goal]))
+    monkeypatch.setattr(bootstrap.os, "execve", lambda program, argv, env: seen.append(argv[1:]))
+    monkeypatch.setattr(bootstrap.signal, "signal", lambda *_: None)
+    monkeypatch.chdir(PROJECT)
+    return seen
+
+
+def test_sites_are_tested_alone_in_one_process_when_they_are_asked_for(becomes, monkeypatch):
+    checked = []
+    monkeypatch.setattr(bootstrap, "check_testbed", checked.append)
+    bootstrap.main(["test", "-x", "--sites", "-k", "jobs"])
+    assert becomes == [
+        ["test"],
+        ["-P", "-m", "pytest", "-n", "0", "tests/sites", "-x", "-k", "jobs"],
+    ]
+    assert len(checked) == 1
+    del becomes[:]
+    bootstrap.main(["test", "-x"])
+    assert becomes[1][-1] == "-x"
+    assert "tests/sites" not in becomes[1]
+    assert len(checked) == 1, "the ordinary tests need no test-bed"
+
+
+def test_sites_are_not_tested_where_the_test_bed_lacks_something(becomes, monkeypatch):
+    def lacking(_):
+        raise SetupError("the tests of sites cannot run.")
+
+    monkeypatch.setattr(bootstrap, "check_testbed", lacking)
+    with pytest.raises(SystemExit, match="SceneBridge: the tests of sites cannot run"):
+        bootstrap.main(["test", "--sites"])
+    assert becomes == []
+
+
+def test_what_the_test_bed_lacks_is_said(tmp_path):
+    package = tmp_path / "testbed"
+    package.mkdir()
+    (package / "__main__.py").write_text(
+        "import sys; assert sys.argv[1:] == ['check']; sys.exit('testbed: run: mend it')"
+    )
+    with pytest.raises(SetupError, match=r"the tests of sites cannot run\. run: mend it$"):
+        bootstrap.check_testbed(Project(tmp_path))
+    (package / "__main__.py").write_text("")
+    bootstrap.check_testbed(Project(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_tests_of_sites_are_collected_by_name_only():
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0"]
+    # The other folders would only take time here.
+    everything = [*command, "tests", "--ignore-glob=tests/[!s]*", "--ignore=tests/security"]
+    listed = subprocess.run(everything, cwd=PROJECT, capture_output=True, text=True)
+    assert listed.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, listed.stdout
+    named = subprocess.run([*command, "tests/sites"], cwd=PROJECT, capture_output=True, text=True)
+    assert named.returncode == 0
+    assert "tests/sites/test_bed.py::" in named.stdout
+
+
 # --- finding a Python ------------------------------------------------------------------
 
 

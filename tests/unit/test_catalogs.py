@@ -160,3 +160,16 @@ def test_the_portal_s_own_computer_is_for_whom_the_settings_say(tmp_path: Path) 
     assert here not in offered(catalogs, many).clusters
     some = replace(many, embedded_groups=("forest",))
     assert offered(catalogs, some).cluster(here).groups == ("forest",)
+
+
+def test_beside_another_cluster_the_portal_s_own_computer_is_left_out(tmp_path: Path) -> None:
+    """What runs there could read the portal's key to the other cluster."""
+    catalogs = load_catalogs(project(tmp_path))
+    here, far = ClusterId("here"), ClusterId("far")
+    other = replace(catalogs.cluster(here), id=far, embedded=False, groups=("everyone",))
+    both = replace(catalogs, clusters={**catalogs.clusters, far: other})
+    alone = Settings(data=tmp_path, runtime=tmp_path)
+    assert set(offered(both, alone).clusters) == {far}
+    wished = offered(both, replace(alone, embedded_groups=("everyone",)))
+    assert wished.cluster(here).groups == ("everyone",)
+    assert set(wished.clusters) == {here, far}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 
 from lib.errors import Conflict, InvalidInput, NotFound, Refused
 from lib.gate.audit import Audit
-from lib.gate.home import Home
+from lib.gate.home import Home, RunningGate, this_node
+from lib.jobs.processes import this_process
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = {"python": sys.executable, "code": str(ROOT)}
@@ -146,3 +148,73 @@ def test_the_audit_cuts_off_a_flood_and_says_how_much(
     assert len(lines) == 302
     assert lines[300] == {"time": 6060.0, "event": "refusals-left-out", "count": 700}
     assert max(len(line.get("command", "")) for line in lines) == 300
+
+
+def test_a_folder_with_a_fixed_node_is_served_there_alone(tmp_path: Path, key: Path) -> None:
+    home = Home(tmp_path / "gate")
+    home.init("here", key, None, FIRST)
+    assert home.node == ""
+    home.init("here", None, None, FIRST, fix_node=True)
+    assert home.node == this_node()
+    with home.lock():
+        pass
+    (home.path / "node").write_text("login-2\n")
+    for command in (["serve"], ["serve", "--detach"], ["stop"]):
+        done = gate(*command, "--home", str(home.path))
+        assert (done.returncode, "belongs to the node login-2" in done.stderr) == (1, True)
+    with pytest.raises(Conflict, match="Name login-2 as the login host"), home.lock():
+        pass
+    answer = json.loads(gate("status", "--home", str(home.path)).stdout)
+    assert (answer["node"], answer["this_node"]) == ("login-2", this_node())
+
+
+def test_without_a_key_init_needs_one_that_is_there(tmp_path: Path, key: Path) -> None:
+    home = Home(tmp_path / "gate")
+    with pytest.raises(InvalidInput, match="public key"):
+        home.init("here", None, None, FIRST)
+    home.init("here", key, None, FIRST)
+    before = home.portal_key()
+    home.init("here", None, None, FIRST)
+    assert home.portal_key() == before
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_served_unless_a_gate_runs(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(number, "no locks here")
+
+    home = Home(tmp_path / "gate")
+    home.init("here", key, None, FIRST)
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with home.lock():
+        pass
+    me = this_process()
+    home.announce(RunningGate(me.pid, me.start, 1, "k", "here", "0"))
+    with pytest.raises(Conflict, match="serves"), home.lock():
+        pass
+
+
+def test_the_kill_switch_keeps_a_gate_from_starting(tmp_path: Path, key: Path) -> None:
+    home = Home(tmp_path / "gate")
+    home.init("here", key, None, FIRST)
+    (home.path / "STOP").symlink_to("/nowhere")
+    for command in (["serve"], ["serve", "--detach"]):
+        done = gate(*command, "--home", str(home.path))
+        assert (done.returncode, "The kill switch is on" in done.stderr) == (1, True)
+    audit = home.audit.read_text()
+    assert '"what": "start"' in audit
+
+
+def test_check_looks_at_another_policy_too(tmp_path: Path, key: Path) -> None:
+    home = Home(tmp_path / "gate")
+    home.init("here", key, None, FIRST)
+    other = tmp_path / "other.toml"
+    text = (home.path / "policy.toml").read_text()
+    other.write_text(text.replace('users = ["*"]', "users = []"))
+    done = gate("check", "--home", str(home.path), "--policy", str(other))
+    assert any("takes jobs from nobody" in p for p in json.loads(done.stdout)["problems"])
+    other.write_text(text.replace('"here"', '"there"'))
+    done = gate("check", "--home", str(home.path), "--policy", str(other))
+    assert (done.returncode, "is for there, not for here" in done.stderr) == (1, True)

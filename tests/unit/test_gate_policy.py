@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from lib.errors import InvalidInput
 from lib.gate.policy import Policy, load, parse
+from lib.jobs.spec import ROOT
 
 GOOD: dict[str, Any] = {
     "format": 1,
@@ -68,21 +70,33 @@ def test_a_whole_policy_is_understood(tmp_path: Path) -> None:
 
 def test_the_documented_example_is_a_valid_policy(tmp_path: Path) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "gate.md").read_text()
-    (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "policy.toml").write_text(example.replace('cache = ""', ""))
+    example, *others = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    example = example.replace('cache = ""', "")
+    (tmp_path / "policy.toml").write_text(example)
     assert load(tmp_path / "policy.toml", tmp_path).cluster == "here"
+    (containers,) = [text for text in others if 'name = "apptainer"' in text]
+    data = {**copy.deepcopy(GOOD), **tomllib.loads(containers)}
+    assert parse(data, tmp_path).modules[0].image is not None
+    (slurm,) = [text for text in others if 'name = "slurm"' in text]
+    local = re.search(r"\[scheduler\]\n.*?\n\n", example, re.DOTALL)
+    assert local is not None
+    (tmp_path / "policy.toml").write_text(example.replace(local[0], slurm + "\n"))
+    assert load(tmp_path / "policy.toml", tmp_path).scheduler_name == "slurm"
 
 
 def test_every_key_of_a_policy_is_documented() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "gate.md").read_text()
-    (example,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    example = "\n".join(re.findall(r"```toml\n(.*?)```", page, re.DOTALL))
     source = Path(__file__).resolve().parents[2] / "lib"
     text = "".join(
         (source / name).read_text()
-        for name in ("gate/policy.py", "jobs/schedulers/local.py", "jobs/runtimes/process.py")
+        for name in (
+            *("gate/policy.py", "jobs/runtimes/process.py", "jobs/runtimes/apptainer.py"),
+            *("jobs/schedulers/local.py", "jobs/schedulers/slurm/scheduler.py"),
+        )
     )
     keys = set(
-        re.findall(r'(?:table|listen)\.(?:whole|text|texts|get|table|tables)\("(\w+)"', text)
+        re.findall(r'(?:table|listen)\.(?:whole|number|text|texts|get|table|tables)\("(\w+)"', text)
     )
     assert len(keys) > 15
     assert {key for key in keys if not re.search(rf"^\[*{key}\b", example, re.M)} == set()
@@ -124,7 +138,7 @@ def _set(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         (_set("limits", "max_live", to="3"), "must be a whole number"),
         (_set("scheduler", "name", to="cron"), "none of: local"),
         (_set("scheduler", to={}), "lacks the key 'name'"),
-        (_set("runtime", "name", to="docker"), "none of: process"),
+        (_set("runtime", "name", to="docker"), "none of: apptainer, process"),
         (_set("portal_origins", to=["*"]), "not allowed"),
         (_set("portal_origins", to=["http://a b"]), "not allowed"),
         (_set("portal_origins", to="http://a"), "must be a list"),
@@ -162,6 +176,49 @@ def test_folders_that_would_open_too_much_are_refused(
         with pytest.raises(InvalidInput, match="data_paths"):
             policy(gate, _set("data_paths", to=[str(path)]))
     assert policy(gate, _set("data_paths", to=[str(account / "data")])).data_paths
+
+
+def test_binds_that_would_open_the_account_or_the_gate_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = tmp_path / "home" / "ada"
+    gate = account / "gate"
+    gate.mkdir(parents=True)
+    (account / "link").symlink_to(account)
+    monkeypatch.setenv("HOME", str(account))
+
+    def binds(path: Path) -> dict[str, Any]:
+        runtime = {"name": "apptainer", "binds": [f"{path}:/licences"]}
+        return {**copy.deepcopy(GOOD), "modules": [], "runtime": runtime}
+
+    for path in (account, account.parent, gate, gate / "sessions", account / "link"):
+        with pytest.raises(InvalidInput, match="binds"):
+            parse(binds(path), gate)
+    with pytest.raises(InvalidInput, match="too much"):
+        parse(binds(Path("/")), gate)
+    assert parse(binds(account / "licences"), gate)
+
+
+def test_data_that_would_hide_the_image_is_refused_for_containers_only(tmp_path: Path) -> None:
+    data = {**copy.deepcopy(GOOD), "modules": [], "data_paths": ["/opt/data"]}
+    assert parse(data, tmp_path).data_paths == (Path("/opt/data"),)
+    data["runtime"] = {"name": "apptainer"}
+    with pytest.raises(InvalidInput, match="/opt/data would hide /opt in the container"):
+        parse(data, tmp_path)
+    data["data_paths"] = ["/data/archive"]
+    assert parse(data, tmp_path).data_paths
+
+
+def test_a_container_s_notebook_is_the_one_that_came_with_the_gate(tmp_path: Path) -> None:
+    module = {"id": "x", "version": "1", "entry": "x", "image": "/x.sif", "sha256": "0" * 64}
+    data = {**copy.deepcopy(GOOD), "runtime": {"name": "apptainer"}}
+    data["modules"] = [{**module, "notebook": "/gate/x.ipynb"}]
+    assert parse(data, tmp_path).modules[0].notebook == Path("/gate/x.ipynb")
+    data["modules"] = [{**module, "notebook": "x.ipynb"}]
+    assert parse(data, tmp_path).modules[0].notebook == ROOT / "x.ipynb"
+    data["modules"] = [{**module, "notebook": "x.sh"}]
+    with pytest.raises(InvalidInput, match=r"must end in \.ipynb"):
+        parse(data, tmp_path)
 
 
 @pytest.mark.parametrize(

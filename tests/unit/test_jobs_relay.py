@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import os
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -204,6 +205,23 @@ async def test_a_notebook_that_is_not_there_ends_the_connection(site: Site) -> N
     async with site.relay(greet) as port:
         (site.folder / "n.sock").unlink()
         assert await turned_away(port, site.context())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs O_PATH")
+async def test_what_stands_in_for_the_notebooks_socket_is_not_connected(site: Site) -> None:
+    """A container may put a link to another socket of the node there."""
+    async with site.relay(greet) as port:
+        path, other = site.folder / "n.sock", site.folder / "bus.sock"
+        path.rename(other)
+        for target in (other, Path("/proc/self/root"), site.folder / "none"):
+            path.symlink_to(target)
+            assert await turned_away(port, site.context())
+            path.unlink()
+        path.write_text("a file")
+        assert await turned_away(port, site.context())
+        path.unlink()
+        other.rename(path)
+        assert await ask(port, site.context()) == b"you said hello\n"
 
 
 async def test_closing_the_relay_ends_what_is_open(site: Site) -> None:

@@ -11,38 +11,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from lib.jobs import spec as control_files
 from lib.jobs.files import read_json
-from tests.fixtures.containers import Containers, make_containers, why_not
-from tests.fixtures.session_script import TOKEN, Script
-
-New = Callable[..., Script]
+from tests.fixtures.session_script import RUNTIMES, TOKEN, New, new_scripts
 
 
-@pytest.fixture(params=["process", "apptainer"])
+@pytest.fixture(params=RUNTIMES)
 def new(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[New]:
-    """Makes scripts for one of the runtimes, not yet started."""
-    containers: Containers | None = None
-    if request.param == "apptainer":
-        if why_not():
-            pytest.skip(why_not())
-        (tmp_path / "image").mkdir()
-        containers = make_containers(tmp_path / "image")
-    made: list[Script] = []
-
-    def make(**changes: Any) -> Script:
-        made.append(Script(tmp_path, containers=containers, **changes))
-        return made[-1]
-
-    yield make
-    for script in made:
-        script.kill()
+    yield from new_scripts(request.param, tmp_path)
 
 
 @pytest.fixture
@@ -162,6 +143,15 @@ def test_a_scratch_folder_that_somebody_made_before_is_not_used(new: New) -> Non
         assert (script.scratch / "planted").exists()  # not ours to remove
     finally:
         subprocess.run(["rm", "-rf", str(script.scratch)], check=True)
+
+
+def test_folders_that_a_task_closed_are_removed_too(started: New, tmp_path: Path) -> None:
+    closes = tmp_path / "python"
+    closes.write_text("#!/bin/sh\nmkdir -p $PWD/a/b\ntouch $PWD/a/b/c\nchmod 0 $PWD/a/b $PWD/a\n")
+    closes.chmod(0o755)
+    script = started(kind="run", program=closes)
+    assert script.end()["end_reason"] == "finished"
+    assert script.left() == []
 
 
 def test_a_module_that_prints_without_end_fills_no_disk(started: New, tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def first(place: Place, new: str, cluster: str, key: bytes, policy: bytes) -> An
             "The gate does not know the portal's key yet: print it on the portal host with "
             f"`admin.py gate key {cluster}`, and give it with --portal-key."
         )
+    if place.policy.exists():
+        _checked(place, new)
     try:
         for name, file in files.items():
             write_whole(file, given[name])
@@ -80,13 +82,7 @@ def replace(place: Place, new: str, *, port: int, start: bool, restart: bool) ->
         Conflict: the policy names another port, or the gate belongs to another node.
         Unavailable: the new version did not come up; the old one runs again.
     """
-    try:
-        checked = place.gate(new, "check")
-    except SceneBridgeError as exc:
-        raise Refused(
-            f"The new version does not take this cluster's policy, so nothing was changed: "
-            f"{exc.message}"
-        ) from exc
+    checked = _checked(place, new)
     _require_port(checked, port)
     old = place.current()
     before = _possible(place.gate(new, "status"))
@@ -145,6 +141,16 @@ def write_policy(place: Place, digest: str, data: bytes, *, port: int) -> Answer
         _restart_or_put_back(place, current, old)
     place.audit("policy-changed", digest=hashlib.sha256(data).hexdigest())
     return {**status(place), "problems": checked["problems"], "was_running": said["running"]}
+
+
+def _checked(place: Place, version: str) -> Answer:
+    try:
+        return place.gate(version, "check")
+    except SceneBridgeError as exc:
+        raise Refused(
+            f"The new version does not take this cluster's policy, so nothing was changed: "
+            f"{exc.message}"
+        ) from exc
 
 
 def _require_port(checked: Answer, port: int) -> None:

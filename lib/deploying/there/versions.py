@@ -14,7 +14,7 @@ import secrets
 import shutil
 import zipfile
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from lib.deploying.there.place import Place, write_whole
@@ -126,7 +126,7 @@ def _unpack(wheel: bytes, part: Path, folder: str) -> dict[str, str]:
         for entry in archive.infolist():
             if entry.is_dir():
                 continue
-            first = PurePosixPath(entry.filename).parts[0]
+            first = entry.filename.split("/")[0]
             if first.endswith(".data"):  # scripts and headers; the gate needs neither
                 continue
             left -= entry.file_size

@@ -42,6 +42,8 @@ _TOO_MUCH = tuple(Path("/", name) for name in ("", "etc", "var", "tmp", "var/tmp
 _NOT_PASSED = frozenset({"HOME", "USER", "LOGNAME", "SHELL", "PATH", "LD_LIBRARY_PATH"})
 #: Apptainer looks for settings of the account here, and can neither find nor make any.
 _NO_HOME = "/proc"
+#: How this site reaches others, and whom it trusts.
+_NETWORK = frozenset({"http_proxy", "https_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"})
 _OWN_ENV = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": _NO_HOME,
@@ -146,9 +148,9 @@ class ApptainerRuntime:
     def fetch(self, reference: str, target: Path, scratch: Path) -> Invocation:
         """`apptainer pull`, with nothing of the account: registries that ask who we are refuse."""
         argv = (str(self.binary), "pull", "--disable-cache", str(target), reference)
-        proxies = {k: v for k, v in inherited().items() if k.lower().endswith("_proxy")}
+        network = {k: v for k, v in os.environ.items() if k.lower() in _NETWORK}
         own = {"APPTAINER_TMPDIR": str(scratch), "APPTAINER_CACHEDIR": str(scratch)}
-        return Invocation(argv, {**_OWN_ENV, **proxies, **own}, scratch)
+        return Invocation(argv, {**_OWN_ENV, **network, **own}, scratch)
 
     def problem(self) -> str:
         """Says when the program is missing on this computer."""

@@ -76,7 +76,7 @@ def close_tunnel(tunnels: Path, cluster: ClusterId) -> list[TunnelRecord]:
 def settle(place: TunnelPlace) -> None:
     """Write down that a tunnel is closed whose guardian could not any more."""
     record = place.read()
-    if record is not None and record.state is TunnelState.OPEN and not is_open(record):
+    if record is not None and record.state is TunnelState.OPEN and not is_open(place, record):
         ledger.close(place, record, "The process that looked after it was ended.")
 
 
@@ -84,9 +84,9 @@ def _end(place: TunnelPlace, record: TunnelRecord) -> TunnelRecord:
     """Ask its guardian to close it; as root, who must not write there, that is all."""
     root = os.geteuid() == 0
     deadline = time.monotonic() + _END_TIMEOUT_S
-    if is_open(record):
+    if is_open(place, record):
         os.kill(record.pid, signal.SIGTERM if root else signal.SIGINT)
-    while is_open(record):
+    while is_open(place, record):
         if time.monotonic() > deadline:
             raise Unavailable(
                 f"The process {record.pid} that looks after the tunnel does not end; try again, "

@@ -101,7 +101,7 @@ def main(link: socket.socket) -> int:
         if started.opened:
             guardian.keep(link)
     finally:
-        guardian.end_ssh()
+        guardian.clear()
     return 0
 
 
@@ -151,7 +151,6 @@ class Guardian:
             return fault
         banner = self._banner()
         if not banner and "administratively prohibited" in self._text():
-            self._place.socket.unlink(missing_ok=True)
             return Started(False, self._text())
         self._leave_terminal()
         self._write_opened()
@@ -191,13 +190,15 @@ class Guardian:
 
     def _write_opened(self) -> None:
         now = time.time()
-        me = psutil.Process()
+        start = 0.0
+        with contextlib.suppress(psutil.Error, OSError):  # where /proc is closed; see `records`
+            start = psutil.Process().create_time()
         self._record = replace(
             self._record,
             opened_at=now,
             until=now + self._plan.lifetime_s,
-            pid=me.pid,
-            start=me.create_time(),
+            pid=os.getpid(),
+            start=start,
         )
         ledger.write(self._place, self._record)
 
@@ -247,6 +248,11 @@ class Guardian:
         self.end_ssh()
         with contextlib.suppress(OSError):
             ledger.close(self._place, self._record, why)
+
+    def clear(self) -> None:
+        """Whatever has happened: neither connection nor socket stays."""
+        self.end_ssh()
+        self._place.socket.unlink(missing_ok=True)
 
     def end_ssh(self) -> None:
         """End it and the ssh of its jump host, and wait for it."""

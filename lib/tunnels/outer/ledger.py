@@ -16,11 +16,10 @@ from lib.model import TunnelState
 from lib.protocol import encode
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
 
 _READABLE = 0o640
+_TRIES, _TRY_S = 10, 0.02
 AUDIT = "audit.jsonl"
 
 
@@ -73,17 +72,18 @@ def note(place: TunnelPlace, event: str, record: TunnelRecord) -> None:
 def lock(place: TunnelPlace) -> int | None:
     """Hold the tunnel of this place: a descriptor to keep open, or None while another does.
 
-    It is held from the first step of opening until the guardian has ended.
+    It is held from the first step of opening until the guardian has ended. Whoever looks
+    whether it is held has it for a moment, hence more than one try.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(_lock_file(place), flags, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(fd)
-        return None
-    return fd
-
-
-def _lock_file(place: TunnelPlace) -> Path:
-    return place.folder / f".{place.cluster}.lock"
+    fd = os.open(place.lock, flags, _READABLE)
+    os.fchmod(fd, _READABLE)
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_TRY_S)
+        else:
+            return fd
+    os.close(fd)
+    return None

@@ -139,6 +139,7 @@ def _held(place: TunnelPlace, tunnels: Path) -> Iterator[int]:
             f"{other} has a tunnel to cluster {place.cluster} open already, and a cluster has "
             f"one. {other} can end it with `admin.py tunnel down {place.cluster}`."
         )
+    closing.settle(place)
     lock = ledger.lock(place)
     if lock is None:
         raise Conflict(
@@ -146,7 +147,6 @@ def _held(place: TunnelPlace, tunnels: Path) -> Iterator[int]:
             f"`admin.py tunnel down {place.cluster}` first."
         )
     try:
-        closing.settle(place)
         yield lock
     finally:
         os.close(lock)

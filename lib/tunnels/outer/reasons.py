@@ -63,7 +63,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], bool, str], ...] = (
         "The name of {host} is not known to the network. Look at it in {file}.",
     ),
     (
-        re.compile(r"Timeout, server|Broken pipe|Connection reset|Connection to .* timed out"),
+        re.compile(r"Timeout, server|Broken pipe|Connection reset"),
         False,
         "The connection to {host} was lost. Open the tunnel again.",
     ),

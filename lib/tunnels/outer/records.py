@@ -4,13 +4,15 @@
       ada/              ada's, group of the portal's account, 2750
         nchc.sock       leads to the gate of cluster nchc; 0660, group of the folder
         nchc.json       `TunnelRecord`, 0640
+        nchc.lock       locked by the guardian while it lives, 0640
 
 The portal's account may connect and read, and neither add, replace nor remove anything.
-A tunnel that is open has a record with state "open" whose guardian process lives.
+A tunnel that is open has a record with state "open" and a guardian process that lives.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -74,6 +76,10 @@ class TunnelPlace:
         return self.folder / f"{self.cluster}.sock"
 
     @property
+    def lock(self) -> Path:
+        return self.folder / f"{self.cluster}.lock"
+
+    @property
     def record(self) -> Path:
         return self.folder / f"{self.cluster}.json"
 
@@ -92,13 +98,37 @@ class TunnelPlace:
         return record if record.cluster == self.cluster else None
 
 
-def is_open(record: TunnelRecord) -> bool:
-    """Whether its guardian lives and its time is not over."""
+def is_open(place: TunnelPlace, record: TunnelRecord) -> bool:
+    """Whether its guardian lives and its time is not over.
+
+    A portal whose service must not see others' processes (`ProtectProc=invisible`) can
+    still ask for the lock.
+    """
     if record.state is not TunnelState.OPEN or record.until <= time.time():
         return False
+    return _is_locked(place.lock) or _lives(record)
+
+
+def _is_locked(file: Path) -> bool:
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)  # lets go of it as well
+    return False
+
+
+def _lives(record: TunnelRecord) -> bool:
     try:
         started = psutil.Process(record.pid).create_time()
-    except psutil.Error:
+    except (psutil.Error, OSError):  # the latter where all of /proc is closed
         return False
     return abs(started - record.start) < _START_SLACK_S
 
@@ -120,7 +150,7 @@ def places(tunnels: Path, cluster: ClusterId) -> Iterator[TunnelPlace]:
 def latest(tunnels: Path, cluster: ClusterId) -> tuple[TunnelPlace, TunnelRecord] | None:
     """The one tunnel that counts: an open one before a closed one, and then the latest."""
     found = [(place, record) for place in places(tunnels, cluster) if (record := place.read())]
-    return max(found, key=lambda pr: (is_open(pr[1]), pr[1].opened_at)) if found else None
+    return max(found, key=lambda pr: (is_open(*pr), pr[1].opened_at)) if found else None
 
 
 def find(tunnels: Path, cluster: ClusterId) -> tuple[Tunnel, Path | None]:
@@ -129,7 +159,7 @@ def find(tunnels: Path, cluster: ClusterId) -> tuple[Tunnel, Path | None]:
     if found is None:
         return Tunnel(cluster, TunnelState.NONE), None
     place, record = found
-    opened = is_open(record)
+    opened = is_open(place, record)
     reason = "" if opened else record.reason or "It has ended without saying why."
     if not opened and record.until <= time.time():
         reason = record.reason or "Its time is over."

@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
+import os
 import re
 import secrets
+import select
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,9 +67,9 @@ def try_key(config: Path, keys: Sequence[str], gate_port: int) -> Found:
     """
     try:
         said, can = _commands(config)
-        can += _files(config)
+        can += [what for what in _files(config) if what not in can]
         can += _other_ports(config)
-    except (_NotTried, subprocess.TimeoutExpired):
+    except _NotTried:
         return Found(Seal.UNKNOWN, "The login node did not answer all that was tried.")
     match = _ACCEPTED.search(said)
     key = next((k for k in keys if match and fingerprint(k) == match.group(1)), "")
@@ -100,14 +104,10 @@ def fingerprint(key: str) -> str:
 def _commands(config: Path) -> tuple[str, list[str]]:
     """Run a command, and listen on a port of the login node; also what ssh said."""
     token = f"scenebridge-{secrets.token_hex(8)}"
-    done = _run(
-        config,
-        ("-R", "127.0.0.1:0:127.0.0.1:9", "-T", "--", LOGIN, f"echo {token}"),
-        _SFTP_INIT,  # where sftp is all that an account may do, it answers to this
-    )
-    said = done.stderr.decode("utf-8", "replace")
-    can = ["run commands"] if token.encode() in done.stdout else []
-    if _is_sftp(done.stdout):
+    # Where sftp is all that an account may do, it answers to this whatever is asked for.
+    out, said = _run(config, "-R", "127.0.0.1:0:127.0.0.1:9", "-T", "--", LOGIN, f"echo {token}")
+    can = ["run commands"] if token.encode() in out else []
+    if _is_sftp(out):
         can.append("read and write files")
     if "Allocated port" in said:
         can.append("listen on its ports")
@@ -115,26 +115,60 @@ def _commands(config: Path) -> tuple[str, list[str]]:
 
 
 def _files(config: Path) -> list[str]:
-    done = _run(config, ("-T", "-s", "--", LOGIN, "sftp"), _SFTP_INIT)
-    return ["read and write files"] if _is_sftp(done.stdout) else []
+    out, _ = _run(config, "-T", "-s", "--", LOGIN, "sftp")
+    return ["read and write files"] if _is_sftp(out) else []
 
 
 def _other_ports(config: Path) -> list[str]:
-    done = _run(config, ("-W", f"127.0.0.1:{_OTHER_PORT}", "--", LOGIN), b"")
-    refused = b"administratively prohibited" in done.stderr
+    _, said = _run(config, "-W", f"127.0.0.1:{_OTHER_PORT}", "--", LOGIN)
+    refused = "administratively prohibited" in said
     return [] if refused else ["reach other ports and hosts from there"]
 
 
-def _run(config: Path, words: Sequence[str], given: bytes) -> subprocess.CompletedProcess[bytes]:
-    """One more connection; raises _NotTried where it was not let in."""
+def _run(config: Path, *words: str) -> tuple[bytes, str]:
+    """One more connection: the beginning of its answer, and what ssh said.
+
+    Raises:
+        _NotTried: it was not let in, or nothing came in time.
+    """
     argv = [*connection(config, "BatchMode=yes", "LogLevel=DEBUG1"), *words]
-    done = subprocess.run(
-        argv, input=given, env=environment(), capture_output=True, timeout=_TIMEOUT_S, check=False
-    )
-    if not _AUTHENTICATED.search(done.stderr.decode("utf-8", "replace")):
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            argv,
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        ) as process,
+    ):
+        try:
+            out = _answer(process)
+            process.wait(_TIMEOUT_S)
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            raise _NotTried from exc
+        finally:
+            process.kill()
+        errors.seek(0)
+        said = errors.read().decode("utf-8", "replace")
+    if not _AUTHENTICATED.search(said):
         raise _NotTried
-    return done
+    return out, said
+
+
+def _answer(process: subprocess.Popen[bytes]) -> bytes:
+    """What comes first to a question for sftp; its server says nothing once stdin ends."""
+    if process.stdin is None or process.stdout is None:
+        raise OSError("a child is always started with its pipes")
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(_SFTP_INIT)
+        process.stdin.flush()
+    ready, _, _ = select.select([process.stdout], [], [], _TIMEOUT_S)
+    out = os.read(process.stdout.fileno(), 4096) if ready else b""
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    return out
 
 
 def _is_sftp(answer: bytes) -> bool:
-    return answer[:3] == b"\0\0\0" and answer[4:5] == bytes([_SFTP_VERSION])
+    return answer[:2] == b"\0\0" and answer[4:5] == bytes([_SFTP_VERSION])

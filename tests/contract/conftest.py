@@ -1,0 +1,53 @@
+"""One login node for the tests that set up gates: it takes a while to make."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lib.deploying import wheels
+from lib.errors import Unavailable
+from tests.login_node import LoginNode, admin, deploy, policy
+
+
+@pytest.fixture(scope="session")
+def packages() -> Path:
+    """A folder with the wheels for this Python, as somebody without internet would bring."""
+    target = wheels.Target((sys.version_info[0], sys.version_info[1]), os.uname().machine)
+    try:
+        wheels.wheels_for(target, None)
+    except Unavailable as exc:
+        pytest.skip(exc.message)
+    return wheels.cache_folder() / target.tag
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginNode]:
+    node = LoginNode(tmp_path_factory.mktemp("node"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in node.start().items():
+            patch.setenv(name, value)
+        try:
+            yield node
+        finally:
+            node.stop()
+
+
+@pytest.fixture
+def deployed(node: LoginNode, packages: Path) -> LoginNode:
+    """That node with a gate that runs, of this version and with a policy for small jobs."""
+    shutil.rmtree(node.gate / "local", ignore_errors=True)
+    if not (node.gate / "policy.toml").exists():
+        deploy(node, packages)
+    text = policy(node)
+    if (node.gate / "policy.toml").read_text() != text:
+        file = node.root / "new-policy.toml"
+        file.write_text(text)
+        admin(["gate", "policy", "nchc", "--set", str(file)])
+    admin(["gate", "deploy", "nchc", "--wheels", str(packages)])
+    return node

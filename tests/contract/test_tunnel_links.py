@@ -1,0 +1,221 @@
+"""The inner connection through an outer tunnel: stock ssh, a process that carries the bytes,
+and the record that says whose it is and until when."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+import lib.tunnels.link as link_module
+from lib.catalogs import Catalogs
+from lib.clusters import ClusterEntry, GatePlace, SshHost
+from lib.errors import ClusterUnreachable
+from lib.links import end_masters, links
+from lib.model import ClusterId, Fault, SessionId, TunnelState
+from lib.outer_tunnels import OuterTunnels
+from lib.settings import Settings
+from lib.tunnels import ClusterLink
+from tests.contract.small_gate import SmallGate
+from tests.fakes.guardian import Guardian
+
+pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no OpenSSH client")
+SMALL = ClusterId("small")
+
+
+class Place:
+    """One gate, the folder of tunnels to it, and portals that come and go."""
+
+    def __init__(self, gate: SmallGate, home: Path, runtime: Path) -> None:
+        self.gate, self.tunnels, self.runtime = gate, home / "tunnels", runtime
+        self.guardians: list[Guardian] = []
+
+    def open(self, **more: Any) -> Guardian:
+        guardian = Guardian(self.tunnels, SMALL, self.gate.port, **{"group": "forest", **more})
+        self.guardians.append(guardian)
+        return guardian
+
+    def link(self) -> ClusterLink:
+        tunnels = OuterTunnels(self.tunnels)
+        return ClusterLink(
+            SMALL,
+            reach=lambda: tunnels.reach(SMALL),
+            key=self.gate.key,
+            host_key=self.gate.host_key,
+            runtime=self.runtime,
+        )
+
+
+@pytest.fixture
+async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
+    monkeypatch.setattr(link_module, "_FRESH_S", 0.0)
+    gate = SmallGate(tmp_path / "gate")
+    await gate.start()
+    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as runtime:
+        it = Place(gate, tmp_path, Path(runtime))
+        yield it
+        await it.link().disconnect()
+        for guardian in it.guardians:
+            guardian.kill()
+        await gate.stop()
+
+
+async def unreachable(link: ClusterLink) -> ClusterUnreachable:
+    with pytest.raises(ClusterUnreachable) as refusal:
+        await link.info()
+    return refusal.value
+
+
+async def test_a_tunnel_that_was_never_opened(place: Place) -> None:
+    said = await unreachable(place.link())
+    assert said.message.startswith("No tunnel to small has been opened yet.")
+    assert said.fault == Fault.TUNNEL
+
+
+async def test_open_gone_and_opened_again(place: Place) -> None:
+    link, session = place.link(), SessionId(str(uuid.uuid4()))
+    first = place.open()
+    assert (await link.info()).cluster == "small"
+    forward = await link.open_forward(session)
+    assert forward.is_socket()
+
+    first.kill()
+    said = await unreachable(link)
+    if said.fault != Fault.TUNNEL:  # ssh noticed the end of the connection first
+        said = await unreachable(link)
+    assert said.message == (
+        "The tunnel that ada opened is closed. It has ended without saying why. "
+        "ada can open it again."
+    )
+
+    place.open(account="ben")
+    assert (await link.info()).cluster == "small"
+    assert await link.forwards() == {session}
+    assert place.gate.connections == 2
+
+
+async def test_the_stream_ends_with_its_tunnel(place: Place) -> None:
+    link, guardian = place.link(), place.open()
+    async with aclosing(link.watch({})) as messages:
+        assert (await anext(messages)).kind == "snapshot"
+        guardian.kill()
+        with pytest.raises(ClusterUnreachable):
+            await anext(messages)
+
+
+async def test_a_tunnel_whose_time_is_over_carries_nothing_any_more(place: Place) -> None:
+    """Its guardian still lives, and so do the bytes: the portal gives it up by itself."""
+    link, guardian = place.link(), place.open()
+    await link.info()
+    guardian.write(until=time.time() - 1)
+    said = await unreachable(link)
+    assert "is closed. Its time is over. ada can open it again." in said.message
+    assert not (place.runtime / "small.ctl").exists()
+    guardian.write(until=time.time() + 60, opened_at=time.time())
+    await link.info()
+    assert place.gate.connections == 2
+
+
+async def test_a_tunnel_that_its_administrator_closed_says_so(place: Place) -> None:
+    link, guardian = place.link(), place.open()
+    await link.info()
+    guardian.write(state=TunnelState.CLOSED, closed_at=time.time(), reason="Ada closed it.")
+    assert "is closed. Ada closed it. ada can open" in (await unreachable(link)).message
+
+
+async def test_a_tunnel_that_was_replaced_is_left(place: Place) -> None:
+    """The new one may belong to somebody else, lead to another node, or be sealed."""
+    link = place.link()
+    place.open()
+    await link.info()
+    assert place.gate.connections == 1
+    await link.info()
+    assert place.gate.connections == 1
+    place.open(account="ben", opened_at=time.time() + 5)
+    await link.info()
+    assert place.gate.connections == 2
+
+
+async def test_a_portal_that_comes_back_keeps_the_tunnel_or_leaves_a_closed_one(
+    place: Place,
+) -> None:
+    guardian = place.open()
+    await place.link().info()
+    again = place.link()
+    await again.info()
+    assert place.gate.connections == 1, "the master was adopted"
+    guardian.write(until=time.time() - 1)
+    assert "Its time is over" in (await unreachable(place.link())).message
+    assert not (place.runtime / "small.ctl").exists()
+
+
+async def test_no_gate_behind_an_open_tunnel(place: Place) -> None:
+    place.open()
+    await place.gate.stop()
+    said = await unreachable(place.link())
+    assert said.message == (
+        "The gate of cluster small is not running. Its administrator can start it again."
+    )
+    assert said.fault == Fault.GATE
+
+
+async def test_a_gate_with_another_host_key_is_told_nothing(place: Place) -> None:
+    place.open()
+    pinned = place.gate.host_key
+    link = place.link()
+    await place.gate.stop()
+    await place.gate.start(port=place.gate.port, new_host_key=True)
+    assert place.gate.host_key != pinned
+    said = await unreachable(link)
+    assert said.fault == Fault.HOST_KEY
+    assert place.gate.commands == []
+
+
+async def test_a_portal_that_stops_leaves_no_master(place: Place, tmp_path: Path) -> None:
+    place.open()
+    await place.link().info()
+    pid = json.loads((place.runtime / "small.json").read_text())["pid"]
+    assert psutil.pid_exists(pid)
+    await end_masters(Settings(data=tmp_path, runtime=place.runtime))
+    assert not psutil.pid_exists(pid)
+    assert not (place.runtime / "small.ctl").exists()
+
+
+# --- which clusters get a link ------------------------------------------------------------
+
+
+def entry(host_key: str) -> ClusterEntry:
+    login = SshHost("login.example", 22, "u1001", ("ssh-ed25519 " + "A" * 68,))
+    place = GatePlace(22022, host_key, "", ".scenebridge")
+    return ClusterEntry(SMALL, "Small", "", False, ("forest",), login, None, place)
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_every_cluster_gets_a_key_and_those_with_a_host_key_a_link(
+    tmp_path: Path, short: Path
+) -> None:
+    settings = Settings(data=tmp_path, runtime=short)
+    tunnels = OuterTunnels(tmp_path / "tunnels")
+    private = tmp_path / "keys" / "small"
+    without = Catalogs({}, {SMALL: entry("")}, {})
+    assert links(settings, without, tunnels) == {}
+    assert private.stat().st_mode & 0o777 == 0o600
+    made = private.read_bytes()
+    assert private.with_suffix(".pub").read_text().startswith("ssh-ed25519 ")
+    pinned = Catalogs({}, {SMALL: entry("ssh-ed25519 " + "A" * 68)}, {})
+    assert set(links(settings, pinned, tunnels)) == {SMALL}
+    assert private.read_bytes() == made, "the key stays"
