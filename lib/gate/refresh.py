@@ -222,7 +222,7 @@ def _why(record: Record, view: JobView, report: Mapping[str, Any]) -> tuple[EndR
         minutes = record.walltime_s // 60
         text = view.reason
         if view.end_reason is EndReason.WALLTIME:
-            text = f"Its time of {minutes} {'minute' if minutes == 1 else 'minutes'} was over."
+            text = f"Its time of {minutes} minute{'s' * (minutes != 1)} was over."
         elif view.end_reason is EndReason.CANCELLED and record.cancelled:
             text = record.cancel_text
         return view.end_reason, text
