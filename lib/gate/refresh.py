@@ -220,11 +220,16 @@ def _why(record: Record, view: JobView, report: Mapping[str, Any]) -> tuple[EndR
     said = str(report.get("reason", ""))[:1000]
     if view.end_reason in _SCHEDULER_KNOWS and view.end_reason is not None:
         minutes = record.walltime_s // 60
-        walltime = f"Its time of {minutes} minutes was over."
-        text = walltime if view.end_reason is EndReason.WALLTIME else view.reason
+        text = view.reason
+        if view.end_reason is EndReason.WALLTIME:
+            text = f"Its time of {minutes} minute{'s' * (minutes != 1)} was over."
+        elif view.end_reason is EndReason.CANCELLED and record.cancelled:
+            text = record.cancel_text
         return view.end_reason, text
     if record.cancelled:
         return EndReason.STOPPED, record.cancel_text
+    if view.end_reason is EndReason.STOPPED and view.reason:
+        return EndReason.STOPPED, view.reason  # the script knows only that it was told to end
     try:
         return EndReason(report.get("end_reason")), said
     except ValueError:

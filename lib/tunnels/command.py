@@ -116,7 +116,18 @@ def destination(session: SessionId) -> str:
 
 def master(places: Places, reach: Reach, key: Path) -> list[str]:
     """Start the ControlMaster in the foreground; it ends with its connection."""
-    argv = ["ssh", *_alone(), "-M", "-N", "-T", "-S", str(places.control), "-l", USER]
+    # Of a connection that the other end closes at once OpenSSH 9.2 tells only at INFO.
+    argv = [
+        "ssh",
+        *_alone(log_level="INFO"),
+        "-M",
+        "-N",
+        "-T",
+        "-S",
+        str(places.control),
+        "-l",
+        USER,
+    ]
     argv += ["-i", _path(key)]
     argv += _options(
         f"UserKnownHostsFile={_quoted(places.known_hosts)}",
@@ -172,13 +183,13 @@ def _alias(cluster: ClusterId) -> str:
     return f"scenebridge-{cluster}"
 
 
-def _alone() -> list[str]:
+def _alone(*, log_level: str = "ERROR") -> list[str]:
     return [
         "-F",
         "/dev/null",
         *_options(
             "BatchMode=yes",
-            "LogLevel=ERROR",
+            f"LogLevel={log_level}",
             "EscapeChar=none",
             "ForwardAgent=no",
             "ForwardX11=no",

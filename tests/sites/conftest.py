@@ -8,6 +8,7 @@ import pytest
 from testbed import Bed, install
 from testbed.sites import every_site
 from tests.chromium import chromium
+from tests.sites.faults import break_in
 from tests.sites.standing import fetch_wheels, standing
 from tests.sites.trying import LISTEN
 
@@ -47,6 +48,13 @@ def site(bed, tmp_path_factory):
     """A portal and a Slurm site, set up as docs/admin.md says; what a test breaks it mends."""
     with standing(bed, fetch_wheels(tmp_path_factory.mktemp("gate") / "wheels")) as it:
         yield it
+
+
+@pytest.fixture(scope="session")
+def faulty(site):
+    """The site with a policy in which faults can be caused; it serves other tests as well."""
+    break_in(site)
+    return site
 
 
 @pytest.fixture(scope="session")

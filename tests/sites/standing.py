@@ -267,10 +267,16 @@ class Standing:
             terminal.send("exit")
             terminal.wait(20)
 
-    def types(self, terminal: Terminal, *command: str, timeout_s: float = 60.0) -> str:
-        """Type a command of `admin.py` and wait for the prompt; what it printed."""
+    def types(
+        self, terminal: Terminal, *command: str, timeout_s: float = 60.0, tree: str | Path = PROJECT
+    ) -> str:
+        """Type a command of `admin.py` and wait for the prompt; what it printed.
+
+        Args:
+            tree: where the project lies.
+        """
         begun = len(terminal.seen)
-        line = shlex.join([*ADMIN, *command])
+        line = shlex.join([PYTHON, f"{tree}/admin.py", *command])
         terminal.send(f'{line}; echo "[code $?]"')
         terminal.read_until(r"\[code \d+\]", timeout_s)
         terminal.read_until(_PROMPT, 10)

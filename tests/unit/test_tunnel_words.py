@@ -33,6 +33,8 @@ def entry(user: str = "u1001") -> ClusterEntry:
         ("Connection to login.example closed by remote host.", "closed the connection"),
         ("client_loop: send disconnect: Broken pipe", "closed the connection"),
         ("", "without saying why"),
+        # Of a forward that found no gate, perhaps long before.
+        ("channel 1: open failed: connect failed: Connection refused", "without saying why"),
         ("something new", "Its ssh ended: something new"),
     ],
 )

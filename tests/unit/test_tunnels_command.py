@@ -38,6 +38,7 @@ def test_master_trusts_one_host_key_and_shows_one_key() -> None:
     assert given["ForwardAgent"] == "no"
     assert given["PreferredAuthentications"] == "publickey"
     assert given["StreamLocalBindMask"] == "0177"
+    assert given["LogLevel"] == "INFO", "a gate that closes at once would not be told of"
     assert given["Ciphers"].startswith("aes128-gcm@openssh.com,aes256-gcm@openssh.com")
 
 
@@ -134,6 +135,7 @@ def test_host_keys_that_are_none_are_refused(key: str) -> None:
          "tunnel to cluster abci is not open"),
         ("tunnel socket: Permission denied\nproxy dialer did not", "tunnel to cluster abci"),
         ("kex_exchange_identification: Connection closed by remote host", "is not running"),
+        ("banner exchange: Connection to /x/ada/abci.sock port 0: Broken pipe", "is not running"),
         ("something \x1b[31mnew", "ssh said: something ?[31mnew"),
         ("", "was lost."),
     ],

@@ -90,6 +90,8 @@ _CAUSES: tuple[tuple[re.Pattern[str], bool, str], ...] = (
 )
 _NOISE = re.compile(
     r"Transferred: |Bytes per second: |Authenticated to |Killed by signal|@@@|debug\d:"
+    # One connection through it found no gate; the tunnel goes on, and may end of something else.
+    r"|channel \d+: open failed: connect failed"
 )
 _JUMP_REFUSES = re.compile(r"open failed: administratively prohibited[^\n]*\n+stdio forwarding")
 

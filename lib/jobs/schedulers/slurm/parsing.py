@@ -53,6 +53,7 @@ ENDS = {
     "REVOKED": EndReason.CANCELLED,
 }
 _END_TEXTS = {
+    EndReason.STOPPED: "It was cancelled on the cluster, by its operators or with its account.",
     EndReason.OUT_OF_MEMORY: "It used more memory than it was given.",
     EndReason.NODE_FAILURE: "The node that it ran on failed.",
     EndReason.PREEMPTED: "The cluster gave its place to another job.",

@@ -1,0 +1,346 @@
+"""Whatever fails between a user and their notebook: where the job lives on, the same kernel with
+its variables comes back; where it does not, its true end is told; and never are there two jobs.
+
+One notebook comes through all the faults of this file that its job survives.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, expect
+
+from testbed.places import PROJECT
+from tests.chromium import fresh_context
+from tests.running import wait_for
+from tests.sites import faults
+from tests.sites.faults import mends, ready, unreachable
+from tests.sites.kernels import Notebook
+from tests.sites.standing import CLUSTER, Standing
+
+pytestmark = [pytest.mark.site, pytest.mark.timeout(240)]
+
+UP = f"python admin.py tunnel up {CLUSTER} --person owner"
+
+
+@pytest.fixture(scope="module")
+def api(faulty: Standing) -> Iterator[httpx.Client]:
+    with faulty.api() as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def minute(api: httpx.Client) -> str:
+    """A session that has one minute, begun before all others: its id."""
+    return faults.begin(api, resources={"preset": "minute", "walltime_s": 60})
+
+
+@pytest.fixture(scope="module")
+def notebook(faulty: Standing, api: httpx.Client, minute: str) -> Iterator[Notebook]:
+    """The notebook of this file; its kernel remembers a word."""
+    session = faults.begin(api)
+    ready(api, session)
+    yield Notebook(faulty, session)
+    api.delete(f"/api/sessions/{session}").raise_for_status()
+    faults.ended(api, session)
+
+
+@pytest.fixture
+def alive(faulty: Standing, api: httpx.Client, notebook: Notebook) -> Iterator[Notebook]:
+    """That notebook before and after a fault: the same kernel, with one job."""
+    ready(api, notebook.session)
+    wait_for("the notebook", notebook.answers, timeout_s=30)
+    notebook.same_kernel()
+    before = faults.session(api, notebook.session)
+    yield notebook
+    after = ready(api, notebook.session)
+    wait_for("the notebook", notebook.answers, timeout_s=30)
+    notebook.same_kernel()
+    assert after["job"] == before["job"]
+    assert abs(faults.moment(after["ends_at"]) - faults.moment(before["ends_at"])) < 5
+    assert faults.jobs_of(faulty, notebook.session) == [f"JobId={before['job']}"]
+
+
+def goes_on(api: httpx.Client, notebook: Notebook) -> dict[str, Any]:
+    """The session's card while the cluster cannot be asked: nothing is hidden or ended."""
+    card = faults.session(api, notebook.session)
+    assert (card["state"], card["reachability"]) == ("READY", "UNKNOWN"), card
+    assert faults.moment(card["ends_at"]) > time.time()
+    return card
+
+
+# --- the portal and its connection ------------------------------------------------------------
+
+
+def test_a_killed_portal_comes_back_to_its_notebooks(
+    faulty: Standing, api: httpx.Client, alive: Notebook
+) -> None:
+    """One that was just asked for is not forgotten either, and not submitted twice."""
+    before = [process.pid for process in faults.master(faulty)]
+    asked = faults.begin(api)
+    faulty.kill_portal()
+    assert [process.pid for process in faults.master(faulty)] == before
+    faulty.start_portal()
+    ready(api, alive.session)
+    assert [process.pid for process in faults.master(faulty)] == before, "not adopted"
+    alive.enter()  # its process was the portal's: a browser comes in again by the portal
+    ready(api, asked)
+    assert len(faults.jobs_of(faulty, asked)) == 1
+    api.delete(f"/api/sessions/{asked}").raise_for_status()
+
+
+def test_a_killed_connection_is_made_again(
+    faulty: Standing, api: httpx.Client, alive: Notebook
+) -> None:
+    before = faults.master(faulty)
+    faults.signal(faulty.portal, "KILL", before)
+    wait_for("another", lambda: (now := faults.master(faulty)) and now[0].pid != before[0].pid)
+    ready(api, alive.session)
+
+
+# --- the gate ---------------------------------------------------------------------------------
+
+
+def test_a_killed_gate_is_told_of_and_started_again(
+    faulty: Standing, api: httpx.Client, alive: Notebook, browser: Browser
+) -> None:
+    """Also on the card that its owner sees."""
+    begun = time.time()
+    try:
+        faults.signal(faulty.login, "KILL", faults.gate(faulty))
+        card = unreachable(api, "gate", "is not running", since=begun)
+        assert mends(card) == (
+            f"The administrator who opened the tunnel (ada): python admin.py gate start {CLUSTER}"
+        )
+        known = goes_on(api, alive)
+        with fresh_context(browser) as context:
+            page = context.new_page()
+            page.goto(faults.sign_in_link(faulty))
+            page.goto(f"{faulty.origin}/work")
+            shown = page.locator(f".st-key-card-{alive.session} .sb-problem")
+            expect(shown).to_contain_text("cannot be asked since")
+            expect(shown).to_contain_text("is not running")
+            expect(shown).to_contain_text(
+                "The administrator who opened the tunnel (ada) can mend it"
+            )
+            until = datetime.fromisoformat(known["ends_at"]).strftime("%H:%M")
+            expect(shown).to_contain_text(re.compile(f"The job goes on there until .*{until}"))
+    finally:
+        with faulty.ada() as terminal:
+            assert "runs" in faulty.types(terminal, "gate", "start", CLUSTER)
+
+
+def test_a_gate_is_stopped_and_started(
+    faulty: Standing, api: httpx.Client, alive: Notebook
+) -> None:
+    begun = time.time()
+    with faulty.ada() as terminal:
+        try:
+            said = faulty.types(terminal, "gate", "stop", CLUSTER)
+            assert "is stopped" in said
+            unreachable(api, "gate", "is not running", since=begun)
+            goes_on(api, alive)
+        finally:
+            said = faulty.types(terminal, "gate", "start", CLUSTER)
+        assert "runs" in said, said
+
+
+def test_a_gate_is_upgraded_under_a_notebook_and_falls_back_if_it_cannot_be(
+    faulty: Standing, api: httpx.Client, alive: Notebook
+) -> None:
+    """To a later version and back again; one that does not come up is not left in its place."""
+    before = faults.running_code(faulty)
+    with faulty.ada() as terminal:
+
+        def upgrade(tree: str | Path) -> str:
+            command = ("gate", "upgrade", CLUSTER, "--wheels", "/home/ada/wheels")
+            return faulty.types(terminal, *command, timeout_s=90, tree=tree)
+
+        newer = faults.other_version(faulty, "newer", version="9.9.9")
+        assert "[code 0]" in (said := upgrade(newer)), said
+        assert faults.running_code(faulty).startswith("9.9.9-")
+        wait_for("9.9.9", lambda: faults.cluster(api)["gate_version"] == "9.9.9", timeout_s=40)
+        ready(api, alive.session)
+        wait_for("the notebook", alive.answers, timeout_s=30)
+        alive.same_kernel()
+
+        broken = faults.other_version(faulty, "broken", version="9.9.10", ends_when_it_serves=True)
+        said = upgrade(broken)
+        assert "[code 0]" not in said
+        assert re.search(r"new version 9\.9\.10-\w+ did not come up, and the old one 9", said), said
+        assert "runs again" in said
+        assert "It is broken on purpose." in said, "not why"
+        assert faults.running_code(faulty).startswith("9.9.9-")
+        ready(api, alive.session)
+
+        assert "[code 0]" in (said := upgrade(PROJECT)), said
+    assert faults.running_code(faulty) == before
+
+
+# --- the tunnel -------------------------------------------------------------------------------
+
+
+def _ssh(site: Standing) -> None:
+    faults.signal(site.portal, "KILL", faults.outer(site))
+
+
+def _guardian(site: Standing) -> None:
+    faults.signal(site.portal, "KILL", faults.guardian(site))
+    wait_for("ssh ends with it", lambda: not faults.outer(site), timeout_s=5)
+
+
+def _ada(site: Standing) -> None:
+    assert "is closed" in site.close_tunnel()
+
+
+def _its_time(site: Standing) -> None:
+    site.close_tunnel()
+    site.open_tunnel("--person", "owner", "--hours", "0.002")
+
+
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (_ssh, "somebody on this host may have ended it"),
+        (_guardian, "It has ended without saying why."),
+        (_ada, "ada closed it."),
+        (_its_time, "Its time is over."),
+    ],
+)
+def test_a_tunnel_that_ended_is_told_of_and_opened_again(
+    faulty: Standing, api: httpx.Client, alive: Notebook, end: Any, said: str
+) -> None:
+    begun = time.time()
+    try:
+        end(faulty)
+        card = unreachable(api, "The tunnel that ada opened is closed.", said, since=begun)
+        assert mends(card) == f"The administrator who opened it (ada): {UP}"
+        assert card["tunnel"]["state"] == "closed"
+        goes_on(api, alive)
+    finally:
+        faulty.open_tunnel()
+
+
+# --- the scheduler ----------------------------------------------------------------------------
+
+
+def test_a_submit_without_an_answer_that_was_accepted_is_one_job(
+    faulty: Standing, api: httpx.Client
+) -> None:
+    """One hangs beyond its time, one ends with an error: both had been taken."""
+    asked = []
+    for how in ("hang", "fail"):
+        with faults.sbatch(faulty, how) as done:
+            asked.append(faults.begin(api))
+            wait_for(f"sbatch to {how}", done, timeout_s=20)
+    for session in asked:
+        ready(api, session)
+        assert len(faults.jobs_of(faulty, session)) == 1
+        api.delete(f"/api/sessions/{session}").raise_for_status()
+    for session in asked:
+        assert faults.ended(api, session)["end_reason"] == "stopped"
+        assert len(faults.jobs_of(faulty, session)) == 1
+
+
+def test_what_the_site_does_to_a_job_is_told(faulty: Standing, api: httpx.Client) -> None:
+    """Its queue is down, it is held, cancelled while it waits, cancelled while it runs."""
+    root = faulty.login.run
+    root(["scontrol", "update", "partitionname=dev", "state=down"])
+    try:
+        held, unwanted = faults.begin(api), faults.begin(api)
+        for session in (held, unwanted):
+            faults.says(api, session, "QUEUED", "The queue is down")
+        job = faults.session(api, held)["job"]
+        root(["scontrol", "hold", job])
+        faults.says(api, held, "QUEUED", "held by the cluster's administrators")
+        root(["scancel", faults.session(api, unwanted)["job"]])
+        end = faults.ended(api, unwanted)
+        assert end["end_reason"] == "cancelled while queued", end
+        assert "on the cluster" in end["reason"], end
+    finally:
+        root(["scontrol", "update", "partitionname=dev", "state=up"])
+    root(["scontrol", "release", job])
+    ready(api, held)
+    root(["scancel", job])
+    end = faults.ended(api, held)
+    assert end["end_reason"] == "stopped", end
+    assert "on the cluster" in end["reason"], "as if its owner had stopped it"
+    assert len(faults.jobs_of(faulty, held)) == 1
+
+
+def test_a_silent_scheduler_ends_nothing_and_submits_nothing_twice(
+    faulty: Standing, api: httpx.Client, alive: Notebook
+) -> None:
+    """For a minute. Meanwhile the connection hangs, and is made anew for the notebooks."""
+    slurmctld = faults.processes(faulty.login, "slurm", "slurmctld")
+    begun = time.time()
+    with faults.stopped(faulty.login, slurmctld):
+        at_once = faults.begin(api)
+        card = unreachable(api, "The scheduler of the cluster does not answer", since=begun)
+        assert mends(card).startswith("The help desk of NCHC: ")
+        goes_on(api, alive)
+        alive.same_kernel()
+        later = faults.begin(api)
+
+        hung = faults.master(faulty)
+        with faults.stopped(faulty.portal, hung):
+            wait_for("another connection", lambda: not _same(faults.master(faulty), hung))
+        wait_for("the notebook", alive.answers, timeout_s=30)
+        alive.same_kernel()
+        unreachable(api, "The scheduler of the cluster does not answer", since=begun)
+        assert not faults.session(api, later)["job"]
+        time.sleep(max(0.0, begun + 60 - time.time()))
+    for session in (at_once, later):
+        ready(api, session, timeout_s=90)
+        assert len(faults.jobs_of(faulty, session)) == 1
+        api.delete(f"/api/sessions/{session}").raise_for_status()
+
+
+def _same(one: list[faults.Process], other: list[faults.Process]) -> bool:
+    return not one or one[0].pid == other[0].pid
+
+
+# --- hosts ------------------------------------------------------------------------------------
+
+
+def test_the_truth_is_told_of_what_happened_while_nobody_could_ask(
+    faulty: Standing, api: httpx.Client, alive: Notebook, minute: str
+) -> None:
+    """The jump host dies; then a node, and the time of a job is over. Ada opens the tunnel."""
+    mine = faults.node_of(faulty, alive.session)
+    other = next(node for node in faulty.nodes if node.name != mine)
+    doomed = faults.begin(api, resources={"preset": other.name, "walltime_s": 600})
+    ready(api, doomed)
+    assert faults.node_of(faulty, doomed) == other.name
+    jump = faulty.bed.host("nchc-jump")
+    begun = time.time()
+    try:
+        jump.kill()
+        other.kill()
+        unreachable(api, since=begun)
+        goes_on(api, alive)
+        card = unreachable(api, "The login node did not answer any more", since=begun, timeout_s=90)
+        assert mends(card) == f"The administrator who opened it (ada): {UP}"
+        for session in (doomed, alive.session):
+            assert faults.session(api, session)["state"] == "READY", "nobody knows better yet"
+    finally:
+        jump.start()
+        faulty.open_tunnel()
+    end = faults.ended(api, doomed, timeout_s=60)
+    assert end["end_reason"] == "node failure", end
+    assert "failed" in end["reason"]
+    end = faults.ended(api, minute, timeout_s=60)
+    assert end["end_reason"] == "walltime", end
+    assert "Its time of 1 minute was over." in end["reason"]
+    other.start()
+    for session in (doomed, minute):
+        assert len(faults.jobs_of(faulty, session)) == 1
+    waiting = faulty.login.run(["squeue", "-h", "-t", "PD", "-o", "%j"]).stdout
+    assert doomed not in waiting, "it was put back into the queue"
