@@ -7,7 +7,10 @@ import pytest
 from testbed import Bed, install
 from testbed.sites import every_site
 from tests.chromium import chromium
+from tests.sites.lab import Lab
 from tests.sites.standing import fetch_wheels, standing
+from tests.sites.test_scenario import launch
+from tests.sites.thief import TUNNEL, Thief
 
 HERE = Path(__file__).parent
 LOCAL = ["127.0.0.1", "::1", "localhost"]
@@ -52,3 +55,21 @@ def browser():
     """A browser of a scientist's, on this machine: the relay of the site is its network."""
     with chromium() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def thief(site):
+    """Somebody with everything of the portal's account in hand."""
+    return Thief(site)
+
+
+@pytest.fixture(scope="module")
+def lab(site, thief, tmp_path_factory):
+    """An honest user's notebook, as the thief reaches it."""
+    with site.api() as api:
+        session = launch(api, site)
+        job = thief.jobs()[session["id"]]
+        with thief.local(TUNNEL, f"s-{job.id}:1") as socket:
+            yield Lab(job.id, socket, job.endpoint, tmp_path_factory.mktemp("lab"))
+        api.delete(f"/api/sessions/{job.id}").raise_for_status()
+        thief.ended(job.id)
