@@ -9,7 +9,10 @@ from testbed import Bed, install
 from testbed.sites import every_site
 from tests.chromium import chromium
 from tests.sites.faults import break_in
+from tests.sites.lab import Lab
 from tests.sites.standing import fetch_wheels, standing
+from tests.sites.test_scenario import launch
+from tests.sites.thief import TUNNEL, Thief
 from tests.sites.trying import LISTEN
 
 HERE = Path(__file__).parent
@@ -84,3 +87,21 @@ def open_port(bed):
     for program in started:
         program.kill()
         program.communicate(timeout=10)
+
+
+@pytest.fixture(scope="session")
+def thief(site):
+    """Somebody with everything of the portal's account in hand."""
+    return Thief(site)
+
+
+@pytest.fixture(scope="module")
+def lab(site, thief, tmp_path_factory):
+    """An honest user's notebook, as the thief reaches it."""
+    with site.api() as api:
+        session = launch(api, site)
+        job = thief.jobs()[session["id"]]
+        with thief.local(TUNNEL, f"s-{job.id}:1") as socket:
+            yield Lab(job.id, socket, job.endpoint, tmp_path_factory.mktemp("lab"))
+        api.delete(f"/api/sessions/{job.id}").raise_for_status()
+        thief.ended(job.id)
