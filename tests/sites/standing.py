@@ -16,11 +16,15 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from lib.scenes.catalogue import Catalogue
+from lib.scenes.samples import make_up
+from lib.scenes.synthetic import LandsatSpec
 from testbed import Bed
 from testbed.hosts import Host, Started
 from testbed.image import BINDS, checksum
@@ -38,6 +42,7 @@ SITE_FOLDER = "/etc/scenebridge"
 TUNNELS = "/var/lib/scenebridge-tunnels"
 GATE_HOME = f".scenebridge/{CLUSTER}"
 USER = "u1001"
+SCENE = LandsatSpec(130.60, 31.50, 112, 38, date(2023, 12, 13), 3, sea=0.35, fires=12, size=512)
 _READY = re.compile(r"SceneBridge is ready: (http://localhost:\d+\S*)")
 _PROMPT = "ada-types> "
 
@@ -336,19 +341,23 @@ class Standing:
     # --- what stands --------------------------------------------------------------------------
 
     def plant_scene(self) -> str:
-        """One synthetic Landsat scene in the portal's catalogue, and no samples; its id."""
-        from tests.crowd import LANDSAT, SCENE
+        """Two synthetic Landsat scenes in the portal's catalogue, of which one is worth
+        searching; its id. No samples."""
+        from tests.crowd import LANDSAT
+        from tests.crowd import SCENE as PLAIN
         from tests.pages.pages_site import plant_scene
 
         with tempfile.TemporaryDirectory() as folder:
-            data = Path(folder)
-            plant_scene(data, SCENE, bands=("coastal", *LANDSAT))
-            (data / "cache" / "samples").mkdir(parents=True, exist_ok=True)
-            (data / "cache" / "samples" / "taken-in").touch()
+            data = Path(folder) / "data"
+            (data / "cache" / "samples").mkdir(parents=True)
+            (data / "cache" / "samples" / "taken-in").touch()  # one scene is enough
+            plant_scene(data, PLAIN, bands=("coastal", *LANDSAT))
+            product = make_up(Path(folder), SCENE)
+            scene = Catalogue(data / "scenes").add(product, synthetic=True)
             shutil.copytree(data, self.portal.path(DATA), dirs_exist_ok=True)
         self.portal.run(["chown", "-R", "scenebridge:scenebridge", DATA])
         self.portal.run(["chmod", "700", DATA])
-        return str(SCENE)
+        return str(scene.id)
 
     def reachable(self) -> dict[str, Any]:
         """Wait until the portal reaches the cluster; the cluster as the API shows it."""

@@ -33,7 +33,7 @@ def test_from_tunnel_to_notebook_and_back(site: Standing, browser: Browser) -> N
         expect(card).to_contain_text(re.compile("open", re.IGNORECASE))
         expect(card).to_contain_text("ada")
 
-        page.goto(f"{site.origin}/?q=LC08")
+        page.goto(f"{site.origin}/?q=LC08_L1TP")
         ticks = page.locator("tbody tr:visible input[type=checkbox]")
         ticks.first.check()
         expect(page).to_have_url(re.compile("scene="))
