@@ -57,6 +57,8 @@ class SingleSlurm:
     def __init__(self, root: Path, *, conf: str = "", cores: int = 2) -> None:
         self.root = root
         self.host = socket.gethostname().split(".")[0]
+        #: Its own for each, as are the control groups that slurmd names after it.
+        self.node = f"sb{random.randrange(10**8)}"
         self.conf = root / "slurm.conf"
         self.cgroups = all(os.access(_CGROUPS / kind, os.W_OK) for kind in ("freezer", "memory"))
         self._pids: dict[str, int] = {}
@@ -97,7 +99,7 @@ class SingleSlurm:
 
     def start_node(self) -> None:
         """Also after `kill("slurmd")`."""
-        self._daemon("slurmd", "slurmd", "-D", "-f", str(self.conf))
+        self._daemon("slurmd", "slurmd", "-D", "-N", self.node, "-f", str(self.conf))
 
     def wait_idle(self) -> None:
         """Until jobs can start."""
@@ -136,6 +138,10 @@ class SingleSlurm:
             pid = self._pids.pop(daemon, None)
             if pid is not None:
                 _end(pid)
+        for group in _CGROUPS.glob(f"*/slurm_{self.node}"):
+            for folder in sorted(group.rglob("*/"), reverse=True):
+                folder.rmdir()
+            group.rmdir()
 
     def _daemon(self, name: str, *argv: str) -> None:
         log = self.root / "log" / f"{name}.out"
@@ -203,7 +209,8 @@ SwitchType=switch/none
 KillWait=20
 GresTypes=gpu
 SlurmdParameters=config_overrides
-NodeName={self.host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory=8000 Gres=gpu:2 State=UNKNOWN
+NodeName=DEFAULT CPUs={cores} RealMemory=8000 Gres=gpu:2
+NodeName={self.node} NodeHostname={self.host} NodeAddr=127.0.0.1
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 PartitionName=short Nodes=ALL MaxTime=10 State=UP
 {conf}

@@ -36,7 +36,6 @@ class QueueLoads:
         if self._asking is None and time.monotonic() >= self._next_at:
             self._next_at = time.monotonic() + _ASK_EVERY_S
             self._asking = asyncio.ensure_future(self._refresh())
-        if self._asking is not None:
             await asyncio.wait({self._asking}, timeout=_PATIENCE_S)
         if self._at is None or time.time() - self._at > _TOO_OLD_S:
             return [], None

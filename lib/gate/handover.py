@@ -9,6 +9,7 @@ task of its own, so that one which hangs holds up nothing else.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -116,6 +117,9 @@ class HandOver:
             record = known.record
             jobs = named.get(record.name, [])
             if record.id in self._tasks:
+                if jobs and record.live and not record.job:  # its submit still hangs
+                    with contextlib.suppress(Unavailable):
+                        await self._taken(known, _first(jobs).id)
                 continue
             if record.live and not record.job:
                 begun.append(self._start(known, self._look(known, jobs)))
@@ -194,6 +198,8 @@ class HandOver:
             record.tried_until = time.time()
             record.reason = _NOT_KNOWN
 
+        if record.job:  # seen in the scheduler's list meanwhile
+            return
         await self._change(known, note)
         job = await self._scheduler.find(record.name, record.tried_until)
         if job is None:
@@ -231,7 +237,7 @@ class HandOver:
         record = known.record
 
         def note() -> None:
-            record.job, record.tried_until = job, 0.0
+            record.job, record.tried_until = record.job or job, 0.0
             if record.reason == _NOT_KNOWN:
                 record.reason = ""
 
@@ -260,6 +266,8 @@ class HandOver:
 
     async def _end(self, known: Known, end_reason: EndReason, text: str) -> None:
         record = known.record
+        if record.job:
+            return
 
         def note() -> None:
             record.state, record.end_reason, record.reason = JobState.ENDED, end_reason, text

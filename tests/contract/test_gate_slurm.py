@@ -21,7 +21,7 @@ from tests.single_slurm import SingleSlurm, missing, single_slurm
 
 pytestmark = pytest.mark.skipif(missing() != "", reason=missing())
 
-SUBMIT_TIMEOUT_S = 4
+SUBMIT_TIMEOUT_S = 8  # several questions to a gate on a busy computer
 SETTLE_S = 3
 _SBATCH = """#!/bin/sh
 # Stands in for sbatch. What it does once is the content of the file `mode` beside it.
@@ -169,13 +169,12 @@ def test_a_submit_that_hangs_after_it_was_taken_is_found_and_holds_up_nobody(
     site.wait(other.id, lambda s: s.state is JobState.RUNNING)
     programs.once("taken-then-hangs")
     request = lingering(site)
-    begun = time.monotonic()
     hanging = in_background(lambda: site.ask(Verb.SUBMIT, request))
     time.sleep(0.5)
     site.cancel(other.id)
     assert site.ended(other.id).end_reason is EndReason.STOPPED
-    assert site.status(request.id).state is JobState.QUEUED
-    assert time.monotonic() - begun < SUBMIT_TIMEOUT_S  # all that while sbatch hung
+    assert site.wait(request.id, has_job).state is not JobState.ENDED
+    assert hanging.is_alive()  # all that while sbatch hung
     again, _ = site.ask(Verb.SUBMIT, request)
     assert not again.created
     hanging.join(timeout=20)

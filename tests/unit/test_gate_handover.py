@@ -187,6 +187,23 @@ async def test_a_submit_that_hangs_holds_up_nothing_else(site: SlowSite) -> None
     assert len(site.scheduler.specs) == 2
 
 
+async def test_a_job_whose_submit_still_hangs_is_seen_in_the_list(site: SlowSite) -> None:
+    site.scheduler.hangs.clear()
+    request = site.request()
+    asking = asyncio.ensure_future(site.jobs.submit(request))
+    await asyncio.sleep(0.1)
+    taken = site.scheduler.add(site.record(request.id).name, JobState.RUNNING)
+    await site.jobs.poll()
+    assert site.status(request.id).job == taken
+    assert site.status(request.id).state is JobState.RUNNING
+    site.scheduler.no_answers = 1
+    site.scheduler.hangs.set()
+    await asking
+    assert site.status(request.id).job == taken
+    assert site.status(request.id).reason == ""
+    assert site.scheduler.specs == []
+
+
 async def test_a_submit_goes_on_when_who_asked_for_it_has_gone(site: SlowSite) -> None:
     site.scheduler.hangs.clear()
     request = site.request()

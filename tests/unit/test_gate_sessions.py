@@ -264,7 +264,7 @@ def test_old_files_are_removed_after_the_keep_days(tmp_path: Path) -> None:
     for site in running_site(tmp_path, keep_days=0):
         status = site.submit()
         deadline = time.monotonic() + 30
-        while site.work(status.id).exists() and time.monotonic() < deadline:
+        while site.work(status.id).parent.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not (site.home / "sessions" / status.id).exists()
         with pytest.raises(NotFound):
