@@ -200,7 +200,7 @@ ReturnToService=2
 MpiDefault=none
 MailProg=/bin/true
 SwitchType=switch/none
-KillWait=5
+KillWait=20
 GresTypes=gpu
 SlurmdParameters=config_overrides
 NodeName={self.host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory=8000 Gres=gpu:2 State=UNKNOWN

@@ -30,6 +30,7 @@ _MAX_TRIES = 3
 _CANCEL_AGAIN_S = 10.0
 _IMAGE_POLL_S = 0.2
 _NEVER_SUBMITTED = "Stopped before it was submitted."
+_DOUBT_S = 600.0
 _NOT_KNOWN = "It is not known yet whether the scheduler took the job."
 _RAN_UNSEEN = "The job was started, and it ended while the scheduler could not be asked."
 
@@ -85,6 +86,11 @@ class HandOver:
             both: set[asyncio.Future[Any]] = {task, image}
             await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             image.cancel()
+
+    def in_doubt(self, record: Record) -> bool:
+        """Whether a job may still come up for a record that has ended without one."""
+        tried = record.tried_until
+        return not record.live and not record.job and time.time() < tried + _DOUBT_S
 
     async def cancel(self, record: Record) -> None:
         """Ask the scheduler to end a job; `settle` asks again until it has heard.
@@ -148,6 +154,8 @@ class HandOver:
         except Unavailable as exc:
             await self._no_answer(known, exc)
         except SceneBridgeError as exc:
+            if record.tries <= 1:
+                record.tried_until = 0.0  # no earlier try can still turn into a job
             await self._end(known, EndReason.REFUSED, exc.message)
         else:
             await self._taken(known, job)
@@ -223,7 +231,7 @@ class HandOver:
         record = known.record
 
         def note() -> None:
-            record.job = job
+            record.job, record.tried_until = job, 0.0
             if record.reason == _NOT_KNOWN:
                 record.reason = ""
 

@@ -159,7 +159,7 @@ class Jobs:
         try:
             while not looking.done():
                 await self.poll()
-                if self.live:
+                if self._watched:
                     await self._pause()
                 else:
                     with contextlib.suppress(asyncio.TimeoutError):
@@ -174,7 +174,8 @@ class Jobs:
 
         A scheduler that does not answer ends nothing; `asked_ok` says so.
         """
-        views = await self._ask() if self.live or not self.asked_ok else {}
+        asking = self._watched or not self.asked_ok
+        views = await self._ask() if asking else {}
         if views is not None:
             views = await self._with_recalled(views)
             everything = list(self._known.values())
@@ -191,6 +192,12 @@ class Jobs:
         await self._let_scheduler_forget()
 
     # --- inside -----------------------------------------------------------------
+
+    @property
+    def _watched(self) -> bool:
+        """Whether the scheduler has to be asked: a job lives, or may yet come up."""
+        records = [known.record for known in list(self._known.values())]
+        return any(r.live or self._hand_over.in_doubt(r) for r in records)
 
     async def _pause(self) -> None:
         """Until the next poll is due, or at once when a node must be known."""

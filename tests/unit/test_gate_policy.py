@@ -66,29 +66,41 @@ def test_a_whole_policy_is_understood(tmp_path: Path) -> None:
     assert found.limits.max_disk_bytes == 5 * 2**20
 
 
+def _examples(page: str) -> tuple[str, str, str]:
+    """The whole policy, and the parts for slurm and for containers."""
+    first, *others = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (slurm,) = [text for text in others if 'name = "slurm"' in text]
+    (containers,) = [text for text in others if 'name = "apptainer"' in text]
+    return first, slurm, containers
+
+
 def test_the_documented_example_is_a_valid_policy(tmp_path: Path) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "gate.md").read_text()
-    first, *others = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
-    (tmp_path / "policy.toml").write_text(first.replace('cache = ""', ""))
+    example, slurm, containers = _examples(page)
+    example = example.replace('cache = ""', "")
+    (tmp_path / "policy.toml").write_text(example)
     assert load(tmp_path / "policy.toml", tmp_path).cluster == "here"
-    (containers,) = [text for text in others if 'name = "apptainer"' in text]
+    local = re.search(r"\[scheduler\]\n.*?\n\n", example, re.DOTALL)
+    assert local is not None
+    (tmp_path / "policy.toml").write_text(example.replace(local[0], slurm + "\n"))
+    assert load(tmp_path / "policy.toml", tmp_path).scheduler_name == "slurm"
     data = {**copy.deepcopy(GOOD), **tomllib.loads(containers)}
     assert parse(data, tmp_path).modules[0].image is not None
 
 
 def test_every_key_of_a_policy_is_documented() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "gate.md").read_text()
-    example = "".join(re.findall(r"```toml\n(.*?)```", page, re.DOTALL))
+    example = "\n".join(re.findall(r"```toml\n(.*?)```", page, re.DOTALL))
     source = Path(__file__).resolve().parents[2] / "lib"
     text = "".join(
         (source / name).read_text()
         for name in (
-            *("gate/policy.py", "jobs/schedulers/local.py"),
-            *("jobs/runtimes/process.py", "jobs/runtimes/apptainer.py"),
+            *("gate/policy.py", "jobs/runtimes/process.py", "jobs/runtimes/apptainer.py"),
+            *("jobs/schedulers/local.py", "jobs/schedulers/slurm/scheduler.py"),
         )
     )
     keys = set(
-        re.findall(r'(?:table|listen)\.(?:whole|text|texts|get|table|tables)\("(\w+)"', text)
+        re.findall(r'(?:table|listen)\.(?:whole|number|text|texts|get|table|tables)\("(\w+)"', text)
     )
     assert len(keys) > 15
     assert {key for key in keys if not re.search(rf"^\[*{key}\b", example, re.M)} == set()

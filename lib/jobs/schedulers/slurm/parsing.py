@@ -289,7 +289,7 @@ def _ended(raw: Raw, end: EndReason) -> JobView:
         JobState.ENDED,
         reason=text,
         end_reason=end,
-        exit_code=code,
+        exit_code=code if raw.node else None,
         started_at=raw.start if raw.node else None,
         ended_at=raw.end,
         node=raw.node,

@@ -25,6 +25,8 @@ _ACCOUNTING_AGAIN_S = 3600.0
 _ABSOLUTE = re.compile(r"/[A-Za-z0-9._/+-]*")
 #: Exit statuses of `timeout` for a program that it had to end.
 _CUT_OFF = (124, 137)
+#: And for one that it could not start.
+_NOT_STARTED = (126, 127)
 #: Faults that sbatch finds by itself, before it asks anybody.
 _BAD_REQUEST = re.compile(r"unrecognized option|invalid|ambiguous|requires an argument", re.I)
 
@@ -86,6 +88,8 @@ class SlurmScheduler:
         )
         if answer.status in _CUT_OFF:
             raise Unavailable(f"Slurm's sbatch gave no answer in {self._submit_timeout_s} s.")
+        if answer.status in _NOT_STARTED:
+            raise Refused(f"sbatch cannot be started on the cluster: {answer.words}.")
         job_id = parsing.submitted(answer.out) if answer.status == 0 else None
         if job_id is not None:
             return job_id
@@ -132,7 +136,8 @@ class SlurmScheduler:
         break, since nobody tries any more: it may hold a request that it has received and
         not worked on, for as long as MessageTimeout and longer when it was stopped.
         """
-        if self._views_at <= max(tried_until or 0.0, time.time() - self.poll_s):
+        fresh_from = time.time() if tried_until is None else time.time() - self.poll_s
+        if self._views_at <= max(tried_until or 0.0, fresh_from):
             await self.query()
         named = sorted((int(v.id), v) for v in self._views.values() if v.name == name)
         if named:

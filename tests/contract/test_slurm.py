@@ -1,0 +1,145 @@
+"""What only scheduler `slurm` promises, on a real Slurm; the rest is in `test_schedulers`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lib.errors import Refused, Unavailable
+from lib.jobs.ports import JobSpec, Scheduler
+from lib.jobs.schedulers import make_scheduler
+from lib.model import EndReason, JobState
+from tests.contract.test_schedulers import ended, fields_of, job, running, until
+from tests.single_slurm import SingleSlurm, missing, single_slurm
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[SingleSlurm]:
+    if missing():
+        pytest.skip(missing())
+    with single_slurm(cores=2) as made:
+        yield made
+
+
+@pytest.fixture
+def scheduler(slurm: SingleSlurm, tmp_path: Path) -> Scheduler:
+    return make_scheduler("slurm", {**slurm.options, "settle_s": 1}, tmp_path)
+
+
+async def test_slurm_tells_when_a_job_used_too_much_memory(
+    scheduler: Scheduler, slurm: SingleSlurm, tmp_path: Path
+) -> None:
+    if not slurm.cgroups:
+        pytest.skip("Slurm limits memory by control groups, which it cannot use here.")
+    script = f'exec "{sys.executable}" -c "bytearray(400 << 20)"'
+    view = await ended(scheduler, await scheduler.submit(job(tmp_path, script)))
+    assert view.end_reason is EndReason.OUT_OF_MEMORY
+    assert "memory" in view.reason
+
+
+async def test_slurm_tells_when_a_node_failed_and_does_not_start_the_job_again(
+    scheduler: Scheduler, slurm: SingleSlurm, tmp_path: Path
+) -> None:
+    job_id = await scheduler.submit(job(tmp_path, "echo began >> began; sleep 60"))
+    await running(scheduler, job_id)
+    node = slurm.host
+    slurm.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    try:
+        view = await ended(scheduler, job_id)
+    finally:
+        slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
+        slurm.wait_idle()
+    assert view.end_reason is EndReason.NODE_FAILURE
+    await asyncio.sleep(3)
+    assert (await scheduler.query())[job_id].state is JobState.ENDED
+    assert (tmp_path / "began").read_text().split() == ["began"]
+
+
+async def test_slurm_jobs_inherit_neither_the_callers_environment_nor_a_profile(
+    scheduler: Scheduler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "nowhere")
+    monkeypatch.setenv("SLURM_CONF", "/nowhere")
+    monkeypatch.setenv("LEAKED", "yes")
+    spec = JobSpec(**{**fields_of(job(tmp_path, "env -0 > env")), "gpus": 1})
+    hostile = 'it\'s "x" $(id) `id`\n#SBATCH --time=99\n\\ \t é 漢'
+    spec = JobSpec(**{**fields_of(spec), "env": {**spec.env, "HOSTILE": hostile}})
+    view = await ended(scheduler, await scheduler.submit(spec))
+    assert view.exit_code == 0
+    lines = (tmp_path / "env").read_bytes().decode().split("\0")
+    found = dict(line.partition("=")[::2] for line in lines if line)
+    assert found["HOSTILE"] == hostile
+    assert found.pop("CUDA_VISIBLE_DEVICES") == "0"
+    assert found.pop("SLURM_JOB_ID") == view.id
+    assert found.keys() - {"ROCR_VISIBLE_DEVICES", "PWD", "OLDPWD", "_", "SHLVL"} == spec.env.keys()
+
+
+async def test_slurm_holds_are_told(
+    scheduler: Scheduler, slurm: SingleSlurm, tmp_path: Path
+) -> None:
+    spec = JobSpec(**{**fields_of(job(tmp_path, "exit 0")), "flags": ("--hold",)})
+    job_id = await scheduler.submit(spec)
+    held = await until(scheduler, job_id, lambda v: v.state is JobState.HELD)
+    assert "held" in held.reason
+    slurm.run("scontrol", "release", job_id)
+    assert (await ended(scheduler, job_id)).end_reason is EndReason.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--partition=nowhere",), "Invalid partition name"),
+        (("--no-such-option",), "unrecognized option"),
+        (("--gres=none:1",), "Invalid generic resource"),
+        (("--mem=99999999",), "Memory specification can not be satisfied"),
+        (("--reservation=none",), "Requested reservation is invalid"),
+    ],
+)
+async def test_slurm_refusals_are_told_in_its_own_words(
+    scheduler: Scheduler, tmp_path: Path, flags: tuple[str, ...], words: str
+) -> None:
+    spec = JobSpec(**{**fields_of(job(tmp_path, "exit 0")), "flags": flags})
+    with pytest.raises(Refused, match=words):
+        await scheduler.submit(spec)
+
+
+async def test_slurm_is_not_certain_of_an_absence_before_it_has_settled(
+    scheduler: Scheduler,
+) -> None:
+    assert await scheduler.find("nobody") is None  # nobody tried to submit it
+    with pytest.raises(Unavailable, match="may still take the job"):
+        await scheduler.find("nobody", time.time() + 0.5)
+    await asyncio.sleep(0.6)
+    tried_until = time.time()
+    with pytest.raises(Unavailable, match="may still take the job"):
+        await scheduler.find("nobody", tried_until)
+    await asyncio.sleep(1.1)
+    assert await scheduler.find("nobody", tried_until) is None
+
+
+async def test_slurm_without_its_programs_cannot_be_asked(tmp_path: Path) -> None:
+    absent = make_scheduler("slurm", {"bin": str(tmp_path)}, tmp_path)
+    for ask in (absent.query(), absent.load(), absent.cancel("1"), absent.find("x")):
+        with pytest.raises(Unavailable, match="cannot be started"):
+            await ask
+    with pytest.raises(Refused, match="cannot be started"):  # certain: there is no job
+        await absent.submit(job(tmp_path, "exit 0"))
+
+
+async def test_slurm_load_counts_what_is_free(
+    scheduler: Scheduler, slurm: SingleSlurm, tmp_path: Path
+) -> None:
+    spec = JobSpec(**{**fields_of(job(tmp_path, "sleep 60")), "gpus": 1})
+    job_id = await scheduler.submit(spec)
+    await running(scheduler, job_id)
+    debug, short = await scheduler.load()
+    assert (debug.name, debug.nodes, debug.nodes_free) == ("debug", 1, 0)
+    assert (debug.cores, debug.cores_free, debug.gpus, debug.gpus_free) == (2, 1, 2, 1)
+    assert (debug.longest_s, short.longest_s) == (0, 600)
+    await scheduler.cancel(job_id)
+    await ended(scheduler, job_id)
