@@ -68,6 +68,14 @@ def test_a_whole_policy_is_understood(tmp_path: Path) -> None:
     assert found.limits.max_disk_bytes == 5 * 2**20
 
 
+def _examples(page: str) -> tuple[str, str, str]:
+    """The whole policy, and the parts for slurm and for containers."""
+    first, *others = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (slurm,) = [text for text in others if 'name = "slurm"' in text]
+    (containers,) = [text for text in others if 'name = "apptainer"' in text]
+    return first, slurm, containers
+
+
 def test_the_documented_example_is_a_valid_policy(tmp_path: Path) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "gate.md").read_text()
     example, *others = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
