@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 
 from lib.errors import Conflict, SceneBridgeError, Unavailable
 from lib.gate import VERSION, killswitch
@@ -29,6 +30,7 @@ _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 15.0
 _JOBS_TIMEOUT_S = 60.0
 _CANCEL_AGAIN_S = 10.0
+_CANCEL_TASKS_AGAIN_S = 0.5
 _SWITCHED_OFF = "It was stopped because this cluster's kill switch was thrown."
 _FAULT_PAUSE_S = 1.0
 _MAX_LOG_BYTES = 4 * 2**20
@@ -69,9 +71,7 @@ async def serve(home: Home) -> None:
         try:
             await stop.wait()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end_tasks(tasks)
             await jobs.images.close()
             acceptor.close()
             for connection in list(door.connections):
@@ -206,6 +206,20 @@ def _wait_gone(gate: RunningGate) -> None:
         if time.monotonic() > deadline:
             raise Unavailable(f"The gate (process {gate.pid}) does not stop.")
         time.sleep(0.02)
+
+
+async def end_tasks(tasks: Collection[asyncio.Future[None]]) -> None:
+    """Cancel these until they have ended.
+
+    Once is not always enough: `asyncio.wait_for` of Python 3.10 and 3.11 loses a
+    cancellation that comes together with the result, and then a loop goes on for ever.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=_CANCEL_TASKS_AGAIN_S)
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _this_gate(port: int, host_key: str, cluster: str) -> RunningGate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -15,6 +16,7 @@ import pytest
 from lib.errors import Conflict, InvalidInput, NotFound, Refused
 from lib.gate.audit import Audit
 from lib.gate.home import Home, RunningGate, this_node
+from lib.gate.serve import end_tasks
 from lib.jobs.processes import this_process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,3 +220,22 @@ def test_check_looks_at_another_policy_too(tmp_path: Path, key: Path) -> None:
     other.write_text(text.replace('"here"', '"there"'))
     done = gate("check", "--home", str(home.path), "--policy", str(other))
     assert (done.returncode, "is for there, not for here" in done.stderr) == (1, True)
+
+
+async def test_a_task_that_loses_a_cancellation_is_ended_all_the_same() -> None:
+    lost = []
+
+    async def stubborn() -> None:
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                if len(lost) == 2:
+                    raise
+                lost.append(1)
+
+    task = asyncio.ensure_future(stubborn())
+    await asyncio.sleep(0)
+    await asyncio.wait_for(end_tasks([task]), 20)
+    assert task.cancelled()
+    assert len(lost) == 2

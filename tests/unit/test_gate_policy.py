@@ -78,14 +78,12 @@ def _examples(page: str) -> tuple[str, str, str]:
 
 def test_the_documented_example_is_a_valid_policy(tmp_path: Path) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "gate.md").read_text()
-    example, *others = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    example, slurm, containers = _examples(page)
     example = example.replace('cache = ""', "")
     (tmp_path / "policy.toml").write_text(example)
     assert load(tmp_path / "policy.toml", tmp_path).cluster == "here"
-    (containers,) = [text for text in others if 'name = "apptainer"' in text]
     data = {**copy.deepcopy(GOOD), **tomllib.loads(containers)}
     assert parse(data, tmp_path).modules[0].image is not None
-    (slurm,) = [text for text in others if 'name = "slurm"' in text]
     local = re.search(r"\[scheduler\]\n.*?\n\n", example, re.DOTALL)
     assert local is not None
     (tmp_path / "policy.toml").write_text(example.replace(local[0], slurm + "\n"))

@@ -190,12 +190,13 @@ def _possible(said: Answer, *, switched_off: bool = False) -> Answer:
 
 
 def _restart_or_put_back(place: Place, current: str, old: bytes) -> None:
-    place.gate(current, "stop")
     try:
+        place.gate(current, "stop")
         _serve(place, current)
     except SceneBridgeError as exc:
         write_whole(place.policy, old)
-        _serve(place, current)
+        if not place.gate(current, "status")["running"]:
+            _serve(place, current)
         raise Refused(
             f"No gate starts with that policy, so the old one was put back and the gate runs "
             f"again: {exc.message}"
