@@ -21,7 +21,7 @@ import psutil
 from lib.errors import ClusterUnreachable, Unavailable
 from lib.model import ClusterId
 from lib.policy_text import module_entry, toml_table
-from lib.portal_keys import key_file, make_key
+from lib.portal_keys import portal_key
 from lib.settings import PROJECT
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class EmbeddedCluster:
         self._settings = settings
         self._catalogs = catalogs
         self._home = settings.data / "embedded"
-        self._key = key_file(settings.data, CLUSTER)
+        self._key = settings.data / "keys" / CLUSTER
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> GateAddress:
@@ -72,7 +72,7 @@ class EmbeddedCluster:
             ClusterUnreachable: it did not start; the sentence carries its last words.
             Unavailable: a key or file of it could not be made.
         """
-        make_key(self._key)
+        portal_key(self._settings.data, CLUSTER)
         policy = policy_text(self._settings, self._catalogs)
         running = self.address()
         if self._read_policy() != policy:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lib.embedded import EmbeddedCluster
 from lib.errors import ClusterUnreachable, InvalidInput, Unavailable
 from lib.model import ClusterId, Fault
-from lib.portal_keys import key_file, make_key
+from lib.portal_keys import portal_key
 from lib.tunnels.command import Places
 from lib.tunnels.link import ClusterLink
 from lib.tunnels.master import Master
@@ -62,15 +62,14 @@ async def end_masters(settings: Settings) -> None:
         cluster = ClusterId(record.stem)
         with suppress(InvalidInput):
             places = Places(cluster, settings.runtime)
-            await Master(places, key_file(settings.data, cluster)).end()
+            await Master(places, settings.data / "keys" / cluster).end()
 
 
 def _through_a_tunnel(
     settings: Settings, entry: ClusterEntry, tunnels: OuterTunnels
 ) -> ClusterLink | None:
     """None while the cluster file has no host key to trust."""
-    key = key_file(settings.data, entry.id)
-    make_key(key)
+    key = portal_key(settings.data, entry.id)
     if entry.gate is None or not entry.gate.host_key:
         return None
 
@@ -95,7 +94,7 @@ def _embedded(settings: Settings, catalogs: Catalogs, cluster: ClusterId) -> Clu
             )
         return TcpReach("127.0.0.1", address.port)
 
-    key = key_file(settings.data, cluster)
+    key = portal_key(settings.data, cluster)
     return ClusterLink(
         cluster,
         reach=reach,

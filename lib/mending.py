@@ -37,7 +37,7 @@ def mend(entry: ClusterEntry, tunnel: Tunnel | None, fault: str) -> tuple[Advice
     if tunnel is None:
         return ((_PORTAL, "python admin.py doctor"),)
     if fault == Fault.NOT_SET_UP:
-        return ((_ANYBODY, f"python admin.py gate deploy {entry.id}"),)
+        return _set_up(entry, _ANYBODY)
     if tunnel.state is not TunnelState.OPEN:
         who = f"The administrator who opened it ({tunnel.account})" if tunnel.account else _ANYBODY
         return ((who, _tunnel_up(entry, tunnel)),)
@@ -60,7 +60,7 @@ def _through_an_open_tunnel(entry: ClusterEntry, tunnel: Tunnel, fault: str) -> 
                 (opener, f"python admin.py gate status {entry.id}"),
             )
         case Fault.KEY_REFUSED:
-            return ((opener, f"python admin.py gate deploy {entry.id}"),)
+            return _set_up(entry, opener)
         case Fault.KEY:
             return ((_PORTAL, "python admin.py doctor"),)
         case Fault.SOCKET | Fault.TUNNEL:
@@ -68,6 +68,19 @@ def _through_an_open_tunnel(entry: ClusterEntry, tunnel: Tunnel, fault: str) -> 
     return (
         (opener, f"python admin.py tunnel status {entry.id}"),
         (opener, f"python admin.py gate status {entry.id}"),
+    )
+
+
+def _set_up(entry: ClusterEntry, who: str) -> tuple[Advice, ...]:
+    """The gate has to admit the portal's key, and the portal to know the gate's."""
+    return (
+        (_PORTAL, f"python admin.py gate key {entry.id}"),
+        (who, f"python admin.py gate deploy {entry.id} --portal-key KEY"),
+        (
+            _PORTAL,
+            "If another host key was printed than the cluster's file has, write it there as "
+            "host_key, and start the portal again.",
+        ),
     )
 
 

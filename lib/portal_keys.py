@@ -1,8 +1,10 @@
-"""The portal's own keys: one for each cluster, which that cluster's gate alone admits."""
+"""The portal's restricted keys, one per cluster: `DATA/keys/CLUSTER`.
+
+Such a key opens nothing but the gate's verbs, so it may lie on the portal's disk.
+"""
 
 from __future__ import annotations
 
-import os
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -13,39 +15,35 @@ if TYPE_CHECKING:
 
     from lib.model import ClusterId
 
-_LIMIT_S = 30.0
-_FAILED = "The portal's key could not be made"
+_TIMEOUT_S = 30.0
 
 
-def key_file(data: Path, cluster: ClusterId) -> Path:
-    """Where the private key for that cluster lies; the public one beside it, `.pub`."""
-    return data / "keys" / cluster
-
-
-def make_key(file: Path) -> None:
-    """Make a key pair, unless it is there.
+def portal_key(data: Path, cluster: ClusterId) -> Path:
+    """The private key's file, made when there is none; the public one is beside it.
 
     Raises:
-        Unavailable: with what ssh-keygen said.
+        Unavailable: it could not be made.
     """
-    if file.exists():
-        return
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = data / "keys" / cluster
+    if key.exists():
+        return key
+    key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "scenebridge-portal"]
     try:
         done = subprocess.run(
-            [*command, "-f", str(file)],
-            cwd="/",
-            env={**os.environ, "LC_ALL": "C"},
+            [*command, "-f", str(key)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_LIMIT_S,
+            timeout=_TIMEOUT_S,
         )
-    except subprocess.TimeoutExpired as exc:
-        raise Unavailable(f"{_FAILED}: no answer within {_LIMIT_S:.0f} s.") from exc
     except OSError as exc:
-        raise Unavailable(f"{_FAILED}: ssh-keygen cannot be started ({exc.strerror}).") from exc
+        raise Unavailable(
+            f"The portal's key could not be made: ssh-keygen cannot be started ({exc.strerror})."
+        ) from exc
+    except subprocess.TimeoutExpired as exc:
+        raise Unavailable("The portal's key could not be made in time.") from exc
     if done.returncode:
-        last = (done.stderr.strip() or done.stdout.strip() or "no reason given").splitlines()[-1]
-        raise Unavailable(f"{_FAILED}: {last}")
+        said = (done.stderr.strip() or "no reason given").splitlines()[-1]
+        raise Unavailable(f"The portal's key could not be made: {said}")
+    return key

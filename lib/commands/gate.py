@@ -18,7 +18,7 @@ from lib.deploying import editing, pinning, steps
 from lib.deploying.login import refuse_portal, signed_in
 from lib.errors import InvalidInput, NotFound, Refused
 from lib.model import ClusterId
-from lib.portal_keys import key_file, make_key
+from lib.portal_keys import portal_key
 from lib.settings import PROJECT
 from lib.site import tunnel_folder
 from lib.tunnels.outer.ssh import login_of
@@ -180,9 +180,7 @@ def _key(options: argparse.Namespace) -> Answer:
             f"{data} belongs to the portal's account: run this in that account, so that the "
             "portal can read the key."
         )
-    key = key_file(data, entry.id)
-    make_key(key)
-    public = key.with_suffix(".pub").read_text("utf-8").strip()
+    public = portal_key(data, entry.id).with_suffix(".pub").read_text("utf-8").strip()
     return Answer({"cluster": entry.id, "key": public}, public)
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from lib.doctor.check import Check
 from lib.outer_tunnels import closed
 from lib.places import account_name
-from lib.portal_keys import key_file
 from lib.site import tunnel_folder
 from lib.tunnels.outer import records
 
@@ -137,7 +136,7 @@ def host_key(entry: ClusterEntry) -> Check:
 def key(chosen: Settings, entry: ClusterEntry) -> Check:
     """The portal's own key, which the gate admits."""
     name = f"cluster {entry.id}: key"
-    private = key_file(chosen.data, entry.id)
+    private = chosen.data / "keys" / entry.id
     if not private.exists():
         return Check(name, False, f"{private} is not there: it is made when the portal starts")
     return Check(name, True, f"{private} is there")

@@ -125,7 +125,11 @@ def test_a_tunnel_that_was_never_opened(open_page, site):
     ("fault", "who", "runs"),
     [
         (Fault.GATE, "The administrator who opened the tunnel (ada)", "gate start far"),
-        (Fault.KEY_REFUSED, "The administrator who opened the tunnel (ada)", "gate deploy far"),
+        (
+            Fault.KEY_REFUSED,
+            "The administrator who opened the tunnel (ada)",
+            "gate deploy far --portal-key KEY",
+        ),
         (Fault.HOST_KEY, "Whoever looks after the cluster&#x27;s gate", "gate status far"),
         (Fault.KEY, "Whoever looks after this portal", "doctor"),
         (Fault.SOCKET, "The administrator who opened the tunnel (ada)", "tunnel status far"),
