@@ -16,7 +16,7 @@ import httpx
 from testbed.hosts import Host, Process
 from testbed.places import PROJECT
 from tests.running import wait_for
-from tests.sites.standing import ADMIN, CLUSTER, DATA, USER, Standing
+from tests.sites.standing import ADMIN, CLUSTER, DATA, GATE_HOME, USER, Standing
 
 SLURM = "/opt/slurm/bin"
 MODE = "/run/sbatch-goes-wrong"
@@ -282,3 +282,27 @@ def stopped(host: Host, found: list[Process]) -> Iterator[None]:
         yield
     finally:
         host.run(["kill", "-CONT", *(str(process.pid) for process in found)], check=False)
+
+
+@contextlib.contextmanager
+def full_quota(site: Standing) -> Iterator[None]:
+    """Where the gate keeps its sessions the account may store nothing more.
+
+    A file system with a real quota lies there meanwhile, with a copy of what was there. What
+    is on the nodes is not touched: they have the real folder.
+    """
+    root, folder = site.login.run, f"/home/{USER}/{GATE_HOME}/sessions"
+    options = "size=64M,mode=700,usrquota,usrquota_block_hardlimit=16M"
+    root(["install", "-d", "-m", "700", "/run/quota"])
+    root(["mount", "-t", "tmpfs", "-o", options, "quota", "/run/quota"])
+    try:
+        root(["cp", "-a", f"{folder}/.", "/run/quota"])
+        filler = root(["dd", "if=/dev/zero", "of=/run/quota/.full", "bs=4k"], USER, check=False)
+        assert "quota exceeded" in filler.stderr, filler
+        root(["mount", "--bind", "/run/quota", folder])
+        try:
+            yield
+        finally:
+            root(["umount", folder])
+    finally:
+        root(["umount", "/run/quota"])
