@@ -285,24 +285,23 @@ def stopped(host: Host, found: list[Process]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def full_quota(site: Standing) -> Iterator[None]:
-    """Where the gate keeps its sessions the account may store nothing more.
+def full_disk(site: Standing) -> Iterator[None]:
+    """Where the gate keeps its sessions nothing more can be stored.
 
-    A file system with a real quota lies there meanwhile, with a copy of what was there. What
-    is on the nodes is not touched: they have the real folder.
+    A small file system lies there meanwhile, with a copy of what was there (kernels need not
+    have quotas for tmpfs). The nodes have the real folder.
     """
     root, folder = site.login.run, f"/home/{USER}/{GATE_HOME}/sessions"
-    options = "size=64M,mode=700,usrquota,usrquota_block_hardlimit=16M"
-    root(["install", "-d", "-m", "700", "/run/quota"])
-    root(["mount", "-t", "tmpfs", "-o", options, "quota", "/run/quota"])
+    root(["install", "-d", "-m", "700", "/run/full"])
+    root(["mount", "-t", "tmpfs", "-o", "size=32M,mode=700", "full", "/run/full"])
     try:
-        root(["cp", "-a", f"{folder}/.", "/run/quota"])
-        filler = root(["dd", "if=/dev/zero", "of=/run/quota/.full", "bs=4k"], USER, check=False)
-        assert "quota exceeded" in filler.stderr, filler
-        root(["mount", "--bind", "/run/quota", folder])
+        root(["cp", "-a", f"{folder}/.", "/run/full"])
+        filler = root(["dd", "if=/dev/zero", "of=/run/full/.full", "bs=4k"], USER, check=False)
+        assert "No space left" in filler.stderr, filler
+        root(["mount", "--bind", "/run/full", folder])
         try:
             yield
         finally:
             root(["umount", folder])
     finally:
-        root(["umount", "/run/quota"])
+        root(["umount", "/run/full"])

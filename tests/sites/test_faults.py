@@ -303,12 +303,14 @@ def test_a_silent_scheduler_ends_nothing_and_submits_nothing_twice(
         api.delete(f"/api/sessions/{session}").raise_for_status()
 
 
-def test_a_full_quota_is_told_and_the_job_waits_for_room(
+def test_a_full_disk_is_told_and_the_job_waits_for_room(
     faulty: Standing, api: httpx.Client, alive: Notebook
 ) -> None:
-    with faults.full_quota(faulty):
+    with faults.full_disk(faulty):
         session = faults.begin(api)
-        faults.says(api, session, "NEW", "Disk quota exceeded")
+        faults.says(
+            api, session, "NEW", "The cluster cannot store the job: No space left on device"
+        )
         alive.same_kernel()
         assert faults.cluster(api)["reachability"] == "REACHABLE"
     ready(api, session)
