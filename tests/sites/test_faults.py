@@ -308,9 +308,7 @@ def test_a_full_disk_is_told_and_the_job_waits_for_room(
 ) -> None:
     with faults.full_disk(faulty):
         session = faults.begin(api)
-        faults.says(
-            api, session, "NEW", "The cluster cannot store the job: No space left on device"
-        )
+        faults.says(api, session, "NEW", "cannot be stored on the cluster: No space left on device")
         alive.same_kernel()
         assert faults.cluster(api)["reachability"] == "REACHABLE"
     ready(api, session)
