@@ -16,7 +16,7 @@ import httpx
 from testbed.hosts import Host, Process
 from testbed.places import PROJECT
 from tests.running import wait_for
-from tests.sites.standing import ADMIN, CLUSTER, DATA, USER, Standing
+from tests.sites.standing import ADMIN, CLUSTER, DATA, GATE_HOME, USER, Standing
 
 SLURM = "/opt/slurm/bin"
 MODE = "/run/sbatch-goes-wrong"
@@ -282,3 +282,26 @@ def stopped(host: Host, found: list[Process]) -> Iterator[None]:
         yield
     finally:
         host.run(["kill", "-CONT", *(str(process.pid) for process in found)], check=False)
+
+
+@contextlib.contextmanager
+def full_disk(site: Standing) -> Iterator[None]:
+    """Where the gate keeps its sessions nothing more can be stored.
+
+    A small file system lies there meanwhile, with a copy of what was there (kernels need not
+    have quotas for tmpfs). The nodes have the real folder.
+    """
+    root, folder = site.login.run, f"/home/{USER}/{GATE_HOME}/sessions"
+    root(["install", "-d", "-m", "700", "/run/full"])
+    root(["mount", "-t", "tmpfs", "-o", "size=32M,mode=700", "full", "/run/full"])
+    try:
+        root(["cp", "-a", f"{folder}/.", "/run/full"])
+        filler = root(["dd", "if=/dev/zero", "of=/run/full/.full", "bs=4k"], USER, check=False)
+        assert "No space left" in filler.stderr, filler
+        root(["mount", "--bind", "/run/full", folder])
+        try:
+            yield
+        finally:
+            root(["umount", folder])
+    finally:
+        root(["umount", "/run/full"])

@@ -303,6 +303,19 @@ def test_a_silent_scheduler_ends_nothing_and_submits_nothing_twice(
         api.delete(f"/api/sessions/{session}").raise_for_status()
 
 
+def test_a_full_disk_is_told_and_the_job_waits_for_room(
+    faulty: Standing, api: httpx.Client, alive: Notebook
+) -> None:
+    with faults.full_disk(faulty):
+        session = faults.begin(api)
+        faults.says(api, session, "NEW", "cannot be stored on the cluster: No space left on device")
+        alive.same_kernel()
+        assert faults.cluster(api)["reachability"] == "REACHABLE"
+    ready(api, session)
+    assert len(faults.jobs_of(faulty, session)) == 1
+    api.delete(f"/api/sessions/{session}").raise_for_status()
+
+
 def _same(one: list[faults.Process], other: list[faults.Process]) -> bool:
     return not one or one[0].pid == other[0].pid
 
