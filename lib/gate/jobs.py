@@ -138,7 +138,7 @@ class Jobs:
                 known = await asyncio.to_thread(self._prepare, request, accepted)
                 self._hand_over.begin(known)
         self._tell()
-        await self._hand_over.wait(request.id, _SUBMIT_ANSWER_S)
+        await self._hand_over.wait(known, _SUBMIT_ANSWER_S)
         return SubmitReply(known.status(), created=created)
 
     async def cancel(self, job_id: str, *, text: str = "") -> JobStatus:

@@ -187,6 +187,20 @@ async def test_a_submit_that_hangs_holds_up_nothing_else(site: SlowSite) -> None
     assert len(site.scheduler.specs) == 2
 
 
+async def test_a_submit_is_answered_in_time_though_it_hangs(
+    site: SlowSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.gate.jobs._SUBMIT_ANSWER_S", 0.2)
+    site.scheduler.hangs.clear()
+    reply = await asyncio.wait_for(site.jobs.submit(site.request()), 2)
+    assert reply.status.state is JobState.QUEUED
+    assert "not known yet" in reply.status.reason
+    site.scheduler.hangs.set()
+    await asyncio.sleep(0.1)
+    assert site.status(reply.status.id).job == "1"
+    assert "not known yet" not in site.status(reply.status.id).reason
+
+
 async def test_a_job_whose_submit_still_hangs_is_seen_in_the_list(site: SlowSite) -> None:
     site.scheduler.hangs.clear()
     request = site.request()
