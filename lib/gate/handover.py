@@ -79,25 +79,18 @@ class HandOver:
         """Submit a new job, right after its record was written."""
         self._start(known, self._submit(known))
 
-<<<<<<< HEAD
-    async def wait(self, job_id: str, timeout_s: float) -> None:
-        """Until what is under way for this job is done or waits for its image, or `timeout_s`."""
-        task = self._tasks.get(job_id)
-        if task is not None:
-            image = asyncio.ensure_future(self._imageless[job_id].wait())
-            both: set[asyncio.Future[Any]] = {task, image}
-            await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            image.cancel()
-=======
     async def wait(self, known: Known, timeout_s: float) -> None:
-        """Until what is under way for this job is done, or the time is over."""
+        """Until what is under way for this job is done or waits for its image, or `timeout_s`."""
         record = known.record
         task = self._tasks.get(record.id)
-        if task is not None:
-            await asyncio.wait({task}, timeout=timeout_s)
-            if record.live and not record.job:
-                record.reason = _NOT_KNOWN
->>>>>>> slurm
+        if task is None:
+            return
+        image = asyncio.ensure_future(self._imageless[record.id].wait())
+        both: set[asyncio.Future[Any]] = {task, image}
+        done, _ = await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        image.cancel()
+        if image not in done and record.live and not record.job:
+            record.reason = _NOT_KNOWN
 
     def in_doubt(self, record: Record) -> bool:
         """Whether a job may still come up for a record that has ended without one."""
