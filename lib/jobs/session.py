@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
 import signal
 import sys
 import time
@@ -28,6 +26,7 @@ from lib.jobs.ports import Runtime, Task
 from lib.jobs.processes import become_subreaper, sweep
 from lib.jobs.relay import Relay, bind, server_context
 from lib.jobs.runtimes import make_runtime
+from lib.jobs.scratch import Scratch
 from lib.jobs.spec import Spec
 from lib.jobs.tasks import RunningTask
 from lib.model import EndReason
@@ -59,7 +58,7 @@ class Job:
         self._private = Path(self._spec.scratch)
         self._runtime: Runtime = make_runtime(self._spec.runtime, self._spec.runtime_options)
         self._tasks: list[RunningTask] = []
-        self._made = False
+        self._scratch = Scratch(self._private)
 
     async def run(self) -> Outcome:
         """Until the notebook or (for a run) the module ends, or TERM comes."""
@@ -67,7 +66,7 @@ class Job:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, stop.set)
-        self._make_private()
+        self._scratch.make("config", "r", "ipython")
         body = asyncio.ensure_future(self._session() if self._is_session else self._run_only())
         stopped = asyncio.ensure_future(stop.wait())
         try:
@@ -84,25 +83,11 @@ class Job:
 
     def remove_private(self) -> None:
         """Remove the node-local folder if this job made it. All tasks must be over."""
-        if not self._made:
-            return
-        shutil.rmtree(self._private, ignore_errors=True)
-        if self._private.exists():  # a task took away its own right to look into a folder
-            for folder, below, _ in os.walk(self._private):
-                for name in ("", *below):
-                    if not (path := Path(folder, name)).is_symlink():
-                        path.chmod(0o700)
-            shutil.rmtree(self._private, ignore_errors=True)
+        self._scratch.remove()
 
     @property
     def _is_session(self) -> bool:
         return self._spec.kind == "session"
-
-    def _make_private(self) -> None:
-        self._private.mkdir(mode=0o700)  # must be new: nobody else may have prepared it
-        self._made = True
-        for name in ("config", "r", "ipython"):
-            (self._private / name).mkdir(mode=0o700)
 
     async def _session(self) -> Outcome:
         """The notebook with the module beside it."""

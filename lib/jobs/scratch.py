@@ -1,0 +1,74 @@
+"""The node-local folder of a job: made for it alone, and gone with it.
+
+A node that is killed, or a scheduler that loses patience, can end a session script before
+it has tidied up. So each folder is locked while its script lives, and a script that starts
+removes what those of the same account left behind on this node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+#: As `lib.gate.folder` names them.
+_NAME = re.compile(r"sb-[0-9a-f]{8}-[0-9a-f]{12}")
+#: A folder so young may not be locked yet.
+_YOUNG_S = 60.0
+
+
+class Scratch:
+    """One job's folder. `remove` needs all that the job started to be over."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = -1
+
+    def make(self, *below: str) -> None:
+        """Make it, with folders in it, and remove what ended jobs left beside it.
+
+        Raises:
+            FileExistsError: it must be new: nobody else may have prepared it.
+        """
+        self.path.mkdir(mode=0o700)
+        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for name in below:
+            (self.path / name).mkdir(mode=0o700)
+        for other in self.path.parent.glob("sb-*"):
+            if other != self.path and _NAME.fullmatch(other.name):
+                _remove_if_left(other)
+
+    def remove(self) -> None:
+        """Remove it if this object made it."""
+        if self._lock < 0:
+            return
+        _remove(self.path)
+        os.close(self._lock)
+        self._lock = -1
+
+
+def _remove_if_left(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            info = os.fstat(fd)
+            if info.st_uid == os.getuid() and info.st_mtime < time.time() - _YOUNG_S:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove(folder)
+        finally:
+            os.close(fd)
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():  # a task took away its own right to look into a folder
+        for place, below, _ in os.walk(folder):
+            for name in ("", *below):
+                if not (path := Path(place, name)).is_symlink():
+                    path.chmod(0o700)
+        shutil.rmtree(folder, ignore_errors=True)
