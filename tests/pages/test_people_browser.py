@@ -17,9 +17,9 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 def test_the_navigation_leads_where_one_may_go(visit: Any):
     names = {
-        "user": ["Explore", "Work", "Results", "Account"],
-        "lead": ["Explore", "Work", "Results", "Group", "Account"],
-        "administrator": ["Explore", "Work", "Results", "Administration", "Account"],
+        "user": ["Explore", "Work", "Results", "Clusters", "Account"],
+        "lead": ["Explore", "Work", "Results", "Clusters", "Group", "Account"],
+        "administrator": ["Explore", "Work", "Results", "Clusters", "Administration", "Account"],
     }
     for who, expected in names.items():
         page = visit("/work", who=who)
