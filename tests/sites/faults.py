@@ -128,7 +128,7 @@ def moment(text: str) -> float:
 
 
 def unreachable(
-    api: httpx.Client, *words: str, since: float, timeout_s: float = 40.0
+    api: httpx.Client, *words: str, since: float = 0.0, timeout_s: float = 40.0
 ) -> dict[str, Any]:
     """Wait until the cluster's card says that it cannot be asked, for a reason with these
     words; and since when, which must be after `since`."""

@@ -70,6 +70,17 @@ def test_what_ssh_says_in_plain_words(said: str, kind: type, words: str) -> None
     assert words in error.message
 
 
+@pytest.mark.parametrize(("prompts", "timeout_s"), [(True, 300), (False, 20)])
+def test_a_password_may_be_typed_slowly_at_the_jump_host(
+    tmp_path: Path, *, prompts: bool, timeout_s: int
+) -> None:
+    """ssh to the login node waits behind it, and counts that time as its own."""
+    text = ssh.config_text(entry(), known_hosts=tmp_path / "known_hosts", prompts=prompts)
+    login = text.partition(f"Host {ssh.JUMP}\n")[0] + text.partition("Host *\n")[2]
+    first = next(line for line in login.splitlines() if "ConnectTimeout" in line)
+    assert first.split() == ["ConnectTimeout", str(timeout_s)]
+
+
 def test_the_account_is_that_of_the_command_or_the_file(tmp_path: Path) -> None:
     known = tmp_path / "known"
     text = ssh.config_text(entry(), user="ada", known_hosts=known)

@@ -38,9 +38,8 @@ from lib.protocol import decode, encode
 from lib.tunnels.outer import ledger
 from lib.tunnels.outer.reasons import is_noise, last_line, lost
 from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
+from lib.tunnels.outer.ssh import SIGN_IN_TIMEOUT_S
 
-#: For signing in, with a password and whatever else is asked for.
-SIGN_IN_TIMEOUT_S = 300
 #: For the seal test, which `opening` makes meanwhile.
 KEEP_TIMEOUT_S = 240
 END_TIMEOUT_S = 5

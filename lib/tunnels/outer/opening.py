@@ -24,7 +24,6 @@ from lib.settings import PROJECT
 from lib.tunnels.outer import closing, ledger, seal, ssh, trust
 from lib.tunnels.outer.agent import Agent, AgentState, agent_state
 from lib.tunnels.outer.guardian import (
-    SIGN_IN_TIMEOUT_S,
     Keep,
     Plan,
     Started,
@@ -43,7 +42,7 @@ GATE_BANNER = "SSH-2.0-SceneBridge"
 MAX_LIFETIME_S = 31 * 86400.0
 #: sockaddr_un holds 108 bytes on Linux, the closing NUL included.
 _MAX_SOCKET_PATH = 103
-_ANSWER_TIMEOUT_S = SIGN_IN_TIMEOUT_S + 60
+_ANSWER_TIMEOUT_S = ssh.SIGN_IN_TIMEOUT_S + 60
 _METHOD = re.compile(r'^Authenticated to .* using "([a-z-]+)"', re.MULTILINE)
 _PARTIAL = re.compile(r'^Authenticated using "([a-z-]+)" with partial success', re.MULTILINE)
 
