@@ -235,9 +235,16 @@ def times_for(preset: Preset) -> list[int]:
     return sorted(allowed | {preset.default_walltime_s})
 
 
+def _memory(megabytes: int) -> str:
+    """Whole megabytes below a gigabyte, else gigabytes to a tenth."""
+    if megabytes < 1024:
+        return f"{megabytes} MB"
+    return f"{megabytes / 1024:.1f}".removesuffix(".0") + " GB"
+
+
 def preset_text(preset: Preset) -> str:
     """What is behind a preset's title: 2 cores, 4 GB."""
-    parts = [count(preset.cores, "core"), f"{preset.memory_mb / 1024:.3g} GB"]
+    parts = [count(preset.cores, "core"), _memory(preset.memory_mb)]
     if preset.gpus:
         parts.append(count(preset.gpus, "GPU"))
     return ", ".join(parts)
