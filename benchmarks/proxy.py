@@ -47,6 +47,7 @@ ORIGIN = "http://localhost:8501"
 _POLICY = """
 format = 1
 cluster = "bench"
+users = ["*"]
 portal_origins = ["http://localhost:*"]
 data_paths = [{data}]
 https_hosts = []

@@ -54,7 +54,8 @@ _PYTHON_NAME = re.compile(r"[A-Za-z0-9._/-]{1,200}")
 _MARKER = b"scenebridge-dialogue-1"
 #: Somebody may have to find a telephone that shows a code.
 SIGN_IN_TIMEOUT_S = 300.0
-ANSWER_TIMEOUT_S = 300.0
+#: A lost connection is noticed by ssh itself, much earlier.
+ANSWER_TIMEOUT_S = 1800.0
 _END_TIMEOUT_S = 10.0
 #: Exit code of ssh where it did not come to run anything.
 _OWN_FAULT = 255

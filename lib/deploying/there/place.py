@@ -24,7 +24,8 @@ from typing import Any
 from lib.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
 
 VERSION_PATTERN = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+]{0,39}-[0-9a-f]{12}")
-_COMMAND_TIMEOUT_S = 120.0
+#: A check reads whole images, of gigabytes on a slow file system.
+_COMMAND_TIMEOUT_S = 900.0
 _LOG_LINES = 12
 
 
