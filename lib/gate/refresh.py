@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -24,6 +25,11 @@ from lib.protocol import JobKind
 
 _MAX_REPORT_BYTES = 64 * 1024
 _DISK_EVERY_S = 10.0
+#: Slurm without cgroups kills a job that is too large and says why in the job's own log alone
+#: (measured with 22.05 and OverMemoryKill: FAILED, signal 9).
+_TOO_LARGE = re.compile(rb"slurmstepd.*exceeded (?:job )?memory limit")
+_TOO_LARGE_TEXT = "It used more memory than it was given."
+_MAX_LOG_BYTES = 2**30
 #: Of one poll's time, and how many times its own length a count is followed by rest.
 _DISK_SLICE_S = 0.05
 _DISK_REST = 500.0
@@ -161,12 +167,28 @@ class Refresher:
         record.state = JobState.ENDED
         record.exit_code = view.exit_code
         record.end_reason, record.reason = _why(record, view, report)
+        failed = view.end_reason in (EndReason.CRASHED, EndReason.FAILED_TO_START)
+        if failed and not record.cancelled and self._was_too_large(record):
+            record.end_reason, record.reason = EndReason.OUT_OF_MEMORY, _TOO_LARGE_TEXT
         record.ended_at = view.ended_at or time.time()
         record.keep_until = record.ended_at + self._policy.limits.keep_s
         record.host, record.port = "", 0
         self._audit.write(
             "ended", session=record.id, owner=record.owner, reason=record.end_reason.value
         )
+
+    def _was_too_large(self, record: Record) -> bool:
+        """By the end of the job's log, which the scheduler and the session script write."""
+        log = (control_files.JOB_LOG,)
+        try:
+            file = open_file(self._folders.control(record.id), log, max_bytes=_MAX_LOG_BYTES)
+        except (NotFound, Refused):
+            return False
+        try:
+            begin = max(0, file.size - _MAX_REPORT_BYTES)
+            return _TOO_LARGE.search(os.pread(file.fd, _MAX_REPORT_BYTES, begin)) is not None
+        finally:
+            os.close(file.fd)
 
     def _take_endpoint(self, known: Known) -> None:
         """Once; whatever is written there later counts for nothing."""

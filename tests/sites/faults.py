@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import re
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from testbed import slurm
 from testbed.hosts import Host, Process
 from testbed.places import PROJECT
 from tests.running import wait_for
@@ -35,6 +37,13 @@ title = "1 core, 1 minute"
 cores = 1
 memory_mb = 1000
 max_walltime_s = 60
+
+[[presets]]
+name = "little"
+title = "1 core, little memory"
+cores = 1
+memory_mb = 600
+max_walltime_s = 3600
 
 [[presets]]
 name = "nowhere"
@@ -305,3 +314,40 @@ def full_disk(site: Standing) -> Iterator[None]:
             root(["umount", folder])
     finally:
         root(["umount", "/run/full"])
+
+
+@contextlib.contextmanager
+def memory_enforced(site: Standing) -> Iterator[None]:
+    """Slurm kills jobs that use more memory than they asked for; there are no cgroups here."""
+    hosts = (site.login, *site.nodes)
+    files = [host.path("/etc/slurm/slurm.conf") for host in hosts]
+    before = files[0].read_text()
+    gather = "JobAcctGatherType=jobacct_gather/"
+    changed = before.replace("CR_Core\n", "CR_Core_Memory\n").replace(
+        f"{gather}none",
+        f"{gather}linux\nJobAcctGatherFrequency=task=1\nJobAcctGatherParams=OverMemoryKill",
+    )
+    assert changed != before
+
+    def restart(conf: str) -> None:
+        for host, file in zip(hosts, files, strict=True):
+            daemon = "slurmctld" if host is site.login else "slurmd"
+            file.write_text(conf)
+            signal(host, "TERM", _daemons(host, daemon))
+            wait_for(f"no {daemon}", functools.partial(_none, host, daemon), timeout_s=20)
+            slurm.start(host, daemon)
+        slurm.wait_ready(site.login, site.nodes)
+
+    restart(changed)
+    try:
+        yield
+    finally:
+        restart(before)
+
+
+def _daemons(host: Host, name: str) -> list[Process]:
+    return [process for process in host.processes() if process.argv[0].endswith(name)]
+
+
+def _none(host: Host, name: str) -> bool:
+    return not _daemons(host, name)

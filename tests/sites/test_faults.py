@@ -303,6 +303,22 @@ def test_a_silent_scheduler_ends_nothing_and_submits_nothing_twice(
         api.delete(f"/api/sessions/{session}").raise_for_status()
 
 
+def test_a_job_that_outgrows_its_memory_ends_of_that(
+    faulty: Standing, api: httpx.Client, alive: Notebook
+) -> None:
+    """Another notebook is not touched, nor by the restart of Slurm that this needs."""
+    with faults.memory_enforced(faulty):
+        session = faults.begin(api, resources={"preset": "little", "walltime_s": 600})
+        ready(api, session)
+        grow = "import threading\ndef grow():\n    global x\n    x = bytearray(700 << 20)\n"
+        Notebook(faulty, session).run(f"{grow}threading.Timer(0.5, grow).start()")
+        end = faults.ended(api, session)
+    assert end["end_reason"] == "out of memory", end
+    assert "more memory than it was given" in end["reason"]
+    assert len(faults.jobs_of(faulty, session)) == 1
+    alive.same_kernel()
+
+
 def test_a_full_disk_is_told_and_the_job_waits_for_room(
     faulty: Standing, api: httpx.Client, alive: Notebook
 ) -> None:

@@ -282,6 +282,27 @@ def test_a_queue_that_slurm_refuses(faulty: Standing, api: httpx.Client) -> None
     assert faults.jobs_of(faulty, session) == []
 
 
+def test_a_job_that_ends_before_it_is_ready(faulty: Standing, api: httpx.Client) -> None:
+    """The containers' program does not work on the nodes; what it said is told."""
+    with contextlib.ExitStack() as stack:
+        for node in faulty.nodes:
+            spoil_apptainer(node)
+            stack.callback(node.run, ["umount", "/usr/bin/apptainer"])
+        session = faults.begin(api)
+        end = faults.ended(api, session)
+    assert end["end_reason"] == "failed to start", end
+    assert "The notebook server ended with code 255 while it was starting." in end["reason"]
+    assert "FATAL: no user namespaces on this node" in end["reason"]
+    assert len(faults.jobs_of(faulty, session)) == 1
+
+
+def spoil_apptainer(node: Host) -> None:
+    script = "#!/bin/sh\necho 'FATAL: no user namespaces on this node' >&2\nexit 255\n"
+    node.run(["tee", "/run/spoilt"], input=script)
+    node.run(["chmod", "755", "/run/spoilt"])
+    node.run(["mount", "--bind", "/run/spoilt", "/usr/bin/apptainer"])
+
+
 def _missing(site: Standing) -> None:
     site.login.run(["mv", IMAGE, f"{IMAGE}.kept"])
 
@@ -304,24 +325,3 @@ def test_an_image_that_is_not_there_or_another(
         assert IMAGE in end["reason"]
     finally:
         faulty.login.run(["mv", f"{IMAGE}.kept", IMAGE])
-
-
-def test_a_job_that_ends_before_it_is_ready(faulty: Standing, api: httpx.Client) -> None:
-    """The containers' program does not work on the nodes; what it said is told."""
-    with contextlib.ExitStack() as stack:
-        for node in faulty.nodes:
-            spoil_apptainer(node)
-            stack.callback(node.run, ["umount", "/usr/bin/apptainer"])
-        session = faults.begin(api)
-        end = faults.ended(api, session)
-    assert end["end_reason"] == "failed to start", end
-    assert "The notebook server ended with code 255 while it was starting." in end["reason"]
-    assert "FATAL: no user namespaces on this node" in end["reason"]
-    assert len(faults.jobs_of(faulty, session)) == 1
-
-
-def spoil_apptainer(node: Host) -> None:
-    script = "#!/bin/sh\necho 'FATAL: no user namespaces on this node' >&2\nexit 255\n"
-    node.run(["tee", "/run/spoilt"], input=script)
-    node.run(["chmod", "755", "/run/spoilt"])
-    node.run(["mount", "--bind", "/run/spoilt", "/usr/bin/apptainer"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lib.gate.records import Record
-from lib.gate.refresh import _why
+from lib.gate.refresh import _TOO_LARGE, _why
 from lib.jobs.ports import JobView
 from lib.model import EndReason, JobState
 from lib.protocol import JobKind
@@ -42,3 +42,21 @@ def test_who_ended_it(*, cancelled: bool, end: EndReason, text: str) -> None:
 def test_its_time(walltime_s: int, said: str) -> None:
     view = JobView("1", "sb-x", JobState.ENDED, end_reason=EndReason.WALLTIME)
     assert said in _why(record(walltime_s=walltime_s), view, {})[1]
+
+
+@pytest.mark.parametrize(
+    ("log", "too_large"),
+    [
+        (
+            b"slurmstepd-n1: error: StepId=12.batch exceeded memory limit (322883584 > 104857600), "
+            b"being killed\nslurmstepd-n1: error: *** JOB 12 ON n1 CANCELLED AT ... ***\n",
+            True,
+        ),
+        (b"slurmstepd: error: Exceeded job memory limit\n"
+         b"slurmstepd: error: Job 1 exceeded memory limit (2 > 1), being killed\n", True),
+        (b"slurmstepd-n1: error: *** JOB 9 ON n1 CANCELLED AT 2026-11-26T02:41:58 ***\n", False),
+        (b"MyError: exceeded memory limit\n", False),
+    ],
+)  # fmt: skip
+def test_what_slurm_writes_of_a_job_that_grew_too_large(log: bytes, *, too_large: bool) -> None:
+    assert bool(_TOO_LARGE.search(log)) is too_large
