@@ -22,6 +22,39 @@ _NOTEBOOK = os.environ.get("SCENEBRIDGE_NOTEBOOK", "")
 _FRAME = os.environ.get("SCENEBRIDGE_FRAME_ORIGIN", "")
 
 
+#: Settings of IPython's kernels, which they execute. ipykernel (tried: 7.4) listens
+#: on a TCP port for what forked processes print, and shows what any user of the node sends
+#: there. A UNIX socket in the private folder takes its place, as for the channels.
+_KERNEL_CONFIG = """\
+import os
+import zmq
+from ipykernel.iostream import IOPubThread
+from zmq.eventloop.zmqstream import ZMQStream
+
+
+def setup_pipe_in(self):
+    self._pipe_uuid = os.urandom(16)
+    self._pipe_port = f"ipc://{os.environ['JUPYTER_RUNTIME_DIR']}/printed-{os.getpid()}"
+    pipe_in = self.socket.context.socket(zmq.PULL)
+    pipe_in.linger = 0
+    pipe_in.bind(self._pipe_port)
+    self._pipe_in = ZMQStream(pipe_in, self.io_loop)
+    self._pipe_in.on_recv(self._handle_pipe_msg)
+
+
+def setup_pipe_out(self):
+    context = zmq.Context()
+    pipe_out = context.socket(zmq.PUSH)
+    pipe_out.linger = 3000
+    pipe_out.connect(self._pipe_port)
+    return context, pipe_out
+
+
+IOPubThread._setup_pipe_in = setup_pipe_in
+IOPubThread._setup_pipe_out = setup_pipe_out
+"""
+
+
 class HeaderIdentityProvider(IdentityProvider):
     """Lets in only requests with the token in their Authorization header.
 
@@ -45,6 +78,13 @@ class HeaderIdentityProvider(IdentityProvider):
         """Nothing to warn about: the socket is private and every request needs the token."""
 
 
+def _kernels() -> None:
+    """Where IPython looks for settings of its kernels; made anew for each session."""
+    profile = Path(os.environ["IPYTHONDIR"]) / "profile_default"
+    profile.mkdir(exist_ok=True)
+    (profile / "ipython_kernel_config.py").write_text(_KERNEL_CONFIG)
+
+
 def _settings() -> Path:
     """Lab's settings for everybody: do not ask about news, which nothing here could fetch."""
     folder = _PRIVATE / "settings"
@@ -55,6 +95,7 @@ def _settings() -> Path:
     return folder
 
 
+_kernels()
 c.ServerApp.identity_provider_class = HeaderIdentityProvider
 c.HeaderIdentityProvider.token = ""
 c.ServerApp.sock = str(_PRIVATE / "jupyter.sock")
