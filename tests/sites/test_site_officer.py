@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -213,3 +214,47 @@ def test_a_new_key_of_the_portal_s_locks_the_old_one_out(site: Standing, thief: 
     assert done.returncode == 255
     assert "Permission denied" in done.stderr
     wait_for("the portal's own connection", lambda: thief.may(CONTROL), timeout_s=60)
+
+
+SEAL = (
+    'restrict,port-forwarding,permitopen="127.0.0.1:22022",permitlisten="127.0.0.1:1",'
+    'command="/bin/false" '
+)
+
+
+@pytest.mark.parametrize("seal", [SEAL, ""], ids=["sealed", "unsealed"])
+def test_a_sealed_key_carries_the_gate_s_port_and_nothing_else(site: Standing, seal: str) -> None:
+    """Even where root of the portal's host has the key itself. Unsealed it is the account."""
+    root, folder = site.portal, "/root/stolen"
+    root.run(["rm", "-rf", folder])
+    root.run(["install", "-d", "-m", "700", folder])
+    root.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "stolen", "-f", f"{folder}/key"])
+    public = root.path(f"{folder}/key.pub").read_text()
+    keys = f"/home/{USER}/.ssh/authorized_keys"
+    before = site.login.path(keys).read_text()
+    site.login.run(["tee", keys], input=before + seal + public)
+    ssh = ["ssh", "-F", "/dev/null", "-i", f"{folder}/key", "-oIdentitiesOnly=yes"]
+    ssh += ["-oIdentityAgent=none", "-oBatchMode=yes", "-oConnectTimeout=10"]
+    there = f"{USER}@nchc-login"
+
+    def says(*argv: str, data: str = "x\n") -> str:
+        try:
+            return root.run([*ssh, *argv], input=data, timeout=8, check=False).stdout
+        except subprocess.TimeoutExpired:  # a port that waits for more
+            return ""
+
+    try:
+        assert "SSH-2.0-SceneBridge" in says("-W", "127.0.0.1:22022", there)
+        got = {
+            "exec": "uid=" in says(there, "id"),
+            "shell": "uid=" in says("-T", there, data="id\n"),
+            "pty": "uid=" in says("-tt", there, data="id\nexit\n"),
+            "sftp": "root:" in says("-s", there, "sftp"),
+            "sshd": "SSH-2.0" in says("-W", "127.0.0.1:22", there),
+            "jump": "SSH-2.0" in says("-W", "nchc-jump:22", there),
+        }
+    finally:
+        site.login.run(["tee", keys], input=before)
+        root.run(["rm", "-rf", folder])
+    opened = {name for name, open_ in got.items() if open_}
+    assert opened == (set() if seal else {"exec", "shell", "pty", "sshd", "jump"})
