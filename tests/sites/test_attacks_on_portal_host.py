@@ -92,6 +92,41 @@ def _content(path: Path) -> bytes | None:
     return path.read_bytes() if path.exists() else None
 
 
+def test_the_administrator_s_agent_is_hers_while_she_is_logged_in(
+    site: Standing, thief: Thief
+) -> None:
+    """Root can use it; that is why destination-constrained keys are recommended."""
+    with site.ada():
+        [agent] = [
+            f"/tmp/{p.parent.name}/{p.name}" for p in site.portal.path("/tmp").glob("ssh-*/*")
+        ]
+        env = {"SSH_AUTH_SOCK": agent}
+        for account in (ACCOUNT, "mallory"):
+            done = site.portal.run(["ssh-add", "-l"], account, env, check=False)
+            assert "Permission denied" in done.stderr, account
+        assert "ED25519" in site.portal.run(["ssh-add", "-l"], "ada", env).stdout
+    assert not list(site.portal.path("/tmp").glob("ssh-*"))  # gone with her
+
+
+@pytest.mark.parametrize("where", ["file", "folder"])
+def test_the_administrator_is_warned_off_a_cluster_file_that_others_can_change(
+    site: Standing, thief: Thief, where: str
+) -> None:
+    file = f"{SITE_FOLDER}/clusters/{CLUSTER}.toml"
+    path, mode = (file, "644") if where == "file" else (f"{SITE_FOLDER}/clusters", "755")
+    site.portal.run(["chown", ACCOUNT, path])
+    try:
+        with site.ada() as terminal:
+            said = site.types(terminal, "tunnel", "up", CLUSTER, "--person", "owner")
+        assert "[code 0]" not in said
+        assert path in said
+        assert ACCOUNT in said or "change" in said
+    finally:
+        site.portal.run(["chown", "root", path])
+        site.portal.run(["chmod", mode, path])
+    assert thief.may(TUNNEL)  # the one that was open is not touched
+
+
 def test_the_administrator_s_commands_are_refused_in_the_portal_s_account(
     site: Standing, thief: Thief
 ) -> None:

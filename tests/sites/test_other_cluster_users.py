@@ -23,7 +23,7 @@ from lib.proxy.upstream import Upstream
 from testbed.hosts import Host
 from tests.running import wait_for
 from tests.sites.lab import Lab
-from tests.sites.standing import GATE_HOME, GATE_PORT, USER, Standing
+from tests.sites.standing import CLUSTER, GATE_HOME, GATE_PORT, USER, Standing
 from tests.sites.test_scenario import launch
 from tests.sites.thief import ANSWERED, TUNNEL, Thief
 
@@ -368,3 +368,37 @@ def test_nobody_else_ends_or_enters_our_job(site: Standing, thief: Thief, lab: L
     change = ["scontrol", "update", f"JobId={job}", "TimeLimit=1"]
     assert site.login.run(change, OTHER, check=False).returncode != 0
     assert lab.run("print('still here')") == "still here\n"
+
+
+def test_nobody_poses_as_the_gate_while_it_is_down(site: Standing, thief: Thief) -> None:
+    """The tunnel leads to whoever has the port; the pinned host key says that it is another."""
+    folder, port = "/tmp/own-gate", str(GATE_PORT)
+    with site.ada() as terminal:
+        assert "[code 0]" in site.types(terminal, "gate", "stop", CLUSTER)
+    site.login.run(["install", "-d", "-m", "700", "-o", OTHER, folder])
+    site.login.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{folder}/key"], OTHER)
+    sshd = ["/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-h", f"{folder}/key", "-p", port]
+    sshd += ["-oListenAddress=127.0.0.1", "-oUsePAM=no", f"-oPidFile={folder}/pid"]
+    posing = site.login.popen(sshd, OTHER, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for("the other", lambda: "OpenSSH" in _greeting(site), timeout_s=20)
+        done = thief.ssh(TUNNEL, "--", "gate", "scenebridge-1 info")
+        assert done.returncode == 255
+        assert "Host key verification failed" in done.stderr
+        time.sleep(3)  # the portal itself tries as well
+        assert not thief.may("control")
+    finally:
+        posing.terminate()
+        _, heard = posing.communicate(timeout=20)
+        site.login.run(["rm", "-rf", folder])
+        with site.ada() as terminal:
+            assert "[code 0]" in site.types(terminal, "gate", "start", CLUSTER)
+    assert "Connection closed" in heard or "Connection reset" in heard, heard
+    assert "userauth" not in heard
+    assert "publickey" not in heard
+    wait_for("the gate", lambda: thief.may("control"), timeout_s=60)
+
+
+def _greeting(site: Standing) -> str:
+    greet = ["python3", "-c", GREET, str(GATE_PORT)]
+    return site.login.run(greet, USER, check=False).stdout

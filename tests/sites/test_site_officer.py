@@ -1,0 +1,260 @@
+"""What the security officer of a site may rely on: who did what, how much, and how to stop it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from lib.errors import Refused
+from lib.model import EndReason
+from lib.protocol import CancelRequest, InfoRequest, Verb
+from tests.running import wait_for
+from tests.sites.lab import Lab
+from tests.sites.standing import CLUSTER, GATE_HOME, TUNNELS, USER, Standing
+from tests.sites.test_attacks_by_verbs import data, request
+from tests.sites.test_scenario import launch
+from tests.sites.thief import ANSWERED, CONTROL, TUNNEL, Thief
+
+pytestmark = [pytest.mark.site, pytest.mark.timeout(300)]
+__all__ = ["data"]  # the folder of scenes, as a fixture here too
+
+STOP_FILE = "/etc/scenebridge.stop"
+LIMITS = {"max_live = 8": "max_live = 4\nmax_live_per_user = 2\nmax_gpus = 2\nmax_gpu_hours = 1"}
+
+
+def set_policy(site: Standing, text: str) -> None:
+    """Ada edits it on the cluster, as the only way there is."""
+    site.portal.path("/home/ada/policy-officer.toml").write_text(text)
+    with site.ada() as terminal:
+        said = site.types(
+            terminal, "gate", "policy", CLUSTER, "--set", "/home/ada/policy-officer.toml"
+        )
+    assert "[code 0]" in said, said
+
+
+@pytest.fixture(scope="module")
+def strict(site: Standing, thief: Thief) -> Iterator[None]:
+    """Tight caps, and a kill switch of the site's operators."""
+    text = site.policy()
+    for old, new in LIMITS.items():
+        assert old in text
+        text = text.replace(old, new)
+    set_policy(site, text.replace("[listen]", f'stop_files = ["{STOP_FILE}"]\n\n[listen]', 1))
+    wait_for("the gate", lambda: thief.may(CONTROL), timeout_s=60)
+    yield
+    site.login.run(["rm", "-f", STOP_FILE])
+    set_policy(site, site.policy())
+    wait_for("the gate", lambda: thief.may(CONTROL), timeout_s=60)
+
+
+# --- who did what -----------------------------------------------------------------------
+
+
+def test_every_act_is_attributed_on_the_cluster(site: Standing, thief: Thief, lab: Lab) -> None:
+    """In the scheduler's books and in the gate's audit: owner, session, and the job's number."""
+    job = thief.jobs()[lab.id]
+    shown = site.login.run(["scontrol", "-o", "show", "job", job.job]).stdout
+    assert f"JobName=sb-{lab.id}-" in shown
+    assert f"Comment=SceneBridge session {lab.id} for owner" in shown
+    assert thief.reach(TUNNEL, f"s-{lab.id}:1")[0][:1] == ANSWERED
+    ours = [line for line in thief.audit() if line.get("session") == lab.id]
+    by_event = {line["event"]: line for line in ours}
+    assert {"submitted", "forwarded"} <= by_event.keys()
+    assert by_event["submitted"]["job"] == job.job
+    assert by_event["submitted"]["owner"] == by_event["forwarded"]["owner"] == "owner"
+    assert by_event["submitted"]["module"].startswith("active-fire ")
+    assert all(abs(line["time"] - time.time()) < 86_400 for line in ours)
+
+
+def test_the_audit_only_grows_and_holds_no_secret(site: Standing, thief: Thief, lab: Lab) -> None:
+    audit = site.gate_home / "audit.jsonl"
+    before = audit.read_bytes()
+    assert audit.stat().st_mode & 0o777 == 0o600
+    thief.ssh(TUNNEL, "--", "gate", "id")
+    after = audit.read_bytes()
+    assert after.startswith(before)
+    assert len(after) > len(before)
+    for secret in (lab.secrets.token, "PRIVATE KEY", "BEGIN CERTIFICATE"):
+        assert secret.encode() not in after
+
+
+def test_the_portal_s_host_knows_who_opened_the_tunnel_for_whom_until_when(
+    site: Standing,
+) -> None:
+    folder = site.portal.path(f"{TUNNELS}/ada")
+    record = json.loads((folder / f"{CLUSTER}.json").read_text())
+    assert record["account"] == "ada"
+    assert record["person"] == "owner"
+    assert 0 < record["until"] - record["opened_at"] <= 7 * 86_400 + 5
+    acts = [json.loads(line) for line in (folder / "audit.jsonl").read_text().splitlines()]
+    assert acts, "no act was written down"
+
+
+# --- how much ---------------------------------------------------------------------------
+
+
+def refused(thief: Thief, match: str, **changes) -> None:
+    with thief.audited("submit"), pytest.raises(Refused, match=match):
+        thief.ask(Verb.SUBMIT, request(**changes))
+
+
+@pytest.mark.usefixtures("strict")
+def test_caps_hold_against_whoever_has_the_portal_s_key(thief: Thief) -> None:
+    """Live jobs of one person and of all, GPUs, and GPU hours of a month."""
+    site = thief.site
+    site.login.run(["scontrol", "update", "PartitionName=dev", "State=DOWN"])
+    site.login.run(["scontrol", "update", "PartitionName=gpu", "State=DOWN"])  # all shall wait
+    made = []
+
+    def take(**changes) -> None:
+        asked = request(**changes)
+        thief.ask(Verb.SUBMIT, asked)
+        made.append(asked.id)
+
+    try:
+        take(owner="one", preset="gpu")
+        refused(thief, "GPU hours", owner="two", preset="gpu", walltime_s=3600)
+        take(owner="one", preset="gpu")
+        refused(thief, "your jobs", owner="one")
+        refused(thief, "GPUs", owner="two", preset="gpu")
+        take(owner="two")
+        take(owner="three")
+        refused(thief, "jobs are live", owner="four")
+        assert thief.ask(Verb.INFO, InfoRequest())[0].live == 4
+    finally:
+        for job_id in made:
+            thief.ask(Verb.CANCEL, CancelRequest(job_id))
+        site.login.run(["scontrol", "update", "PartitionName=dev", "State=UP"])
+        site.login.run(["scontrol", "update", "PartitionName=gpu", "State=UP"])
+    for job_id in made:
+        thief.ended(job_id)
+    take(owner="one")  # there is room again
+    thief.ask(Verb.CANCEL, CancelRequest(made[-1]))
+    thief.ended(made[-1])
+
+
+# --- how to stop it ------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("strict")
+@pytest.mark.parametrize("file", [STOP_FILE, f"/home/{USER}/{GATE_HOME}/STOP"])
+def test_one_file_ends_the_gate_and_all_that_it_started(
+    site: Standing, thief: Thief, file: str
+) -> None:
+    """The site's operators make theirs, the account's owner the other; neither needs us."""
+    with site.api() as api:
+        job = launch(api, site)["id"]
+        scheduled = thief.jobs()[job].job
+    account = "root" if file == STOP_FILE else USER
+    begun = time.monotonic()
+    site.login.run(["touch", file], account)
+    try:
+        wait_for("no gate", lambda: not gates(site), timeout_s=60)
+        wait_for("no job", lambda: _state(site, scheduled) not in ("RUNNING", "COMPLETING"))
+        assert time.monotonic() - begun < 60
+        assert not thief.may(TUNNEL)
+        with site.ada() as terminal:  # nor does she start it, while the file is there
+            said = site.types(terminal, "gate", "start", CLUSTER)
+        assert "[code 0]" not in said
+        assert "kill switch" in said
+        assert not gates(site)
+    finally:
+        site.login.run(["rm", "-f", file])
+        with site.ada() as terminal:
+            started = site.types(terminal, "gate", "start", CLUSTER)
+    assert "[code 0]" in started
+    wait_for("the gate", lambda: thief.may(CONTROL), timeout_s=60)
+    ended = thief.ended(job)
+    assert ended.end_reason in (EndReason.STOPPED, EndReason.CANCELLED)
+    assert "kill switch" in ended.reason
+    events = [line["event"] for line in thief.audit()]
+    assert "kill-switch" in events
+
+
+def gates(site: Standing) -> list[int]:
+    return [p.pid for p in site.login.processes() if "lib.gate" in p.argv and "serve" in p.argv]
+
+
+def _state(site: Standing, job: str) -> str:
+    return site.login.run(["squeue", "-h", "-j", job, "-t", "all", "-o", "%T"]).stdout.strip()
+
+
+def test_without_the_tunnel_the_portal_reaches_nothing(site: Standing, thief: Thief) -> None:
+    """The administrator closes it: what they opened is all that there is."""
+    assert thief.may(TUNNEL)
+    said = site.close_tunnel()
+    assert "[code 0]" in said
+    try:
+        assert not thief.may(TUNNEL)
+        wait_for("the master's end", lambda: not thief.may(CONTROL), timeout_s=30)
+    finally:
+        site.open_tunnel()
+    assert thief.may(TUNNEL)
+    wait_for("the portal's own connection", lambda: thief.may(CONTROL), timeout_s=60)
+
+
+def test_a_new_key_of_the_portal_s_locks_the_old_one_out(site: Standing, thief: Thief) -> None:
+    """Rotation: a new pair, deployed by the administrator; copies of the old are worth nothing."""
+    old = f"{thief.folder}/old"
+    thief.run(["cp", thief.key, old])
+    thief.run(["rm", thief.key, f"{thief.key}.pub"])
+    key = site.portal_key()
+    with site.ada() as terminal:
+        told = ("gate", "deploy", CLUSTER, "--portal-key", key, "--wheels", "/home/ada/wheels")
+        said = site.types(terminal, *told, timeout_s=120)
+    assert "[code 0]" in said, said
+    wait_for("the new key", lambda: thief.may(TUNNEL), timeout_s=60)
+    options = [old if word == thief.key else word for word in thief.options(TUNNEL)]
+    with thief.audited("key"):
+        done = thief.run(["ssh", *options, "--", "gate", "scenebridge-1 info"], "{}\n")
+    assert done.returncode == 255
+    assert "Permission denied" in done.stderr
+    wait_for("the portal's own connection", lambda: thief.may(CONTROL), timeout_s=60)
+
+
+SEAL = (
+    'restrict,port-forwarding,permitopen="127.0.0.1:22022",permitlisten="127.0.0.1:1",'
+    'command="/bin/false" '
+)
+
+
+@pytest.mark.parametrize("seal", [SEAL, ""], ids=["sealed", "unsealed"])
+def test_a_sealed_key_carries_the_gate_s_port_and_nothing_else(site: Standing, seal: str) -> None:
+    """Even where root of the portal's host has the key itself. Unsealed it is the account."""
+    root, folder = site.portal, "/root/stolen"
+    root.run(["rm", "-rf", folder])
+    root.run(["install", "-d", "-m", "700", folder])
+    root.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "stolen", "-f", f"{folder}/key"])
+    public = root.path(f"{folder}/key.pub").read_text()
+    keys = f"/home/{USER}/.ssh/authorized_keys"
+    before = site.login.path(keys).read_text()
+    site.login.run(["tee", keys], input=before + seal + public)
+    ssh = ["ssh", "-F", "/dev/null", "-i", f"{folder}/key", "-oIdentitiesOnly=yes"]
+    ssh += ["-oIdentityAgent=none", "-oBatchMode=yes", "-oConnectTimeout=10"]
+    there = f"{USER}@nchc-login"
+
+    def says(*argv: str, data: str = "x\n") -> str:
+        try:
+            return root.run([*ssh, *argv], input=data, timeout=8, check=False).stdout
+        except subprocess.TimeoutExpired:  # a port that waits for more
+            return ""
+
+    try:
+        assert "SSH-2.0-SceneBridge" in says("-W", "127.0.0.1:22022", there)
+        got = {
+            "exec": "uid=" in says(there, "id"),
+            "shell": "uid=" in says("-T", there, data="id\n"),
+            "pty": "uid=" in says("-tt", there, data="id\nexit\n"),
+            "sftp": "root:" in says("-s", there, "sftp"),
+            "sshd": "SSH-2.0" in says("-W", "127.0.0.1:22", there),
+            "jump": "SSH-2.0" in says("-W", "nchc-jump:22", there),
+        }
+    finally:
+        site.login.run(["tee", keys], input=before)
+        root.run(["rm", "-rf", folder])
+    opened = {name for name, open_ in got.items() if open_}
+    assert opened == (set() if seal else {"exec", "shell", "pty", "sshd", "jump"})
