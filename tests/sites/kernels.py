@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from tests.crowd import NAVIGATE
 from tests.sites.faults import sign_in_link
@@ -59,7 +60,7 @@ class Notebook:
         with connect(
             f"ws://{self._host}/api/kernels/{self._kernel}/channels",
             sock=near,
-            origin=f"http://{self._host}",  # type: ignore[arg-type]
+            origin=Origin(f"http://{self._host}"),
             additional_headers={"Cookie": self._cookie},
             open_timeout=_TIMEOUT_S,
             max_size=None,

@@ -36,7 +36,7 @@ from lib.errors import InvalidInput
 from lib.model import ClusterId, Seal
 from lib.protocol import decode, encode
 from lib.tunnels.outer import ledger
-from lib.tunnels.outer.reasons import is_noise, last_line, lost
+from lib.tunnels.outer.reasons import is_noise, lost
 from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
 from lib.tunnels.outer.ssh import SIGN_IN_TIMEOUT_S
 
@@ -234,7 +234,7 @@ class Guardian:
             left = self._record.until - time.time()
             if self._ssh is None or self._ssh.poll() is not None:
                 self._drain()
-                return lost(last_line(self._text()))
+                return lost(self._text())
             if self._asked == signal.SIGINT:
                 return f"{self._record.account} closed it."
             if self._asked is not None:

@@ -93,6 +93,7 @@ _NOISE = re.compile(
     # One connection through it found no gate; the tunnel goes on, and may end of something else.
     r"|channel \d+: open failed: connect failed"
 )
+_CLOSED = ("closed by remote host", "Connection reset", "Broken pipe")
 _JUMP_REFUSES = re.compile(r"open failed: administratively prohibited[^\n]*\n+stdio forwarding")
 
 
@@ -117,9 +118,15 @@ def reason(stderr: str, entry: ClusterEntry) -> SceneBridgeError:
 
 def last_line(stderr: str) -> str:
     """The last line that says something."""
+    told = _telling(stderr)
+    return told[-1] if told else ""
+
+
+def _telling(stderr: str) -> list[str]:
+    """The lines that say something, fit to be shown."""
     lines = [line.strip() for line in stderr.splitlines()]
     told = [line for line in lines if line and not is_noise(line)]
-    return "".join(c if c.isprintable() else "?" for c in told[-1][:300]) if told else ""
+    return ["".join(c if c.isprintable() else "?" for c in line[:300]) for line in told]
 
 
 def _host(stderr: str, entry: ClusterEntry) -> str:
@@ -143,12 +150,19 @@ def is_noise(line: str) -> bool:
     return _NOISE.match(line) is not None
 
 
-def lost(said: str) -> str:
-    """Why an open connection ended, from ssh's last line."""
-    if "Timeout, server" in said or "timed out" in said:
-        return "The login node did not answer any more, so the connection was given up."
-    if "closed by remote host" in said or "Connection reset" in said or "Broken pipe" in said:
+def lost(stderr: str) -> str:
+    """Why an open connection ended, from ssh's last lines.
+
+    Behind a jump host two ssh speak, and the one that gave up need not be the last to.
+    """
+    last = "\n".join(_telling(stderr)[-3:])
+    if "Timeout, server" in last or "timed out" in last:
+        return (
+            "The login node, or what lies between, did not answer any more, so the connection was "
+            "given up."
+        )
+    if any(words in last for words in _CLOSED):
         return "The login node, or what lies between, closed the connection."
-    if not said:
+    if not last:
         return "Its ssh ended without saying why; somebody on this host may have ended it."
-    return f"Its ssh ended: {said}"
+    return f"Its ssh ended: {last_line(stderr)}"
