@@ -230,12 +230,13 @@ class Standing:
 
     def _listen(self, process: Started, ready: threading.Event) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self.output.append(line.rstrip())
-            found = _READY.search(line)
-            if found:
-                self.link = found[1]
-                ready.set()
+        with process.stdout as lines:
+            for line in lines:
+                self.output.append(line.rstrip())
+                found = _READY.search(line)
+                if found:
+                    self.link = found[1]
+                    ready.set()
 
     def stop_portal(self) -> None:
         if self.process is not None and self.process.poll() is None:
