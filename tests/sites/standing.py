@@ -235,8 +235,8 @@ class Standing:
 
     def _listen(self, process: Started, ready: threading.Event) -> None:
         assert process.stdout is not None
-        with process.stdout:
-            for line in process.stdout:
+        with process.stdout as lines:
+            for line in lines:
                 self.output.append(line.rstrip())
                 found = _READY.search(line)
                 if found:

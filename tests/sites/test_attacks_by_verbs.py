@@ -192,7 +192,7 @@ def test_words_that_a_shell_or_a_scheduler_reads_are_only_text(
         "/home/data/fifo",
         "/home/data/scenes",
         "/home/data",
-        "/home/database/x.tif",
+        "/home/data-base/x.tif",
         "/proc/self/environ",
         "/proc/self/root/home/data/../../etc/passwd",
         "/dev/zero",

@@ -64,7 +64,7 @@ def test_the_mounts_are_these_and_no_others(seen) -> None:
 def test_only_the_session_s_own_folders_can_be_written(site: Standing, lab: Lab, seen) -> None:
     on_disk = {m for m in seen["writable"] if not m.startswith(("/dev", "/proc", "/etc/"))}
     assert on_disk == {"/session/work", "/tmp"}
-    for path in ("/usr/bin/x", "/opt/scenebridge/x", "/etc/x", "/x", "/home/x", "/run/x"):
+    for path in ("/usr/bin/x", "/opt/scenebridge/x", "/etc/x", "/x", "/home/user-x", "/run/x"):
         said = lab.run(f"try: open({path!r}, 'w')\nexcept OSError as exc: print(exc.errno)")
         assert said.strip() in {"30", "13"}, (path, said)  # EROFS, EACCES
     lab.run("open('/session/work/mine', 'w').write('x')")

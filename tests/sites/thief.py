@@ -8,6 +8,8 @@ that the portal itself keeps.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import ssl
 import subprocess
 import time
@@ -139,8 +141,9 @@ class Thief:
             process.terminate()
             try:
                 process.communicate(timeout=5)
-            except subprocess.TimeoutExpired:  # OpenSSH 9.2 may miss a signal before it polls
-                process.kill()
+            except subprocess.TimeoutExpired:
+                # OpenSSH 9.2 may miss a signal before it polls; what entered the host is gone.
+                os.killpg(process.pid, signal.SIGKILL)
                 process.communicate(timeout=10)
             if way == CONTROL:  # a forward of the master's outlives the client that asked
                 self.ssh(way, "-O", "cancel", flag, what, "--", "gate")
