@@ -85,6 +85,7 @@ name = "slurm"
 [runtime]
 name = "apptainer"
 binds = [{binds}]
+code = "{code}"
 python = "{python}"
 
 [limits]
@@ -318,6 +319,7 @@ class Standing:
             port=GATE_PORT,
             binds=", ".join(f'"{path}"' for path in BINDS),
             python=PYTHON,
+            code=PROJECT,
             image=IMAGE,
             sha256=checksum(self.login),
             active_fire=module_version("active_fire"),

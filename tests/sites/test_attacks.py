@@ -18,8 +18,8 @@ from lib.protocol import COMMAND
 from tests.running import free_port
 from tests.sites.lab import Lab
 from tests.sites.standing import GATE_PORT, USER, Standing
-from tests.sites.trying import scan
 from tests.sites.thief import ACCOUNT, ANSWERED, INFO, TUNNEL, WAYS, Thief
+from tests.sites.trying import scan
 
 pytestmark = [pytest.mark.site, pytest.mark.timeout(300)]
 
