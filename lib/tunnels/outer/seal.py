@@ -3,7 +3,7 @@
 Further connections with the same key try what a thief of the connection would try. It is
 sealed only where each attempt was *refused* by a server that had accepted the key; what
 could not be tried is not tested. UNIX sockets of the login node need no attempt of their own:
-sshd holds them to `permitopen` too (OpenSSH 9.2, tests/contract/test_tunnel_seal.py).
+sshd holds them to `permitopen` too (OpenSSH 9.2, tests/contract/test_tunnel_ssh.py).
 """
 
 from __future__ import annotations
