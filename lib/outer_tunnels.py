@@ -49,6 +49,8 @@ class OuterTunnels:
             ClusterUnreachable: whose tunnel closed, why, and who can open it again.
         """
         tunnel, socket = records.find(self._folder, cluster)
+        with self._lock:  # what is told of it from now on agrees with what is said here
+            self._known[cluster] = (time.monotonic(), tunnel)
         if socket is None:
             raise ClusterUnreachable(closed(tunnel), fault=Fault.TUNNEL)
         opened = tunnel.opened_at.timestamp() if tunnel.opened_at else 0.0

@@ -25,12 +25,20 @@ ADDRESSES = [
 ]
 
 
+#: One group of files, on a bed of its own where there are two workers; the others are the second.
+#: Within a group they run by name; what changes policies and keys stands last.
+FAULTS = ("test_bed", "test_bed_network", "test_bed_up_down", "test_faults", "test_sentences")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """These tests may connect within the bed, and to nothing else than that and loopback."""
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.site)
             item.add_marker(pytest.mark.allow_hosts([*LOCAL, *ADDRESSES]))
+            faults = item.path.stem in FAULTS
+            item.add_marker(pytest.mark.xdist_group("faults" if faults else "attacks"))
 
 
 @pytest.fixture(scope="session")

@@ -133,7 +133,7 @@ def test_the_project_can_be_run_and_not_changed(bed, name, user):
     python = f"{place}/.venv/bin/python"
     done = host.run([python, "-c", "import lib.model; print(lib.model.__file__)"], user,
                     env={"PYTHONPATH": place})  # fmt: skip
-    assert done.stdout.strip() == f"{place}/lib/model.py"
+    assert done.stdout.strip() == f"{place}/lib/model/__init__.py"
     said = host.run([f"{place}/.venv/bin/pip", "--version"], user).stdout
     assert f"from {place}/.venv/lib" in said
     for target in ("new", "lib/new", ".venv/new", ".venv/bin/new", ".venv/lib/new"):
@@ -199,7 +199,7 @@ def test_a_node_that_dies_fails_its_job_and_comes_back_idle(bed):
         with pytest.raises(BedError, match="is off"):
             node.run(["true"])
         until(lambda: job_state(bed, job) == "NODE_FAIL", 70, "the loss is seen")
-        until(lambda: state_of(bed, node.name).startswith("down"), 15, "the node is down")
+        until(lambda: state_of(bed, node.name).startswith("down"), 40, "the node is down")
         assert state_of(bed, NODES[1]) == "idle"
     finally:
         node.start()
