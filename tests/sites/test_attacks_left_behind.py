@@ -264,7 +264,7 @@ def test_nothing_in_a_continued_session_s_files_runs_outside_its_container(
     thief.ended(again.id)
     assert sprung(site) == []
     # The sibling: a shell of the account that did read one of them would be seen here.
-    script = f"{HOME}/.scenebridge/nchc/sessions/{again.id}/work/.bashrc"
+    script = "/".join((HOME, ".scenebridge/nchc/sessions", again.id, "work", ".bashrc"))
     site.nodes[0].run(["bash", "-c", '. "$1"', "bash", script], USER)
     assert len(sprung(site)) == 2
     for host in (site.login, *site.nodes):

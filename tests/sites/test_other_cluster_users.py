@@ -133,7 +133,7 @@ def test_neither_token_nor_keys_nor_files_can_be_read(site: Standing, lab: Lab) 
                ("token", "server.key", "client.key", "spec.json", "record.json", "endpoint.json",
                 "job.log", "notebook.log")]  # fmt: skip
     for path in (f"{gate}/host_key", f"{gate}/policy.toml", f"{gate}/audit.jsonl", *control,
-                 f"{session}/work/active-fire.ipynb"):  # fmt: skip
+                 "/".join((session, "work", "active-fire.ipynb"))):  # fmt: skip
         for host in (site.login, *site.nodes):
             assert host.run(["test", "-r", path], USER, check=False).returncode == 0, path
             done = host.run(["cat", path], OTHER, check=False)
