@@ -269,6 +269,13 @@ def break_in(site: Standing) -> None:
     with site.ada() as terminal:
         said = site.types(terminal, "gate", "policy", CLUSTER, "--set", "/home/ada/faulty.toml")
     assert "[code 0]" in said, said
+    with site.api() as api:  # the portal learns of it when the gate is back
+
+        def known() -> bool:
+            found = [c for c in api.get("/api/clusters").json() if c["id"] == CLUSTER]
+            return any(p["name"] == "minute" for c in found for p in c["presets"])
+
+        wait_for("the new policy", known, timeout_s=60)
 
 
 @contextlib.contextmanager
