@@ -25,9 +25,14 @@ ADDRESSES = [
 ]
 
 
-#: One group of files, on a bed of its own where there are two workers; the others are the second.
-#: Within a group they run by name; what changes policies and keys stands last.
-FAULTS = ("test_bed", "test_bed_network", "test_bed_up_down", "test_faults", "test_sentences")
+#: A group of files has a bed of its own, as far as there are workers. Within one they run by
+#: name; what changes policies and keys (test_site_officer) stands last.
+GROUPS = {"test_attacks": "attacks", "test_faults": "faults", "test_sentences": "faults"}
+
+
+def group_of(stem: str) -> str:
+    """Of a file, by how its name begins; the rest is one group."""
+    return next((group for begin, group in GROUPS.items() if stem.startswith(begin)), "others")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -37,8 +42,7 @@ def pytest_collection_modifyitems(items):
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.site)
             item.add_marker(pytest.mark.allow_hosts([*LOCAL, *ADDRESSES]))
-            faults = item.path.stem in FAULTS
-            item.add_marker(pytest.mark.xdist_group("faults" if faults else "attacks"))
+            item.add_marker(pytest.mark.xdist_group(group_of(item.path.stem)))
 
 
 @pytest.fixture(scope="session")
