@@ -38,7 +38,7 @@ OLDEST_NPM = 7
 COMMANDS = {
     "run": ("-P", "-m", "lib.serve"),
     "test": ("-P", "-m", "pytest", "-n", "2", "--dist", "loadscope"),
-    "sites": ("-P", "-m", "pytest", "-n", "3", "--dist", "loadgroup", "tests/sites"),
+    "sites": ("-P", "-m", "pytest", "-n", "2", "--dist", "loadgroup", "tests/sites"),
 }
 #: `./test --sites`: the tests that need root and the test-bed, instead of the others.
 SITES = "--sites"

@@ -275,7 +275,7 @@ def break_in(site: Standing) -> None:
             found = [c for c in api.get("/api/clusters").json() if c["id"] == CLUSTER]
             return any(p["name"] == "minute" for c in found for p in c["presets"])
 
-        wait_for("the new policy", known, timeout_s=60)
+        wait_for("the new policy", known, timeout_s=120)
 
 
 @contextlib.contextmanager
