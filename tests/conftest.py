@@ -1,22 +1,25 @@
-"""Which tests are left to those of sites, where these follow in the same run (`.ci/run`)."""
+"""What is left out where time is short (`.ci/run`): listed as skipped, and tried by `./test` and
+`./test --sites` whenever they are started without that wish."""
 
 import os
 import re
 
 import pytest
 
-FOLLOW = "SCENEBRIDGE_SITES_FOLLOW"
-#: What starts a real sshd, Slurm or Apptainer for what tests/sites does on whole hosts.
-ON_SITES_TOO = re.compile(
+BRIEF = "SCENEBRIDGE_TESTS_BRIEF"
+#: The long ones among those that start a real sshd, Slurm or Apptainer. What stays tries each of
+#: these parts: the scheduler's and runtime's words, and whole hosts in tests/sites.
+LONG = re.compile(
     r"contract/test_(gate_(apptainer|control|deploy|slurm)|slurm|tunnel_(outer|terminal))\.py"
     r"|security/test_(container|shared_node)\.py"
+    r"|sites/test_(attacks_by_verbs|attacks_left_behind|bed\w*|faults|sentences)\.py"
     r"|\[(slurm|apptainer)\b"
 )
-LEFT_TO_SITES = pytest.mark.skip(reason="tried on real hosts by the tests of sites, which follow")
+LEFT_OUT = pytest.mark.skip(reason=f"takes too long for this run ({BRIEF}); ./test tries it")
 
 
 def pytest_collection_modifyitems(items):
-    if os.environ.get(FOLLOW):
+    if os.environ.get(BRIEF):
         for item in items:
-            if ON_SITES_TOO.search(item.nodeid):
-                item.add_marker(LEFT_TO_SITES)
+            if LONG.search(item.nodeid):
+                item.add_marker(LEFT_OUT)
