@@ -7,12 +7,13 @@ import re
 import pytest
 
 BRIEF = "SCENEBRIDGE_TESTS_BRIEF"
-#: The long ones among those that start a real sshd, Slurm or Apptainer. What stays tries each of
-#: these parts: the scheduler's and runtime's words, and whole hosts in tests/sites.
+#: The long ones among those that start a real sshd, Slurm or Apptainer, and dark colours. What
+#: stays tries each of these parts: their words, whole hosts in tests/sites, light colours.
 LONG = re.compile(
     r"contract/test_(gate_(apptainer|control|deploy|slurm)|slurm|tunnel_(outer|terminal))\.py"
     r"|security/test_(container|shared_node)\.py"
-    r"|sites/test_(attacks_by_verbs|attacks_left_behind|bed\w*|faults|sentences)\.py"
+    r"|sites/test_(attacks_\w+|bed\w*|faults|sentences)\.py"
+    r"|pages/test_axe\.py.*\bdark\]"
     r"|\[(slurm|apptainer)\b"
 )
 LEFT_OUT = pytest.mark.skip(reason=f"takes too long for this run ({BRIEF}); ./test tries it")
