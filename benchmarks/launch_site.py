@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shlex
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -39,7 +40,9 @@ def measure(runs: int) -> tuple[list[Parts], list[Parts]]:
         try:
             with standing(bed, fetch_wheels(Path(folder) / "wheels")) as site:
                 admin = bed.host("admin")
-                admin.run(_ssh("-M", "-fN", "-J", f"{USER}@nchc-jump"), "ada")
+                quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+                admin.popen(_ssh("-M", "-N", "-J", f"{USER}@nchc-jump"), "ada", **quiet)
+                wait_for("the master", lambda: admin.path(_MASTER).is_socket())
                 with site.api() as api:
                     for _ in range(runs):
                         launches.append(launch(api, CLUSTER))
