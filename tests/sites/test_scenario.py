@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.site, pytest.mark.browser, pytest.mark.timeout(300)]
 _WHERE = """\
 import os, socket
 print('runs on', socket.gethostname(), 'as', os.getuid())
-print('inside', os.path.exists('/.singularity.d') or os.environ.get('APPTAINER_NAME'))
+print('in a container:', os.path.exists('/.singularity.d'))
 """
 
 
@@ -43,6 +43,8 @@ def test_from_tunnel_to_notebook_and_back(site: Standing, browser: Browser) -> N
         ready_after = time.monotonic() - pressed
         run_in_console(lab, _WHERE, "runs on nchc-n")
         expect(lab.locator(".jp-OutputArea-output", has_text="as 21001").first).to_be_visible()
+        shown = lab.locator(".jp-OutputArea-output", has_text="in a container: True")
+        expect(shown.first).to_be_visible()
 
         page.bring_to_front()
         page.get_by_role("link", name=re.compile("Results")).last.click()
