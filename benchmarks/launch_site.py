@@ -40,8 +40,9 @@ def measure(runs: int) -> tuple[list[Parts], list[Parts]]:
         try:
             with standing(bed, fetch_wheels(Path(folder) / "wheels")) as site:
                 admin = bed.host("admin")
-                quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-                admin.popen(_ssh("-M", "-N", "-J", f"{USER}@nchc-jump"), "ada", **quiet)
+                no = subprocess.DEVNULL
+                master = _ssh("-M", "-N", "-J", f"{USER}@nchc-jump")
+                admin.popen(master, "ada", stdin=no, stdout=no, stderr=no)
                 wait_for("the master", lambda: admin.path(_MASTER).is_socket())
                 with site.api() as api:
                     for _ in range(runs):

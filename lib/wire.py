@@ -92,6 +92,7 @@ class StrictProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._body_mark = 0
         self._overhead = 0
+        self._messages = 0
 
     # --- the connection ----------------------------------------------------------------
 
@@ -113,7 +114,7 @@ class StrictProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._unset_keepalive_if_required()
-        in_body, body_before = self._in_body, self._body_bytes
+        in_body, body_before, message = self._in_body, self._body_bytes, self._messages
         self._ended = False
         try:
             self.parser.feed_data(data)
@@ -125,7 +126,7 @@ class StrictProtocol(HttpToolsProtocol):
             known = found if isinstance(found, _Refusal) else _Refusal(400, _INVALID)
             self._refuse(known.status, known.why)
             return
-        if in_body and self._in_body:
+        if in_body and self._in_body and message == self._messages:
             self._overhead += len(data) - (self._body_bytes - body_before)
             if self._overhead > self.limits.header_bytes + _CHUNK_OVERHEAD * self._body_bytes:
                 self._refuse(400, "The chunks of the request carry too little.")
@@ -153,6 +154,7 @@ class StrictProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._messages += 1
         self._header_bytes = self._raw_bytes = 0
         if self._deadline is None:
             self._wait(self.limits.headers_s, self._headers_are_late)

@@ -5,6 +5,7 @@ They lie in `control`, where no job has ever written, until the job's folder is 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -47,6 +48,7 @@ class Staging:
             if found != (request.size, request.sha256.lower()):
                 raise InvalidInput("The file arrived damaged; send it again.")
             self._refuse_submitted(request.id)
+            self._check_allowance(request.id)  # others may have come meanwhile
             part.replace(folder / request.asset)
         except OSError as exc:
             raise StorageFull(f"The file cannot be stored on the cluster: {exc.strerror}.") from exc
@@ -71,15 +73,21 @@ class Staging:
         if not 0 < request.size <= MAX_PUT_BYTES:
             raise InvalidInput("The file is empty or too large to be sent.")
         self._refuse_submitted(request.id)
-        control = self._folders.control(request.id)
-        used = sum(f.stat().st_size for f in (control / STAGED).glob("*/*"))
-        allowed = self._policy.limits.max_disk_bytes
-        if used + request.size > allowed:
-            raise StorageFull(f"A session may use {allowed // 2**20} MB on this cluster.")
+        self._check_allowance(request.id, request.size)
         if shutil.disk_usage(self._folders.home).free < request.size + _SPARE_BYTES:
             raise StorageFull("The cluster's disk is full.")
-        if not control.exists() and self._waiting() >= _MAX_WAITING:
+        if not self._folders.control(request.id).exists() and self._waiting() >= _MAX_WAITING:
             raise Refused("Too many sessions are being prepared; try again later.")
+
+    def _check_allowance(self, job_id: str, more: int = 0) -> None:
+        """Of all that lies there, half received files too."""
+        used = more
+        for file in (self._folders.control(job_id) / STAGED).glob("*/*"):
+            with contextlib.suppress(FileNotFoundError):  # renamed or thrown away meanwhile
+                used += file.stat().st_size
+        allowed = self._policy.limits.max_disk_bytes
+        if used > allowed:
+            raise StorageFull(f"A session may use {allowed // 2**20} MB on this cluster.")
 
     def _refuse_submitted(self, job_id: str) -> None:
         if (self._folders.control(job_id) / RECORD).exists():

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RETRY_S = 3.0
+#: How often a card says how many files were sent, and how many are read at the same time.
+_TELL_EVERY_S = 0.5
+_FILES_AT_ONCE = 4
 
 
 class Errands:
@@ -63,6 +66,7 @@ class Errands:
         self._asked: set[str] = set()
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._not_before: dict[str, float] = {}
+        self._files = asyncio.Semaphore(_FILES_AT_ONCE)
 
     async def run(self, info: GateInfo | None) -> None:
         """Begin what is due; `info` is None while the gate cannot be asked."""
@@ -179,33 +183,54 @@ class Errands:
             for item in items
             for key, asset in needed(item, module).items()
         ]
-        to_send = [where for *_, where in placed if isinstance(where, Path)]
         assets: dict[str, dict[str, Any]] = {item["id"]: {} for item in items}
+        files = []
         for item, key, asset, where in placed:
-            href = where
             if isinstance(where, Path):
-                await self._say(work, sending(to_send.index(where) + 1, len(to_send)))
-                await self._stage(work.id, item["id"], key, where)
-                href = STAGED_SCHEME
+                files.append(self._stage(work.id, item["id"], key, where))
+            href = STAGED_SCHEME if isinstance(where, Path) else where
             assets[item["id"]][key] = {**asset, "href": href}
-        if to_send:
-            await self._say(work, HANDING_OVER)
+        if files:
+            await self._send(work, files)
         return [{**item, "assets": assets[item["id"]], "links": []} for item in items]
+
+    async def _send(self, work: Session | Run, files: list[Coroutine[Any, Any, None]]) -> None:
+        """Side by side; the first that fails ends the others. The card says how far it is."""
+        tasks = [asyncio.create_task(file) for file in files]
+        waiting, told = set(tasks), False
+        try:
+            while True:
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=_TELL_EVERY_S, return_when=asyncio.FIRST_EXCEPTION
+                )
+                for task in done:
+                    task.result()
+                if not waiting:
+                    break
+                await self._say(work, sending(len(tasks) - len(waiting), len(tasks)))
+                told = True
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        if told:
+            await self._say(work, HANDING_OVER)
 
     async def _say(self, work: Session | Run, reason: str) -> None:
         await asyncio.to_thread(self._update, work, state=work.state, reason=reason)
 
     async def _stage(self, job_id: str, scene: str, key: str, source: Path) -> None:
-        try:
-            size, digest = await asyncio.to_thread(_measure, source)
-        except OSError as exc:
-            raise InvalidInput(
-                f"The file {source.name} of the scene {scene} cannot be read ({exc.strerror})."
-            ) from exc
-        # A job that is submitted already was so by an earlier try whose answer was lost;
-        # the submit that follows is answered with that job.
-        with contextlib.suppress(Conflict):
-            await self._link.put(PutRequest(job_id, scene, key, size, digest), source)
+        async with self._files:
+            try:
+                size, digest = await asyncio.to_thread(_measure, source)
+            except OSError as exc:
+                raise InvalidInput(
+                    f"The file {source.name} of the scene {scene} cannot be read ({exc.strerror})."
+                ) from exc
+            # A job that is submitted already was so by an earlier try whose answer was lost;
+            # the submit that follows is answered with that job.
+            with contextlib.suppress(Conflict):
+                await self._link.put(PutRequest(job_id, scene, key, size, digest), source)
 
     async def _cancel(self, work: Session | Run) -> None:
         try:

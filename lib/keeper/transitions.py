@@ -22,8 +22,8 @@ STOPPING = "Stopping."
 
 
 def sending(n: int, of: int) -> str:
-    """While the `n`th of so many files is on its way to the cluster."""
-    return f"Sending the scenes' files to the cluster: {n} of {of}."
+    """While `n` of so many files are on the cluster."""
+    return f"Sending the scenes' files to the cluster: {n} of {of} sent."
 
 
 _ENDINGS = {

@@ -27,11 +27,13 @@ def choose_scenes(page: Page, search: str, count: int) -> list[str]:
     page.get_by_label("Name or id").fill(search)
     page.get_by_label("Name or id").press("Enter")
     expect(page).to_have_url(re.compile(f"[?&]q={re.escape(search)}"))  # the search is over
-    ticks = page.locator("tbody tr:visible input[type=checkbox]")
-    expect(ticks.first).to_be_visible()
+    rows = page.locator("tbody tr:visible")
+    expect(rows.first).to_be_visible()
+    others = page.locator(f'tbody tr:visible:not([data-id*="{search}"])')
+    expect(others).to_have_count(0)  # the table that was found has arrived
     chosen = []
     for n in range(count):
-        row = page.locator("tbody tr").nth(n)
+        row = rows.nth(n)
         identifier = row.get_attribute("data-id")
         assert identifier
         row.locator("input").check()
@@ -53,12 +55,18 @@ def open_lab(page: Page) -> Page:
 def run_in_console(lab: Page, code: str, expected: str) -> None:
     """Type code into a new cell of the notebook, run it, and see its output."""
     expect(lab.get_by_text("| Idle")).to_be_visible(timeout=60_000)
-    lab.locator(".jp-Notebook .jp-Cell").first.click()
+    notebook = lab.locator(".jp-Notebook").first
+    notebook.locator(".jp-Cell").first.click()
     lab.keyboard.press("Escape")
+    expect(notebook).to_have_class(re.compile("jp-mod-commandMode"))
     lab.keyboard.press("b")
+    written = notebook.locator(".jp-Cell.jp-mod-active .cm-content")
+    expect(written).to_have_text("")  # the new cell
     lab.keyboard.press("y")
     lab.keyboard.press("Enter")
+    expect(notebook).to_have_class(re.compile("jp-mod-editMode"))
     lab.keyboard.insert_text(code)
+    expect(written).to_contain_text(code.splitlines()[-1])
     lab.keyboard.press("Shift+Enter")
     expect(lab.locator(".jp-OutputArea-output", has_text=expected).first).to_be_visible(
         timeout=60_000

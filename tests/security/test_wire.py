@@ -225,6 +225,22 @@ async def test_chunks_that_carry_nothing_are_refused() -> None:
         assert await _in_pieces(on, small, 20) == ([200], False)
 
 
+async def test_body_that_begins_in_the_piece_that_ended_another_is_taken() -> None:
+    """A client that was answered early sends its next request behind the rest of a body."""
+    size = 1_000_000
+    first = post(b"Content-Length: %d" % size, body=bytes(size))
+    second = CHUNKED + b"c350\r\n" + bytes(50_000) + b"\r\n0\r\n\r\n"
+    async with place() as on:
+        reader, writer = await on.open()
+        writer.write(first[:-10_000])
+        await asyncio.sleep(0.1)
+        writer.write(first[-10_000:] + second[:20_000])
+        await asyncio.sleep(0.1)
+        writer.write(second[20_000:])
+        assert statuses((await read(reader, 0.5))[0]) == [200, 200]
+        assert [len(body) for _, body in on.seen] == [size, 50_000]
+
+
 async def _in_pieces(on: Place, request: bytes, pieces: int) -> tuple[list[int], bool]:
     reader, writer = await on.open()
     step = -(-len(request) // pieces)

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.chromium import fresh_context
-from tests.e2e.test_main_job import open_lab, run_in_console
+from tests.e2e.test_main_job import choose_scenes, open_lab, run_in_console
 from tests.running import wait_for
 from tests.sites.standing import CLUSTER, TUNNELS, USER, Standing
 
@@ -33,10 +33,8 @@ def test_from_tunnel_to_notebook_and_back(site: Standing, browser: Browser) -> N
         expect(card).to_contain_text(re.compile("open", re.IGNORECASE))
         expect(card).to_contain_text("ada")
 
-        page.goto(f"{site.origin}/?q=LC08_L1TP")
-        ticks = page.locator("tbody tr:visible input[type=checkbox]")
-        ticks.first.check()
-        expect(page).to_have_url(re.compile("scene="))
+        page.goto(site.origin)
+        choose_scenes(page, "LC08_L1TP", 1)
         pressed = time.monotonic()
         page.get_by_role("button", name="Open notebook").click()
         lab = open_lab(page)

@@ -92,26 +92,41 @@ def with_files(world: Kept, folder: Path) -> Any:
     return add_session(world.store, folder=str(folder), bands=("red", "swir22")).id
 
 
-async def test_the_card_says_which_file_is_on_its_way(world: Kept, tmp_path: Path) -> None:
-    session, said = with_files(world, tmp_path), []
+async def test_the_card_says_how_many_files_were_sent(
+    world: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.keeper.errands._TELL_EVERY_S", 0.01)
+    session, begun = with_files(world, tmp_path), []
     go_on = asyncio.Event()
 
     async def before() -> None:
-        said.append(world.session(session).reason)
-        await go_on.wait()
+        begun.append(True)
+        if len(begun) == 2:
+            await go_on.wait()
 
     world.gate.before["put"] = before
     running = Errands(HERE, world.link, world.store, {FIRE.id: FIRE}, "http://localhost:8501")
     await running.run(world.gate.info())
-    await until(lambda: len(said) == 1)
+    said = "Sending the scenes' files to the cluster: 1 of 2 sent."
+    await until(lambda: world.session(session).reason == said)
     go_on.set()
     await until(lambda: world.session(session).state is SessionState.SUBMITTED)
     await running.close()
-    assert said == [
-        "Sending the scenes' files to the cluster: 1 of 2.",
-        "Sending the scenes' files to the cluster: 2 of 2.",
-    ]
     assert len(world.gate.staged) == 2
+
+
+async def test_the_first_file_that_fails_ends_the_others(world: Kept, tmp_path: Path) -> None:
+    session = with_files(world, tmp_path)
+    (tmp_path / "LC08_A" / "swir22.tif").unlink()
+    hangs = asyncio.Event()
+    world.gate.before["put"] = hangs.wait
+    running = Errands(HERE, world.link, world.store, {FIRE.id: FIRE}, "http://localhost:8501")
+    await running.run(world.gate.info())
+    await until(lambda: world.session(session).state is SessionState.ENDED)
+    await running.close()
+    assert "swir22.tif of the scene LC08_A cannot be read" in world.session(session).reason
+    assert world.gate.staged == {}
+    assert [verb for verb, _ in world.gate.calls if verb == "submit"] == []
 
 
 async def test_who_may_no_longer_start_work_there_is_refused_before_anything_is_sent(
