@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
     from lib.model import ModuleId
 
-_MARK = "warmed"
+MARK = "warmed"
 _NICE = 10
 
 
 async def warm_modules(modules: Iterable[ModuleId], cache: Path) -> None:
     """Fill the jobs' `cache` for these modules, one after the other; skipped when it is
     filled for this very code. Cancelling ends the compiler."""
-    code = _code_digest()
-    mark = cache / _MARK
+    code = code_digest()
+    mark = cache / MARK
     with suppress(OSError):
         if mark.read_text("utf-8") == code:
             return
@@ -58,7 +58,8 @@ async def _warm(module: ModuleId, cache: Path) -> bool:
         raise
 
 
-def _code_digest() -> str:
+def code_digest() -> str:
+    """Of all that the cache is compiled from."""
     total = hashlib.sha256(sys.version.encode())
     for folder in ("modulekit", "modules"):
         for file in sorted((PROJECT / folder).rglob("*.py")):

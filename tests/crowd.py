@@ -26,7 +26,7 @@ from lib.auth import COOKIE, Auth, Membership
 from lib.model import TokenScope, User
 from lib.store import Store
 from tests.pages.pages_site import plant_scene
-from tests.running import RunningPortal, wait_for
+from tests.running import RunningPortal, first_start_is_over, wait_for
 
 SCENE = "LC08_A"
 #: A name of somebody else that leads to this computer (DNS rebinding).
@@ -182,9 +182,7 @@ def crowd() -> Iterator[Crowd]:
     groups = "".join(_GROUP.format(id=name) for name in ("forest", "coast"))
     (data / "settings.toml").write_text(_SETTINGS + groups)
     plant_scene(data, SCENE, bands=("coastal", *LANDSAT))
-    samples = data / "cache" / "samples"
-    samples.mkdir(parents=True)
-    (samples / "taken-in").touch()  # one scene is enough
+    first_start_is_over(data)  # one scene is enough
     running = RunningPortal(data)
     try:
         running.start()

@@ -17,6 +17,8 @@ from typing import Any
 import httpx
 import psutil
 
+from lib.warming import MARK, code_digest
+
 PROJECT = Path(__file__).resolve().parent.parent
 _READY = re.compile(r"SceneBridge is ready: (http://localhost:\d+\S*)")
 
@@ -105,6 +107,15 @@ class RunningPortal:
         if runtime.exists():
             found += [str(p) for p in [runtime, *runtime.rglob("*")]]
         return found
+
+
+def first_start_is_over(data: Path) -> None:
+    """Leave the folder as a first start does, without sample scenes and compiled modules:
+    the portal makes neither."""
+    cache = data / "cache"
+    (cache / "samples").mkdir(parents=True)
+    (cache / "samples" / "taken-in").touch()
+    (cache / MARK).write_text(code_digest())
 
 
 def runtime_of(data: Path) -> Path:

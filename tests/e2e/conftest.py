@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
+from lib.warming import MARK
 from tests.chromium import chromium
 from tests.e2e.signing_in import set_up_providers
 from tests.fakes.provider import TestProvider, provider
-from tests.running import RunningPortal
+from tests.running import RunningPortal, first_start_is_over, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,7 @@ def with_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     first = tmp_path_factory.mktemp("first-start")
     portal = RunningPortal(first)
     portal.start()
+    wait_for("compiled modules", (first / "cache" / MARK).exists, timeout_s=180)
     portal.stop()
     kept = tmp_path_factory.mktemp("samples")
     for name in ("scenes", "cache"):
@@ -79,8 +81,7 @@ def portal(data_folder: Path, request: pytest.FixtureRequest) -> Iterator[Runnin
 def data() -> Iterator[Path]:
     """A data folder whose first start is over, so that no sample scenes are made."""
     folder = Path(tempfile.mkdtemp(prefix="sb-run-"))
-    (folder / "cache" / "samples").mkdir(parents=True)
-    (folder / "cache" / "samples" / "taken-in").touch()
+    first_start_is_over(folder)
     yield folder
     shutil.rmtree(folder)
 

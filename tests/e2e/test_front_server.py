@@ -33,7 +33,7 @@ from tests.front_server import (
     start_portal,
     write_settings,
 )
-from tests.running import PROJECT, RunningPortal, free_port, wait_for
+from tests.running import PROJECT, RunningPortal, first_start_is_over, free_port, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -60,8 +60,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     caddy = needs("caddy")
     home = tmp_path_factory.mktemp("caddy")
     data = Path(tempfile.mkdtemp(prefix="sb-deploy-"))
-    (data / "cache" / "samples").mkdir(parents=True)
-    (data / "cache" / "samples" / "taken-in").touch()
+    first_start_is_over(data)
     port, portal = free_port(), RunningPortal(data, free_pair())
     with provider() as who:
         who.knows("kato", name="Kato Ken", groups=["forest"])

@@ -31,7 +31,7 @@ from testbed.image import BINDS, checksum
 from testbed.places import IMAGE, PROJECT
 from testbed.relay import relay
 from testbed.terminal import Terminal
-from tests.running import free_port, wait_for
+from tests.running import first_start_is_over, free_port, wait_for
 
 CLUSTER = "nchc"
 GATE_PORT = 22022
@@ -352,8 +352,7 @@ class Standing:
 
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "data"
-            (data / "cache" / "samples").mkdir(parents=True)
-            (data / "cache" / "samples" / "taken-in").touch()  # one scene is enough
+            first_start_is_over(data)
             plant_scene(data, PLAIN, bands=("coastal", *LANDSAT))
             product = make_up(Path(folder), SCENE)
             scene = Catalogue(data / "scenes").add(product, synthetic=True)
