@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -164,8 +165,9 @@ def _used(site: Standing) -> dict[str, float]:
 
 
 def _cpu_s(stat: Path) -> float:
+    """Of the process and of its children that have ended (`squeue`, `ssh`)."""
     fields = stat.read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _questions(site: Standing) -> int:

@@ -34,7 +34,6 @@ import uvloop
 from lib import settings
 from lib.auth import auth_of
 from lib.catalogs import load_catalogs, offered
-from lib.commands.scenes import take_in_samples
 from lib.embedded import CLUSTER, EmbeddedCluster
 from lib.errors import SceneBridgeError, Unavailable
 from lib.links import end_masters
@@ -182,6 +181,8 @@ def _take_in_samples(chosen: Settings) -> None:
     done = chosen.data / "cache" / "samples" / "taken-in"
     if done.exists():
         return
+    from lib.commands.scenes import take_in_samples  # loads much that no other start needs
+
     try:
         take_in_samples(chosen.data, lambda line: print(line, flush=True))
         done.parent.mkdir(parents=True, exist_ok=True)

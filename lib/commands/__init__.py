@@ -24,13 +24,26 @@ if TYPE_CHECKING:
 
 USAGE, FAILED = 2, 1
 
-_PARTS = (
-    "scenes", "detect", "portal", "people", "audit", "announce", "backup", "doctor", "tunnel",
-    "gate",
-)  # fmt: skip
-#: Parts that are one command of their name, and are loaded without all others: these run
-#: where somebody's agent can be asked, so little code should, and quickly.
-_ALONE = ("tunnel", "gate")
+#: Which module of this package has which commands. Only that of the wanted command is loaded:
+#: it answers sooner, and where somebody's agent can be asked little code should run.
+_PARTS = {
+    "scenes": "scenes",
+    "samples": "scenes",
+    "modules": "detect",
+    "detect": "detect",
+    "sessions": "portal",
+    "link": "portal",
+    "users": "people",
+    "token": "people",
+    "tokens": "people",
+    "audit": "audit",
+    "announce": "announce",
+    "backup": "backup",
+    "doctor": "doctor",
+    "tunnel": "tunnel",
+    "gate": "gate",
+}
+_ALL = tuple(dict.fromkeys(_PARTS.values()))
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -66,11 +79,12 @@ def exit_code(error: SceneBridgeError) -> int:
 
 
 def _needed(arguments: Sequence[str]) -> Sequence[str]:
-    """The parts to load for these arguments."""
-    return arguments[:1] if arguments and arguments[0] in _ALONE else _PARTS
+    """The parts to load for these arguments; all where no command comes first."""
+    wanted = _PARTS.get(arguments[0]) if arguments else None
+    return [wanted] if wanted else _ALL
 
 
-def _parser(parts: Sequence[str] = _PARTS) -> argparse.ArgumentParser:
+def _parser(parts: Sequence[str] = _ALL) -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--data",

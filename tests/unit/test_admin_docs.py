@@ -54,6 +54,15 @@ def test_every_command_that_is_named_is_there(page: Path) -> None:
         assert fault(words) == "", f"{page.name}: admin.py {' '.join(words)}"
 
 
+def test_a_command_is_loaded_without_the_others() -> None:
+    """Each command is found in the part that is loaded for it, and no part has another."""
+    for part in commands._ALL:
+        (below,) = commands._parser([part])._subparsers._group_actions  # type: ignore[union-attr]
+        assert sorted(below.choices) == sorted(n for n, p in commands._PARTS.items() if p == part)
+    assert commands._needed(["token", "--json"]) == ["people"]
+    assert commands._needed(["tokn"]) == commands._needed([]) == commands._ALL
+
+
 def test_what_is_wrong_would_be_found() -> None:
     text = "`admin.py sessions kill X`\n```sh\nsb users list --colour  # hi\nsb audit x > y\n```"
     assert [fault(words) for words in calls(text)] == [
