@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import json
 import os
+import re
 import statistics
 import sys
 import tempfile
@@ -171,13 +172,12 @@ def _cpu_s(stat: Path) -> float:
 
 
 def _questions(site: Standing) -> int:
-    """How often the gate's account has asked slurmctld for jobs, by its own statistics."""
+    """How often slurmctld was asked for jobs, by its own statistics; only the gate asks it.
+
+    One `squeue` is one of these, and one question each for partitions and federation.
+    """
     told = site.login.run(["sdiag"]).stdout
-    by_user = told.partition("statistics by user")[2]
-    for line in by_user.splitlines():
-        if line.strip().startswith(f"{USER} "):
-            return int(line.split("count:")[1].split()[0])
-    return 0
+    return sum(map(int, re.findall(r"REQUEST_JOB_(?:USER_)?INFO\s.*?count:(\d+)", told)))
 
 
 def _seen_after(site: Standing, api: httpx.Client, session: dict[str, Any]) -> float:

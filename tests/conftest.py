@@ -1,10 +1,14 @@
-"""What is left out where time is short (`.ci/run`): listed as skipped, and tried by `./test` and
+"""What holds for all tests.
+
+What is left out where time is short (`.ci/run`): listed as skipped, and tried by `./test` and
 `./test --sites` whenever they are started without that wish."""
 
 import os
 import re
 
 import pytest
+
+from tests.alone import beside_others
 
 BRIEF = "SCENEBRIDGE_TESTS_BRIEF"
 #: The long ones among those that start a real sshd, Slurm or Apptainer, and dark colours. What
@@ -24,3 +28,16 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if LONG.search(item.nodeid):
                 item.add_marker(LEFT_OUT)
+
+
+@pytest.fixture(scope="session")
+def of_all_workers(tmp_path_factory):
+    """A folder that the workers of one run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(autouse=True)
+def _beside_others(of_all_workers):
+    with beside_others(of_all_workers):
+        yield

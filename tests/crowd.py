@@ -26,7 +26,7 @@ from lib.auth import COOKIE, Auth, Membership
 from lib.model import TokenScope, User
 from lib.store import Store
 from tests.pages.pages_site import plant_scene
-from tests.running import RunningPortal, first_start_is_over, wait_for
+from tests.running import NO_TLS, RunningPortal, first_start_is_over, wait_for
 
 SCENE = "LC08_A"
 #: A name of somebody else that leads to this computer (DNS rebinding).
@@ -114,7 +114,7 @@ class Crowd:
         given = {"origin": self.origin, **headers}
         if who is not None:
             given["cookie"] = who.cookie
-        return httpx.Client(base_url=self.origin, headers=given, timeout=30)
+        return httpx.Client(base_url=self.origin, headers=given, timeout=30, verify=NO_TLS)
 
     @property
     def notebook(self) -> Notebook:
@@ -171,7 +171,12 @@ def at_notebook(address: str, method: str = "GET", **headers: Any) -> httpx.Resp
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     content = given.pop("content", None)
     return httpx.request(
-        method, target, headers={"host": parts.netloc, **given}, content=content, timeout=30
+        method,
+        target,
+        headers={"host": parts.netloc, **given},
+        content=content,
+        timeout=30,
+        verify=NO_TLS,
     )
 
 

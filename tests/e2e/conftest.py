@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,16 +25,21 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def with_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def with_samples(tmp_path_factory: pytest.TempPathFactory, of_all_workers: Path) -> Path:
     """A data folder as the first start leaves it: made once, copied for each portal."""
-    first = tmp_path_factory.mktemp("first-start")
-    portal = RunningPortal(first)
-    portal.start()
-    wait_for("compiled modules", (first / "cache" / MARK).exists, timeout_s=180)
-    portal.stop()
-    kept = tmp_path_factory.mktemp("samples")
-    for name in ("scenes", "cache"):
-        shutil.copytree(first / name, kept / name)
+    kept = of_all_workers / "after-first-start"
+    with (of_all_workers / "after-first-start.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            first = tmp_path_factory.mktemp("first-start")
+            portal = RunningPortal(first)
+            portal.start()
+            wait_for("compiled modules", (first / "cache" / MARK).exists, timeout_s=180)
+            portal.stop()
+            part = tmp_path_factory.mktemp("kept")
+            for name in ("scenes", "cache"):
+                shutil.copytree(first / name, part / name)
+            part.rename(kept)
     return kept
 
 

@@ -130,6 +130,7 @@ def test_no_secret_was_written_down(there: Crowd, used: Used) -> None:
 def test_no_secret_is_in_an_address_or_referer(there: Crowd, used: Used) -> None:
     assert any(urlsplit(address).path == "/_portal/enter" for address, _ in used.seen)
     assert any(referer for _, referer in used.seen)
+    notebook = there.notebook.origin
     once = {"one-time key": "/signin", "ticket": "/_portal/enter"}
     for address, referer in used.seen:
         for name, secret in used.secrets.items():
@@ -138,7 +139,7 @@ def test_no_secret_is_in_an_address_or_referer(there: Crowd, used: Used) -> None
                 assert secret not in address, name
         assert "key=" not in referer
         assert "t" not in parse_qs(urlsplit(referer).query)
-        if address.startswith(there.notebook.origin):
+        if address.startswith(notebook):
             assert not referer.startswith(there.origin), "the notebook learns no page of the portal"
 
 
