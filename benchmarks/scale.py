@@ -29,7 +29,7 @@ from testbed import Bed
 from testbed.places import PROJECT
 from testbed.sites import every_site
 from tests.running import wait_for
-from tests.sites.standing import CLUSTER, USER, Standing, fetch_wheels, standing
+from tests.sites.standing import CLUSTER, Standing, fetch_wheels, standing
 
 if TYPE_CHECKING:
     import httpx
