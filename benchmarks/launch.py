@@ -44,10 +44,10 @@ def main() -> int:
     if options.site:
         from benchmarks.launch_site import measure
 
-        launches, bare = measure(options.runs or 9)
-        return _report(launches, bare, SITE_BOUND_S, f"launch-{options.site}")
+        launches, bare, set_up = measure(options.runs or 9)
+        return _report(launches, bare, SITE_BOUND_S, f"launch-{options.site}", set_up)
     launches, bare = _here(options.runs or 5)
-    return _report(launches, bare, BOUND_S, "launch")
+    return _report(launches, bare, BOUND_S, "launch", {})
 
 
 def _here(runs: int) -> tuple[list[Parts], list[Parts]]:
@@ -142,10 +142,12 @@ def _seconds(stamp: str) -> float:
     return datetime.fromisoformat(stamp).timestamp()
 
 
-def _report(launches: list[Parts], bare: list[Parts], bound_s: float, name: str) -> int:
+def _report(
+    launches: list[Parts], bare: list[Parts], bound_s: float, name: str, more: Parts
+) -> int:
     shares = [o["click to submit accepted"] + o["endpoint to READY"] for o in launches]
     share = statistics.median(shares)
-    rows = {**_medians(launches), "the portal's own share": share, **_medians(bare)}
+    rows = {**_medians(launches), "the portal's own share": share, **_medians(bare), **more}
     print(f"median of {len(launches)} interleaved runs")
     for part, value in rows.items():
         print(f"  {part:<28} {value:7.3f} s")

@@ -31,14 +31,21 @@ exec apptainer -q exec --containall --home $PWD/bare-home:/home/{user} {binds} \
 """
 
 
-def measure(runs: int) -> tuple[list[Parts], list[Parts]]:
-    """Interleaved runs of both on a bed of their own."""
+def measure(runs: int) -> tuple[list[Parts], list[Parts], Parts]:
+    """Interleaved runs of both on a bed of their own, and what setting it up took.
+
+    That is every command of docs/admin.md, from an empty portal host and an empty account on
+    the cluster until the portal reaches the gate, typed by a program.
+    """
     launches, bare = [], []
     with tempfile.TemporaryDirectory(prefix="sb-launch-") as folder:
         bed = Bed(Path(folder) / "bed")
         bed.up()
         try:
-            with standing(bed, fetch_wheels(Path(folder) / "wheels")) as site:
+            wheels = fetch_wheels(Path(folder) / "wheels")
+            began = time.monotonic()
+            with standing(bed, wheels) as site:
+                set_up = {"commands of docs/admin.md": time.monotonic() - began}
                 admin = bed.host("admin")
                 no = subprocess.DEVNULL
                 master = _ssh("-M", "-N", "-J", f"{USER}@nchc-jump")
@@ -50,7 +57,7 @@ def measure(runs: int) -> tuple[list[Parts], list[Parts]]:
                         bare.append(_bare(site, admin))
         finally:
             bed.down()
-    return launches, bare
+    return launches, bare, set_up
 
 
 def _ssh(*more: str, remote: str = "") -> list[str]:

@@ -234,8 +234,9 @@ class ClusterLink:
             )
         async with self._file_slots:
             await self.ensure()
-            async with self._verb(Verb.PUT) as ssh:
-                return read_reply(PutReply, await transfer.send(ssh, r, source))
+            with transfer.opened(source, r.size) as file:
+                async with self._verb(Verb.PUT) as ssh:
+                    return read_reply(PutReply, await transfer.send(ssh, r, file))
 
     async def watch(self, have: Mapping[str, int]) -> AsyncGenerator[WatchMessage, None]:
         """The gate's stream: a snapshot, then changes, with a ping when nothing changes.

@@ -6,7 +6,8 @@ import asyncio
 import errno
 import os
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -73,36 +74,47 @@ def _new_file(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
 
-async def send(child: Child, request: PutRequest, source: Path) -> bytes:
-    """Send the request and the bytes of `source`; return the gate's reply line.
+@contextmanager
+def opened(source: Path, size: int) -> Iterator[BinaryIO]:
+    """The file to send, before anything is asked of the gate.
+
+    Raises:
+        InvalidInput: it has another size than the request says.
+    """
+    with source.open("rb") as file:
+        found = os.fstat(file.fileno()).st_size
+        if found != size:
+            raise InvalidInput(f"{source.name} has {found} bytes, not {size}; read it anew.")
+        yield file
+
+
+async def send(child: Child, request: PutRequest, file: BinaryIO) -> bytes:
+    """Send the request and the bytes of an `opened` file; return the gate's reply line.
 
     The gate may answer before it has read everything (a refusal, or a file it has
     already); the rest is not sent then.
 
     Raises:
-        InvalidInput: the file has another size than the request says.
+        InvalidInput: the file became shorter.
         EOFError, TimeoutError: as in `receive`.
     """
-    with source.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size != request.size:
-            raise InvalidInput(f"{source.name} has {size} bytes, not {request.size}; read it anew.")
-        child.stdin.write(encode(request))
-        reply = asyncio.ensure_future(child.stdout.readline())
-        try:
-            left = size
-            while left and not reply.done():
-                chunk = await asyncio.to_thread(file.read, min(left, _CHUNK))
-                if not chunk:
-                    raise InvalidInput(f"{source.name} became shorter while it was sent.")
-                left -= len(chunk)
-                child.stdin.write(chunk)
-                await _in_time(_until_sent_or_answered(child, reply))
-            if not left:
-                await child.close_input()
-            line = await _in_time(asyncio.shield(reply))
-        finally:
-            reply.cancel()
+    child.stdin.write(encode(request))
+    reply = asyncio.ensure_future(child.stdout.readline())
+    try:
+        left = request.size
+        while left and not reply.done():
+            chunk = await asyncio.to_thread(file.read, min(left, _CHUNK))
+            if not chunk:
+                name = Path(file.name).name
+                raise InvalidInput(f"{name} became shorter while it was sent.")
+            left -= len(chunk)
+            child.stdin.write(chunk)
+            await _in_time(_until_sent_or_answered(child, reply))
+        if not left:
+            await child.close_input()
+        line = await _in_time(asyncio.shield(reply))
+    finally:
+        reply.cancel()
     if not line:
         raise EOFError
     return line
