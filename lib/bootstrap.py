@@ -37,7 +37,10 @@ OLDEST_NPM = 7
 #: What each goal becomes once everything is there.
 COMMANDS = {
     "run": ("-P", "-m", "lib.serve"),
-    "test": ("-P", "-m", "pytest", "-n", "2", "--dist", "loadscope"),
+    "test": (
+        *("-P", "-m", "pytest", "-n", "2"),
+        *("--dist", "loadscope", "--no-loadscope-reorder"),  # the longest come first
+    ),
     "sites": ("-P", "-m", "pytest", "-n", "2", "--dist", "loadgroup", "tests/sites"),
 }
 #: `./test --sites`: the tests that need root and the test-bed, instead of the others.

@@ -11,13 +11,16 @@ import pytest
 from tests.alone import beside_others
 
 BRIEF = "SCENEBRIDGE_TESTS_BRIEF"
-#: The long ones among those that start a real sshd, Slurm or Apptainer, and dark colours. What
+#: The long ones among those that start a real sshd, Slurm or Apptainer, dark colours, and some
+#: that compile or sign in anew what others do as well. What
 #: stays tries each of these parts: their words, whole hosts in tests/sites, light colours.
 LONG = re.compile(
     r"contract/test_(gate_(apptainer|control|deploy|slurm)|slurm|tunnel_(outer|terminal))\.py"
     r"|security/test_(container|shared_node)\.py"
     r"|sites/test_(attacks_\w+|bed\w*|faults|sentences)\.py"
     r"|pages/test_axe\.py.*\bdark\]"
+    r"|e2e/test_main_job\.py.*\[institute\]"
+    r"|unit/test_warming\.py"
     r"|\[(slurm|apptainer)\b"
 )
 LEFT_OUT = pytest.mark.skip(reason=f"takes too long for this run ({BRIEF}); ./test tries it")

@@ -79,18 +79,6 @@ class Site:
         return browser.get(self.provider.agree(leaving.headers["location"], "kato"))
 
 
-def free_pair() -> int:
-    """A port whose next one, the notebooks', is free as well."""
-    while True:
-        port = free_port()
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-        return port
-
-
 def write_settings(data: Path, port: int, issuer: str) -> None:
     """deploy/settings.toml, with the names of this site."""
     text = (DEPLOY / "settings.toml").read_text()

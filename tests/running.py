@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import signal
 import socket
 import ssl
@@ -27,14 +28,21 @@ _READY = re.compile(r"SceneBridge is ready: (http://localhost:\d+\S*)")
 
 
 def free_port() -> int:
-    """A port that nobody has, nor the one after it, which the notebooks get."""
+    """A port that nobody has, nor the one after it, which the notebooks get.
+
+    Not one that the system would give: it might give the next to some connection, before the
+    portal takes it.
+    """
     while True:
-        with socket.socket() as probe, socket.socket() as next_to_it:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-            with contextlib.suppress(OSError, OverflowError):
-                next_to_it.bind(("127.0.0.1", port + 1))
-                return port
+        port = 10_000 + 2 * secrets.randbelow(10_000)
+        with (
+            socket.socket() as probe,
+            socket.socket() as next_to_it,
+            contextlib.suppress(OSError),
+        ):
+            probe.bind(("127.0.0.1", port))
+            next_to_it.bind(("127.0.0.1", port + 1))
+            return port
 
 
 @dataclass
@@ -74,6 +82,8 @@ class RunningPortal:
                 return self.link
             if time.monotonic() > deadline:
                 break
+        self.process.kill()
+        self.process.communicate(timeout=10)
         raise AssertionError("the portal did not start:\n" + "\n".join(self.output))
 
     def stop(self, timeout_s: float = 60.0) -> str:

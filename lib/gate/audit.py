@@ -10,10 +10,12 @@ import json
 import logging
 import os
 import time
+from collections import Counter
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
 _MAX_TEXT = 300
+#: Of each kind.
 _REFUSALS_PER_MINUTE = 300
 
 
@@ -21,14 +23,15 @@ class Audit:
     """Appends to one file; a line is written whole or not at all.
 
     A flood of refusals (a browser that keeps asking for an ended notebook, or an attack)
-    is cut off per minute; how many lines were left out is written instead.
+    is cut off per minute and kind, so that one kind cannot hide another; how many lines
+    were left out is written instead.
     """
 
     def __init__(self, path: Path) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(path, flags, 0o600)
         self._minute = 0
-        self._refusals = 0
+        self._refusals: Counter[str] = Counter()
 
     def write(self, event: str, **fields: str | int | float | bool | None) -> None:
         """Add one line. Texts are cut at 300 characters.
@@ -46,12 +49,13 @@ class Audit:
         """Add a line about something that was not allowed."""
         minute = int(time.time() // 60)
         if minute != self._minute:
-            left_out = self._refusals - _REFUSALS_PER_MINUTE
-            if left_out > 0:
-                self.write("refusals-left-out", count=left_out)
-            self._minute, self._refusals = minute, 0
-        self._refusals += 1
-        if self._refusals <= _REFUSALS_PER_MINUTE:
+            for kind, count in self._refusals.items():
+                if count > _REFUSALS_PER_MINUTE:
+                    left_out = count - _REFUSALS_PER_MINUTE
+                    self.write("refusals-left-out", what=kind, count=left_out)
+            self._minute, self._refusals = minute, Counter()
+        self._refusals[what] += 1
+        if self._refusals[what] <= _REFUSALS_PER_MINUTE:
             self.write("refused", what=what, **fields)
 
     def close(self) -> None:

@@ -27,7 +27,6 @@ from tests.front_server import (
     VISITOR,
     Site,
     answers,
-    free_pair,
     needs,
     start_caddy,
     start_portal,
@@ -61,7 +60,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     home = tmp_path_factory.mktemp("caddy")
     data = Path(tempfile.mkdtemp(prefix="sb-deploy-"))
     first_start_is_over(data)
-    port, portal = free_port(), RunningPortal(data, free_pair())
+    port, portal = free_port(), RunningPortal(data)
     with provider() as who:
         who.knows("kato", name="Kato Ken", groups=["forest"])
         write_settings(data, port, who.issuer)
@@ -193,7 +192,7 @@ def test_a_front_server_without_a_portal_says_so_and_keeps_its_secrets(
     site: Site, tmp_path: Path, log_errors: bool
 ) -> None:
     port = free_port()
-    front = start_caddy(needs("caddy"), tmp_path, port, free_pair(), log_errors=log_errors)
+    front = start_caddy(needs("caddy"), tmp_path, port, free_port(), log_errors=log_errors)
     alone = Site(site.portal, site.provider, tmp_path / "trusted.pem", port, front.plain_port)
     try:
         with alone.browser(referer="https://x/?key=SECRET", cookie="a=SECRET") as browser:

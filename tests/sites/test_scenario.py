@@ -45,7 +45,8 @@ def test_from_tunnel_to_notebook_and_back(site: Standing, browser: Browser) -> N
         expect(shown.first).to_be_visible()
 
         page.bring_to_front()
-        page.get_by_role("link", name=re.compile("Results")).last.click()
+        newest = page.locator('[class*="st-key-card-"]').first
+        newest.get_by_role("link", name=re.compile("Results")).click()
         chip = page.locator("button.chip img").first
         expect(chip).to_be_visible(timeout=60_000)
         wait_for("a thumbnail", lambda: chip.evaluate("image => image.naturalWidth") > 0)

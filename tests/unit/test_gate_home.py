@@ -143,12 +143,18 @@ def test_the_audit_cuts_off_a_flood_and_says_how_much(
     audit = Audit(tmp_path / "audit.jsonl")
     for _ in range(1000):
         audit.refused("exec", command="x" * 1000)
+    audit.refused("forward", host="n1", port=22)  # not hidden by the flood
     now += 60
     audit.refused("exec", command="y")
     audit.close()
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
-    assert len(lines) == 302
-    assert lines[300] == {"time": 6060.0, "event": "refusals-left-out", "count": 700}
+    assert len(lines) == 303
+    assert lines[300] == {
+        "time": 6000.0, "event": "refused", "what": "forward", "host": "n1", "port": 22,
+    }  # fmt: skip
+    assert lines[301] == {
+        "time": 6060.0, "event": "refusals-left-out", "what": "exec", "count": 700,
+    }  # fmt: skip
     assert max(len(line.get("command", "")) for line in lines) == 300
 
 
