@@ -12,8 +12,8 @@ from tests.alone import beside_others
 
 BRIEF = "SCENEBRIDGE_TESTS_BRIEF"
 #: The long ones among those that start a real sshd, Slurm or Apptainer, dark colours, and some
-#: that compile or sign in anew what others do as well. What
-#: stays tries each of these parts: their words, whole hosts in tests/sites, light colours.
+#: that compile or sign in anew what others do as well. What stays tries each of these parts:
+#: their words, whole hosts in tests/sites, light colours.
 LONG = re.compile(
     r"contract/test_(gate_(apptainer|control|deploy|slurm)|slurm|tunnel_(outer|terminal))\.py"
     r"|security/test_(container|shared_node)\.py"
