@@ -350,7 +350,7 @@ def test_a_sealed_key_reaches_no_unix_socket_of_the_login_node(way: Way, sealed:
                 conn.connect(str(local))
                 assert conn.recv(10) == (b"" if sealed else b"bus")
         finally:
-            process.terminate()
+            process.kill()  # ssh may miss a SIGTERM that comes as a channel ends
             process.wait(timeout=10)
             if sealed:  # let the thread go
                 with socket.socket(socket.AF_UNIX) as conn:
