@@ -5,6 +5,7 @@ What is left out where time is short (`.ci/run`): listed as skipped, and tried b
 
 import os
 import re
+import signal
 
 import pytest
 
@@ -24,6 +25,12 @@ LONG = re.compile(
     r"|\[(slurm|apptainer)\b"
 )
 LEFT_OUT = pytest.mark.skip(reason=f"takes too long for this run ({BRIEF}); ./test tries it")
+
+
+def pytest_configure():
+    """What tests start can be interrupted, even where a shell started them in the background."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

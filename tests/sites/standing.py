@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -386,6 +387,13 @@ class Standing:
         for host in self.bed.hosts.values():
             found += [f"{host.name}: {p}" for p in host.path("/tmp").glob("sb-*/f/*.sock")]
         return found
+
+    def nothing_is_left(self, timeout_s: float = 30) -> None:
+        """Ends when nothing is; fails with what still is."""
+        deadline = time.monotonic() + timeout_s
+        while left := self.leftovers():
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ def test_from_tunnel_to_notebook_and_back(site: Standing, browser: Browser) -> N
         page.get_by_role("button", name="Stop").first.click()
         page.get_by_role("button", name="Stop now").click()
         expect(page.get_by_text("Ended: stopped").first).to_be_visible(timeout=40_000)
-    wait_for("nothing left", lambda: not site.leftovers(), timeout_s=30)
+    site.nothing_is_left()
     assert ready_after < 60.0
 
 
