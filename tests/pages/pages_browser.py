@@ -132,11 +132,28 @@ def _note_refusal(said: str, broken: list[str]) -> None:
         broken.append(said)
 
 
+#: True once the script has run, nothing is loading, and both have been so for a moment.
+_STANDS = """() => {
+  const app = document.querySelector("[data-testid=stApp]");
+  const loads = document.querySelector("[data-testid=stSkeleton]");
+  const quiet = app && app.dataset.testScriptState === "notRunning" && !loads;
+  window.__quietSince = quiet ? window.__quietSince ?? performance.now() : undefined;
+  return quiet && performance.now() - window.__quietSince > 300;
+}"""
+
+
+def stands(page: Page) -> None:
+    """Wait until the page is drawn, with all that it loads by itself."""
+    page.locator(".sb-heading h1").wait_for()
+    page.wait_for_function(_STANDS, polling=100)
+
+
 def violations(page: Page) -> list[str]:
-    """What axe-core finds wrong with the page as it stands, one line each."""
+    """What axe-core finds wrong with the page and its frames as they stand, one line each."""
     if not AXE.is_file():
         pytest.skip("axe-core is not installed: run npm ci")
-    page.evaluate(AXE.read_text())
+    for frame in page.frames:
+        frame.evaluate(AXE.read_text())
     found = page.evaluate("axe.run(document, {resultTypes: ['violations'], iframes: true})")
     return [
         f"{v['id']}: {n['target']} {n['html'][:160]} {n.get('failureSummary', '')[:200]}"
