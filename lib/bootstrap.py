@@ -241,7 +241,25 @@ def install_packages(project: Project, goal: str) -> None:
     wanted = [name for name in PACKAGES.inputs[goal] if name.startswith("requirements")]
     say("Installing packages; the first time this takes a few minutes")
     options = [f"--requirement={project.root / name}" for name in wanted]
-    run_pip(project, "The packages", *options)
+    run_pip(project, "The packages", "--no-compile", *options)
+    compile_packages(project)
+
+
+def compile_packages(project: Project) -> None:
+    """Byte code of all packages, made on all cores: pip would do it on one.
+
+    Whoever runs the portal may not write it later. What does not compile is loaded as it is.
+    """
+    say("  compiling")
+    command = [str(project.python), "-I", "-m", "compileall", "-q", "-j", "0"]
+    folders = project.venv.glob("lib/python*/site-packages")
+    subprocess.run(
+        [*command, *map(str, folders)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
 
 
 def run_pip(project: Project, what: str, *arguments: str) -> None:

@@ -77,6 +77,7 @@ def tiny_version(project: Project) -> str:
 
 
 def test_the_first_set_up_installs_packages_and_front_end(made):
+    assert list(made.venv.glob("lib/python*/site-packages/__pycache__/tiny.*.pyc"))
     assert tiny_version(made) == "1.0"
     assert (made.root / "assets" / "built").read_text() == "first"
     assert not any(is_due(made, part, "run") for part in (PACKAGES, FRONT_END))
