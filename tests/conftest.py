@@ -12,15 +12,19 @@ import pytest
 from tests.alone import beside_others
 
 BRIEF = "SCENEBRIDGE_TESTS_BRIEF"
-#: The long ones among those that start a real sshd, Slurm or Apptainer, dark colours, and some
-#: that compile or sign in anew what others do as well. What stays tries each of these parts:
-#: their words, whole hosts in tests/sites, light colours.
+#: The long ones among those that start a real sshd, Slurm or Apptainer, dark colours, further
+#: parts of pages, and some that compile, wait or sign in anew what others do as well. What stays
+#: tries each of these parts: their words, whole hosts in tests/sites, light colours.
 LONG = re.compile(
     r"contract/test_(gate_(apptainer|control|deploy|slurm)|slurm|tunnel_(outer|terminal))\.py"
+    r"|contract/test_module_contract\.py::test_run_all_in_the_notebook"
     r"|security/test_(container|shared_node)\.py"
+    r"|security/test_foreign_pages\.py.*\[(127|localhost)"
     r"|sites/test_(attacks_\w+|bed\w*|faults|sentences)\.py"
-    r"|pages/test_axe\.py.*\bdark\]"
-    r"|e2e/test_main_job\.py.*\[institute\]"
+    r"|pages/test_axe\.py.*(\bdark\]|test_a_question|lead-|user-/(admin|clusters)|part=(people|announce))"
+    r"|pages/test_keyboard\.py.*\[(lead|administrator)-"
+    r"|pages/test_sign_in_watch\.py::test_asking_is_no_act"
+    r"|e2e/test_main_job\.py.*(\[institute\]|killed_portal)"
     r"|unit/test_warming\.py"
     r"|\[(slurm|apptainer)\b"
 )

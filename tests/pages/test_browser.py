@@ -293,13 +293,3 @@ def test_new_chips_arrive_while_it_runs_and_kept_ones_stay(visit, served):
     assert first.get_attribute("data-seen") == "yes"
     served.site.store.work.update_run(run.id, state=RunState.DONE)
     page.get_by_text("Done", exact=True).wait_for(timeout=4000)
-
-
-@pytest.mark.parametrize("path", ["/?scene=LC08_A", "/work", "/results"])
-def test_a_narrow_screen_needs_no_sideways_scrolling(visit, run_id, path):
-    page = visit(path, width=420)
-    page.locator(".sb-heading h1").wait_for()
-    page.wait_for_timeout(1500)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 420
-    main = page.locator("[data-testid=stMain]")
-    assert main.evaluate("e => e.scrollWidth - e.clientWidth") <= 0

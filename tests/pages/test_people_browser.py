@@ -25,6 +25,8 @@ def test_the_navigation_leads_where_one_may_go(visit: Any):
         page = visit("/work", who=who)
         page.locator(".sb-heading h1").wait_for()
         expect(page.get_by_test_id("stTopNavLink")).to_have_text(expected)
+        if who != "administrator":
+            page.close()
     page.get_by_role("link", name="Administration").click()
     page.wait_for_url("**/administration")
     expect(page.get_by_role("heading", name="Administration")).to_be_visible()
@@ -80,6 +82,7 @@ def test_names_of_any_origin_stay_text(visit: Any, served: Served):
         page.locator(".ledger td", has_text="<img src=x").first.wait_for()
         assert page.locator("img[src=x]").count() == 0
         assert page.title() == "Administration · SceneBridge"
+        page.close()
     page = visit("/administration", who="administrator")
     page.get_by_role("button", name="Stop <img").click()
     expect(page.get_by_role("dialog")).to_contain_text("<img src=x")
