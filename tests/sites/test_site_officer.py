@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +19,7 @@ from tests.sites.lab import Lab
 from tests.sites.standing import CLUSTER, GATE_HOME, TUNNELS, USER, Standing
 from tests.sites.test_attacks_by_verbs import data, request
 from tests.sites.test_scenario import launch
-from tests.sites.thief import ANSWERED, CONTROL, TUNNEL, Thief
+from tests.sites.thief import ANSWERED, CONTROL, INFO, TUNNEL, Thief
 
 pytestmark = [pytest.mark.site, pytest.mark.timeout(300)]
 __all__ = ["data"]  # the folder of scenes, as a fixture here too
@@ -215,6 +217,51 @@ def test_a_new_key_of_the_portal_s_locks_the_old_one_out(site: Standing, thief: 
     assert done.returncode == 255
     assert "Permission denied" in done.stderr
     wait_for("the portal's own connection", lambda: thief.may(CONTROL), timeout_s=60)
+
+
+def test_a_new_host_key_of_the_gate_is_refused_until_root_pins_it(
+    site: Standing, thief: Thief, tmp_path: Path
+) -> None:
+    """Rotation: the account removes the old one, the administrator deploys, root pins."""
+    with site.api() as api:
+        session = launch(api, site)
+    job = thief.jobs()[session["id"]]
+
+    def through_a_tunnel(code: str) -> str:
+        with thief.local(TUNNEL, f"s-{job.id}:1") as socket:
+            lab.socket = socket
+            return lab.run(code).strip()
+
+    lab = Lab(job.id, tmp_path, job.endpoint, tmp_path)
+    through_a_tunnel("kept = 'two keys long'")
+    site.login.run(["rm", f"/home/{USER}/{GATE_HOME}/host_key"], USER)
+    with site.ada() as terminal:
+        said = site.types(
+            terminal, "gate", "deploy", CLUSTER, "--wheels", "/home/ada/wheels", timeout_s=120
+        )
+    found = re.search(r'host_key = "(ssh-ed25519 \S+)"', said)
+    assert found, said
+    assert found[1] != site.host_key
+    refused = thief.ssh(TUNNEL, "--", "gate", INFO)
+    assert refused.returncode == 255
+    assert "Host key verification failed" in refused.stderr
+    with site.api() as api:
+
+        def told() -> str:
+            (cluster,) = [c for c in api.get("/api/clusters").json() if c["id"] == CLUSTER]
+            return str(cluster["unreachable_reason"])
+
+        wait_for("the sentence", lambda: "is not the one that was pinned" in told(), timeout_s=60)
+    site.host_key = found[1]
+    site.write_cluster_file()
+    site.stop_portal()
+    site.start_portal()
+    wait_for("the portal's own connection", lambda: thief.may(CONTROL), timeout_s=60)
+    assert thief.may(TUNNEL)
+    assert through_a_tunnel("print(kept)") == "two keys long"
+    with site.api() as api:
+        api.delete(f"/api/sessions/{job.id}").raise_for_status()
+    thief.ended(job.id)
 
 
 SEAL = (

@@ -61,10 +61,10 @@ def first(place: Place, new: str, cluster: str, key: bytes, policy: bytes) -> An
         for name, file in files.items():
             write_whole(file, given[name])
             arguments += [f"--{name}", str(file)]
-        before = _bytes_of(place.home / "authorized_key")
+        keys = place.home / "authorized_key", place.home / "host_key"
+        before = [_bytes_of(file) for file in keys]
         answer = place.gate(new, "init", *arguments)
-        changed = before != _bytes_of(place.home / "authorized_key")
-        return {**answer, "key_changed": changed}
+        return {**answer, "key_changed": before != [_bytes_of(file) for file in keys]}
     finally:
         for file in files.values():
             file.unlink(missing_ok=True)
