@@ -41,7 +41,7 @@ COMMANDS = {
         *("-P", "-m", "pytest", "-n", "2"),
         *("--dist", "loadscope", "--no-loadscope-reorder"),  # the longest come first
     ),
-    "sites": ("-P", "-m", "pytest", "-n", "2", "--dist", "loadgroup", "tests/sites"),
+    "sites": ("-P", "-m", "pytest", "-n", "2", "tests/sites"),
 }
 #: `./test --sites`: the tests that need root and the test-bed, instead of the others.
 SITES = "--sites"

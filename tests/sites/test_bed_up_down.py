@@ -30,21 +30,6 @@ def finish(program) -> str:
     return out
 
 
-def namespaces() -> dict[str, set[int]]:
-    """Every network, mount and pid namespace that a process of the machine is in -> pids."""
-    found: dict[str, set[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            for kind in ("net", "mnt", "pid"):
-                try:
-                    found.setdefault(str((entry / "ns" / kind).readlink()), set()).add(
-                        int(entry.name)
-                    )
-                except OSError:
-                    continue
-    return found
-
-
 def around() -> dict[str, object]:
     """What a bed could leave behind on the machine itself."""
     links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True)
@@ -55,18 +40,20 @@ def around() -> dict[str, object]:
     }
 
 
-def left_of(state, before) -> list[str]:
-    """Processes of the bed in `state`, by their argv or by a namespace that is new."""
+def left_of(state) -> list[str]:
+    """Processes of the bed in `state`, by their argv or by the disks that they see: another bed
+    may change beside it."""
     left = []
-    for name, pids in namespaces().items():
-        if name not in before:
-            for pid in pids:
-                try:
-                    words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-                except OSError:
-                    continue
-                left.append(f"{name} {pid} {' '.join(words)}")
-    return [line for line in left if str(state) in line or "slurm" in line or "sshd" in line]
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes().decode().replace("\0", " ")
+                mounts = (entry / "mountinfo").read_text()
+            except OSError:
+                continue
+            if f"{state}/" in f"{words}/{mounts}" or f"{state} " in words:
+                left.append(f"{entry.name} {words}")
+    return left
 
 
 @pytest.mark.slow
@@ -79,7 +66,7 @@ def test_two_beds_stand_side_by_side_and_down_leaves_nothing(bed, tmp_path):
         ))
         for site in every_site()
     ]  # fmt: skip
-    known, before = namespaces(), around()
+    before = around()
     second = Bed(state, sites=sites)
     try:
         assert second.up()
@@ -97,12 +84,12 @@ def test_two_beds_stand_side_by_side_and_down_leaves_nothing(bed, tmp_path):
         assert bed.host(LOGIN).run(["squeue", "-h", "-u", "u1001"]).stdout == ""
         assert job in second.host(LOGIN).run(["squeue", "-h", "-o", "%i"]).stdout
         pids = {second.pid, *(host.pid for host in second.hosts.values())}
-        assert left_of(state, known), "this test sees the processes of a bed"
+        assert left_of(state), "this test sees the processes of a bed"
     finally:
         assert second.down()
     assert not second.down()
     assert around() == before
-    assert left_of(state, known) == []
+    assert left_of(state) == []
     # Whoever is process 1 of the machine collects the bed's.
     until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 10, "all is collected")
     assert not state.exists()
@@ -114,7 +101,7 @@ def test_two_beds_stand_side_by_side_and_down_leaves_nothing(bed, tmp_path):
 @pytest.mark.parametrize("after", [0.15, 0.5, 0.9, 1.4, 2.0])
 def test_an_up_that_was_killed_half_way_is_cleaned_by_down(bed, tmp_path, after):
     state = tmp_path / "half"
-    known, before = namespaces(), around()
+    before = around()
     up = command(state, "up", start_new_session=True)
     time.sleep(after)
     os.killpg(up.pid, signal.SIGKILL)
@@ -124,7 +111,7 @@ def test_an_up_that_was_killed_half_way_is_cleaned_by_down(bed, tmp_path, after)
     assert down.returncode == 0
     assert not state.exists()
     assert around() == before
-    assert left_of(state, known) == []
+    assert left_of(state) == []
 
 
 @pytest.mark.slow
