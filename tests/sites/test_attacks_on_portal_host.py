@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from testbed.places import PROJECT
+from tests.running import wait_for
 from tests.sites.standing import ADMIN, CLUSTER, DATA, PYTHON, SITE_FOLDER, TUNNELS, Standing
 from tests.sites.thief import ACCOUNT, TUNNEL, Thief
 
@@ -105,7 +106,8 @@ def test_the_administrator_s_agent_is_hers_while_she_is_logged_in(
             done = site.portal.run(["ssh-add", "-l"], account, env, check=False)
             assert "Permission denied" in done.stderr, account
         assert "ED25519" in site.portal.run(["ssh-add", "-l"], "ada", env).stdout
-    assert not list(site.portal.path("/tmp").glob("ssh-*"))  # gone with her
+    tmp = site.portal.path("/tmp")
+    wait_for("it goes with her", lambda: not list(tmp.glob("ssh-*")), timeout_s=5)
 
 
 @pytest.mark.parametrize("where", ["file", "folder"])
