@@ -203,7 +203,7 @@ PACKAGES = {
     "pystac_client": "pystac-client",
     "openapi_spec_validator": "openapi-spec-validator", "jupyter_server": "jupyterlab",
     "traitlets": "jupyterlab", "tornado": "jupyterlab", "IPython": "ipykernel",
-    "branca": "folium", "affine": "rasterio", "yarl": "aiohttp",
+    "branca": "folium", "affine": "rasterio", "yarl": "aiohttp", "xdist": "pytest-xdist",
 }  # fmt: skip
 OWN = {"lib", "ui", "pages", "modules", "modulekit", "app", "admin", "tests", "benchmarks"}
 OWN |= {"testbed"}
