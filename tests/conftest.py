@@ -21,6 +21,7 @@ LONG = re.compile(
     r"|security/test_(container|shared_node)\.py"
     r"|security/test_foreign_pages\.py.*\[(127|localhost)"
     r"|sites/test_(attacks_\w+|bed\w*|faults|sentences)\.py"
+    r"|sites/test_site_officer\.py::test_(one_file|caps|a_new_host_key|a_sealed_key)"
     r"|pages/test_axe\.py.*(\bdark\]|test_a_question|lead-|user-/(admin|clusters)|part=(people|announce))"
     r"|pages/test_keyboard\.py.*\[(lead|administrator)-"
     r"|pages/test_sign_in_watch\.py::test_asking_is_no_act"
