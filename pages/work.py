@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import streamlit as st
 
 from lib.errors import SceneBridgeError
-from lib.model import Session, SessionId, SessionState, User
+from lib.model import SessionId, SessionState, User
 from lib.portal import Portal
-from ui import cards, frame, steps
+from ui import cards, clocks, frame, steps
+from ui.faces import Desk, Face, face
 from ui.steps import Work
-from ui.text import esc, md
+from ui.text import esc, md, now
 
 EARLIER_SHOWN = 10
 NOTEBOOK_HEIGHT = 860
-#: The cards are drawn again so often: while something moves, and otherwise.
-SOON_S, LATER_S = 1.0, 5.0
+#: So often the page looks whether it should be drawn again: while something moves, and otherwise.
+SOON_S, LATER_S = 1.0, 3.0
+_DRAWN, _FRESH, _PACE, _SHOWN = "work-drawn", "work-fresh", "work-pace", "earlier-shown"
 
 
-def all_work(here: Portal, user: User) -> tuple[cards.Desk, list[Work]]:
+def all_work(here: Portal, user: User) -> tuple[Desk, list[Work]]:
     """Sessions, and runs that are not inside one; newest first."""
     runs = here.runs(user)
     work: list[Work] = [*here.sessions(user), *(r for r in runs if r.session is None)]
     work.sort(key=lambda w: w.created_at, reverse=True)
-    return cards.Desk.of(here, user, runs), work
+    return Desk.of(here, user, runs), work
 
 
 def notebook_here(here: Portal, user: User) -> None:
@@ -48,31 +50,58 @@ def notebook_here(here: Portal, user: User) -> None:
     st.iframe(here.notebook_path(session), height=NOTEBOOK_HEIGHT, alt="JupyterLab")
 
 
-def pace(desk: cards.Desk, work: Sequence[Work]) -> float:
-    """Seconds from one drawing of the cards to the next."""
-    for item in work:
-        run = desk.runs.get(str(item.run)) if isinstance(item, Session) else None
-        if steps.moving(item, run_over=run is None or run.state.over):
-            return SOON_S
-    return LATER_S
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What the page shows, but for the time: equal pictures need not be drawn again.
+
+    Args:
+        more: how many that have ended are not shown.
+        every_s: how often to look whether something has changed.
+        problem: why nothing can be shown.
+    """
+
+    live: tuple[Face, ...] = ()
+    ended: tuple[Face, ...] = ()
+    more: int = 0
+    every_s: float = LATER_S
+    problem: str = ""
 
 
-def show_cards(here: Portal, user: User, pace_s: float) -> None:
-    """All cards; drawn again and again without touching the rest of the page."""
-    try:
-        desk, work = all_work(here, user)
-    except SceneBridgeError as exc:
-        frame.problem(exc)
-        return
-    st.session_state["work-pace"] = pace(desk, work)
-    if st.session_state["work-pace"] != pace_s:
-        st.rerun()  # the whole page, at the new pace
-    problem = st.session_state.pop("work-problem", None)
-    if isinstance(problem, SceneBridgeError):
-        st.toast(md(problem.message), icon=":material/error:")
+def take(here: Portal, user: User) -> Picture:
+    """How the page looks now. Raises SceneBridgeError."""
+    desk, work = all_work(here, user)
+    time = now()
     live = [w for w in work if not steps.over(w)]
     ended = [w for w in work if steps.over(w)]
-    if not work:
+    shown = ended[: st.session_state.get(_SHOWN, EARLIER_SHOWN)]
+    return Picture(
+        tuple(face(desk, w, time) for w in live),
+        tuple(face(desk, w, time) for w in shown),
+        len(ended) - len(shown),
+        SOON_S if any(_moves(desk, w) for w in work) else LATER_S,
+    )
+
+
+def _moves(desk: Desk, work: Work) -> bool:
+    run = desk.run_of(work)
+    return steps.moving(work, run_over=run is None or run.state.over)
+
+
+@st.fragment
+def show_cards(here: Portal, user: User) -> None:
+    """All cards. A press of one of their buttons draws them again and not the rest."""
+    try:
+        picture = st.session_state[_DRAWN] = take(here, user)
+    except SceneBridgeError as exc:
+        st.session_state[_DRAWN] = Picture(problem=exc.message)
+        frame.problem(exc)
+        return
+    if st.session_state.get(_PACE, picture.every_s) != picture.every_s:
+        st.rerun()  # the whole page, which looks that often
+    refused = cards.problem()
+    if refused is not None:
+        st.toast(md(refused.message), icon=":material/error:")
+    if not picture.live and not picture.ended:
         frame.empty(
             "Nothing has been started yet",
             "On Explore, choose scenes and a module, then press Open notebook or Run. "
@@ -82,24 +111,33 @@ def show_cards(here: Portal, user: User, pace_s: float) -> None:
             frame.link(frame.EXPLORE), label="Go to Explore", icon=":material/travel_explore:"
         )
         return
-    for item in live:
-        cards.show(desk, item)
-    if not live:
+    for one in picture.live:
+        cards.show(here, user, one)
+    if not picture.live:
         frame.empty("Nothing runs at the moment", "What has ended is below; Explore starts more.")
-    if ended:
+    if picture.ended:
         st.html('<h2 class="sb-section">Ended</h2>')
-        limit = st.session_state.get("earlier-shown", EARLIER_SHOWN)
-        for item in ended[:limit]:
-            cards.show(desk, item)
-        if len(ended) > limit:
-            st.button(f"Show more ({len(ended) - limit} not shown)", on_click=show_more)
+        for one in picture.ended:
+            cards.show(here, user, one)
+        if picture.more:
+            st.button(f"Show more ({picture.more} not shown)", on_click=show_more)
+
+
+def watch(here: Portal, user: User) -> None:
+    """Draws nothing; where the page would look different now, it is drawn again."""
+    if st.session_state.pop(_FRESH, False):
+        return
+    try:
+        picture = take(here, user)
+    except SceneBridgeError as exc:
+        picture = Picture(problem=exc.message)
+    if picture != st.session_state.get(_DRAWN):
+        st.rerun()
 
 
 def show_more() -> None:
     """Show more of what has ended."""
-    st.session_state["earlier-shown"] = (
-        st.session_state.get("earlier-shown", EARLIER_SHOWN) + EARLIER_SHOWN * 2
-    )
+    st.session_state[_SHOWN] = st.session_state.get(_SHOWN, EARLIER_SHOWN) + EARLIER_SHOWN * 2
 
 
 @frame.in_words()
@@ -107,9 +145,13 @@ def main() -> None:
     """The page."""
     here, user = frame.signed_in()
     frame.heading("Work", "Closing the browser changes nothing: the cluster goes on.")
+    clocks.run()
     notebook_here(here, user)
-    pace_s = st.session_state.get("work-pace", SOON_S)
-    st.fragment(show_cards, run_every=pace_s)(here, user, pace_s)
+    st.session_state.pop(_PACE, None)
+    show_cards(here, user)
+    st.session_state[_PACE] = st.session_state[_DRAWN].every_s
+    st.session_state[_FRESH] = True
+    st.fragment(watch, run_every=st.session_state[_PACE])(here, user)
 
 
 main()

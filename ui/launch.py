@@ -287,9 +287,11 @@ def _buttons(here: Portal, user: User, request: LaunchRequest, problems: Sequenc
 
 def _start(here: Portal, user: User, request: LaunchRequest, *, notebook: bool) -> None:
     try:
-        started = here.open_notebook(user, request) if notebook else here.start_run(user, request)
+        if notebook:
+            here.open_notebook(user, request)
+        else:
+            here.start_run(user, request)
     except SceneBridgeError as exc:
         frame.problem(exc)
         return
-    st.session_state["work-new"] = str(started.id)
     st.switch_page(frame.WORK)

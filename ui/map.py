@@ -1,6 +1,6 @@
 """One constant folium map that needs no internet and is never rebuilt.
 
-The map is rendered once. What changes (footprints, choice, area, marks) is a `MapState`
+The map is rendered once per process. What changes (footprints, choice, area, marks) is a `MapState`
 of a few hundred bytes, handed over with streamlit-folium's `feature_group_to_add`;
 footprints and detections are fetched by the browser itself. What the user does comes back
 as `ui.events`, see `ui/components/map/core.js`.
@@ -64,11 +64,12 @@ def show(state: MapState, *, key: str, height: int, on_event: Callable[[Event], 
             on_event(event)
 
     st_folium(
-        _base_map(draw=state.pick),
+        _base_map(draw=state.pick).twin(),
         key=key,
         height=height,
         use_container_width=True,
         returned_objects=[],
+        render=False,
         feature_group_to_add=_State(_wire(state, key)),
         on_change=arrived,
     )
@@ -120,10 +121,27 @@ def union(boxes: Sequence[BBox]) -> BBox | None:
 
 
 class _OfflineMap(folium.Map):
-    """folium's map with Leaflet from the portal instead of a public server."""
+    """folium's map with Leaflet from the portal instead of a public server.
+
+    It is rendered once: folium compiles fifteen templates each time, and streamlit-folium 0.27
+    renders three times a rerun.
+    """
 
     default_js = [("leaflet", "/assets/leaflet/leaflet.js")]  # noqa: RUF012 - as folium declares it
     default_css = [("leaflet_css", "/assets/leaflet/leaflet.css")]  # noqa: RUF012
+    _rendered = False
+
+    def render(self, **kwargs: Any) -> str:
+        if not self._rendered:
+            super().render(**kwargs)  # type: ignore[no-untyped-call]
+            self._rendered = True
+        return ""
+
+    def twin(self) -> _OfflineMap:
+        """The same map for one rerun: what streamlit-folium adds to it stays in it."""
+        twin = object.__new__(type(self))
+        twin.__dict__ = {**self.__dict__, "_children": self._children.copy()}
+        return twin
 
 
 class _OfflineDraw(Draw):
@@ -165,14 +183,20 @@ class _State(folium.FeatureGroup):
         super().__init__(name="state")
         self.state = state
 
+    def render(self, **_: Any) -> str:
+        """Nothing: streamlit-folium takes the script from the template itself, and the figure
+        that rendering would write to is everybody's."""
+        return ""
+
 
 @lru_cache(maxsize=1)
 def _version() -> str:
     return assets.fingerprint()[:10]
 
 
-def _base_map(*, draw: bool) -> folium.Map:
-    """A new map object each time (streamlit-folium writes into it), always the same script."""
+@lru_cache(maxsize=2)
+def _base_map(*, draw: bool) -> _OfflineMap:
+    """The rendered map, with or without the tools to draw an area."""
     world = _OfflineMap(
         location=[24, 122],
         zoom_start=4,
@@ -201,4 +225,6 @@ def _base_map(*, draw: bool) -> folium.Map:
             edit_options={"edit": False, "remove": False},
         ).add_to(world)
     _Bridge(_version()).add_to(world)
+    world._id = "div"  # as streamlit-folium calls it; it renames a map only once
+    world.get_root().render()
     return world

@@ -69,10 +69,21 @@ _ENDINGS = {
 
 
 class Clock(NamedTuple):
-    """A word and the time beside it."""
+    """A word and the time beside it.
+
+    Args:
+        since: it counts up from here.
+        until: it counts down to here; with `since` it stands at the time between both.
+    """
 
     label: str
-    seconds: float
+    since: datetime | None
+    until: datetime | None
+
+    def text(self, now: datetime) -> str:
+        """3 min 05 s so far; 1 h 59 min left."""
+        begin, end = self.since or now, self.until or now
+        return f"{duration((end - begin).total_seconds())} {self.label}"
 
 
 def over(work: Work) -> bool:
@@ -119,20 +130,12 @@ def sentence(work: Work) -> str:
     )
 
 
-def clock(work: Work, now: datetime) -> Clock:
+def clock(work: Work) -> Clock:
     """Time left while a notebook is ready; else how long it has waited, run, or lasted."""
     if isinstance(work, Session) and work.state is SessionState.READY and work.ends_at:
-        return Clock("left", max(0.0, (work.ends_at - now).total_seconds()))
-    end = work.ended_at if over(work) and work.ended_at else now
+        return Clock("left", None, work.ends_at)
     begin = work.started_at if work.started_at and not waits(work) else work.created_at
-    label = "in all" if over(work) else "so far"
-    return Clock(label, (end - begin).total_seconds())
-
-
-def clock_text(work: Work, now: datetime) -> str:
-    """3 min 05 s so far; 1 h 59 min left."""
-    label, seconds = clock(work, now)
-    return f"{duration(seconds)} {label}"
+    return Clock("in all", begin, work.ended_at) if over(work) else Clock("so far", begin, None)
 
 
 def expected(work: Work, now: datetime) -> str:
@@ -143,7 +146,11 @@ def expected(work: Work, now: datetime) -> str:
     seconds = (begin - now).total_seconds()
     if seconds <= 0:
         return "It is expected to start at any moment."
-    return f"It is expected to start about {when(begin)} (in {duration(seconds)})."
+    if seconds < 3600:
+        left = f"{int(seconds) // 60} min" if seconds >= 60 else "less than a minute"
+    else:
+        left = duration(seconds)
+    return f"It is expected to start about {when(begin)} (in {left})."
 
 
 def unknown_text(work: Work, cluster: Cluster | None) -> str:

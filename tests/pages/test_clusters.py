@@ -174,7 +174,7 @@ def test_what_waits_says_when_it_is_expected_to_start(open_page, site):
     )
     text = all_html(open_page("work"))
     assert "7 jobs are before it. It is expected to start about 2" in text
-    assert "(in 12 min 0" in text
+    assert "(in 12 min)." in text
     site.store.work.update_session(waiting.id, starts_at=time.time() - 5)
     assert "It is expected to start at any moment." in all_html(open_page("work"))
 

@@ -77,16 +77,16 @@ def test_text_stays_text():
 
 
 def test_the_clock_counts_up_then_down_then_stands():
-    assert steps.clock_text(SESSION, NOW) == "1 min 05 s so far"
+    assert steps.clock(SESSION).text(NOW) == "1 min 05 s so far"
     ready = dataclasses.replace(
         SESSION, state=SessionState.READY, ends_at=NOW + timedelta(seconds=61)
     )
-    assert steps.clock_text(ready, NOW) == "1 min 01 s left"
-    assert steps.clock_text(ready, NOW + timedelta(hours=1)) == "0 s left"
+    assert steps.clock(ready).text(NOW) == "1 min 01 s left"
+    assert steps.clock(ready).text(NOW + timedelta(hours=1)) == "0 s left"
     ended = dataclasses.replace(
         SESSION, state=SessionState.ENDED, ended_at=NOW - timedelta(seconds=60)
     )
-    assert steps.clock_text(ended, NOW + timedelta(days=1)) == "5 s in all"
+    assert steps.clock(ended).text(NOW + timedelta(days=1)) == "5 s in all"
 
 
 @pytest.mark.parametrize("reason", list(EndReason))

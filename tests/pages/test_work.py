@@ -123,7 +123,6 @@ def test_a_refused_start_again_is_said(open_page, site):
         run_over=False,
     )
     app = press(open_page("work"), "Start again here")
-    app.run()
     assert "results of this notebook still arrive" in app.toast[0].value
 
 
@@ -201,17 +200,17 @@ def test_a_log_that_cannot_be_fetched_says_so(open_page, site, monkeypatch):
     assert "The cluster does not answer." in all_html(app)
 
 
-def test_the_cards_are_drawn_every_second_while_something_moves(open_page, site):
+def test_the_page_looks_every_second_while_something_moves(open_page, site):
     quiet = site.add_session(["LC08_A"], SessionState.READY, job="1")
     site.store.work.update_run(quiet.run, state=RunState.DONE)
     app = open_page("work")
-    assert app.session_state["work-pace"] == 5.0
+    assert app.session_state["work-pace"] == 3.0
     site.store.work.update_session(quiet.id, stopping=True)
     app.run()
     assert app.session_state["work-pace"] == 1.0
     site.store.work.update_session(quiet.id, stopping=False)
     app.run()
-    assert app.session_state["work-pace"] == 5.0
+    assert app.session_state["work-pace"] == 3.0
     site.add_run(["LC08_A"], RunState.RUNNING)
     app.run()
     assert app.session_state["work-pace"] == 1.0

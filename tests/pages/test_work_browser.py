@@ -1,0 +1,95 @@
+"""Work in a real Chromium: it moves by itself, and is sent again only when it looks different."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from lib.model import EndReason, RunState, Session, SessionState
+from tests.pages.pages_browser import Served, stands
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
+LEFT = re.compile(r"^(\d+) min (\d\d) s left$")
+
+
+@pytest.fixture
+def ready(served: Served) -> Iterator[Session]:
+    """A notebook with nearly an hour left, whose run is done."""
+    now = datetime.now(timezone.utc)
+    session = served.site.add_session(
+        ["LC08_A"],
+        SessionState.READY,
+        started_at=(now - timedelta(seconds=60)).timestamp(),
+        ends_at=(now + timedelta(seconds=3300)).timestamp(),
+    )
+    served.site.store.work.update_run(session.run, state=RunState.DONE)
+    yield session
+    end(served, session, EndReason.STOPPED)
+
+
+def end(served: Served, session: Session, reason: EndReason) -> None:
+    served.site.store.work.update_session(
+        session.id, state=SessionState.ENDED, end_reason=reason, ended_at=time.time()
+    )
+
+
+def seconds_left(page: Page, session: Session) -> int:
+    text = page.locator(f".st-key-card-{session.id} .clock").inner_text()
+    found = LEFT.match(text)
+    assert found, text
+    return 60 * int(found[1]) + int(found[2])
+
+
+def test_the_clock_goes_on_and_the_cards_are_not_sent_again(visit, ready):
+    page = visit("/work")
+    frames: list[bytes | str] = []
+    page.on("websocket", lambda ws: ws.on("framereceived", lambda f: frames.append(f)))
+    page.reload()
+    stands(page)
+    seconds_left(page, ready)
+    assert any(b"sb-card-head" in f for f in frames if isinstance(f, bytes))
+    frames.clear()
+    before, began = seconds_left(page, ready), time.monotonic()
+    page.wait_for_timeout(8000)
+    went = before - seconds_left(page, ready)
+    assert abs(went - (time.monotonic() - began)) < 2
+    assert frames, "the page never looked whether something has changed"
+    assert not any(b"sb-card-head" in f for f in frames if isinstance(f, bytes))
+    assert sum(map(len, frames)) < 16_000
+
+
+def test_the_clock_is_the_portals_and_not_the_browsers(visit, ready):
+    page = visit("/work")
+    page.clock.set_system_time(datetime.now(timezone.utc) + timedelta(hours=3))
+    page.reload()
+    stands(page)
+    before = seconds_left(page, ready)
+    page.wait_for_timeout(3000)
+    assert before - 6 < seconds_left(page, ready) < before
+
+
+def test_a_change_is_seen_by_itself(visit, served, ready):
+    page = visit("/work")
+    stands(page)
+    card = page.locator(f".st-key-card-{ready.id}")
+    expect(card.get_by_role("link", name="Open in a new tab")).to_be_visible()
+    began = time.monotonic()
+    end(served, ready, EndReason.NODE_FAILURE)
+    expect(card.get_by_text("Ended: node failure")).to_be_visible(timeout=10_000)
+    assert time.monotonic() - began < 5
+    expect(card.get_by_role("link", name="Open in a new tab")).to_have_count(0)
+    expect(card.locator(".clock")).not_to_have_attribute("data-sb-clock", re.compile(".*"))
+
+
+def test_an_open_notebook_leaves_the_page_when_it_has_ended(visit, served, ready):
+    page = visit("/work")
+    stands(page)
+    page.locator(f".st-key-card-{ready.id}").get_by_role("button", name="Open here").click()
+    expect(page.get_by_role("button", name="Close")).to_be_visible()
+    end(served, ready, EndReason.WALLTIME)
+    expect(page.get_by_role("button", name="Close")).to_have_count(0, timeout=10_000)

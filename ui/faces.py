@@ -1,0 +1,212 @@
+"""What a card of the Work page says, as plain values: equal faces look the same.
+
+Only the clock is not part of it; that the browser moves by itself (`ui.clocks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+import streamlit as st
+
+from lib.errors import SceneBridgeError
+from lib.model import (
+    Cluster,
+    Isolation,
+    Module,
+    Reachability,
+    Run,
+    RunId,
+    SceneId,
+    Session,
+    SessionId,
+    SessionState,
+    User,
+)
+from lib.portal import Portal
+from ui import steps
+from ui.launch import NO_ISOLATION
+from ui.steps import Clock, Work
+from ui.text import count, esc, listing, tag, walltime, when
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What the cards of one rerun have in common."""
+
+    here: Portal
+    user: User
+    clusters: Mapping[str, Cluster]
+    modules: Mapping[str, Module]
+    runs: Mapping[str, Run]
+
+    @classmethod
+    def of(cls, here: Portal, user: User, runs: Sequence[Run]) -> Desk:
+        """Ask once for everything."""
+        return cls(
+            here,
+            user,
+            {str(c.id): c for c in here.all_clusters(user)},
+            {str(m.id): m for m in here.modules(user)},
+            {str(r.id): r for r in runs},
+        )
+
+    def run_of(self, work: Work) -> Run | None:
+        """The run itself, or the one inside a session."""
+        return work if isinstance(work, Run) else self.runs.get(str(work.run))
+
+    def synthetic(self, scene_ids: Sequence[str]) -> int:
+        """How many of the scenes are synthetic; what is known of a scene stays true."""
+        known: dict[str, bool] = st.session_state.setdefault("synthetic-scenes", {})
+        for scene_id in scene_ids:
+            if scene_id not in known:
+                try:
+                    known[scene_id] = self.here.scene(self.user, SceneId(scene_id)).synthetic
+                except SceneBridgeError:
+                    known[scene_id] = False  # it was removed: nothing is known of it
+        return sum(known[s] for s in scene_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """One card.
+
+    Args:
+        title, marks, steps, body: HTML; `steps` is empty when the work is over.
+        notebook: address of the notebook that can be opened, or empty.
+        again: the ended notebook that can be started again in its folder.
+        results: (run, objects) that can be looked at.
+        stop: what ending it is called; empty when it cannot be ended any more.
+        logs, log: which logs there are, and the one to show first.
+    """
+
+    work: SessionId | RunId
+    over: bool
+    clock: Clock
+    title: str
+    marks: str
+    steps: str
+    body: str
+    notebook: str
+    again: SessionId | None
+    results: tuple[str, int] | None
+    stop: Literal["", "cancel", "notebook", "run"]
+    logs: tuple[str, ...]
+    log: str
+
+
+def face(desk: Desk, work: Work, time: datetime) -> Face:
+    """How that work looks at that time."""
+    over, run = steps.over(work), desk.run_of(work)
+    begun = run is not None and str(run.state) not in ("NEW", "SUBMITTED", "QUEUED")
+    return Face(
+        work=work.id,
+        over=over,
+        clock=steps.clock(work),
+        title=esc(_title(desk, work)),
+        marks=_marks(desk, work),
+        steps="" if over else steps.stepper(work),
+        body=_body(desk, work, time),
+        notebook=_notebook(desk, work),
+        again=_again(work, time),
+        results=(str(run.id), run.objects) if run is not None and begun else None,
+        stop=_stop(work),
+        logs=("job", "module") if isinstance(work, Run) else ("job", "module", "notebook"),
+        log="module" if isinstance(work, Run) else "job",
+    )
+
+
+# --- what it says ---------------------------------------------------------------------
+
+
+def _title(desk: Desk, work: Work) -> str:
+    module = desk.modules.get(str(work.module))
+    return work.title or f"{module.title if module else work.module} on {_scenes(work)}"
+
+
+def _marks(desk: Desk, work: Work) -> str:
+    cluster = desk.clusters.get(str(work.cluster))
+    marks = [tag("Notebook" if isinstance(work, Session) else "Run")]
+    if steps.over(work):
+        marks.append(tag(*_ending(work)))
+    marks.append(tag(cluster.title if cluster else str(work.cluster)))
+    if cluster and cluster.isolation is Isolation.NONE and cluster.runtime:
+        marks.append(tag(NO_ISOLATION, "warn"))
+    made = desk.synthetic(_scene_ids(work))
+    if made:
+        whole = made == len(work.scenes)
+        marks.append(tag("synthetic" if whole else f"{made} synthetic", "synthetic"))
+    return "".join(marks)
+
+
+def _ending(work: Work) -> tuple[str, str]:
+    if isinstance(work, Session):
+        bad = work.end_reason in (
+            "out of memory",
+            "node failure",
+            "failed to start",
+            "crashed",
+            "lost",
+        )
+        return (f"Ended: {work.end_reason}" if work.end_reason else "Ended"), "bad" if bad else ""
+    kinds = {"DONE": ("Done", "good"), "PARTIAL": ("Done in part", "warn")}
+    return kinds.get(str(work.state), (str(work.state).capitalize(), "bad"))
+
+
+def _scene_ids(work: Work) -> list[str]:
+    if isinstance(work, Run):
+        return [str(s.scene) for s in work.scenes]
+    return [str(s) for s in work.scenes]
+
+
+def _scenes(work: Work) -> str:
+    return listing(_scene_ids(work), most=2)
+
+
+def _body(desk: Desk, work: Work, time: datetime) -> str:
+    said = f"{steps.sentence(work)} {steps.expected(work, time)}".strip()
+    parts = [f'<p class="sb-reason" role="status">{esc(said)}</p>']
+    if work.reachability is Reachability.UNKNOWN and not steps.over(work):
+        text = steps.unknown_text(work, desk.clusters.get(str(work.cluster)))
+        parts.append(f'<div class="sb-problem" role="status">{esc(text)}</div>')
+    run = desk.run_of(work)
+    facts = [f"{count(len(work.scenes), 'scene')}: {_scenes(work)}"]
+    if run is not None and str(run.state) not in ("NEW", "SUBMITTED", "QUEUED"):
+        facts.append(steps.scenes_text(run))
+    facts.append(f"{work.resources.preset}, at most {walltime(work.resources.walltime_s)}")
+    if work.job:
+        facts.append(f"job {work.job}")
+    facts.append(f"begun {when(work.created_at)}")
+    if isinstance(work, Session) and work.files_until and work.continued_as is None:
+        facts.append(f"files are kept until {when(work.files_until)}")
+    if isinstance(work, Session) and work.continued_as is not None:
+        facts.append("its files went on into a newer notebook")
+    parts.append(f'<p class="sb-facts">{esc(" · ".join(facts))}</p>')
+    return "".join(parts)
+
+
+# --- what can be done -------------------------------------------------------------------
+
+
+def _notebook(desk: Desk, work: Work) -> str:
+    if isinstance(work, Session) and work.state is SessionState.READY:
+        return desk.here.notebook_path(work)
+    return ""
+
+
+def _again(work: Work, time: datetime) -> SessionId | None:
+    if not isinstance(work, Session) or work.state is not SessionState.ENDED:
+        return None
+    kept = work.files_until is not None and work.files_until > time
+    return work.id if kept and work.continued_as is None else None
+
+
+def _stop(work: Work) -> Literal["", "cancel", "notebook", "run"]:
+    if steps.over(work) or work.stopping:
+        return ""
+    if steps.waits(work):
+        return "cancel"
+    return "notebook" if isinstance(work, Session) else "run"
