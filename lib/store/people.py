@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, and_, func, insert, select, update
+from sqlalchemy import Engine, and_, bindparam, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from lib.errors import NotFound
@@ -172,29 +172,24 @@ class People:
 
     def login_by_hash(self, digest: str, *, idle_s: float | None = None) -> LivingLogin | None:
         """The living sign-in of this secret: not expired, withdrawn, idle or blocked."""
-        return self._login(logins.c.hash == digest, idle_s)
+        return self._login(_BY_HASH, digest, idle_s)
 
     def login_by_id(self, login_id: str, *, idle_s: float | None = None) -> LivingLogin | None:
-        return self._login(logins.c.id == login_id, idle_s)
+        return self._login(_BY_ID, login_id, idle_s)
 
     def living(self, login_ids: Iterable[str], *, idle_s: float | None = None) -> frozenset[str]:
         """Those of these sign-ins that count at this moment. One query."""
         query = (
             select(logins.c.id)
             .join(users, users.c.id == logins.c.user_id)
-            .where(logins.c.id.in_(list(login_ids)), _lives(idle_s))
+            .where(logins.c.id.in_(list(login_ids)), _LIVES)
         )
         with self._engine.connect() as connection:
-            return frozenset(connection.execute(query).scalars())
+            return frozenset(connection.execute(query, _moments(idle_s)).scalars())
 
-    def _login(self, condition: Any, idle_s: float | None) -> LivingLogin | None:
-        query = (
-            select(logins.c.id.label("login_id"), logins.c.seen_at.label("login_seen"), users)
-            .join(users, users.c.id == logins.c.user_id)
-            .where(condition, _lives(idle_s))
-        )
+    def _login(self, query: Any, key: str, idle_s: float | None) -> LivingLogin | None:
         with self._engine.connect() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(query, {"key": key, **_moments(idle_s)}).first()
         return LivingLogin(row.login_id, _account(row), row.login_seen) if row else None
 
     def logins_of(self, user_id: UserId, *, idle_s: float | None = None) -> tuple[SignIn, ...]:
@@ -202,22 +197,23 @@ class People:
         query = (
             select(logins)
             .join(users, users.c.id == logins.c.user_id)
-            .where(logins.c.user_id == user_id, _lives(idle_s))
+            .where(logins.c.user_id == user_id, _LIVES)
             .order_by(logins.c.created_at.desc())
         )
         with self._engine.connect() as connection:
-            return tuple(_sign_in(row) for row in connection.execute(query))
+            return tuple(_sign_in(row) for row in connection.execute(query, _moments(idle_s)))
 
     def login_counts(self, *, idle_s: float | None = None) -> dict[UserId, int]:
         """How many living sign-ins everybody has."""
         query = (
             select(logins.c.user_id, func.count())
             .join(users, users.c.id == logins.c.user_id)
-            .where(_lives(idle_s))
+            .where(_LIVES)
             .group_by(logins.c.user_id)
         )
         with self._engine.connect() as connection:
-            return {UserId(user): count for user, count in connection.execute(query).all()}
+            counts = connection.execute(query, _moments(idle_s)).all()
+        return {UserId(user): count for user, count in counts}
 
     def login_seen(self, login_id: str) -> None:
         """Somebody acted: the idle time starts again. A dead sign-in stays dead."""
@@ -338,13 +334,27 @@ class People:
             )
 
 
-def _lives(idle_s: float | None) -> Any:
-    """The one meaning of a sign-in that counts."""
+#: The one meaning of a sign-in that counts; to be asked with `_moments`.
+_LIVES = and_(
+    logins.c.revoked_at.is_(None),
+    logins.c.expires_at > bindparam("now"),
+    logins.c.seen_at > bindparam("idle_since"),
+    users.c.blocked_at.is_(None),
+)
+#: Every question of a page and every request begins with one of these: made once.
+_LOGINS = (
+    select(logins.c.id.label("login_id"), logins.c.seen_at.label("login_seen"), users)
+    .join(users, users.c.id == logins.c.user_id)
+    .where(_LIVES)
+)
+_BY_HASH = _LOGINS.where(logins.c.hash == bindparam("key"))
+_BY_ID = _LOGINS.where(logins.c.id == bindparam("key"))
+
+
+def _moments(idle_s: float | None) -> dict[str, float]:
+    """What `_LIVES` is asked with; None: nothing ends by idle time."""
     now = time.time()
-    alive = and_(
-        logins.c.revoked_at.is_(None), logins.c.expires_at > now, users.c.blocked_at.is_(None)
-    )
-    return alive if idle_s is None else and_(alive, logins.c.seen_at > now - idle_s)
+    return {"now": now, "idle_since": -1.0 if idle_s is None else now - idle_s}
 
 
 def _account(row: Row[Any]) -> Account:

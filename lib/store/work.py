@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Engine, Table, insert, select, true, update
+from sqlalchemy import Engine, Table, bindparam, insert, select, true, update
 
 from lib.errors import Conflict, NotFound
 from lib.model import (
@@ -45,6 +45,14 @@ _RUN_OVER = [s.value for s in RunState if s.over]
 _SCENE_ORDER = (SceneState.WAITING, SceneState.RUNNING)
 #: What may still change of a session that has ended.
 _AFTER_THE_END = frozenset(("files_until", "continued_as"))
+#: What every page asks for: made once, newest first.
+_SESSIONS = select(sessions).order_by(sessions.c.created_at.desc())
+_RUNS = select(runs).order_by(runs.c.created_at.desc())
+_SCENES = (
+    select(*(c for c in run_scenes.c if c.name != "item"))
+    .where(run_scenes.c.run_id.in_(bindparam("run_ids", expanding=True)))
+    .order_by(run_scenes.c.position)
+)
 
 
 class Work:
@@ -264,16 +272,14 @@ class Work:
     # --- inside -----------------------------------------------------------
 
     def _sessions(self, condition: Any) -> tuple[Session, ...]:
-        query = select(sessions).where(condition).order_by(sessions.c.created_at.desc())
         with self._engine.connect() as connection:
-            rows = connection.execute(query).all()
+            rows = connection.execute(_SESSIONS.where(condition)).all()
             scenes = _scene_rows(connection, [r.run_id for r in rows])
         return tuple(_session(r, [s.scene_id for s in scenes.get(r.run_id, [])]) for r in rows)
 
     def _runs(self, condition: Any) -> tuple[Run, ...]:
-        query = select(runs).where(condition).order_by(runs.c.created_at.desc())
         with self._engine.connect() as connection:
-            rows = connection.execute(query).all()
+            rows = connection.execute(_RUNS.where(condition)).all()
             scenes = _scene_rows(connection, [r.id for r in rows])
         return tuple(_run(r, scenes.get(r.id, [])) for r in rows)
 
@@ -354,10 +360,8 @@ def _set(connection: Any, table: Table, row_id: str, values: Mapping[str, Any]) 
 
 
 def _scene_rows(connection: Any, run_ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
-    columns = [c for c in run_scenes.c if c.name != "item"]
-    query = select(*columns).where(run_scenes.c.run_id.in_(run_ids)).order_by(run_scenes.c.position)
     found: dict[str, list[Row[Any]]] = {}
-    for row in connection.execute(query):
+    for row in connection.execute(_SCENES, {"run_ids": run_ids}):
         found.setdefault(row.run_id, []).append(row)
     return found
 

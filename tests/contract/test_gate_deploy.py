@@ -13,6 +13,7 @@ from lib.clusters import read_cluster
 from lib.deploying.bundle import Piece
 from lib.deploying.login import signed_in
 from lib.errors import Conflict, NotFound, ProtocolError, Refused, StorageFull, Unavailable
+from lib.jobs.processes import start_of
 from tests.login_node import (
     LoginNode,
     admin,
@@ -215,7 +216,7 @@ def test_a_session_goes_on_through_an_upgrade(
     assert done["running"]
     assert done["pid"] != gate
     assert done["live"] == 1
-    assert not psutil.pid_exists(gate)
+    wait(lambda: not start_of(gate))
     assert deployed.current() == done["here"] != old
     assert deployed.versions() == {old, done["here"]}  # the job runs from the old one
     assert process.is_running()
