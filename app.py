@@ -21,11 +21,12 @@ if get_script_run_ctx(suppress_warning=True) is None:
         middleware=assembly.middleware(),
     )
 else:
-    from ui import frame
+    from ui import frame, turns
 
-    frame.begin()
-    here, user = frame.signed_in()
-    page = st.navigation(frame.pages(user), position="top")
-    with frame.in_words():
-        frame.top(here, user)
-    page.run()
+    with turns.turn():
+        frame.begin()
+        here, user = frame.signed_in()
+        page = st.navigation(frame.pages(user), position="top")
+        with frame.in_words():
+            frame.top(here, user)
+        page.run()
