@@ -11,16 +11,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 #: Nobody waits longer: a script that itself waits, for a disk or a cluster, holds no one up.
-LONGEST_WAIT_S = 0.5
-_TURN = threading.Lock()
+LONGEST_WAIT_S = 0.3
+_moved = threading.Condition()
+#: Who has begun or waits, in the order in which they came.
+_line: list[object] = []
 
 
 @contextmanager
 def turn() -> Iterator[None]:
-    """Wait until nobody else draws a page, or long enough."""
-    mine = _TURN.acquire(timeout=LONGEST_WAIT_S)
+    """Wait until all who came before are done, or long enough."""
+    me = object()
+    with _moved:
+        _line.append(me)
+        _moved.wait_for(lambda: _line[0] is me, LONGEST_WAIT_S)
     try:
         yield
     finally:
-        if mine:
-            _TURN.release()
+        with _moved:
+            _line.remove(me)
+            _moved.notify_all()
