@@ -27,7 +27,7 @@ def show(here: Portal, user: User, face: Face) -> None:
     with st.container(border=True, key=f"card-{face.work}"):
         st.html(
             f'<div class="sb-card-head"><h2>{face.title}</h2>{clocks.html(face.clock)}</div>'
-            f'<div>{face.marks}</div>{face.steps}{face.body}'
+            f"<div>{face.marks}</div>{face.steps}{face.body}"
         )
         with st.container(horizontal=True, vertical_alignment="center", key=f"acts-{face.work}"):
             _actions(here, user, face)
