@@ -23,8 +23,9 @@ def turn() -> Iterator[None]:
     me = object()
     with _moved:
         _line.append(me)
-        _moved.wait_for(lambda: _line[0] is me, LONGEST_WAIT_S)
     try:
+        with _moved:
+            _moved.wait_for(lambda: _line[0] is me, LONGEST_WAIT_S)
         yield
     finally:
         with _moved:
