@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from lib.auth import Auth
-    from lib.model import TokenScope, User
-    from lib.people import AccessToken, SignIn
+    from lib.model import AccessToken, SignIn, TokenScope, User
 
 DAY_S = 86400.0
 

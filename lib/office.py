@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from lib.access import Access, Act
 from lib.errors import InvalidInput
-from lib.model import UserId
-from lib.people import Announcement, AnnouncementKind, Person
+from lib.model import Announcement, AnnouncementKind, Person, UserId
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,8 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from lib.errors import SceneBridgeError
-from lib.model import User
-from lib.people import Announcement, AnnouncementKind
+from lib.model import Announcement, AnnouncementKind, User
 from lib.portal import Portal
 from ui.text import esc
 

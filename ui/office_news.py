@@ -7,8 +7,7 @@ from functools import partial
 import streamlit as st
 
 from lib.errors import SceneBridgeError
-from lib.model import User
-from lib.people import AnnouncementKind
+from lib.model import AnnouncementKind, User
 from lib.portal import Portal
 from ui import ask, frame, ledger
 from ui.announced import WORDS

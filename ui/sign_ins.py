@@ -6,8 +6,7 @@ from functools import partial
 
 import streamlit as st
 
-from lib.model import User
-from lib.people import SignIn
+from lib.model import SignIn, User
 from lib.portal import Portal
 from ui import ask, ledger
 from ui.browsers import browser_name

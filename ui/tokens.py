@@ -7,8 +7,7 @@ from functools import partial
 import streamlit as st
 
 from lib.errors import SceneBridgeError
-from lib.model import TokenScope, User
-from lib.people import AccessToken
+from lib.model import AccessToken, TokenScope, User
 from lib.portal import Portal
 from ui import ask, components, frame, ledger
 from ui.ledger import Cell, Row

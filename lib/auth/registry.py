@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
-    from lib.people import AccessToken, SignIn
+    from lib.model import AccessToken, SignIn
     from lib.store import Store
     from lib.store.people import LivingLogin
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from lib.commands.answer import Answer, Commands, command, moment, table
 from lib.commands.on_store import BY, store_of
+from lib.model import AnnouncementKind
 from lib.office import announce_as, end_announcement_as
-from lib.people import AnnouncementKind
 
 if TYPE_CHECKING:
     import argparse

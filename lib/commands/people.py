@@ -17,7 +17,7 @@ from lib.office import people_of
 if TYPE_CHECKING:
     import argparse
 
-    from lib.people import Person
+    from lib.model import Person
 
 _DAY_S = 86400.0
 

@@ -43,7 +43,12 @@ from lib.model.ids import (
     UserId,
 )
 from lib.model.people import (
+    AccessToken,
+    Announcement,
+    AnnouncementKind,
+    Person,
     Role,
+    SignIn,
     TokenScope,
     User,
 )
@@ -63,6 +68,9 @@ from lib.model.work import (
 )
 
 __all__ = [
+    "AccessToken",
+    "Announcement",
+    "AnnouncementKind",
     "BBox",
     "Cluster",
     "ClusterId",
@@ -76,6 +84,7 @@ __all__ = [
     "LaunchRequest",
     "Module",
     "ModuleId",
+    "Person",
     "Preset",
     "QueueLoad",
     "Reachability",
@@ -94,6 +103,7 @@ __all__ = [
     "Session",
     "SessionId",
     "SessionState",
+    "SignIn",
     "StrEnum",
     "TokenScope",
     "Tunnel",

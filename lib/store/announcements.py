@@ -7,7 +7,7 @@ import time
 from sqlalchemy import Engine, insert, select, update
 
 from lib.errors import NotFound
-from lib.people import Announcement, AnnouncementKind
+from lib.model import Announcement, AnnouncementKind
 from lib.store.database import transaction
 from lib.store.tables import announcements
 from lib.store.times import to_datetime

@@ -14,8 +14,7 @@ from sqlalchemy import Engine, and_, bindparam, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from lib.errors import NotFound
-from lib.model import TokenScope, User, UserId
-from lib.people import AccessToken, SignIn
+from lib.model import AccessToken, SignIn, TokenScope, User, UserId
 from lib.store.database import transaction
 from lib.store.tables import api_tokens, logins, sign_in_links, users
 from lib.store.times import maybe_datetime, to_datetime

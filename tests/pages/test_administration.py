@@ -8,8 +8,7 @@ import pytest
 
 from lib.auth import OWNER
 from lib.errors import NotFound, Refused
-from lib.model import EndReason, RunState, SessionState
-from lib.people import AnnouncementKind
+from lib.model import AnnouncementKind, EndReason, RunState, SessionState
 from tests.pages.pages_parts import labels, press, press_row, rows
 from tests.pages.pages_site import FAR, HOSTILE, all_html
 from ui.audit_filter import AuditFilter, parse

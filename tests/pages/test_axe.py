@@ -9,6 +9,7 @@ import pytest
 
 from lib.auth import OWNER
 from lib.model import (
+    AnnouncementKind,
     RunState,
     SceneId,
     SceneState,
@@ -16,7 +17,6 @@ from lib.model import (
     TokenScope,
     TunnelState,
 )
-from lib.people import AnnouncementKind
 from lib.plain_pages import sign_in_page
 from tests.fakes.tunnels import write_record
 from tests.pages.pages_browser import Served, stands, violations

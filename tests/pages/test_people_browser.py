@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from lib.model import SessionState, TokenScope
-from lib.people import AnnouncementKind
+from lib.model import AnnouncementKind, SessionState, TokenScope
 from tests.pages.pages_browser import Served
 from tests.pages.pages_site import HOSTILE
 

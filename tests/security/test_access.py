@@ -17,6 +17,7 @@ from lib.account import AccountDesk
 from lib.errors import NotFound, Refused, SignInEnded
 from lib.job_logs import JobLogs
 from lib.model import (
+    AnnouncementKind,
     ClusterId,
     RunState,
     SceneQuery,
@@ -26,7 +27,6 @@ from lib.model import (
     User,
 )
 from lib.office import Office
-from lib.people import AnnouncementKind
 from lib.portal import LogText, Portal
 from lib.protocol import ArtifactKind
 from lib.results.folder import ResultFolder

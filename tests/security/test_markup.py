@@ -15,8 +15,15 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Frame, Page
 
 from lib.auth import OWNER
-from lib.model import Detection, RunState, SceneId, SceneState, SessionState, UserId
-from lib.people import AnnouncementKind
+from lib.model import (
+    AnnouncementKind,
+    Detection,
+    RunState,
+    SceneId,
+    SceneState,
+    SessionState,
+    UserId,
+)
 from tests.chromium import fresh_context, host_cookie
 from tests.pages import pages_site
 from tests.pages.pages_site import ROOT, Site
