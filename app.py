@@ -10,8 +10,8 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 if get_script_run_ctx(suppress_warning=True) is None:
-    from lib import settings
     from lib.assembly import Assembly
+    from lib.config import settings
 
     assembly = Assembly(settings.current())
     app = st.App(

@@ -35,8 +35,8 @@ from lib.model import (
 
 if TYPE_CHECKING:
     from lib.auth import Auth
-    from lib.catalogs import Catalogs
-    from lib.clusters import ClusterEntry
+    from lib.config.clusters import ClusterEntry
+    from lib.config.offerings import Catalogs
 
 #: In the readers of a collection and the groups of a cluster.
 EVERYONE = "everyone"

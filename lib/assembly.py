@@ -17,7 +17,10 @@ from lib import api, portal
 from lib.access import Access, Act
 from lib.auth import auth_of
 from lib.auth.oidc import SignInProviders
-from lib.catalogs import load_catalogs, offered
+from lib.config.data_dir import make_data_folder, make_runtime_folder
+from lib.config.offerings import load_catalogs, offered
+from lib.config.settings import PROJECT
+from lib.config.site_paths import tunnel_folder
 from lib.door import FrontDoor
 from lib.entrance import Entrance
 from lib.errors import NotFound, Refused
@@ -27,11 +30,8 @@ from lib.notebooks import NotebookProcess
 from lib.notebooks.control import Start
 from lib.outer_tunnels import OuterTunnels
 from lib.page_policy import page_policies
-from lib.places import make_data_folder, make_runtime_folder
 from lib.results.folder import ResultFolder
 from lib.scenes.catalogue import Catalogue
-from lib.settings import PROJECT
-from lib.site import tunnel_folder
 from lib.store import Store
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
     from starlette.routing import BaseRoute
 
+    from lib.config.settings import Settings
     from lib.model import ClusterId, UserId
-    from lib.settings import Settings
 
 
 class Assembly:

@@ -15,8 +15,8 @@ from lib.store.times import maybe_datetime, to_datetime
 
 if TYPE_CHECKING:
     from lib.access import Access
-    from lib.catalogs import Catalogs
-    from lib.clusters import ClusterEntry
+    from lib.config.clusters import ClusterEntry
+    from lib.config.offerings import Catalogs
     from lib.keeper import Keeper
     from lib.model import Tunnel, User
 

@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from lib.config.policy_toml import module_entry, toml_table
+from lib.config.settings import PROJECT
 from lib.errors import ClusterUnreachable, Unavailable
 from lib.model import ClusterId
-from lib.policy_text import module_entry, toml_table
 from lib.portal_keys import portal_key
-from lib.settings import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from lib.catalogs import Catalogs
-    from lib.settings import Settings
+    from lib.config.offerings import Catalogs
+    from lib.config.settings import Settings
 
 CLUSTER = ClusterId("here")
 START_TIMEOUT_S = 30.0

@@ -9,15 +9,15 @@ from starlette.concurrency import run_in_threadpool
 
 from lib.access import Access, Act
 from lib.auth import auth_of
-from lib.catalogs import load_catalogs
+from lib.config.offerings import load_catalogs
+from lib.config.settings import PROJECT
 from lib.errors import NotFound, Refused
 from lib.model import SessionState
-from lib.settings import PROJECT
 
 if TYPE_CHECKING:
     from lib.auth import Auth
+    from lib.config.settings import Settings
     from lib.model import SessionId, UserId
-    from lib.settings import Settings
     from lib.store import Store
 
 #: A withdrawn login or an ended session is noticed within this time.

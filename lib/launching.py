@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from lib.catalogs import Catalogs, complete_params, fit
+from lib.config.offerings import Catalogs, complete_params, fit
 from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound, Refused
 from lib.keeper.transitions import HANDING_OVER
 from lib.model import (

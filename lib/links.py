@@ -18,11 +18,11 @@ from lib.tunnels.reach import TcpReach
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lib.catalogs import Catalogs
-    from lib.clusters import ClusterEntry
+    from lib.config.clusters import ClusterEntry
+    from lib.config.offerings import Catalogs
+    from lib.config.settings import Settings
     from lib.keeper.ports import Link
     from lib.outer_tunnels import OuterTunnels
-    from lib.settings import Settings
     from lib.tunnels.reach import SocketReach
 
 log = logging.getLogger(__name__)

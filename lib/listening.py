@@ -7,11 +7,11 @@ import ipaddress
 import socket
 from typing import TYPE_CHECKING
 
+from lib.config.settings import NotebookOrigin
 from lib.errors import Conflict, Unavailable
-from lib.settings import NotebookOrigin
 
 if TYPE_CHECKING:
-    from lib.settings import Settings
+    from lib.config.settings import Settings
 
 _LOOPBACK = ("127.0.0.1", "::1")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lib.model import Fault, TunnelState
 
 if TYPE_CHECKING:
-    from lib.clusters import ClusterEntry
+    from lib.config.clusters import ClusterEntry
     from lib.model import Tunnel
 
 #: For whom, and what: a command that can be copied, or a sentence.

@@ -14,7 +14,7 @@ from lib.tunnels.reach import SocketReach
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lib.clusters import ClusterEntry
+    from lib.config.clusters import ClusterEntry
 
 #: What was read counts for so long, seconds: pages and rules ask many times a second.
 REMEMBER_S = 1.0

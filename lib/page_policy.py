@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from lib.settings import Settings
+    from lib.config.settings import Settings
 
 #: The frame of the map: streamlit-folium evaluates the script that folium has made.
 MAP_FRAME = "/component/streamlit_folium."

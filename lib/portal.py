@@ -16,8 +16,8 @@ from lib import __version__
 from lib.access import Access, Act
 from lib.account import AccountDesk
 from lib.auth import CLIENT_HEADER
-from lib.catalogs import PLATFORMS, fit
 from lib.cluster_views import ClusterViews
+from lib.config.offerings import PLATFORMS, fit
 from lib.errors import (
     ClusterUnreachable,
     Conflict,
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from lib.auth import Auth
-    from lib.catalogs import Catalogs
-    from lib.clusters import ClusterEntry
+    from lib.config.clusters import ClusterEntry
+    from lib.config.offerings import Catalogs
     from lib.keeper import Keeper
     from lib.model import Detection, Fit, LaunchRequest, Module, Scene, SceneId, SceneQuery, User
     from lib.results.folder import ResultFolder

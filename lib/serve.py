@@ -31,15 +31,15 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from lib import settings
 from lib.auth import auth_of
-from lib.catalogs import load_catalogs, offered
+from lib.config import settings
+from lib.config.data_dir import Running, claim, make_data_folder, make_runtime_folder
+from lib.config.offerings import load_catalogs, offered
 from lib.embedded import CLUSTER, EmbeddedCluster
 from lib.errors import SceneBridgeError, Unavailable
 from lib.links import end_masters
 from lib.listening import check_notebook_port, listen
 from lib.notify import Notices
-from lib.places import Running, claim, make_data_folder, make_runtime_folder
 from lib.server import PortalServer
 from lib.store import Store
 from lib.warming import warm_modules
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
-    from lib.catalogs import Catalogs
-    from lib.settings import Settings
+    from lib.config.offerings import Catalogs
+    from lib.config.settings import Settings
 
 _WATCH_S = 2.0
 #: A stop takes no longer: ending live jobs has its grace time (`lib.embedded`).

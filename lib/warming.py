@@ -12,7 +12,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lib.settings import PROJECT
+from lib.config.settings import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from lib import settings
 from lib.auth import COOKIE, Auth, Membership
+from lib.config import settings
 from lib.model import TokenScope, User
 from lib.store import Store
 from tests.pages.pages_site import plant_scene

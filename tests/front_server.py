@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lib import settings
+from lib.config import settings
 from tests.fakes.authority import Authority
 from tests.fakes.provider import TestProvider
 from tests.running import PROJECT, RunningPortal, free_port, wait_for

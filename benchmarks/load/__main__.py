@@ -48,7 +48,7 @@ from benchmarks.load import visitor
 from benchmarks.load.browser import Page, repeat, sign_in
 from benchmarks.load.crowd import PAGES
 from benchmarks.load.place import Place, cpu, place, wait_for
-from lib.settings import PROJECT
+from lib.config.settings import PROJECT
 from tests.running import free_port
 
 RATE, SIZE, DOWNLOAD_RATE, EVERY_S = 50, 1024, 2_000_000, 5.0

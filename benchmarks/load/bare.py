@@ -9,8 +9,8 @@ from pathlib import Path
 import streamlit as st
 import uvicorn
 
+from lib.config.settings import PROJECT
 from lib.proxy import SERVER_SETTINGS
-from lib.settings import PROJECT
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ import psutil
 
 from benchmarks.load.visitor import Way
 from lib.auth import Auth
+from lib.config.settings import PROJECT
 from lib.model import RunState, SessionState
-from lib.settings import PROJECT
 from lib.store import Store
 from tests.pages import pages_site
 from tests.running import free_port

@@ -12,11 +12,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from lib import embedded, serve
-from lib.settings import PROJECT
+from lib.config.settings import PROJECT
 
 if TYPE_CHECKING:
-    from lib.catalogs import Catalogs
-    from lib.settings import Settings
+    from lib.config.offerings import Catalogs
+    from lib.config.settings import Settings
 
 _plain = embedded.policy_text
 

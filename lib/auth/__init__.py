@@ -21,7 +21,7 @@ from lib.auth.registry import (
 )
 
 if TYPE_CHECKING:
-    from lib.settings import Settings
+    from lib.config.settings import Settings
     from lib.store import Store
 
 __all__ = [

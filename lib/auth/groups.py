@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lib.config.settings.people import Group, Provider, Rule
 from lib.model import TokenScope, User, UserId
-from lib.settings.people import Group, Provider, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from lib.settings import Settings
+    from lib.config.settings import Settings
     from lib.store.people import Account
 
 #: Who uses the one-time links of the portal's own computer: the one person of a portal

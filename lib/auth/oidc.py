@@ -36,8 +36,8 @@ from joserfc.errors import (
     MissingClaimError,
 )
 
+from lib.config.settings.checks import is_loopback_name
 from lib.errors import NotFound, ProtocolError, Refused, SceneBridgeError, Unavailable
-from lib.settings.checks import is_loopback_name
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from lib.settings import Provider
+    from lib.config.settings import Provider
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib import settings
 from lib.commands.answer import Answer, plain, plain_json
+from lib.config import settings
 from lib.errors import InvalidInput, InvalidProduct, SceneBridgeError
 
 if TYPE_CHECKING:

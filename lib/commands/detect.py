@@ -13,9 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib import settings
-from lib.catalogs import complete_params, fit, load_catalogs
 from lib.commands.answer import Answer, Commands, command, plain, table
+from lib.config import settings
+from lib.config.offerings import complete_params, fit, load_catalogs
 from lib.errors import Conflict, InvalidInput, NotFound, Refused, SceneBridgeError
 from lib.model import ModuleId, SceneId
 from lib.scenes.catalogue import Catalogue

@@ -11,16 +11,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.catalogs import load_catalogs
 from lib.commands.answer import Answer, Commands, command, plain
 from lib.commands.on_store import data_of
+from lib.config.offerings import load_catalogs
+from lib.config.settings import PROJECT
+from lib.config.site_paths import tunnel_folder
 from lib.deploying import editing, pinning, steps
 from lib.deploying.login import refuse_portal, signed_in
 from lib.errors import InvalidInput, NotFound, Refused
 from lib.model import ClusterId
 from lib.portal_keys import portal_key
-from lib.settings import PROJECT
-from lib.site import tunnel_folder
 from lib.tunnels.outer.ssh import login_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from lib.clusters import ClusterEntry
+    from lib.config.clusters import ClusterEntry
     from lib.deploying.dialogue import Dialogue
 
 _MAX_KEY_BYTES = 16 * 1024

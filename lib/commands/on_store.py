@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lib import settings
 from lib.auth import OWNER, auth_of
+from lib.config import settings
+from lib.config.data_dir import account_name
 from lib.errors import NotFound, Refused
-from lib.places import account_name
 from lib.store import Store
 
 if TYPE_CHECKING:

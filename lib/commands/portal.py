@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lib import settings
 from lib.auth import LINK_LIFETIME_S
 from lib.commands.answer import Answer, Commands, command, table
 from lib.commands.on_store import BY, auth_on, data_of, store_of
+from lib.config import settings
+from lib.config.data_dir import running_portal
 from lib.model import SessionId, SessionState
-from lib.places import running_portal
 
 if TYPE_CHECKING:
     import argparse

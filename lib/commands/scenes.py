@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib.commands.answer import Answer, Commands, command, plain, table
+from lib.config.data_dir import make_data_folder
+from lib.config.settings import PROJECT
 from lib.errors import InvalidProduct
 from lib.model import SceneId, SceneQuery
-from lib.places import make_data_folder
 from lib.scenes import samples
 from lib.scenes.catalogue import Catalogue
-from lib.settings import PROJECT
 
 if TYPE_CHECKING:
     import argparse

@@ -12,14 +12,14 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from lib.catalogs import load_catalogs
 from lib.commands.answer import Answer, Commands, command, moment, plain, table
+from lib.config.offerings import load_catalogs
+from lib.config.settings import PROJECT
+from lib.config.settings.checks import name
+from lib.config.site_paths import tunnel_folder
 from lib.errors import InvalidInput
 from lib.model import ClusterId, Seal
 from lib.protocol import NAME_PATTERN
-from lib.settings import PROJECT
-from lib.settings.checks import name
-from lib.site import tunnel_folder
 from lib.tunnels.outer import closing, opening, trust
 from lib.tunnels.outer.records import TunnelRecord, is_open, latest
 

@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lib.config.settings import PROJECT
 from lib.errors import Unavailable
-from lib.settings import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

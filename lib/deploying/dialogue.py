@@ -22,6 +22,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lib.config.settings import PROJECT
 from lib.deploying.there import frames
 from lib.errors import (
     ClusterUnreachable,
@@ -31,7 +32,6 @@ from lib.errors import (
     SceneBridgeError,
     from_code,
 )
-from lib.settings import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -130,7 +130,7 @@ class Way:
         environment: of ssh.
         explain: what ssh wrote, as an error.
         name: the host as people know it.
-        python: see `lib.clusters.GatePlace`.
+        python: see `lib.config.clusters.GatePlace`.
     """
 
     argv: Callable[[str], Sequence[str]]

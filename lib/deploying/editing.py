@@ -15,7 +15,7 @@ from lib.errors import InvalidInput, Refused, SceneBridgeError, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from lib.clusters import GatePlace
+    from lib.config.clusters import GatePlace
     from lib.deploying.dialogue import Dialogue
 
 

@@ -19,7 +19,7 @@ from lib.tunnels.outer.reasons import reason
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lib.clusters import ClusterEntry
+    from lib.config.clusters import ClusterEntry
 
 
 def refuse_portal(data: Path, tunnels: Path) -> None:

@@ -9,7 +9,7 @@ import re
 import secrets
 from typing import TYPE_CHECKING
 
-from lib.clusters import read_cluster
+from lib.config.clusters import read_cluster
 from lib.errors import Conflict, InvalidInput, Refused
 
 if TYPE_CHECKING:

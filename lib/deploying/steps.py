@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lib.clusters import KEY_PATTERN
+from lib.config.clusters import KEY_PATTERN
 from lib.deploying import bundle, template, wheels
 from lib.errors import InvalidInput, NotFound, Refused
 from lib.tunnels.outer.ssh import login_of
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from lib.clusters import ClusterEntry
+    from lib.config.clusters import ClusterEntry
     from lib.deploying.dialogue import Dialogue
     from lib.model import Module
 

@@ -6,8 +6,8 @@ import json
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from lib.config.policy_toml import module_entry, toml_table
 from lib.errors import InvalidInput
-from lib.policy_text import module_entry, toml_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

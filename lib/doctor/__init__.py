@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lib import settings
-from lib.catalogs import load_catalogs, offered
+from lib.config import settings
+from lib.config.data_dir import make_data_folder
+from lib.config.offerings import load_catalogs, offered
 from lib.doctor import clusters, computer, folders, internet, people, service
 from lib.doctor.check import Check
 from lib.errors import SceneBridgeError
-from lib.places import make_data_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,19 +9,19 @@ import stat
 import time
 from typing import TYPE_CHECKING
 
+from lib.config.data_dir import account_name
+from lib.config.site_paths import tunnel_folder
 from lib.doctor.check import Check
 from lib.outer_tunnels import closed
-from lib.places import account_name
-from lib.site import tunnel_folder
 from lib.tunnels.outer import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from lib.catalogs import Catalogs
-    from lib.clusters import ClusterEntry
-    from lib.settings import Settings
+    from lib.config.clusters import ClusterEntry
+    from lib.config.offerings import Catalogs
+    from lib.config.settings import Settings
 
 _ANSWER_S = 10.0
 _BANNER = b"SSH-2.0-"

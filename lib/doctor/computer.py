@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from lib import __version__
+from lib.config.settings import PROJECT
 from lib.doctor.check import Check
-from lib.settings import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

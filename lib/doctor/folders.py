@@ -7,16 +7,16 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.config.data_dir import account_name
+from lib.config.settings import PROJECT
 from lib.doctor.check import Check
 from lib.errors import SceneBridgeError
-from lib.places import account_name
-from lib.settings import PROJECT
 from lib.store.database import is_current
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from lib.settings import Settings
+    from lib.config.settings import Settings
 
 #: Less free space than this and a few full scenes fill the disk.
 LOW_DISK_BYTES = 5 * 2**30

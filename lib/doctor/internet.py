@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from lib.config.settings.checks import is_loopback_name
 from lib.doctor.check import Check
-from lib.settings.checks import is_loopback_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lib.settings import Settings
+    from lib.config.settings import Settings
 
 LIMIT_S = 10.0
 #: Certificates of the usual authorities are renewed a month before they end; those that live

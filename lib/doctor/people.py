@@ -14,8 +14,8 @@ from lib.errors import SceneBridgeError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lib.catalogs import Catalogs
-    from lib.settings import Provider, Settings
+    from lib.config.offerings import Catalogs
+    from lib.config.settings import Provider, Settings
 
 _LIMIT_S = 10.0
 

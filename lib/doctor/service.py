@@ -6,15 +6,15 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
+from lib.config.data_dir import running_portal
 from lib.doctor.check import Check
 from lib.errors import SceneBridgeError
 from lib.listening import check_notebook_port, listen
-from lib.places import running_portal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lib.settings import Settings
+    from lib.config.settings import Settings
 
 UNIT = "scenebridge.service"
 _ASKING_S = 10

@@ -14,11 +14,11 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from lib.config.settings import PROJECT
 from lib.errors import SceneBridgeError, Unavailable, from_code
 from lib.listening import listen
 from lib.notebooks import control
 from lib.notebooks.control import Open, Start
-from lib.settings import PROJECT
 
 if TYPE_CHECKING:
     from pathlib import Path

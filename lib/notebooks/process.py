@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import uvicorn
 import uvloop
 
-from lib import settings
+from lib.config import settings
 from lib.errors import Conflict, InvalidInput, SceneBridgeError, Unavailable
 from lib.gatekeeper import gatekeeper
 from lib.model import SessionId, UserId

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from lib.catalogs import Catalogs
-from lib.clusters import ClusterEntry
+from lib.config.clusters import ClusterEntry
+from lib.config.data_dir import runtime_path
+from lib.config.offerings import Catalogs
+from lib.config.settings import Group, Rule, Settings
 from lib.doctor import folders, people
 from lib.model import ClusterId
-from lib.places import runtime_path
-from lib.settings import Group, Rule, Settings
 from tests.fakes.installation import bad, found, make_data_folder, private, write_settings
 from tests.fakes.lying_provider import LyingProvider, lying_provider
 

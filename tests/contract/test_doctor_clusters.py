@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from lib.config.settings import Settings
 from lib.doctor import clusters
 from lib.model import TunnelState
-from lib.settings import Settings
 from tests.fakes.installation import bad, found, make_data_folder, private
 from tests.fakes.tunnels import write_record
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lib.clusters import read_cluster
+from lib.config.clusters import read_cluster
 from lib.deploying import pinning, steps
 from lib.deploying.login import signed_in
 from lib.errors import Conflict, Refused, Unavailable

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lib.clusters import read_cluster
+from lib.config.clusters import read_cluster
 from lib.deploying.bundle import Piece
 from lib.deploying.login import signed_in
 from lib.errors import Conflict, NotFound, ProtocolError, Refused, StorageFull, Unavailable

@@ -19,10 +19,10 @@ from starlette.routing import Route
 from lib.access import Access
 from lib.auth import COOKIE, Auth, Membership
 from lib.auth.oidc import SignInProviders
-from lib.catalogs import Catalogs
+from lib.config.offerings import Catalogs
+from lib.config.settings import Group, Provider, Rule
 from lib.door import FrontDoor
 from lib.entrance import WAY_COOKIE, Entrance
-from lib.settings import Group, Provider, Rule
 from lib.store import Store
 from tests.fakes.lying_provider import LyingProvider, lying_provider
 from tests.fakes.provider import TestProvider, provider, query_of

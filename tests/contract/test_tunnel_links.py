@@ -17,13 +17,13 @@ import psutil
 import pytest
 
 import lib.tunnels.link as link_module
-from lib.catalogs import Catalogs
-from lib.clusters import ClusterEntry, GatePlace, SshHost
+from lib.config.clusters import ClusterEntry, GatePlace, SshHost
+from lib.config.offerings import Catalogs
+from lib.config.settings import Settings
 from lib.errors import ClusterUnreachable
 from lib.links import end_masters, links
 from lib.model import ClusterId, Fault, SessionId, TunnelState
 from lib.outer_tunnels import OuterTunnels
-from lib.settings import Settings
 from lib.tunnels import ClusterLink
 from tests.contract.small_gate import SmallGate
 from tests.fakes.guardian import Guardian

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.clusters import ClusterEntry, GatePlace, SshHost
+from lib.config.clusters import ClusterEntry, GatePlace, SshHost
 from lib.errors import ClusterUnreachable, InvalidInput, Refused, SceneBridgeError
 from lib.model import ClusterId, Seal
 from lib.tunnels.outer import seal, ssh

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lib import serve, settings
+from lib import serve
+from lib.config import settings
 from tests.front_server import DEPLOY, needs
 from tests.running import PROJECT
 

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from lib import bootstrap
-from lib.places import Running, claim, runtime_path
+from lib.config.data_dir import Running, claim, runtime_path
 from lib.scenes.catalogue import Catalogue
 from lib.scenes.samples import MADE_UP, make_up
 from lib.scenes.synthetic import FormosatSpec

@@ -9,8 +9,9 @@ from typing import Any, cast
 
 from lib.access import EVERYONE, Access
 from lib.auth import Auth, Membership
-from lib.catalogs import Catalogs
-from lib.clusters import ClusterEntry
+from lib.config.clusters import ClusterEntry
+from lib.config.offerings import Catalogs
+from lib.config.settings import Group, Provider, Rule
 from lib.model import (
     ClusterId,
     LaunchRequest,
@@ -29,7 +30,6 @@ from lib.model import (
 from lib.portal import Portal
 from lib.results.folder import ResultFolder
 from lib.scenes.catalogue import Catalogue
-from lib.settings import Group, Provider, Rule
 from lib.store import Store
 from tests.fakes.things import a_run, a_session, new_id
 from tests.pages.pages_site import FIRE, SHIPS, SmallKeeper

@@ -23,15 +23,15 @@ from lib import api, portal
 from lib.access import Access
 from lib.auth import COOKIE, Auth
 from lib.auth.registry import digest
-from lib.catalogs import Catalogs
-from lib.clusters import ClusterEntry
+from lib.config.clusters import ClusterEntry
+from lib.config.offerings import Catalogs
+from lib.config.settings import Settings
 from lib.door import FrontDoor
 from lib.model import TokenScope, User
 from lib.page_policy import page_policies
 from lib.plain_pages import sign_in_page
 from lib.scenes import stac
 from lib.scenes.catalogue import Catalogue
-from lib.settings import Settings
 from tests.fakes.kept import Kept, kept
 from tests.fakes.things import ALICE, BOB, FIRE, HERE, MEMBERSHIP
 

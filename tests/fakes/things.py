@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from lib.auth import Membership
+from lib.config.settings import Provider
 from lib.model import (
     ClusterId,
     Detection,
@@ -32,7 +33,6 @@ from lib.model import (
     User,
     UserId,
 )
-from lib.settings import Provider
 from lib.store import Store
 
 HERE = ClusterId("here")

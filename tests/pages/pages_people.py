@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from lib.auth import Membership
-from lib.settings.people import Group, Provider, Rule
+from lib.config.settings.people import Group, Provider, Rule
 
 if TYPE_CHECKING:
     from lib.auth import Auth

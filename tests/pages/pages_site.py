@@ -30,8 +30,8 @@ sys.path.insert(0, str(ROOT))
 from lib import portal  # noqa: E402
 from lib.access import EVERYONE, Access  # noqa: E402
 from lib.auth import COOKIE, OWNER, Auth  # noqa: E402
-from lib.catalogs import Catalogs  # noqa: E402
-from lib.clusters import ClusterEntry  # noqa: E402
+from lib.config.clusters import ClusterEntry  # noqa: E402
+from lib.config.offerings import Catalogs  # noqa: E402
 from lib.keeper import ClusterHealth  # noqa: E402
 from lib.model import (  # noqa: E402
     ClusterId,

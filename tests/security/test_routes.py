@@ -17,9 +17,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from streamlit.web.server.starlette.starlette_app import create_streamlit_routes
 
-from lib import assembly, portal, settings
+from lib import assembly, portal
 from lib.access import Access, Act
 from lib.auth import CLIENT_HEADER, COOKIE, OWNER
+from lib.config import settings
 from lib.door import CLOSED_PATHS, OPEN_PATHS
 from lib.keeper import Keeper
 from lib.model import SceneId, SessionId, User

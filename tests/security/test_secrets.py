@@ -18,12 +18,12 @@ from playwright.sync_api import Browser
 
 from lib.auth import COOKIE, Login
 from lib.auth.oidc import Identity
+from lib.config.settings import Provider, Settings
 from lib.jobs import spec as control_files
 from lib.model import Endpoint, SessionId, User, UserId
 from lib.office import json_line
 from lib.proxy import ProxySettings, Upstream
 from lib.proxy.visitors import Cookies, Tickets, Visitor
-from lib.settings import Provider, Settings
 from lib.store.audit import AuditQuery
 from tests.chromium import fresh_context
 from tests.crowd import NAVIGATE, Crowd, at_notebook

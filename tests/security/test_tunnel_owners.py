@@ -12,7 +12,7 @@ import pytest
 
 from lib.access import Access, Act
 from lib.auth import OWNER, Auth, Membership
-from lib.clusters import ClusterEntry
+from lib.config.clusters import ClusterEntry
 from lib.errors import NotFound, Refused
 from lib.model import ClusterId, SessionState, Tunnel, TunnelState, UserId
 from lib.outer_tunnels import OuterTunnels

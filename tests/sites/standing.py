@@ -133,7 +133,7 @@ def module_version(name: str) -> str:
     """As the module's own description says."""
     import tomllib
 
-    from lib.settings import PROJECT as CHECKOUT
+    from lib.config.settings import PROJECT as CHECKOUT
 
     described = tomllib.loads((CHECKOUT / "modules" / name / "module.toml").read_text("utf-8"))
     return str(described["version"])

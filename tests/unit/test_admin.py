@@ -14,6 +14,7 @@ from lib import commands, doctor
 from lib.auth import OWNER, Auth
 from lib.commands import detect, exit_code
 from lib.commands.answer import table
+from lib.config.data_dir import Running, claim
 from lib.errors import Conflict, InvalidInput, InvalidProduct, NotFound
 from lib.model import (
     ClusterId,
@@ -30,7 +31,6 @@ from lib.model import (
     SessionId,
     SessionState,
 )
-from lib.places import Running, claim
 from lib.scenes.catalogue import Catalogue
 from lib.scenes.synthetic import FormosatSpec, LandsatSpec, write_formosat, write_landsat
 from lib.store import Store

@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from lib import commands, settings
+from lib import commands
 from lib.auth import OWNER, Auth, auth_of
 from lib.auth.registry import user_id_of
 from lib.commands.answer import plain, plain_json, table
+from lib.config import settings
 from lib.model import TokenScope
 from lib.office import json_line
 from lib.store import Store

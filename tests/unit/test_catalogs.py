@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lib.catalogs import complete_params, fit, load_catalogs, offered
+from lib.config.offerings import complete_params, fit, load_catalogs, offered
+from lib.config.settings import Provider, Settings
 from lib.errors import InvalidInput, NotFound
 from lib.model import ClusterId, ModuleId
-from lib.settings import Provider, Settings
 from tests.fakes.things import FIRE, a_scene
 
 PROJECT = Path(__file__).resolve().parents[2]

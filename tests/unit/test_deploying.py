@@ -18,7 +18,8 @@ from typing import Any
 import grimp
 import pytest
 
-from lib.catalogs import load_catalogs
+from lib.config.offerings import load_catalogs
+from lib.config.settings import PROJECT
 from lib.deploying import bundle, dialogue, pinning, steps, template, wheels
 from lib.deploying.bundle import Piece
 from lib.deploying.login import refuse_portal
@@ -27,7 +28,6 @@ from lib.deploying.there.place import Place, make_home
 from lib.errors import Conflict, InvalidInput, NotFound, ProtocolError, Refused, StorageFull
 from lib.gate.policy import parse
 from lib.model import ClusterId
-from lib.settings import PROJECT
 from tests.unit.test_repository import pins, tracked
 
 KEY = "ssh-ed25519 " + "A" * 68

@@ -11,11 +11,12 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from lib import embedded, settings
-from lib.catalogs import load_catalogs
+from lib import embedded
+from lib.config import settings
+from lib.config.offerings import load_catalogs
+from lib.config.settings import PROJECT
 from lib.embedded import EmbeddedCluster, policy_text, presets
 from lib.errors import ClusterUnreachable, Unavailable
-from lib.settings import PROJECT
 from tests.running import wait_for
 
 CATALOGS = load_catalogs(PROJECT)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.errors import Conflict, Refused, Unavailable
-from lib.places import (
+from lib.config.data_dir import (
     LONGEST_RUNTIME,
     Running,
     claim,
@@ -18,12 +17,13 @@ from lib.places import (
     running_portal,
     runtime_path,
 )
+from lib.errors import Conflict, Refused, Unavailable
 
 PROJECT = Path(__file__).resolve().parents[2]
 CLAIM = """
 import sys
 from pathlib import Path
-from lib.places import Running, claim
+from lib.config.data_dir import Running, claim
 with claim(Path(sys.argv[1]), Running(4711, "http://localhost:8777", "/nowhere")):
     print("claimed", flush=True)
     sys.stdin.read()

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from lib import settings
+from lib.config import settings
+from lib.config.settings import KEYS, Group, NotebookOrigin, Provider, Rule
 from lib.errors import InvalidInput, Unavailable
-from lib.settings import KEYS, Group, NotebookOrigin, Provider, Rule
 
 PROJECT = Path(__file__).resolve().parents[2]
 PROVIDER = '[[provider]]\nid = "a"\nissuer = "https://a.example"\nclient_id = "x"\n'

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.clusters import ClusterEntry, GatePlace, SshHost
+from lib.config.clusters import ClusterEntry, GatePlace, SshHost
 from lib.errors import ClusterUnreachable, InvalidInput, Refused
 from lib.model import ClusterId, Seal
 from lib.tunnels.outer import opening, ssh, trust

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.config.settings import PROJECT
 from lib.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
 from lib.model import Seal, TunnelState
 from lib.protocol import decode, encode
-from lib.settings import PROJECT
 from lib.tunnels.outer import closing, ledger, seal, ssh, trust
 from lib.tunnels.outer.agent import Agent, AgentState, agent_state
 from lib.tunnels.outer.guardian import (
@@ -36,7 +36,7 @@ from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lib.clusters import ClusterEntry
+    from lib.config.clusters import ClusterEntry
 
 GATE_BANNER = "SSH-2.0-SceneBridge"
 MAX_LIFETIME_S = 31 * 86400.0

@@ -9,7 +9,7 @@ from lib.errors import ClusterUnreachable, Refused, SceneBridgeError
 from lib.tunnels.outer.ssh import JUMP, LOGIN, alias
 
 if TYPE_CHECKING:
-    from lib.clusters import ClusterEntry
+    from lib.config.clusters import ClusterEntry
 
 #: Patterns of OpenSSH 8.4 to 9.9 (`LC_ALL=C`), first match wins: whether it is a refusal
 #: (asking again does not help), and the sentence. {host} is the host that it is about.

@@ -12,13 +12,13 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from lib.clusters import ACCOUNT_PATTERN, HOST_PATTERN, KEY_PATTERN
+from lib.config.clusters import ACCOUNT_PATTERN, HOST_PATTERN, KEY_PATTERN
 from lib.errors import InvalidInput
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lib.clusters import ClusterEntry, GatePlace, SshHost
+    from lib.config.clusters import ClusterEntry, GatePlace, SshHost
 
 LOGIN, JUMP = "login", "jump"
 CONNECT_TIMEOUT_S = 20

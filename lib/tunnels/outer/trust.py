@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.clusters import ACCOUNT_PATTERN
+from lib.config.clusters import ACCOUNT_PATTERN
+from lib.config.data_dir import account_name
 from lib.errors import InvalidInput, NotFound, Refused
-from lib.places import account_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

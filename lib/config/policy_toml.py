@@ -6,7 +6,7 @@ import json
 import tomllib
 from typing import TYPE_CHECKING, Any
 
-from lib.settings import PROJECT
+from lib.config.settings import PROJECT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from lib.config.data_dir import runtime_path
+from lib.config.settings import people
+from lib.config.settings.checks import host, is_loopback_name, listed, name, origin, text, whole
+from lib.config.settings.people import Group, Provider, Rule
 from lib.errors import InvalidInput, Unavailable
 from lib.model import StrEnum
-from lib.places import runtime_path
-from lib.settings import people
-from lib.settings.checks import host, is_loopback_name, listed, name, origin, text, whole
-from lib.settings.people import Group, Provider, Rule
 
 __all__ = ["Group", "Provider", "Rule", "Settings", "current", "load", "use"]
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 #: The data folder where `./run` and `admin.py` are told no other.
 DEFAULT_DATA = PROJECT / "var"
 FILE = "settings.toml"
@@ -61,7 +61,7 @@ class Settings:
             where one person uses the portal.
         idle_hours: a sign-in that nobody uses ends after so many hours; 0 means 12, or
             never where one person uses the portal.
-        provider, group, administrators: see `lib.settings.people`.
+        provider, group, administrators: see `lib.config.settings.people`.
         embedded_groups: who may start work on the portal's own computer, where several
             people use the portal; nobody where it is empty. Work there can read all that
             the portal can.

@@ -12,19 +12,19 @@ import tomllib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from lib.clusters import ClusterEntry, read_cluster
+from lib.config.clusters import ClusterEntry, read_cluster
+from lib.config.json_schema import first_fault, schema_fault
+from lib.config.site_paths import site_folder
 from lib.errors import InvalidInput, NotFound
 from lib.model import ClusterId, Fit, Module, ModuleId, SensorNeed
 from lib.protocol import NAME_PATTERN
-from lib.schemas import first_fault, schema_fault
-from lib.site import site_folder
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from lib.config.settings import Settings
     from lib.model import Scene
-    from lib.settings import Settings
 
 #: Title of every platform that a scene can be of.
 PLATFORMS = {"landsat-8": "Landsat 8", "formosat-2": "FORMOSAT-2", "formosat-5": "FORMOSAT-5"}

@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from lib.config.settings.checks import fields, is_loopback_name, listed, name, text, whole
 from lib.errors import InvalidInput
-from lib.settings.checks import fields, is_loopback_name, listed, name, text, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
