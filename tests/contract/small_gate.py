@@ -1,6 +1,6 @@
 """A small working gate that can also do what the real one never does.
 
-It speaks `lib/protocol.py` over asyncssh inside the test's own event loop, with a real
+It speaks `lib/protocol/__init__.py` over asyncssh inside the test's own event loop, with a real
 key and a real host key, to the stock `ssh`. Faults are switched on by its fields.
 """
 
