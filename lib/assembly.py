@@ -24,12 +24,12 @@ from lib.config.site_paths import tunnel_folder
 from lib.door import FrontDoor
 from lib.entrance import Entrance
 from lib.errors import NotFound, Refused
+from lib.http.security_headers import page_policies
 from lib.keeper import Keeper
 from lib.links import links
 from lib.notebooks import NotebookProcess
 from lib.notebooks.control import Start
 from lib.outer_tunnels import OuterTunnels
-from lib.page_policy import page_policies
 from lib.results.folder import ResultFolder
 from lib.scenes.catalogue import Catalogue
 from lib.store import Store

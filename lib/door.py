@@ -26,8 +26,8 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from lib.access import Act
 from lib.auth import CLIENT_HEADER, COOKIE, LOGIN_HEADER
 from lib.errors import Refused, SceneBridgeError
+from lib.http.html_pages import PLAIN_POLICY
 from lib.open_pages import OpenPages
-from lib.plain_pages import PLAIN_POLICY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

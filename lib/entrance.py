@@ -14,8 +14,8 @@ from starlette.routing import Route
 from lib import portal
 from lib.auth import COOKIE
 from lib.errors import NotFound, Refused, SceneBridgeError, Unavailable
+from lib.http.html_pages import PLAIN_POLICY, page, sign_in_page
 from lib.model import SessionId, SessionState
-from lib.plain_pages import PLAIN_POLICY, page, sign_in_page
 from lib.proxy.visitors import local_path
 
 if TYPE_CHECKING:

@@ -37,13 +37,13 @@ from lib.config.data_dir import Running, claim, make_data_folder, make_runtime_f
 from lib.config.offerings import load_catalogs, offered
 from lib.embedded import CLUSTER, EmbeddedCluster
 from lib.errors import SceneBridgeError, Unavailable
+from lib.http.hardening import allow_many_files
+from lib.http.listeners import check_notebook_port, listen
 from lib.links import end_masters
-from lib.listening import check_notebook_port, listen
 from lib.notify import Notices
 from lib.server import PortalServer
 from lib.store import Store
 from lib.warming import warm_modules
-from lib.wire import allow_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

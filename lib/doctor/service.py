@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from lib.config.data_dir import running_portal
 from lib.doctor.check import Check
 from lib.errors import SceneBridgeError
-from lib.listening import check_notebook_port, listen
+from lib.http.listeners import check_notebook_port, listen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

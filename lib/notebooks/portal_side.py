@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.config.settings import PROJECT
 from lib.errors import SceneBridgeError, Unavailable, from_code
-from lib.listening import listen
+from lib.http.listeners import listen
 from lib.notebooks import control
 from lib.notebooks.control import Open, Start
 

@@ -26,13 +26,13 @@ import uvloop
 from lib.config import settings
 from lib.errors import Conflict, InvalidInput, SceneBridgeError, Unavailable
 from lib.gatekeeper import gatekeeper
+from lib.http.hardening import allow_many_files
 from lib.model import SessionId, UserId
 from lib.notebooks import control
 from lib.notebooks.control import Open, Start
 from lib.proxy import SERVER_SETTINGS, NotebookProxy, Proxy, ProxySettings, Upstream
 from lib.proxy.doors import QuietServer
 from lib.store import Store
-from lib.wire import allow_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from lib.errors import Conflict, Unavailable
-from lib.listening import listen
+from lib.http.listeners import listen
 from tests.running import PROJECT, RunningPortal, free_port
 
 pytestmark = pytest.mark.slow

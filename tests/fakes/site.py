@@ -27,9 +27,9 @@ from lib.config.clusters import ClusterEntry
 from lib.config.offerings import Catalogs
 from lib.config.settings import Settings
 from lib.door import FrontDoor
+from lib.http.html_pages import sign_in_page
+from lib.http.security_headers import page_policies
 from lib.model import TokenScope, User
-from lib.page_policy import page_policies
-from lib.plain_pages import sign_in_page
 from lib.scenes import stac
 from lib.scenes.catalogue import Catalogue
 from tests.fakes.kept import Kept, kept

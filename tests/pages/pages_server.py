@@ -28,7 +28,7 @@ from lib.auth.oidc import SignInProviders  # noqa: E402
 from lib.config.settings import Settings  # noqa: E402
 from lib.door import FrontDoor  # noqa: E402
 from lib.entrance import Entrance  # noqa: E402
-from lib.page_policy import page_policies  # noqa: E402
+from lib.http.security_headers import page_policies  # noqa: E402
 from tests.pages.pages_people import CAMPUS  # noqa: E402
 from tests.pages.pages_site import Site  # noqa: E402
 

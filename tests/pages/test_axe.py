@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lib.auth import OWNER
+from lib.http.html_pages import sign_in_page
 from lib.model import (
     AnnouncementKind,
     RunState,
@@ -17,7 +18,6 @@ from lib.model import (
     TokenScope,
     TunnelState,
 )
-from lib.plain_pages import sign_in_page
 from tests.fakes.tunnels import write_record
 from tests.pages.pages_browser import Served, stands, violations
 from tests.pages.pages_site import FAR

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import uvicorn
 
+from lib.http.hardening import Limits, StrictProtocol
 from lib.proxy import SERVER_SETTINGS
-from lib.wire import Limits, StrictProtocol
 from tests.contract.small_notebook import Server
 from tests.security.wire_requests import (
     CHUNKED,
