@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lib.access import Access, Act
+from lib.auth.authorization import Access, Act
 from lib.errors import Refused
 
 if TYPE_CHECKING:

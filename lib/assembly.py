@@ -14,8 +14,8 @@ from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
 from lib import api, portal
-from lib.access import Access, Act
 from lib.auth import auth_of
+from lib.auth.authorization import Access, Act
 from lib.auth.oidc import SignInProviders
 from lib.config.data_dir import make_data_folder, make_runtime_folder
 from lib.config.offerings import load_catalogs, offered

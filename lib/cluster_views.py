@@ -6,7 +6,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
-from lib.access import Act
+from lib.auth.authorization import Act
 from lib.keeper.cluster import ClusterHealth
 from lib.mending import mend
 from lib.model import Cluster, ClusterId, Fault, Isolation, Reachability, TunnelState
@@ -14,7 +14,7 @@ from lib.outer_tunnels import closed
 from lib.store.times import maybe_datetime, to_datetime
 
 if TYPE_CHECKING:
-    from lib.access import Access
+    from lib.auth.authorization import Access
     from lib.config.clusters import ClusterEntry
     from lib.config.offerings import Catalogs
     from lib.keeper import Keeper

@@ -23,8 +23,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from lib.access import Act
 from lib.auth import CLIENT_HEADER, COOKIE, LOGIN_HEADER
+from lib.auth.authorization import Act
 from lib.errors import Refused, SceneBridgeError
 from lib.http.html_pages import PLAIN_POLICY
 from lib.open_pages import OpenPages
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from lib.access import Access
     from lib.auth import Auth
+    from lib.auth.authorization import Access
     from lib.model import User
 
 OPEN_PATHS = frozenset({"/healthz", "/signin"})

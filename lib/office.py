@@ -6,7 +6,7 @@ import json
 import time
 from typing import TYPE_CHECKING
 
-from lib.access import Access, Act
+from lib.auth.authorization import Access, Act
 from lib.errors import InvalidInput
 from lib.model import Announcement, AnnouncementKind, Person, UserId
 

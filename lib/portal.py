@@ -1,6 +1,6 @@
 """Everything the pages and the API may ask, and nothing about ssh.
 
-Every method takes the `User` who asks, and asks `lib.access` whether they may. Methods are
+Every method takes the `User` who asks, and asks `lib.auth.authorization` whether they may. Methods are
 synchronous and quick, except where a docstring says that a cluster is asked. All raise
 errors of `lib.errors`, whose messages are fit to be shown.
 """
@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lib import __version__
-from lib.access import Access, Act
 from lib.account import AccountDesk
 from lib.auth import CLIENT_HEADER
+from lib.auth.authorization import Access, Act
 from lib.cluster_views import ClusterViews
 from lib.config.offerings import PLATFORMS, fit
 from lib.errors import (

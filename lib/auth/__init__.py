@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lib.auth.groups import OWNER, Membership
-from lib.auth.registry import (
+from lib.auth.logins import (
     CLIENT_HEADER,
     COOKIE,
     LINK_LIFETIME_S,

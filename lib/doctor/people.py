@@ -6,7 +6,7 @@ import asyncio
 import stat
 from typing import TYPE_CHECKING
 
-from lib.access import EVERYONE
+from lib.auth.authorization import EVERYONE
 from lib.auth.oidc import SignInProviders
 from lib.doctor.check import Check
 from lib.errors import SceneBridgeError

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import uvicorn
 import uvloop
 
+from lib.auth.notebook_access import gatekeeper
 from lib.config import settings
 from lib.errors import Conflict, InvalidInput, SceneBridgeError, Unavailable
-from lib.gatekeeper import gatekeeper
 from lib.http.hardening import allow_many_files
 from lib.model import SessionId, UserId
 from lib.notebooks import control

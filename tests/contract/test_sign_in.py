@@ -16,8 +16,8 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from lib.access import Access
 from lib.auth import COOKIE, Auth, Membership
+from lib.auth.authorization import Access
 from lib.auth.oidc import SignInProviders
 from lib.config.offerings import Catalogs
 from lib.config.settings import Group, Provider, Rule

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
-from lib.access import EVERYONE, Access
 from lib.auth import Auth, Membership
+from lib.auth.authorization import EVERYONE, Access
 from lib.config.clusters import ClusterEntry
 from lib.config.offerings import Catalogs
 from lib.config.settings import Group, Provider, Rule

@@ -20,9 +20,9 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from lib import api, portal
-from lib.access import Access
 from lib.auth import COOKIE, Auth
-from lib.auth.registry import digest
+from lib.auth.authorization import Access
+from lib.auth.logins import digest
 from lib.config.clusters import ClusterEntry
 from lib.config.offerings import Catalogs
 from lib.config.settings import Settings

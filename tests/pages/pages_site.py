@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from lib import portal  # noqa: E402
-from lib.access import EVERYONE, Access  # noqa: E402
 from lib.auth import COOKIE, OWNER, Auth  # noqa: E402
+from lib.auth.authorization import EVERYONE, Access  # noqa: E402
 from lib.config.clusters import ClusterEntry  # noqa: E402
 from lib.config.offerings import Catalogs  # noqa: E402
 from lib.keeper import ClusterHealth  # noqa: E402

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from sqlalchemy import update
 
 from lib.auth import COOKIE
-from lib.auth.registry import digest
+from lib.auth.logins import digest
 from lib.store.tables import logins
 from tests.chromium import fresh_context
 from tests.pages.pages_browser import Served, signed_in

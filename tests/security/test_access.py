@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from lib.access import Access, Act
 from lib.account import AccountDesk
+from lib.auth.authorization import Access, Act
 from lib.errors import NotFound, Refused, SignInEnded
 from lib.job_logs import JobLogs
 from lib.model import (

@@ -11,7 +11,7 @@ import pytest
 
 from lib import api
 from lib.auth import COOKIE
-from lib.auth.registry import digest
+from lib.auth.logins import digest
 from lib.errors import Unavailable
 from tests.fakes.kept import hurry
 from tests.fakes.site import ALICE, BOB, ORIGIN, Site, site

@@ -19,7 +19,7 @@ from lib.model import TokenScope
 from tests.crowd import NAVIGATE, Crowd, Somebody, at_notebook
 
 pytestmark = pytest.mark.slow
-#: A notebook's origin goes by what it was told for `lib.gatekeeper.REMEMBER_S`.
+#: A notebook's origin goes by what it was told for `lib.auth.notebook_access.REMEMBER_S`.
 FORGOTTEN_S = 0.6
 PATHS = {
     "session": ("GET /api/sessions/{}", "DELETE /api/sessions/{}", "GET /open/{}"),

@@ -18,8 +18,8 @@ from starlette.routing import Mount, Route
 from streamlit.web.server.starlette.starlette_app import create_streamlit_routes
 
 from lib import assembly, portal
-from lib.access import Access, Act
 from lib.auth import CLIENT_HEADER, COOKIE, OWNER
+from lib.auth.authorization import Access, Act
 from lib.config import settings
 from lib.door import CLOSED_PATHS, OPEN_PATHS
 from lib.keeper import Keeper
@@ -280,7 +280,7 @@ TRICKS = (
     "%252e%252e%252f", "..;", "%2e%2e;x=1", "..%00", "%00", "%c0%ae%c0%ae", "....//", ".%00.",
 )  # fmt: skip
 PLACES = (
-    "/assets/{}/lib/access.py", "/assets/leaflet/{}/{}/app.py", "/assets{}/app.py",
+    "/assets/{}/lib/auth/authorization.py", "/assets/leaflet/{}/{}/app.py", "/assets{}/app.py",
     "/{}/app.py", "/{}/{}/etc/passwd", "/api/{}/portal.sqlite", "/api/scenes/{}/item.json",
     "/api/runs/{}/{}/portal.sqlite", "/open/{}/{}/app.py", "/media/{}/{}/app.py",
     "/component/streamlit_folium.st_folium/{}/__init__.py", "/component/{}/{}/app.py",

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from lib.access import Access, Act
 from lib.auth import OWNER, Auth, Membership
+from lib.auth.authorization import Access, Act
 from lib.config.clusters import ClusterEntry
 from lib.errors import NotFound, Refused
 from lib.model import ClusterId, SessionState, Tunnel, TunnelState, UserId

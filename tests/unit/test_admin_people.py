@@ -18,7 +18,7 @@ import pytest
 
 from lib import commands
 from lib.auth import OWNER, Auth, auth_of
-from lib.auth.registry import user_id_of
+from lib.auth.logins import user_id_of
 from lib.commands.answer import plain, plain_json, table
 from lib.config import settings
 from lib.model import TokenScope

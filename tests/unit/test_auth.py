@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from lib.auth import COOKIE, OWNER, Auth
-from lib.auth.registry import digest
+from lib.auth.logins import digest
 from lib.errors import Refused
 from lib.store import Store
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
 
-from lib.access import Access, Act
 from lib.auth import auth_of
+from lib.auth.authorization import Access, Act
 from lib.config.offerings import load_catalogs
 from lib.config.settings import PROJECT
 from lib.errors import NotFound, Refused
