@@ -33,9 +33,9 @@ from unittest.mock import patch
 
 from streamlit.testing.v1 import AppTest
 
-from lib import portal
 from lib.auth import OWNER
 from lib.model import RunState
+from lib.portal import facade
 from tests.chromium import chromium, fresh_context
 from tests.pages import pages_site
 from tests.pages.pages_site import ROOT, Site
@@ -204,12 +204,12 @@ def main() -> int:
         folder = Path(name)
         plant(folder, args.scenes)
         site = Site(folder)
-        portal.use(site.portal)
+        facade.use(site.portal)
         with _script_time(), patch.object(site.portal, "user_of_browser", lambda *_: OWNER):
             taken = measure_reruns(site, args.rounds)
         if not args.no_browser:
             taken |= measure_browser(folder, site, args.rounds)
-        portal.use(None)
+        facade.use(None)
         site.store.close()
     return _report(args.scenes, taken)
 

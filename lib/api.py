@@ -19,7 +19,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from lib import portal
 from lib.api_queries import audit_query, no_constant, scene_query, whole
 from lib.errors import (
     Conflict,
@@ -30,13 +29,8 @@ from lib.errors import (
     SignInEnded,
     Unavailable,
 )
-from lib.model import (
-    LaunchRequest,
-    Resources,
-    RunId,
-    SceneId,
-    SessionId,
-)
+from lib.model import LaunchRequest, Resources, RunId, SceneId, SessionId
+from lib.portal import facade
 from lib.protocol import ArtifactKind
 
 if TYPE_CHECKING:
@@ -110,8 +104,8 @@ def _guarded(handler: Callable[[Request], Awaitable[Response]]) -> Any:
 
 async def healthz(request: Request) -> Response:
     """Alive, without saying anything about the inside."""
-    portal.current()
-    return JSONResponse({"status": "ok", "version": portal.Portal.version})
+    facade.current()
+    return JSONResponse({"status": "ok", "version": facade.Portal.version})
 
 
 async def openapi(request: Request) -> Response:
@@ -228,7 +222,7 @@ async def overview(request: Request) -> Response:
 
 async def audit(request: Request) -> Response:
     query, user = audit_query(request), request.state.user
-    lines = await run_in_threadpool(portal.current().office.audit_export, user, query)
+    lines = await run_in_threadpool(facade.current().office.audit_export, user, query)
     headers = {
         "Content-Disposition": 'attachment; filename="audit.jsonl"',
         "Cache-Control": "no-store",
@@ -248,7 +242,7 @@ async def _picture(request: Request, kind: ArtifactKind, n: int) -> Response:
 async def _ask(request: Request, method: str, *args: Any) -> Any:
     """Call the Portal in a worker thread, in the name of who asks."""
     user: User = request.state.user
-    return await run_in_threadpool(getattr(portal.current(), method), user, *args)
+    return await run_in_threadpool(getattr(facade.current(), method), user, *args)
 
 
 async def _launch_request(request: Request) -> LaunchRequest:

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from lib import api, portal
+from lib import api
 from lib.auth import auth_of
 from lib.auth.authorization import Access, Act
 from lib.auth.oidc import SignInProviders
@@ -29,7 +29,8 @@ from lib.keeper import Keeper
 from lib.links import links
 from lib.notebooks import NotebookProcess
 from lib.notebooks.control import Start
-from lib.outer_tunnels import OuterTunnels
+from lib.portal import facade
+from lib.portal.tunnels import OuterTunnels
 from lib.results.folder import ResultFolder
 from lib.scenes.catalogue import Catalogue
 from lib.store import Store
@@ -80,7 +81,7 @@ class Assembly:
             settings.origin,
             self._refusal,
         )
-        self.portal = portal.Portal(
+        self.portal = facade.Portal(
             self._store,
             self.auth,
             self.access,
@@ -146,11 +147,11 @@ class Assembly:
         self.auth.on_end(end_visits)
         await self.proxy.start()
         self._keeper.start()
-        portal.use(self.portal)
+        facade.use(self.portal)
         try:
             yield {}
         finally:
-            portal.use(None)
+            facade.use(None)
             await self._keeper.close()
             await self.proxy.aclose()
             self._store.close()

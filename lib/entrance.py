@@ -11,11 +11,11 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from lib import portal
 from lib.auth import COOKIE
 from lib.errors import NotFound, Refused, SceneBridgeError, Unavailable
 from lib.http.html_pages import PLAIN_POLICY, page, sign_in_page
 from lib.model import SessionId, SessionState
+from lib.portal import facade
 from lib.proxy.visitors import local_path
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ class Entrance:
         if login is None:  # a program with a token opens no notebook
             return HTMLResponse(page("Please sign in", "Open the portal first."), 401, _NEVER_KEEP)
         try:
-            here = portal.current()
+            here = facade.current()
             session = await run_in_threadpool(here.notebook, request.state.user, session_id)
             if session.state is not SessionState.READY:
                 return HTMLResponse(_not_ready(session.state, session.reason), 409, _NEVER_KEEP)

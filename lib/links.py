@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lib.config.offerings import Catalogs
     from lib.config.settings import Settings
     from lib.keeper.ports import Link
-    from lib.outer_tunnels import OuterTunnels
+    from lib.portal.tunnels import OuterTunnels
     from lib.tunnels.reach import SocketReach
 
 log = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""One thin Streamlit script per page; `ui` draws, `lib.portal` answers."""
+"""One thin Streamlit script per page; `ui` draws, `lib.portal.facade` answers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from lib.model import User
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui import ask, frame, sign_ins, tokens
 from ui.text import esc, tag, tags
 

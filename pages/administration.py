@@ -6,7 +6,7 @@ from __future__ import annotations
 import streamlit as st
 
 from lib.model import Role, User
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui import ask, frame, office_audit, office_news, office_people, office_work
 from ui.result_filter import to_address
 

@@ -6,7 +6,7 @@ import streamlit as st
 
 from lib.errors import SceneBridgeError
 from lib.model import User
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui import cluster_card, frame
 
 #: The cards are drawn again so often; what they say is at most half a minute older.

@@ -8,7 +8,7 @@ import streamlit as st
 
 from lib.errors import NotFound, SceneBridgeError
 from lib.model import Scene, SceneId, User
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui import choosing, filters, frame, launch, scene_table, tray
 from ui import map as scene_map
 from ui.address import footprints_url

@@ -8,7 +8,7 @@ import streamlit as st
 
 from lib.errors import NotFound, SceneBridgeError
 from lib.model import Reachability, Run, RunId, Scene, SceneId, User
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui import findings, found, frame, result_filter, steps
 from ui.result_filter import Filter
 from ui.text import md

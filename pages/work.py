@@ -8,7 +8,7 @@ import streamlit as st
 
 from lib.errors import SceneBridgeError
 from lib.model import SessionId, SessionState, User
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui import cards, clocks, frame, steps
 from ui.faces import Desk, Face, face
 from ui.steps import Work

@@ -6,7 +6,7 @@ import streamlit as st
 
 from lib.errors import SceneBridgeError
 from lib.model import Announcement, AnnouncementKind, User
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui.text import esc
 
 _DISMISSED = "announcements-dismissed"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone
 from urllib.parse import urlencode
 
-from lib.portal import AuditQuery
+from lib.portal.facade import AuditQuery
 
 LONGEST = 200
 

@@ -6,7 +6,7 @@ import streamlit as st
 
 from lib.errors import SceneBridgeError
 from lib.model import RunId, SessionId, User
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui import clocks, frame, logs
 from ui.faces import Face
 from ui.text import esc, md

@@ -26,7 +26,7 @@ from lib.model import (
     SessionState,
     User,
 )
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui import steps
 from ui.launch import NO_ISOLATION
 from ui.steps import Clock, Work

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from lib.model import Detection, Module, Run, Scene, SceneId, User
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui import findings, frame, wall
 from ui import map as result_map
 from ui.events import Event

@@ -14,9 +14,9 @@ from typing import Any, NoReturn, cast
 
 import streamlit as st
 
-from lib import portal
 from lib.errors import SceneBridgeError, SignInEnded
 from lib.model import Role, User
+from lib.portal import facade
 from ui import announced, components
 from ui.text import esc, md
 
@@ -73,7 +73,7 @@ def link(page: str) -> Any:
     return st.Page(page, **cast(Any, kind))
 
 
-def top(here: portal.Portal, user: User) -> None:
+def top(here: facade.Portal, user: User) -> None:
     """What stands above every page: who is signed in, and what everybody is told."""
     _watch(key="sign-in-watch", data={"user": str(user.id)})
     with st.container(key="who"):
@@ -92,7 +92,7 @@ def _style() -> str:
     return (_HERE / "style.css").read_text(encoding="utf-8")
 
 
-def signed_in() -> tuple[portal.Portal, User]:
+def signed_in() -> tuple[facade.Portal, User]:
     """The portal and who asks; ends the page with how to sign in when nobody does."""
     if _BEGUN not in st.session_state:
         # Streamlit 1.67 runs a script of `pages/` without app.py when a page's own address
@@ -101,7 +101,7 @@ def signed_in() -> tuple[portal.Portal, User]:
         st.navigation(pages(), position="top")
         st.rerun()
     try:
-        here = portal.current()
+        here = facade.current()
         user = here.user_of_browser(st.context.cookies, st.context.headers)
     except SceneBridgeError as exc:
         problem(exc)

@@ -22,7 +22,7 @@ from lib.model import (
     TunnelState,
     User,
 )
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui import choosing, frame, queues, schema_form
 from ui.text import count, duration, esc, md, now, walltime, when
 

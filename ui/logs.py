@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from lib.errors import SceneBridgeError
-from lib.portal import LogText
+from lib.portal.facade import LogText
 
 REFRESH_S = 5.0
 _POOL = ThreadPoolExecutor(max_workers=4, thread_name_prefix="page-log")

@@ -9,7 +9,7 @@ from datetime import date
 import streamlit as st
 
 from lib.model import User
-from lib.portal import AuditEntry, Portal
+from lib.portal.facade import AuditEntry, Portal
 from ui import frame, ledger
 from ui.audit_filter import LONGEST, AuditFilter, parse
 from ui.ledger import Cell, Row

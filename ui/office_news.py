@@ -8,7 +8,7 @@ import streamlit as st
 
 from lib.errors import SceneBridgeError
 from lib.model import AnnouncementKind, User
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui import ask, frame, ledger
 from ui.announced import WORDS
 from ui.ledger import Cell, Row

@@ -8,7 +8,7 @@ from functools import partial
 import streamlit as st
 
 from lib.model import Person, Role, User, UserId
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui import ask, frame, ledger
 from ui.ledger import Cell, Row
 from ui.text import count, md, when

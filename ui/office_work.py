@@ -9,7 +9,7 @@ import streamlit as st
 
 from lib.errors import SceneBridgeError
 from lib.model import Reachability, Run, RunId, Session, SessionId, User
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui import ask, frame, ledger, steps
 from ui.ledger import Cell, Row
 from ui.steps import Work

@@ -7,7 +7,7 @@ from functools import partial
 import streamlit as st
 
 from lib.model import SignIn, User
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui import ask, ledger
 from ui.browsers import browser_name
 from ui.ledger import Cell, Row

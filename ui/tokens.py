@@ -8,7 +8,7 @@ import streamlit as st
 
 from lib.errors import SceneBridgeError
 from lib.model import AccessToken, TokenScope, User
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from ui import ask, components, frame, ledger
 from ui.ledger import Cell, Row
 from ui.text import esc, md, when

@@ -1,7 +1,7 @@
 """The one authorisation function: who may do what to what.
 
 Every route, page, notebook, WebSocket, tile and download asks `Access.require`, at the
-front door for being here at all and in `lib.portal` for each thing. What no rule allows
+front door for being here at all and in `lib.portal.facade` for each thing. What no rule allows
 is refused. `docs/security.md` shows the table; `tests/security/test_access.py` holds
 every route and every method of the Portal against it.
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lib.commands.answer import Answer, Commands, command, moment, table
 from lib.commands.on_store import BY, store_of
 from lib.model import AnnouncementKind
-from lib.office import announce_as, end_announcement_as
+from lib.portal.admin import announce_as, end_announcement_as
 
 if TYPE_CHECKING:
     import argparse

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lib.commands.answer import Answer, Commands, command, plain_json, table
 from lib.commands.on_store import BY, store_of
 from lib.errors import Conflict, InvalidInput
-from lib.office import json_line
+from lib.portal.admin import json_line
 from lib.store.audit import AuditQuery
 
 if TYPE_CHECKING:

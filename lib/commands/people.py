@@ -12,7 +12,7 @@ from lib.auth import TOKEN_LIFETIME_S
 from lib.commands.answer import Answer, Commands, command, moment, table
 from lib.commands.on_store import BY, auth_on
 from lib.model import TokenScope, UserId
-from lib.office import people_of
+from lib.portal.admin import people_of
 
 if TYPE_CHECKING:
     import argparse

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from lib.config.data_dir import account_name
 from lib.config.site_paths import tunnel_folder
 from lib.doctor.check import Check
-from lib.outer_tunnels import closed
+from lib.portal.tunnels import closed
 from lib.tunnels.outer import records
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from lib.model import (
     SessionId,
     SessionState,
 )
-from lib.outer_tunnels import OuterTunnels
+from lib.portal.tunnels import OuterTunnels
 from lib.protocol import JobKind
 from lib.proxy import Upstream
 from lib.results.folder import ResultFolder

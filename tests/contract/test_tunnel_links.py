@@ -23,7 +23,7 @@ from lib.config.settings import Settings
 from lib.errors import ClusterUnreachable
 from lib.links import end_masters, links
 from lib.model import ClusterId, Fault, SessionId, TunnelState
-from lib.outer_tunnels import OuterTunnels
+from lib.portal.tunnels import OuterTunnels
 from lib.tunnels import ClusterLink
 from tests.contract.small_gate import SmallGate
 from tests.fakes.guardian import Guardian

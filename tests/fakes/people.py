@@ -27,7 +27,7 @@ from lib.model import (
     User,
     UserId,
 )
-from lib.portal import Portal
+from lib.portal.facade import Portal
 from lib.results.folder import ResultFolder
 from lib.scenes.catalogue import Catalogue
 from lib.store import Store

@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from lib import api, portal
+from lib import api
 from lib.auth import COOKIE, Auth
 from lib.auth.authorization import Access
 from lib.auth.logins import digest
@@ -30,6 +30,7 @@ from lib.door import FrontDoor
 from lib.http.html_pages import sign_in_page
 from lib.http.security_headers import page_policies
 from lib.model import TokenScope, User
+from lib.portal import facade
 from lib.scenes import stac
 from lib.scenes.catalogue import Catalogue
 from tests.fakes.kept import Kept, kept
@@ -53,7 +54,7 @@ class Site:
         for name in SCENES:
             put_scene(root, name, files=name == "LC08_A")
         self.catalogue = Catalogue(root)
-        self.portal = portal.Portal(
+        self.portal = facade.Portal(
             world.store,
             self.auth,
             self.access,
@@ -188,11 +189,11 @@ async def site(home: Path) -> AsyncIterator[Site]:
         it = Site(world)
         world.keeper.start()
         await world.connected()
-        portal.use(it.portal)
+        facade.use(it.portal)
         try:
             yield it
         finally:
-            portal.use(None)
+            facade.use(None)
 
 
 __all__ = ["ALICE", "BOB", "ORIGIN", "SCENES", "Site", "site"]

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from lib import portal
 from lib.auth import OWNER
 from lib.model import User
+from lib.portal import facade
 from tests.pages import pages_site
 from tests.pages.pages_browser import browser, profiles, served, visit  # noqa: F401 - fixtures
 from tests.pages.pages_site import Site
@@ -33,9 +33,9 @@ def site(tmp_path: Path, planted: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     site = Site(tmp_path)
     site.asking = OWNER
     monkeypatch.setattr(site.portal, "user_of_browser", lambda *_: site.asking)
-    portal.use(site.portal)
+    facade.use(site.portal)
     yield site
-    portal.use(None)
+    facade.use(None)
     site.store.close()
 
 

@@ -23,14 +23,15 @@ from starlette.staticfiles import StaticFiles
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from lib import api, portal  # noqa: E402
-from lib.auth.oidc import SignInProviders  # noqa: E402
-from lib.config.settings import Settings  # noqa: E402
-from lib.door import FrontDoor  # noqa: E402
-from lib.entrance import Entrance  # noqa: E402
-from lib.http.security_headers import page_policies  # noqa: E402
-from tests.pages.pages_people import CAMPUS  # noqa: E402
-from tests.pages.pages_site import Site  # noqa: E402
+from lib import api
+from lib.auth.oidc import SignInProviders
+from lib.config.settings import Settings
+from lib.door import FrontDoor
+from lib.entrance import Entrance
+from lib.http.security_headers import page_policies
+from lib.portal import facade
+from tests.pages.pages_people import CAMPUS
+from tests.pages.pages_site import Site
 
 NOTEBOOK = "/a-notebook"
 
@@ -51,7 +52,7 @@ def application(site: Site, origin: str) -> Any:
     @asynccontextmanager
     async def lifespan(_app: object) -> Any:
         site.keeper.loop = asyncio.get_running_loop()
-        portal.use(site.portal)
+        facade.use(site.portal)
         yield {}
 
     entrance = Entrance(

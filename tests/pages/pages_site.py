@@ -27,13 +27,12 @@ from rasterio.transform import Affine
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from lib import portal  # noqa: E402
-from lib.auth import COOKIE, OWNER, Auth  # noqa: E402
-from lib.auth.authorization import EVERYONE, Access  # noqa: E402
-from lib.config.clusters import ClusterEntry  # noqa: E402
-from lib.config.offerings import Catalogs  # noqa: E402
-from lib.keeper import ClusterHealth  # noqa: E402
-from lib.model import (  # noqa: E402
+from lib.auth import COOKIE, OWNER, Auth
+from lib.auth.authorization import EVERYONE, Access
+from lib.config.clusters import ClusterEntry
+from lib.config.offerings import Catalogs
+from lib.keeper import ClusterHealth
+from lib.model import (
     ClusterId,
     Detection,
     Isolation,
@@ -55,13 +54,14 @@ from lib.model import (  # noqa: E402
     SessionState,
     User,
 )
-from lib.outer_tunnels import OuterTunnels  # noqa: E402
-from lib.protocol import ArtifactKind, GateInfo, LogReply, ModuleOffer  # noqa: E402
-from lib.results.folder import ResultFolder  # noqa: E402
-from lib.scenes.catalogue import Catalogue  # noqa: E402
-from lib.store import Store  # noqa: E402
-from tests.fakes.tunnels import write_record  # noqa: E402
-from tests.pages import pages_people  # noqa: E402
+from lib.portal import facade
+from lib.portal.tunnels import OuterTunnels
+from lib.protocol import ArtifactKind, GateInfo, LogReply, ModuleOffer
+from lib.results.folder import ResultFolder
+from lib.scenes.catalogue import Catalogue
+from lib.store import Store
+from tests.fakes.tunnels import write_record
+from tests.pages import pages_people
 
 LANDSAT_BANDS = ("blue", "green", "red", "nir08", "swir16", "swir22")
 FORMOSAT_BANDS = ("blue", "green", "red", "nir")
@@ -191,7 +191,7 @@ class Site:
         if not self.tunnels.exists():
             write_record(self.tunnels, FAR, person=OWNER.id)
         self.access = Access(self.auth, catalogs, OuterTunnels(self.tunnels).of)
-        self.portal = portal.Portal(
+        self.portal = facade.Portal(
             self.store,
             self.auth,
             self.access,

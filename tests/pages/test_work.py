@@ -170,7 +170,7 @@ def test_a_log_is_fetched_beside_the_page(open_page, site, monkeypatch):
 
     def log(user, work_id, kind):
         asked.append(kind)
-        from lib.portal import LogText
+        from lib.portal.facade import LogText
 
         return LogText(f"{kind} says {HOSTILE}", truncated=True)
 

@@ -12,10 +12,8 @@ from typing import Any
 
 import pytest
 
-from lib.account import AccountDesk
 from lib.auth.authorization import Access, Act
 from lib.errors import NotFound, Refused, SignInEnded
-from lib.job_logs import JobLogs
 from lib.model import (
     AnnouncementKind,
     ClusterId,
@@ -26,8 +24,10 @@ from lib.model import (
     TokenScope,
     User,
 )
-from lib.office import Office
-from lib.portal import LogText, Portal
+from lib.portal.admin import Office
+from lib.portal.facade import LogText, Portal
+from lib.portal.logs import JobLogs
+from lib.portal.my_account import AccountDesk
 from lib.protocol import ArtifactKind
 from lib.results.folder import ResultFolder
 from lib.store.audit import AuditQuery

@@ -17,13 +17,14 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from streamlit.web.server.starlette.starlette_app import create_streamlit_routes
 
-from lib import assembly, portal
+from lib import assembly
 from lib.auth import CLIENT_HEADER, COOKIE, OWNER
 from lib.auth.authorization import Access, Act
 from lib.config import settings
 from lib.door import CLOSED_PATHS, OPEN_PATHS
 from lib.keeper import Keeper
 from lib.model import SceneId, SessionId, User
+from lib.portal import facade
 from lib.scenes.catalogue import Catalogue
 from lib.store import Store
 from lib.store.audit import AuditQuery
@@ -118,9 +119,9 @@ async def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(Keeper, "wake", lambda *_: None)
     plant_scene(tmp_path, "LC08_A")
     it = Whole(tmp_path)
-    portal.use(it.it.portal)
+    facade.use(it.it.portal)
     yield it
-    portal.use(None)
+    facade.use(None)
     it.store.close()
 
 

@@ -21,7 +21,7 @@ from lib.auth.oidc import Identity
 from lib.config.settings import Provider, Settings
 from lib.jobs import spec as control_files
 from lib.model import Endpoint, SessionId, User, UserId
-from lib.office import json_line
+from lib.portal.admin import json_line
 from lib.proxy import ProxySettings, Upstream
 from lib.proxy.visitors import Cookies, Tickets, Visitor
 from lib.store.audit import AuditQuery

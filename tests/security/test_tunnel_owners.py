@@ -15,7 +15,7 @@ from lib.auth.authorization import Access, Act
 from lib.config.clusters import ClusterEntry
 from lib.errors import NotFound, Refused
 from lib.model import ClusterId, SessionState, Tunnel, TunnelState, UserId
-from lib.outer_tunnels import OuterTunnels
+from lib.portal.tunnels import OuterTunnels
 from tests.fakes.people import SCENE, World, membership
 from tests.fakes.tunnels import write_record
 from tests.pages.pages_site import plant_scene
@@ -192,7 +192,7 @@ def test_records_are_read_at_most_once_a_second(
     tunnels, entry = OuterTunnels(tmp_path), ClusterEntry(HERE, "Here", "", False, ())
     write_record(tmp_path, HERE, group="forest")
     now = time.monotonic()
-    monkeypatch.setattr("lib.outer_tunnels.time.monotonic", lambda: now)
+    monkeypatch.setattr("lib.portal.tunnels.time.monotonic", lambda: now)
     assert _group(tunnels, entry) == "forest"
     write_record(tmp_path, HERE, group="coast")
     assert _group(tunnels, entry) == "forest"

@@ -22,7 +22,7 @@ from lib.auth.logins import user_id_of
 from lib.commands.answer import plain, plain_json, table
 from lib.config import settings
 from lib.model import TokenScope
-from lib.office import json_line
+from lib.portal.admin import json_line
 from lib.store import Store
 from lib.store.audit import AuditQuery
 

@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import pytest
 
-from lib import portal
 from lib.errors import StorageFull
 from lib.model import (
     RunId,
@@ -23,6 +22,7 @@ from lib.model import (
     Tunnel,
     TunnelState,
 )
+from lib.portal import facade
 from lib.protocol import ArtifactKind
 from tests.fakes.described import check
 from tests.fakes.kept import hurry, until
@@ -60,7 +60,7 @@ def message(answer: httpx.Response) -> str:
 async def test_alive_and_described(api: httpx.AsyncClient, here: Site) -> None:
     assert (await api.get("/healthz")).json()["status"] == "ok"
     assert (await api.get("/api/openapi.yaml")).text.startswith("openapi: 3.1.0")
-    portal.use(None)
+    facade.use(None)
     answer = await api.get("/healthz")
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "5"

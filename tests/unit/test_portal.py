@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from lib import job_logs, portal
 from lib.auth import CLIENT_HEADER, COOKIE
 from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound, Refused
 from lib.model import (
@@ -26,6 +25,7 @@ from lib.model import (
     Session,
     SessionState,
 )
+from lib.portal import facade, logs
 from lib.protocol import ArtifactKind
 from tests.fakes.kept import hurry, until
 from tests.fakes.site import ALICE, BOB, Site, site
@@ -71,7 +71,7 @@ async def ended(here: Site) -> Session:
 
 def test_there_is_no_portal_before_it_starts() -> None:
     with pytest.raises(ClusterUnreachable, match="is starting"):
-        portal.current()
+        facade.current()
 
 
 async def test_who_is_asking(here: Site) -> None:
@@ -198,7 +198,7 @@ async def test_logs(here: Site) -> None:
 async def test_a_log_that_does_not_come_is_not_waited_for(
     here: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_logs, "_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(logs, "_TIMEOUT_S", 0.05)
     session = await ready(here)
     here.world.gate.before["log"] = asyncio.Event().wait
     with pytest.raises(ClusterUnreachable, match="does not answer"):

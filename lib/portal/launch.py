@@ -26,8 +26,8 @@ from lib.protocol import MAX_ITEMS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from lib.cluster_views import ClusterViews
     from lib.model import LaunchRequest, Module, Scene, SceneId, User
+    from lib.portal.clusters import ClusterViews
     from lib.scenes.catalogue import Catalogue
     from lib.store import Store
 

@@ -1,8 +1,8 @@
 """Everything the pages and the API may ask, and nothing about ssh.
 
-Every method takes the `User` who asks, and asks `lib.auth.authorization` whether they may. Methods are
-synchronous and quick, except where a docstring says that a cluster is asked. All raise
-errors of `lib.errors`, whose messages are fit to be shown.
+Every method takes the `User` who asks, and asks `lib.auth.authorization` whether they may.
+Methods are synchronous and quick, except where a docstring says that a cluster is asked. All
+raise errors of `lib.errors`, whose messages are fit to be shown.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lib import __version__
-from lib.account import AccountDesk
 from lib.auth import CLIENT_HEADER
 from lib.auth.authorization import Access, Act
-from lib.cluster_views import ClusterViews
 from lib.config.offerings import PLATFORMS, fit
 from lib.errors import (
     ClusterUnreachable,
@@ -28,8 +26,6 @@ from lib.errors import (
 )
 from lib.imagery.quicklook import Quicklook, quicklook
 from lib.imagery.tiles import tile
-from lib.job_logs import JobLogs, LogText
-from lib.launching import Launcher
 from lib.model import (
     Cluster,
     Reachability,
@@ -39,7 +35,11 @@ from lib.model import (
     SessionId,
     SessionState,
 )
-from lib.office import Office
+from lib.portal.admin import Office
+from lib.portal.clusters import ClusterViews
+from lib.portal.launch import Launcher
+from lib.portal.logs import JobLogs, LogText
+from lib.portal.my_account import AccountDesk
 from lib.protocol import ID_PATTERN, MAX_ITEMS, ArtifactKind
 from lib.results.export import geojson
 from lib.store.audit import AuditEntry, AuditQuery

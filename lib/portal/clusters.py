@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from lib.auth.authorization import Act
 from lib.keeper.cluster import ClusterHealth
-from lib.mending import mend
 from lib.model import Cluster, ClusterId, Fault, Isolation, Reachability, TunnelState
-from lib.outer_tunnels import closed
+from lib.portal.advice import mend
+from lib.portal.tunnels import closed
 from lib.store.times import maybe_datetime, to_datetime
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""What pages and API may ask (`facade.Portal`), and its parts."""
