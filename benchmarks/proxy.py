@@ -34,7 +34,9 @@ import uvloop
 
 from lib.model import ClusterId, Endpoint, SessionId, UserId
 from lib.protocol import JobKind, SubmitRequest
-from lib.proxy import SERVER_SETTINGS, NotebookProxy, Proxy, ProxySettings, Upstream
+from lib.proxy.doors import SERVER_SETTINGS
+from lib.proxy.middleware import NotebookProxy, Proxy, ProxySettings
+from lib.proxy.upstream import Upstream
 from lib.tunnels import ClusterLink, TcpReach
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -25,12 +25,12 @@ from lib.door import FrontDoor
 from lib.entrance import Entrance
 from lib.errors import NotFound, Refused
 from lib.http.security_headers import page_policies
-from lib.keeper import Keeper
 from lib.links import links
-from lib.notebooks import NotebookProcess
 from lib.notebooks.control import Start
+from lib.notebooks.portal_side import NotebookProcess
 from lib.portal import facade
 from lib.portal.tunnels import OuterTunnels
+from lib.reconciler.reconciler import Keeper
 from lib.results.folder import ResultFolder
 from lib.scenes.catalogue import Catalogue
 from lib.store import Store

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from lib.auth import Auth, Login
     from lib.auth.oidc import SignInProviders
-    from lib.notebooks import NotebookProcess
+    from lib.notebooks.portal_side import NotebookProcess
 
 #: Between leaving for a provider and coming back.
 WAY_COOKIE = "__Host-sb-signin"

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from lib.config.clusters import ClusterEntry
     from lib.config.offerings import Catalogs
     from lib.config.settings import Settings
-    from lib.keeper.ports import Link
     from lib.portal.tunnels import OuterTunnels
+    from lib.reconciler.interfaces import Link
     from lib.tunnels.reach import SocketReach
 
 log = logging.getLogger(__name__)

@@ -45,7 +45,8 @@ class NotebookProcess:
 
     It listens on sockets of ours, so requests wait while it is started again, and it is told
     then of everything that was open. It ends with us, even when we are killed: its end of the
-    control socket tells it. Belongs to one event loop. Implements `lib.keeper.ports.NotebookDoor`.
+    control socket tells it. Belongs to one event loop. Implements
+    `lib.reconciler.interfaces.NotebookDoor`.
     """
 
     def __init__(self, start: Start, data: Path, port: int) -> None:

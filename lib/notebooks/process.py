@@ -30,8 +30,9 @@ from lib.http.hardening import allow_many_files
 from lib.model import SessionId, UserId
 from lib.notebooks import control
 from lib.notebooks.control import Open, Start
-from lib.proxy import SERVER_SETTINGS, NotebookProxy, Proxy, ProxySettings, Upstream
-from lib.proxy.doors import QuietServer
+from lib.proxy.doors import SERVER_SETTINGS, QuietServer
+from lib.proxy.middleware import NotebookProxy, Proxy, ProxySettings
+from lib.proxy.upstream import Upstream
 from lib.store import Store
 
 if TYPE_CHECKING:

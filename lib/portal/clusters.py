@@ -7,18 +7,18 @@ import time
 from typing import TYPE_CHECKING
 
 from lib.auth.authorization import Act
-from lib.keeper.cluster import ClusterHealth
 from lib.model import Cluster, ClusterId, Fault, Isolation, Reachability, TunnelState
 from lib.portal.advice import mend
 from lib.portal.tunnels import closed
+from lib.reconciler.cluster import ClusterHealth
 from lib.store.times import maybe_datetime, to_datetime
 
 if TYPE_CHECKING:
     from lib.auth.authorization import Access
     from lib.config.clusters import ClusterEntry
     from lib.config.offerings import Catalogs
-    from lib.keeper import Keeper
     from lib.model import Tunnel, User
+    from lib.reconciler.reconciler import Keeper
 
 _NOT_LINKED = "This portal is not connected to it; the portal's log says why."
 

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from lib.auth import Auth
     from lib.config.clusters import ClusterEntry
     from lib.config.offerings import Catalogs
-    from lib.keeper import Keeper
     from lib.model import Detection, Fit, LaunchRequest, Module, Scene, SceneId, SceneQuery, User
+    from lib.reconciler.reconciler import Keeper
     from lib.results.folder import ResultFolder
     from lib.scenes.catalogue import Catalogue, Footprints, SceneHits
     from lib.store import Store

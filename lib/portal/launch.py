@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from lib.config.offerings import Catalogs, complete_params, fit
 from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound, Refused
-from lib.keeper.transitions import HANDING_OVER
 from lib.model import (
     Run,
     RunId,
@@ -22,6 +21,7 @@ from lib.model import (
     SessionState,
 )
 from lib.protocol import MAX_ITEMS
+from lib.reconciler.states import HANDING_OVER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -11,8 +11,8 @@ from lib.errors import ClusterUnreachable, InvalidInput
 from lib.protocol import LogKind, LogRequest
 
 if TYPE_CHECKING:
-    from lib.keeper import Keeper
     from lib.model import ClusterId
+    from lib.reconciler.reconciler import Keeper
 
 _TIMEOUT_S = 15.0
 

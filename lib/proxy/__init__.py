@@ -1,15 +1,5 @@
-"""The notebook reverse proxy: one origin per notebook, entered with a one-time ticket."""
+"""The notebook reverse proxy: one origin per notebook, entered with a one-time ticket.
 
-from lib.proxy.doors import SERVER_SETTINGS
-from lib.proxy.middleware import NotebookProxy, Proxy, ProxySettings
-from lib.proxy.upstream import Upstream
-from lib.proxy.visitors import Gatekeeper
-
-__all__ = [
-    "SERVER_SETTINGS",
-    "Gatekeeper",
-    "NotebookProxy",
-    "Proxy",
-    "ProxySettings",
-    "Upstream",
-]
+`supervisor` lives in the portal: it starts `main` as a process of its own, keeps it alive and
+tells it what to do over a pair of connected sockets, in the words of `messages`.
+"""

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from lib.keeper import Keeper
 from lib.model import (
     Endpoint,
     EndReason,
@@ -31,7 +30,8 @@ from lib.model import (
 )
 from lib.portal.tunnels import OuterTunnels
 from lib.protocol import JobKind
-from lib.proxy import Upstream
+from lib.proxy.upstream import Upstream
+from lib.reconciler.reconciler import Keeper
 from lib.results.folder import ResultFolder
 from lib.store import Store
 from lib.tunnels.link import ClusterLink
@@ -381,7 +381,7 @@ def _async(ask: Callable[[], Any], wanted: Any) -> Callable[[], Any]:
 
 def test_the_gate_in_memory_speaks_the_same_language() -> None:
     """Both links have exactly the methods that the keeper's port names."""
-    from lib.keeper.ports import Link
+    from lib.reconciler.interfaces import Link
     from tests.fakes.gate import MemoryLink
 
     names = {name for name in vars(Link) if not name.startswith("_")}

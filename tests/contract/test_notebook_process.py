@@ -24,8 +24,9 @@ from aiohttp import web
 from lib.auth import COOKIE, OWNER
 from lib.errors import Conflict, InvalidInput, Unavailable
 from lib.model import Endpoint, SessionId, SessionState, UserId
-from lib.notebooks import NotebookProcess, portal_side
+from lib.notebooks import portal_side
 from lib.notebooks.control import Start
+from lib.notebooks.portal_side import NotebookProcess
 from lib.proxy.addresses import PortAddresses
 from lib.proxy.doors import Doors
 from tests.contract.small_notebook import relayed
@@ -322,7 +323,7 @@ async def test_it_ends_with_us(site: pages_site.Site) -> None:
 _PORTAL = """
 import asyncio, sys
 from pathlib import Path
-from lib.notebooks import NotebookProcess
+from lib.notebooks.portal_side import NotebookProcess
 from lib.notebooks.control import Start
 from lib.proxy.addresses import PortAddresses
 from lib.proxy.doors import Doors

@@ -1,8 +1,8 @@
 """A small working gate in memory, with the faults that a real one cannot make at will.
 
 `MemoryGate` holds jobs and lets the test play scheduler, session script and module.
-`MemoryLink` is the portal's side of it: `lib.keeper.ports.Link`. `MemoryDoor` is the
-proxy's: `lib.keeper.ports.NotebookDoor`.
+`MemoryLink` is the portal's side of it: `lib.reconciler.interfaces.Link`. `MemoryDoor` is the
+proxy's: `lib.reconciler.interfaces.NotebookDoor`.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class MemoryGate:
 
 
 class MemoryLink:
-    """`lib.keeper.ports.Link` to a `MemoryGate`."""
+    """`lib.reconciler.interfaces.Link` to a `MemoryGate`."""
 
     def __init__(self, gate: MemoryGate, sockets: Path) -> None:
         self.gate = gate
@@ -292,7 +292,7 @@ class MemoryLink:
 
 
 class MemoryDoor:
-    """`lib.keeper.ports.NotebookDoor`; notebooks answer while `answers` is true."""
+    """`lib.reconciler.interfaces.NotebookDoor`; notebooks answer while `answers` is true."""
 
     def __init__(self) -> None:
         self.answers = True

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from lib.keeper import Keeper, cluster, errands, notebooks, runs
 from lib.model import Run, RunId, Session, SessionId
+from lib.reconciler import cluster, connections, runs, submit
+from lib.reconciler.reconciler import Keeper
 from lib.results.folder import ResultFolder
 from lib.store import Store
 from tests.fakes.gate import MemoryDoor, MemoryGate, MemoryLink
@@ -25,9 +26,9 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr(cluster, "_LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr(cluster, "_ERRANDS_EVERY_S", 0.02)
-    monkeypatch.setattr(errands, "_RETRY_S", 0.03)
+    monkeypatch.setattr(submit, "_RETRY_S", 0.03)
     monkeypatch.setattr(runs, "_RETRY_S", 0.03)
-    monkeypatch.setattr(notebooks, "_LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(connections, "_LONGEST_PAUSE_S", 0.05)
 
 
 async def until(

@@ -31,7 +31,6 @@ from lib.auth import COOKIE, OWNER, Auth
 from lib.auth.authorization import EVERYONE, Access
 from lib.config.clusters import ClusterEntry
 from lib.config.offerings import Catalogs
-from lib.keeper import ClusterHealth
 from lib.model import (
     ClusterId,
     Detection,
@@ -57,6 +56,7 @@ from lib.model import (
 from lib.portal import facade
 from lib.portal.tunnels import OuterTunnels
 from lib.protocol import ArtifactKind, GateInfo, LogReply, ModuleOffer
+from lib.reconciler.cluster import ClusterHealth
 from lib.results.folder import ResultFolder
 from lib.scenes.catalogue import Catalogue
 from lib.store import Store

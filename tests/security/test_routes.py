@@ -22,9 +22,9 @@ from lib.auth import CLIENT_HEADER, COOKIE, OWNER
 from lib.auth.authorization import Access, Act
 from lib.config import settings
 from lib.door import CLOSED_PATHS, OPEN_PATHS
-from lib.keeper import Keeper
 from lib.model import SceneId, SessionId, User
 from lib.portal import facade
+from lib.reconciler.reconciler import Keeper
 from lib.scenes.catalogue import Catalogue
 from lib.store import Store
 from lib.store.audit import AuditQuery

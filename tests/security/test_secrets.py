@@ -22,7 +22,8 @@ from lib.config.settings import Provider, Settings
 from lib.jobs import spec as control_files
 from lib.model import Endpoint, SessionId, User, UserId
 from lib.portal.admin import json_line
-from lib.proxy import ProxySettings, Upstream
+from lib.proxy.middleware import ProxySettings
+from lib.proxy.upstream import Upstream
 from lib.proxy.visitors import Cookies, Tickets, Visitor
 from lib.store.audit import AuditQuery
 from tests.chromium import fresh_context

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from lib.keeper.errands import Errands
 from lib.model import SessionState
+from lib.reconciler.submit import Errands
 from tests.fakes.kept import Kept, until
 from tests.fakes.things import FIRE, HERE, add_session
 
@@ -66,7 +66,7 @@ async def test_a_lost_answer_to_a_submit_with_staged_files(
     world: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gate takes no more files for a job that it has; the repetition finds the job."""
-    monkeypatch.setattr("lib.keeper.errands._RETRY_S", 0.0)
+    monkeypatch.setattr("lib.reconciler.submit._RETRY_S", 0.0)
     world.gate.lose_replies["submit"] = 1
     session = staged_session(world, tmp_path)
     running = errands(world)

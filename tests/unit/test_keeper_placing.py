@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from lib.errors import Refused
-from lib.keeper.errands import Errands
-from lib.keeper.placing import needed, place
 from lib.model import EndReason, SessionState
+from lib.reconciler.asset_location import needed, place
+from lib.reconciler.submit import Errands
 from tests.fakes.gate import MemoryGate
 from tests.fakes.kept import Kept, hurry, kept, until
 from tests.fakes.things import FIRE, HERE, a_scene, add_session
@@ -95,7 +95,7 @@ def with_files(world: Kept, folder: Path) -> Any:
 async def test_the_card_says_how_many_files_were_sent(
     world: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lib.keeper.errands._TELL_EVERY_S", 0.01)
+    monkeypatch.setattr("lib.reconciler.submit._TELL_EVERY_S", 0.01)
     session, begun = with_files(world, tmp_path), []
     go_on = asyncio.Event()
 
@@ -156,7 +156,7 @@ async def test_what_the_gate_says_of_itself_is_kept_fresh(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hurry(monkeypatch)
-    monkeypatch.setattr("lib.keeper.cluster._INFO_EVERY_S", 0.05)
+    monkeypatch.setattr("lib.reconciler.cluster._INFO_EVERY_S", 0.05)
     async with kept(tmp_path) as world:
         await world.connected()
         health = world.keeper.health(HERE)

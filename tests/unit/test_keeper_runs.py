@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from lib.errors import ProtocolError
-from lib.keeper.intake import Intake
 from lib.model import EndReason, RunState, SceneId, SceneState
 from lib.protocol import ArtifactKind, JobKind
+from lib.reconciler.results import Intake
 from tests.fakes.acts import begun, done, write_results
 from tests.fakes.kept import Kept, hurry, kept, until
 from tests.fakes.things import (

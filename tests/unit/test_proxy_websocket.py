@@ -13,7 +13,7 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from lib.errors import Unavailable
-from lib.proxy import Upstream
+from lib.proxy.upstream import Upstream
 from tests.contract.small_notebook import Stage, stage
 
 

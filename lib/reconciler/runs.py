@@ -8,22 +8,15 @@ import logging
 from typing import TYPE_CHECKING
 
 from lib.errors import StorageFull, Unavailable
-from lib.keeper.intake import Intake
-from lib.keeper.transitions import (
-    conclusion,
-    ending,
-    has_ended,
-    run_columns,
-    run_ending,
-    unfinished,
-)
 from lib.model import EndReason, JobState, SceneState
 from lib.protocol import MAX_EVENTS
+from lib.reconciler.results import Intake
+from lib.reconciler.states import conclusion, ending, has_ended, run_columns, run_ending, unfinished
 
 if TYPE_CHECKING:
-    from lib.keeper.ports import Link
     from lib.model import ClusterId, Run, RunId
     from lib.protocol import JobStatus, WatchMessage
+    from lib.reconciler.interfaces import Link
     from lib.results.folder import ResultFolder
     from lib.store import Store
 

@@ -10,20 +10,18 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from lib.keeper.cluster import ClusterHealth, ClusterKeeper
-from lib.keeper.errands import Errands
-from lib.keeper.notebooks import Connections
-from lib.keeper.runs import Runs
+from lib.reconciler.cluster import ClusterHealth, ClusterKeeper
+from lib.reconciler.connections import Connections
+from lib.reconciler.runs import Runs
+from lib.reconciler.submit import Errands
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from lib.keeper.ports import Link, NotebookDoor
     from lib.model import ClusterId, Module, ModuleId, SessionId, UserId
+    from lib.reconciler.interfaces import Link, NotebookDoor
     from lib.results.folder import ResultFolder
     from lib.store import Store
-
-__all__ = ["ClusterHealth", "Keeper"]
 
 
 class Keeper:

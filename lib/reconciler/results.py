@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from lib.keeper.ports import Link
     from lib.model import Detection
+    from lib.reconciler.interfaces import Link
     from lib.results.folder import ResultFolder
     from lib.store import Store
 

@@ -23,17 +23,17 @@ from lib.errors import (
     SceneBridgeError,
     Unavailable,
 )
-from lib.keeper.placing import needed, place
-from lib.keeper.transitions import ACCEPTED, HANDING_OVER, STOPPING, ending, sending
 from lib.model import EndReason, Run, RunState, Session, SessionState
 from lib.protocol import STAGED_SCHEME, JobKind, PutRequest, SubmitRequest
+from lib.reconciler.asset_location import needed, place
+from lib.reconciler.states import ACCEPTED, HANDING_OVER, STOPPING, ending, sending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
-    from lib.keeper.ports import Link
     from lib.model import ClusterId, Module, ModuleId, UserId
     from lib.protocol import GateInfo
+    from lib.reconciler.interfaces import Link
     from lib.store import Store
 
 log = logging.getLogger(__name__)

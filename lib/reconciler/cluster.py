@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lib.errors import ClusterUnreachable, NotFound, SceneBridgeError, StorageFull
-from lib.keeper.transitions import ending, session_columns
 from lib.model import (
     EndReason,
     Fault,
@@ -21,14 +20,15 @@ from lib.model import (
     SessionState,
 )
 from lib.protocol import JobKind
+from lib.reconciler.states import ending, session_columns
 
 if TYPE_CHECKING:
-    from lib.keeper.errands import Errands
-    from lib.keeper.notebooks import Connections
-    from lib.keeper.ports import Link
-    from lib.keeper.runs import Runs
     from lib.model import ClusterId, Run, Session
     from lib.protocol import GateInfo, JobStatus, WatchMessage
+    from lib.reconciler.connections import Connections
+    from lib.reconciler.interfaces import Link
+    from lib.reconciler.runs import Runs
+    from lib.reconciler.submit import Errands
     from lib.store import Store
 
 log = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ import time
 from typing import TYPE_CHECKING
 
 from lib.errors import SceneBridgeError
-from lib.keeper.transitions import CONNECTING, READY
 from lib.model import SessionState
+from lib.reconciler.states import CONNECTING, READY
 
 if TYPE_CHECKING:
-    from lib.keeper.ports import Link, NotebookDoor
     from lib.model import Endpoint, SessionId
+    from lib.reconciler.interfaces import Link, NotebookDoor
     from lib.store import Store
 
 log = logging.getLogger(__name__)

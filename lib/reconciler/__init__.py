@@ -1,0 +1,1 @@
+"""The reconciler makes the world agree with the store: one loop per cluster."""
