@@ -33,10 +33,10 @@ import uvicorn
 import uvloop
 
 from lib.model import ClusterId, Endpoint, SessionId, UserId
+from lib.notebook_proxy.asgi import NotebookProxy, Proxy, ProxySettings
+from lib.notebook_proxy.port_listeners import SERVER_SETTINGS
+from lib.notebook_proxy.upstream import Upstream
 from lib.protocol import JobKind, SubmitRequest
-from lib.proxy.doors import SERVER_SETTINGS
-from lib.proxy.middleware import NotebookProxy, Proxy, ProxySettings
-from lib.proxy.upstream import Upstream
 from lib.tunnels import ClusterLink, TcpReach
 
 ROOT = Path(__file__).resolve().parents[1]

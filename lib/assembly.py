@@ -26,8 +26,8 @@ from lib.entrance import Entrance
 from lib.errors import NotFound, Refused
 from lib.http.security_headers import page_policies
 from lib.links import links
-from lib.notebooks.control import Start
-from lib.notebooks.portal_side import NotebookProcess
+from lib.notebook_proxy.messages import Start
+from lib.notebook_proxy.supervisor import NotebookProcess
 from lib.portal import facade
 from lib.portal.tunnels import OuterTunnels
 from lib.reconciler.reconciler import Keeper

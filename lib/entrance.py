@@ -15,15 +15,15 @@ from lib.auth import COOKIE
 from lib.errors import NotFound, Refused, SceneBridgeError, Unavailable
 from lib.http.html_pages import PLAIN_POLICY, page, sign_in_page
 from lib.model import SessionId, SessionState
+from lib.notebook_proxy.tickets import local_path
 from lib.portal import facade
-from lib.proxy.visitors import local_path
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
     from lib.auth import Auth, Login
     from lib.auth.oidc import SignInProviders
-    from lib.notebooks.portal_side import NotebookProcess
+    from lib.notebook_proxy.supervisor import NotebookProcess
 
 #: Between leaving for a provider and coming back.
 WAY_COOKIE = "__Host-sb-signin"

@@ -228,7 +228,11 @@ def _part(words: str, parent: str, data: str) -> str:
         return "notebooks"
     if data not in words:
         return ""
-    for mark, name in (("lib.jobs", "relays"), ("lib.gate", "gate"), ("lib.notebooks", "proxy")):
+    for mark, name in (
+        ("lib.jobs", "relays"),
+        ("lib.gate", "gate"),
+        ("lib.notebook_proxy", "proxy"),
+    ):
         if mark in words:
             return name
     return "ssh" if words.startswith("ssh") else "others"

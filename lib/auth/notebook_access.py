@@ -32,7 +32,7 @@ def gatekeeper(settings: Settings, store: Store) -> PortalGatekeeper:
 
 
 class PortalGatekeeper:
-    """`lib.proxy.Gatekeeper` over the sign-in registry and the one authorisation function."""
+    """`Gatekeeper` of the proxy, over the sign-ins and the one authorization function."""
 
     def __init__(self, auth: Auth, access: Access, store: Store) -> None:
         self._auth = auth

@@ -1,4 +1,4 @@
-"""What the keeper needs of the connections. `lib.tunnels` and `lib.proxy` provide it."""
+"""What the keeper needs of the connections. `lib.tunnels` and `lib.notebook_proxy` provide it."""
 
 from __future__ import annotations
 

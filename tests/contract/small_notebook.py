@@ -23,9 +23,9 @@ from aiohttp import web
 from lib.gate.certificates import make_pair
 from lib.jobs.relay import Relay, bind, server_context
 from lib.model import Endpoint, SessionId, UserId
-from lib.proxy.doors import SERVER_SETTINGS
-from lib.proxy.middleware import NotebookProxy, Proxy, ProxySettings
-from lib.proxy.upstream import Upstream
+from lib.notebook_proxy.asgi import NotebookProxy, Proxy, ProxySettings
+from lib.notebook_proxy.port_listeners import SERVER_SETTINGS
+from lib.notebook_proxy.upstream import Upstream
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 

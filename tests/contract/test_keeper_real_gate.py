@@ -28,9 +28,9 @@ from lib.model import (
     SessionId,
     SessionState,
 )
+from lib.notebook_proxy.upstream import Upstream
 from lib.portal.tunnels import OuterTunnels
 from lib.protocol import JobKind
-from lib.proxy.upstream import Upstream
 from lib.reconciler.reconciler import Keeper
 from lib.results.folder import ResultFolder
 from lib.store import Store

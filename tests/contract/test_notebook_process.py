@@ -24,11 +24,11 @@ from aiohttp import web
 from lib.auth import COOKIE, OWNER
 from lib.errors import Conflict, InvalidInput, Unavailable
 from lib.model import Endpoint, SessionId, SessionState, UserId
-from lib.notebooks import portal_side
-from lib.notebooks.control import Start
-from lib.notebooks.portal_side import NotebookProcess
-from lib.proxy.addresses import PortAddresses
-from lib.proxy.doors import Doors
+from lib.notebook_proxy import supervisor
+from lib.notebook_proxy.messages import Start
+from lib.notebook_proxy.origins import PortAddresses
+from lib.notebook_proxy.port_listeners import Doors
+from lib.notebook_proxy.supervisor import NotebookProcess
 from tests.contract.small_notebook import relayed
 from tests.pages import pages_site
 from tests.running import PROJECT, free_port, wait_for
@@ -284,9 +284,9 @@ async def no_app(scope: Any, receive: Any, send: Any) -> None:
 async def test_a_process_that_hangs_is_replaced(
     site: pages_site.Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(portal_side, "PROBE_EVERY_S", 0.2)
-    monkeypatch.setattr(portal_side, "CALL_S", 0.5)
-    monkeypatch.setattr(portal_side, "_STOP_S", 0.2)
+    monkeypatch.setattr(supervisor, "PROBE_EVERY_S", 0.2)
+    monkeypatch.setattr(supervisor, "CALL_S", 0.5)
+    monkeypatch.setattr(supervisor, "_STOP_S", 0.2)
     async with stage(site) as on:
         inside, before = await on.enter(), on.process.pid
         os.kill(before or 0, signal.SIGSTOP)
@@ -323,10 +323,10 @@ async def test_it_ends_with_us(site: pages_site.Site) -> None:
 _PORTAL = """
 import asyncio, sys
 from pathlib import Path
-from lib.notebooks.portal_side import NotebookProcess
-from lib.notebooks.control import Start
-from lib.proxy.addresses import PortAddresses
-from lib.proxy.doors import Doors
+from lib.notebook_proxy.supervisor import NotebookProcess
+from lib.notebook_proxy.messages import Start
+from lib.notebook_proxy.origins import PortAddresses
+from lib.notebook_proxy.port_listeners import Doors
 
 async def main():
     data, port = Path(sys.argv[1]), int(sys.argv[2])

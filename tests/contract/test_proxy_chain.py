@@ -20,9 +20,9 @@ import pytest
 import lib.tunnels.link as module
 from lib.errors import ClusterUnreachable, InvalidInput, Unavailable
 from lib.model import ClusterId, Endpoint, JobState, SessionId
+from lib.notebook_proxy.asgi import NotebookProxy, Proxy, ProxySettings
+from lib.notebook_proxy.upstream import Upstream
 from lib.protocol import JobKind, JobStatus, Verb
-from lib.proxy.middleware import NotebookProxy, Proxy, ProxySettings
-from lib.proxy.upstream import Upstream
 from lib.tunnels import ClusterLink, TcpReach
 from tests.contract.small_notebook import Porter, Stage, inner, serving
 from tests.fixtures.gate_site import GateSite, running_site

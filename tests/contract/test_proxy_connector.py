@@ -23,7 +23,7 @@ from aiohttp import web
 from lib.errors import ProtocolError, Unavailable
 from lib.gate.certificates import make_pair
 from lib.model import Endpoint, SessionId
-from lib.proxy.upstream import Upstream
+from lib.notebook_proxy.upstream import Upstream
 from tests.contract.small_notebook import TOKEN, relayed
 
 SESSION = SessionId(str(uuid.uuid4()))

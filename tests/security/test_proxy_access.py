@@ -14,8 +14,8 @@ from aiohttp import web
 
 from lib.errors import InvalidInput, Unavailable
 from lib.model import SessionId, UserId
-from lib.proxy.addresses import HostAddresses, PortAddresses
-from lib.proxy.visitors import Cookies, Visitor
+from lib.notebook_proxy.origins import HostAddresses, PortAddresses
+from lib.notebook_proxy.tickets import Cookies, Visitor
 from tests.contract.small_notebook import LOGIN, USER, Stage, stage
 
 PAGE = b"the notebook"
@@ -210,7 +210,7 @@ async def test_forged_cookies_are_refused(on: Stage) -> None:
 
 
 async def test_old_cookie_is_refused(on: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.proxy.visitors.COOKIE_LIFE_S", -1)
+    monkeypatch.setattr("lib.notebook_proxy.tickets.COOKIE_LIFE_S", -1)
     assert (await ask(on, "GET", "/")).status == 401
 
 

@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from lib.model import SessionId
-from lib.proxy.middleware import Proxy
+from lib.notebook_proxy.asgi import Proxy
 from tests.chromium import chromium, find_chromium, fresh_context
 from tests.contract.small_notebook import LOGIN, USER, Stage, stage
 

@@ -21,10 +21,10 @@ from lib.auth.oidc import Identity
 from lib.config.settings import Provider, Settings
 from lib.jobs import spec as control_files
 from lib.model import Endpoint, SessionId, User, UserId
+from lib.notebook_proxy.asgi import ProxySettings
+from lib.notebook_proxy.tickets import Cookies, Tickets, Visitor
+from lib.notebook_proxy.upstream import Upstream
 from lib.portal.admin import json_line
-from lib.proxy.middleware import ProxySettings
-from lib.proxy.upstream import Upstream
-from lib.proxy.visitors import Cookies, Tickets, Visitor
 from lib.store.audit import AuditQuery
 from tests.chromium import fresh_context
 from tests.crowd import NAVIGATE, Crowd, at_notebook

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 
 from lib.http.hardening import Limits, StrictProtocol
-from lib.proxy.doors import SERVER_SETTINGS
+from lib.notebook_proxy.port_listeners import SERVER_SETTINGS
 from tests.contract.small_notebook import Server
 from tests.security.wire_requests import (
     CHUNKED,

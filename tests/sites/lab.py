@@ -13,7 +13,7 @@ import httpx
 from websockets.sync.client import unix_connect
 
 from lib.model import Endpoint
-from lib.proxy.upstream import tls_context
+from lib.notebook_proxy.upstream import tls_context
 
 
 @dataclass

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from lib.errors import ProtocolError
-from lib.proxy.upstream import Upstream
+from lib.notebook_proxy.upstream import Upstream
 from testbed.hosts import Host
 from tests.running import wait_for
 from tests.sites.lab import Lab

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from lib.proxy.upstream import Upstream
+from lib.notebook_proxy.upstream import Upstream
 from tests.contract.small_notebook import TOKEN, Stage, stage
 
 

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from lib.errors import Unavailable
-from lib.proxy.upstream import Upstream
+from lib.notebook_proxy.upstream import Upstream
 from tests.contract.small_notebook import Stage, stage
 
 
@@ -195,7 +195,7 @@ async def test_signing_out_ends_its_websockets(on: Stage) -> None:
 async def test_visitor_who_may_no_longer_is_cut_off(
     on: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lib.proxy.registry.RECHECK_S", 0.1)
+    monkeypatch.setattr("lib.notebook_proxy.open_notebooks.RECHECK_S", 0.1)
     async with on.websocket("/echo") as ws:
         await ws.send_str("x")
         assert await ws.receive_str() == "x"
@@ -210,8 +210,8 @@ async def test_visits_end_when_nobody_can_be_asked_for_long(
     async def cannot(*_: object) -> bool:
         raise Unavailable("The store is busy.")
 
-    monkeypatch.setattr("lib.proxy.registry.RECHECK_S", 0.05)
-    monkeypatch.setattr("lib.proxy.registry._UNASKED_S", 0.5)
+    monkeypatch.setattr("lib.notebook_proxy.open_notebooks.RECHECK_S", 0.05)
+    monkeypatch.setattr("lib.notebook_proxy.open_notebooks._UNASKED_S", 0.5)
     async with on.websocket("/echo") as ws:
         monkeypatch.setattr(on.porter, "may_open", cannot)
         await asyncio.sleep(0.2)
@@ -230,7 +230,7 @@ async def test_messages_of_the_browser_are_use_of_the_sign_in(
             await ws.send_str("x")
             await ws.receive_str()
         assert on.porter.in_use == ["login-1"]
-        monkeypatch.setattr("lib.proxy.activity.EVERY_S", 0.0)
+        monkeypatch.setattr("lib.notebook_proxy.activity.EVERY_S", 0.0)
         await ws.send_str("x")
         await ws.receive_str()
         assert on.porter.in_use == ["login-1"] * 2
@@ -259,7 +259,7 @@ async def test_handshake_that_is_none_is_not_passed_on() -> None:
 
 
 async def test_hanging_handshake_is_given_up(on: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.proxy.websocket._HANDSHAKE_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("lib.notebook_proxy.websocket._HANDSHAKE_TIMEOUT_S", 0.3)
     with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
         await on.websocket("/hang")
     assert refused.value.status == 502

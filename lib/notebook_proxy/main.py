@@ -1,6 +1,6 @@
 """The notebooks' process: their proxy, away from the portal's pages and their interpreter lock.
 
-    python -m lib.notebooks.process --control FD --listen FD[,FD...] --data DIR
+    python -m lib.notebook_proxy.main --control FD --listen FD[,FD...] --data DIR
 
 Started by `NotebookProcess` with these descriptors. It reads the portal's store by itself, so
 a page that computes delays no request to a notebook. It ends when the portal does.
@@ -28,18 +28,18 @@ from lib.config import settings
 from lib.errors import Conflict, InvalidInput, SceneBridgeError, Unavailable
 from lib.http.hardening import allow_many_files
 from lib.model import SessionId, UserId
-from lib.notebooks import control
-from lib.notebooks.control import Open, Start
-from lib.proxy.doors import SERVER_SETTINGS, QuietServer
-from lib.proxy.middleware import NotebookProxy, Proxy, ProxySettings
-from lib.proxy.upstream import Upstream
+from lib.notebook_proxy import messages
+from lib.notebook_proxy.asgi import NotebookProxy, Proxy, ProxySettings
+from lib.notebook_proxy.messages import Open, Start
+from lib.notebook_proxy.port_listeners import SERVER_SETTINGS, QuietServer
+from lib.notebook_proxy.upstream import Upstream
 from lib.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from lib.proxy.addresses import Scope
-    from lib.proxy.answers import Receive, Send
+    from lib.notebook_proxy.error_pages import Receive, Send
+    from lib.notebook_proxy.origins import Scope
 
 log = logging.getLogger(__name__)
 
@@ -163,8 +163,8 @@ def _error(asked: dict[str, Any], exc: SceneBridgeError) -> dict[str, Any]:
 async def run(control_fd: int, listen: list[int], data: Path) -> None:
     """Serve until the portal closes its end of the control socket."""
     pair = socket.socket(fileno=control_fd)
-    reader, writer = await asyncio.open_unix_connection(sock=pair, limit=control.LINE_BYTES)
-    first = await control.read(reader)
+    reader, writer = await asyncio.open_unix_connection(sock=pair, limit=messages.LINE_BYTES)
+    first = await messages.read(reader)
     if first is None:
         return
     start = Start(**first["start"])
@@ -173,7 +173,7 @@ async def run(control_fd: int, listen: list[int], data: Path) -> None:
     server = QuietServer(_server_config(proxy))
     serving = asyncio.create_task(server.serve([socket.socket(fileno=fd) for fd in listen]))
     await server.listening.wait()
-    writer.write(control.line({"n": first["n"], "ok": {}}))
+    writer.write(messages.line({"n": first["n"], "ok": {}}))
     # What was loaded stays: no collection has to look at it again.
     gc.collect()
     gc.freeze()
@@ -191,9 +191,9 @@ async def _obey(orders: Orders, reader: asyncio.StreamReader, writer: asyncio.St
     under_way: set[asyncio.Task[None]] = set()
 
     async def act(asked: dict[str, Any]) -> None:
-        writer.write(control.line(await orders.answer(asked)))
+        writer.write(messages.line(await orders.answer(asked)))
 
-    while (asked := await control.read(reader)) is not None:
+    while (asked := await messages.read(reader)) is not None:
         task = asyncio.create_task(act(asked))
         under_way.add(task)
         task.add_done_callback(under_way.discard)
@@ -236,7 +236,7 @@ async def _nothing(scope: Scope, _receive: Receive, send: Send) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m lib.notebooks.process")
+    parser = argparse.ArgumentParser(prog="python -m lib.notebook_proxy.main")
     parser.add_argument("--control", type=int, required=True)
     parser.add_argument("--listen", required=True)
     parser.add_argument("--data", type=Path, required=True)

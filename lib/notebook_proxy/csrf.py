@@ -7,8 +7,8 @@ notebook (the answer's `frame-ancestors` says who may frame it) and nothing else
 
 from __future__ import annotations
 
-from lib.proxy import headers
-from lib.proxy.addresses import Scope
+from lib.notebook_proxy import headers
+from lib.notebook_proxy.origins import Scope
 
 MAX_HEADER_BYTES = 64 * 1024
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

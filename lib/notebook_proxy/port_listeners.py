@@ -13,9 +13,9 @@ import uvicorn
 from lib.errors import Unavailable
 from lib.http.hardening import StrictProtocol
 from lib.model import SessionId
-from lib.proxy.addresses import PortAddresses, Scope
-from lib.proxy.answers import Receive, Send
-from lib.proxy.websocket import MAX_MESSAGE_BYTES
+from lib.notebook_proxy.error_pages import Receive, Send
+from lib.notebook_proxy.origins import PortAddresses, Scope
+from lib.notebook_proxy.websocket import MAX_MESSAGE_BYTES
 
 #: How a server in front of the proxy has to be set up; the portal's own too.
 SERVER_SETTINGS: dict[str, Any] = {

@@ -14,10 +14,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from lib.proxy import headers
-from lib.proxy.addresses import Scope
-from lib.proxy.answers import Receive, Send
-from lib.proxy.upstream import Upstream
+from lib.notebook_proxy import headers
+from lib.notebook_proxy.error_pages import Receive, Send
+from lib.notebook_proxy.origins import Scope
+from lib.notebook_proxy.upstream import Upstream
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lib.proxy.addresses import Scope
-from lib.proxy.visitors import COOKIE_PREFIX
+from lib.notebook_proxy.origins import Scope
+from lib.notebook_proxy.tickets import COOKIE_PREFIX
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 
 from lib.errors import SceneBridgeError
 from lib.model import SessionId
-from lib.proxy.upstream import Upstream
-from lib.proxy.visitors import Gatekeeper, Visitor
+from lib.notebook_proxy.tickets import Gatekeeper, Visitor
+from lib.notebook_proxy.upstream import Upstream
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ from urllib.parse import parse_qs, quote
 
 from lib.errors import Refused, SceneBridgeError
 from lib.model import SessionId
-from lib.proxy import guard, headers, websocket
-from lib.proxy.activity import Activity
-from lib.proxy.addresses import Addresses, Scope
-from lib.proxy.answers import Answers, Receive, Send
-from lib.proxy.exchange import Exchange, NoAnswer
-from lib.proxy.registry import Notebooks, Visits
-from lib.proxy.visitors import Cookies, Gatekeeper, Tickets, Visitor, local_path
+from lib.notebook_proxy import csrf, headers, websocket
+from lib.notebook_proxy.activity import Activity
+from lib.notebook_proxy.error_pages import Answers, Receive, Send
+from lib.notebook_proxy.http import Exchange, NoAnswer
+from lib.notebook_proxy.open_notebooks import Notebooks, Visits
+from lib.notebook_proxy.origins import Addresses, Scope
+from lib.notebook_proxy.tickets import Cookies, Gatekeeper, Tickets, Visitor, local_path
 
 #: Everything below belongs to the proxy, whatever the notebook's server has there.
 OWN_PATHS = "/_portal/"
@@ -49,11 +49,11 @@ class NotebookSite:
         if scope["type"] == "websocket":
             await receive()  # "websocket.connect" comes before anything may be said
         own = self._addresses.origin(session)
-        if headers.size(scope) > guard.MAX_HEADER_BYTES:
+        if headers.size(scope) > csrf.MAX_HEADER_BYTES:
             await self._answers.say(scope, send, 431, "The request's headers are too large.")
         elif not _raw_path(scope).startswith(b"/"):
             await self._answers.say(scope, send, 400, "This address is not valid.")
-        elif (refused := guard.refusal(scope, own)) is not None:
+        elif (refused := csrf.refusal(scope, own)) is not None:
             await self._answers.say(scope, send, 403, refused)
         elif scope["path"].startswith(OWN_PATHS):
             await self._own(session, scope, send)
@@ -83,7 +83,7 @@ class NotebookSite:
                     heard = self._heard(receive, visitor)
                     await websocket.join(scope, heard, send, upstream, origin=own, ended=ended)
                 else:
-                    if scope["method"] not in guard.SAFE_METHODS:
+                    if scope["method"] not in csrf.SAFE_METHODS:
                         self._activity.note(visitor.login)
                     await Exchange(
                         scope,
@@ -121,7 +121,7 @@ class NotebookSite:
 
     async def _send_to_portal(self, session: SessionId, scope: Scope, send: Send) -> None:
         """Somebody without a valid cookie: the portal knows who they are, we do not."""
-        if not guard.is_navigation(scope):
+        if not csrf.is_navigation(scope):
             await self._answers.say(scope, send, 401, "Open this notebook from the portal again.")
             return
         query = scope["query_string"].decode("latin-1")
@@ -130,7 +130,7 @@ class NotebookSite:
 
     async def _own(self, session: SessionId, scope: Scope, send: Send) -> None:
         query = parse_qs(scope["query_string"].decode("latin-1"))
-        if not guard.is_navigation(scope) or scope["method"] != "GET":
+        if not csrf.is_navigation(scope) or scope["method"] != "GET":
             await self._answers.say(scope, send, 404, "There is nothing at this address.")
         elif scope["path"] == ENTER:
             await self._enter(session, query.get("t", [""])[0], scope, send)

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
-from lib.proxy import guard, headers
-from lib.proxy.addresses import Scope
+from lib.notebook_proxy import csrf, headers
+from lib.notebook_proxy.origins import Scope
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -48,7 +48,7 @@ class Answers:
             link: address and label of where to go on; the portal by default.
             refresh_s: after how long a page asks again by itself; 0 for never.
         """
-        if guard.is_navigation(scope):
+        if csrf.is_navigation(scope):
             address, label = link or (f"{self._portal}/", "Go to the portal")
             body = _PAGE.format(
                 title=html.escape(title or "This notebook cannot be shown"),

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from lib.config.settings import PROJECT
 from lib.errors import SceneBridgeError, Unavailable, from_code
 from lib.http.listeners import listen
-from lib.notebooks import control
-from lib.notebooks.control import Open, Start
+from lib.notebook_proxy import messages
+from lib.notebook_proxy.messages import Open, Start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ _REASONS_KEPT = 1000
 
 
 class NotebookProcess:
-    """Keeps one process of `lib.notebooks.process` while it is started.
+    """Keeps one process of `lib.notebook_proxy.main` while it is started.
 
     It listens on sockets of ours, so requests wait while it is started again, and it is told
     then of everything that was open. It ends with us, even when we are killed: its end of the
@@ -228,7 +228,7 @@ class _Line:
         handed = [theirs.fileno(), *(listener.fileno() for listener in listeners)]
         try:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "lib.notebooks.process"),
+                *(sys.executable, "-P", "-m", "lib.notebook_proxy.main"),
                 *("--control", str(handed[0])),
                 *("--listen", ",".join(map(str, handed[1:]))),
                 *("--data", str(data)),
@@ -243,7 +243,7 @@ class _Line:
             raise
         finally:
             theirs.close()
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=control.LINE_BYTES)
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=messages.LINE_BYTES)
         return cls(process, reader, writer)
 
     async def call(self, do: str, timeout_s: float, **values: Any) -> dict[str, Any]:
@@ -259,7 +259,7 @@ class _Line:
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
-            self._writer.write(control.line({"n": number, "do": do, **values}))
+            self._writer.write(messages.line({"n": number, "do": do, **values}))
             return await asyncio.wait_for(answer, timeout_s)
         except TimeoutError as exc:
             raise Unavailable("The notebooks' process does not answer.") from exc
@@ -268,7 +268,7 @@ class _Line:
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         try:
-            while (message := await control.read(reader)) is not None:
+            while (message := await messages.read(reader)) is not None:
                 self._take(message)
         except SceneBridgeError as exc:
             log.warning("the notebooks' process: %s", exc)

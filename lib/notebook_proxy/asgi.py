@@ -8,14 +8,14 @@ from typing import Literal
 
 from lib.errors import NotFound, SceneBridgeError
 from lib.model import SessionId, UserId
-from lib.proxy.activity import Active, Activity
-from lib.proxy.addresses import Addresses, HostAddresses, PortAddresses, Scope
-from lib.proxy.answers import Answers, Receive, Send
-from lib.proxy.doors import App, Doors
-from lib.proxy.registry import Notebooks, Visits
-from lib.proxy.site import ENTER, NotebookSite
-from lib.proxy.upstream import Upstream
-from lib.proxy.visitors import Cookies, Gatekeeper, Tickets, Visitor, local_path
+from lib.notebook_proxy.activity import Active, Activity
+from lib.notebook_proxy.error_pages import Answers, Receive, Send
+from lib.notebook_proxy.notebook_site import ENTER, NotebookSite
+from lib.notebook_proxy.open_notebooks import Notebooks, Visits
+from lib.notebook_proxy.origins import Addresses, HostAddresses, PortAddresses, Scope
+from lib.notebook_proxy.port_listeners import App, Doors
+from lib.notebook_proxy.tickets import Cookies, Gatekeeper, Tickets, Visitor, local_path
+from lib.notebook_proxy.upstream import Upstream
 
 
 @dataclass(frozen=True, slots=True)

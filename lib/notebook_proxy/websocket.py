@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import ClientWebSocketResponse, WSMsgType
 
-from lib.proxy import headers
-from lib.proxy.addresses import Scope
-from lib.proxy.answers import Receive, Send, refuse_handshake
-from lib.proxy.exchange import NoAnswer
-from lib.proxy.upstream import Upstream
+from lib.notebook_proxy import headers
+from lib.notebook_proxy.error_pages import Receive, Send, refuse_handshake
+from lib.notebook_proxy.http import NoAnswer
+from lib.notebook_proxy.origins import Scope
+from lib.notebook_proxy.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
