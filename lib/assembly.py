@@ -13,7 +13,6 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from lib import api
 from lib.auth import auth_of
 from lib.auth.authorization import Access, Act
 from lib.auth.oidc import SignInProviders
@@ -21,8 +20,6 @@ from lib.config.data_dir import make_data_folder, make_runtime_folder
 from lib.config.offerings import load_catalogs, offered
 from lib.config.settings import PROJECT
 from lib.config.site_paths import tunnel_folder
-from lib.door import FrontDoor
-from lib.entrance import Entrance
 from lib.errors import NotFound, Refused
 from lib.http.security_headers import page_policies
 from lib.links import links
@@ -34,6 +31,9 @@ from lib.reconciler.reconciler import Keeper
 from lib.results.folder import ResultFolder
 from lib.scenes.catalogue import Catalogue
 from lib.store import Store
+from lib.web import api
+from lib.web.auth_middleware import FrontDoor
+from lib.web.sign_in_routes import Entrance
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

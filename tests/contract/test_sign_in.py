@@ -21,9 +21,9 @@ from lib.auth.authorization import Access
 from lib.auth.oidc import SignInProviders
 from lib.config.offerings import Catalogs
 from lib.config.settings import Group, Provider, Rule
-from lib.door import FrontDoor
-from lib.entrance import WAY_COOKIE, Entrance
 from lib.store import Store
+from lib.web.auth_middleware import FrontDoor
+from lib.web.sign_in_routes import WAY_COOKIE, Entrance
 from tests.fakes.lying_provider import LyingProvider, lying_provider
 from tests.fakes.provider import TestProvider, provider, query_of
 

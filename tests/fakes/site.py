@@ -19,20 +19,20 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from lib import api
 from lib.auth import COOKIE, Auth
 from lib.auth.authorization import Access
 from lib.auth.logins import digest
 from lib.config.clusters import ClusterEntry
 from lib.config.offerings import Catalogs
 from lib.config.settings import Settings
-from lib.door import FrontDoor
 from lib.http.html_pages import sign_in_page
 from lib.http.security_headers import page_policies
 from lib.model import TokenScope, User
 from lib.portal import facade
 from lib.scenes import stac
 from lib.scenes.catalogue import Catalogue
+from lib.web import api
+from lib.web.auth_middleware import FrontDoor
 from tests.fakes.kept import Kept, kept
 from tests.fakes.things import ALICE, BOB, FIRE, HERE, MEMBERSHIP
 

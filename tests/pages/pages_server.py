@@ -23,13 +23,13 @@ from starlette.staticfiles import StaticFiles
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from lib import api
 from lib.auth.oidc import SignInProviders
 from lib.config.settings import Settings
-from lib.door import FrontDoor
-from lib.entrance import Entrance
 from lib.http.security_headers import page_policies
 from lib.portal import facade
+from lib.web import api
+from lib.web.auth_middleware import FrontDoor
+from lib.web.sign_in_routes import Entrance
 from tests.pages.pages_people import CAMPUS
 from tests.pages.pages_site import Site
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import uvicorn
 
-from lib import api as api_module
+from lib.web import api as api_module
 from tests.fakes.kept import hurry, until
 from tests.fakes.site import ALICE, Site, site
 

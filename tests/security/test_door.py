@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from lib import api
 from lib.auth import COOKIE
 from lib.auth.logins import digest
 from lib.errors import Unavailable
+from lib.web import api
 from tests.fakes.kept import hurry
 from tests.fakes.site import ALICE, BOB, ORIGIN, Site, site
 

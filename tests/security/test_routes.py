@@ -21,13 +21,13 @@ from lib import assembly
 from lib.auth import CLIENT_HEADER, COOKIE, OWNER
 from lib.auth.authorization import Access, Act
 from lib.config import settings
-from lib.door import CLOSED_PATHS, OPEN_PATHS
 from lib.model import SceneId, SessionId, User
 from lib.portal import facade
 from lib.reconciler.reconciler import Keeper
 from lib.scenes.catalogue import Catalogue
 from lib.store import Store
 from lib.store.audit import AuditQuery
+from lib.web.auth_middleware import CLOSED_PATHS, OPEN_PATHS
 from tests.crowd import Crowd
 from tests.fakes.things import a_run, a_session, new_id
 from tests.pages.pages_site import plant_scene

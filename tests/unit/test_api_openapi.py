@@ -5,7 +5,7 @@ from __future__ import annotations
 import yaml
 from openapi_spec_validator import validate
 
-from lib import api
+from lib.web import api
 from tests.fakes.described import OPENAPI, document
 
 

@@ -19,7 +19,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from lib.api_queries import audit_query, no_constant, scene_query, whole
 from lib.errors import (
     Conflict,
     InvalidInput,
@@ -32,6 +31,7 @@ from lib.errors import (
 from lib.model import LaunchRequest, Resources, RunId, SceneId, SessionId
 from lib.portal import facade
 from lib.protocol import ArtifactKind
+from lib.web.api.queries import audit_query, no_constant, scene_query, whole
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -49,7 +49,7 @@ _STATUS = (
     (Unavailable, 503),
 )
 _MAX_BODY = 2**20
-_OPENAPI = Path(__file__).resolve().parent.parent / "docs" / "openapi.yaml"
+_OPENAPI = Path(__file__).resolve().parents[3] / "docs" / "openapi.yaml"
 _PICTURE_HEADERS = {"Cache-Control": "private, max-age=3600", "Content-Security-Policy": "sandbox"}
 
 

@@ -27,7 +27,7 @@ from lib.auth import CLIENT_HEADER, COOKIE, LOGIN_HEADER
 from lib.auth.authorization import Act
 from lib.errors import Refused, SceneBridgeError
 from lib.http.html_pages import PLAIN_POLICY
-from lib.open_pages import OpenPages
+from lib.web.websocket_sessions import OpenPages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

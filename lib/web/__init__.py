@@ -1,0 +1,1 @@
+"""The web application in front of the portal: sign-in, the API, who may pass."""
