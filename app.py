@@ -10,8 +10,8 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 if get_script_run_ctx(suppress_warning=True) is None:
-    from lib.assembly import Assembly
     from lib.config import settings
+    from lib.server.app import Assembly
 
     assembly = Assembly(settings.current())
     app = st.App(

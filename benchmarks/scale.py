@@ -154,7 +154,7 @@ def _used(site: Standing) -> dict[str, float]:
     """Processor seconds so far, by part. The portal's other processes are none of the keeper."""
     found = {"portal": 0.0, "gate": 0.0, "master": 0.0}
     for host, part, words in (
-        (site.portal, "portal", "lib.serve"),
+        (site.portal, "portal", "lib.server.main"),
         (site.portal, "master", f"{CLUSTER}.ctl"),
         (site.login, "gate", "lib.gate"),
     ):

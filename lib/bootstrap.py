@@ -7,7 +7,7 @@
 2. the pinned packages in it;
 3. the front-end files: npm packages by the lock file, built into `assets/`;
 
-and then becomes `python -m lib.serve` or `python -m pytest`. A part is done again only
+and then becomes `python -m lib.server.main` or `python -m pytest`. A part is done again only
 when what it was made from has changed; a part that fails leaves no stamp, so the next
 start tries it again. Standard library only: nothing is installed yet when this runs.
 """
@@ -36,7 +36,7 @@ OLDEST_NPM = 7
 
 #: What each goal becomes once everything is there.
 COMMANDS = {
-    "run": ("-P", "-m", "lib.serve"),
+    "run": ("-P", "-m", "lib.server.main"),
     "test": (
         *("-P", "-m", "pytest", "-n", "2"),
         *("--dist", "loadscope", "--no-loadscope-reorder"),  # the longest come first

@@ -97,7 +97,7 @@ def write_settings(data: Path, port: int, issuer: str) -> None:
 
 
 def start_portal(portal: RunningPortal) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "lib.serve", "--data", str(portal.data), "--no-browser"]
+    command = [sys.executable, "-m", "lib.server.main", "--data", str(portal.data), "--no-browser"]
     process = subprocess.Popen(
         [*command, "--port", str(portal.port)],
         cwd=PROJECT,

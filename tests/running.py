@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import psutil
 
-from lib.warming import MARK, code_digest
+from lib.server.module_cache import MARK, code_digest
 
 PROJECT = Path(__file__).resolve().parent.parent
 #: For plain HTTP: to load the certificates of all authorities takes a client 50 ms.
@@ -47,7 +47,7 @@ def free_port() -> int:
 
 @dataclass
 class RunningPortal:
-    """`python -m lib.serve` on a data folder of its own."""
+    """`python -m lib.server.main` on a data folder of its own."""
 
     data: Path
     port: int = field(default_factory=free_port)
@@ -61,7 +61,7 @@ class RunningPortal:
 
     def start(self, timeout_s: float = 120.0) -> str:
         """Start and wait until it says it is ready; the one-time sign-in link."""
-        command = [sys.executable, "-m", "lib.serve", "--data", str(self.data)]
+        command = [sys.executable, "-m", "lib.server.main", "--data", str(self.data)]
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port), "--no-browser"],
             cwd=PROJECT,

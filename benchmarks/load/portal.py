@@ -1,6 +1,6 @@
-"""`lib.serve`, with a gate whose jobs get benchmarks/plain_notebook in Jupyter's place:
+"""`lib.server.main`, with a gate whose jobs get benchmarks/plain_notebook in Jupyter's place:
 
-    python -m benchmarks.load.portal CODE [arguments of lib.serve]
+    python -m benchmarks.load.portal CODE [arguments of lib.server.main]
 
 CODE is a folder with that package and copies of the modules. Nothing else differs.
 """
@@ -11,14 +11,14 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from lib import embedded, serve
 from lib.config.settings import PROJECT
+from lib.server import local_gate, main
 
 if TYPE_CHECKING:
     from lib.config.offerings import Catalogs
     from lib.config.settings import Settings
 
-_plain = embedded.policy_text
+_plain = local_gate.policy_text
 
 
 def main() -> int:
@@ -31,8 +31,8 @@ def main() -> int:
             raise RuntimeError("the policy does not say where the code is")
         return text.replace(line, f"code = {json.dumps(code)}")
 
-    embedded.policy_text = policy_text
-    return serve.main(arguments)
+    local_gate.policy_text = policy_text
+    return main.main(arguments)
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from lib.config.clusters import ClusterEntry, GatePlace, SshHost
 from lib.config.offerings import Catalogs
 from lib.config.settings import Settings
 from lib.errors import ClusterUnreachable
-from lib.links import end_masters, links
 from lib.model import ClusterId, Fault, SessionId, TunnelState
 from lib.portal.tunnels import OuterTunnels
+from lib.server.gate_links import end_masters, links
 from lib.tunnels import ClusterLink
 from tests.contract.small_gate import SmallGate
 from tests.fakes.guardian import Guardian

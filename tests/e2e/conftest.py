@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from lib.warming import MARK
+from lib.server.module_cache import MARK
 from tests.chromium import chromium
 from tests.e2e.signing_in import set_up_providers
 from tests.fakes.provider import TestProvider, provider

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from lib import serve
 from lib.config import settings
+from lib.server import main
 from tests.front_server import DEPLOY, needs
 from tests.running import PROJECT
 
@@ -51,7 +51,7 @@ def test_the_units_are_hardened(installed: Path, name: str, most: float) -> None
 
 def test_the_unit_leaves_the_portal_the_time_that_it_needs() -> None:
     unit = (DEPLOY / UNITS[0]).read_text()
-    assert int(re.search(r"^TimeoutStopSec=(\d+)$", unit, re.M)[1]) > serve._STOP_S
+    assert int(re.search(r"^TimeoutStopSec=(\d+)$", unit, re.M)[1]) > main._STOP_S
     for line in ("Type=notify", "KillMode=process", "OOMPolicy=continue", "UMask=0077"):
         assert f"\n{line}\n" in unit
 

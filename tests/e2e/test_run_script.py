@@ -34,7 +34,7 @@ def portal(unstarted: RunningPortal) -> RunningPortal:
 def refused(*arguments: object, **environment: str) -> str:
     """The one sentence of a start that must not succeed."""
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "lib.serve", "--no-browser", *map(str, arguments)],
+        [sys.executable, "-P", "-m", "lib.server.main", "--no-browser", *map(str, arguments)],
         cwd=PROJECT,
         env={**os.environ, "PYTHONPATH": str(PROJECT), **environment},
         capture_output=True,
@@ -115,7 +115,7 @@ def test_a_second_portal_on_the_same_folder_is_refused(data):
 
 def test_wrong_usage_ends_with_2():
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "lib.serve", "--host", "0.0.0.0"],
+        [sys.executable, "-P", "-m", "lib.server.main", "--host", "0.0.0.0"],
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
@@ -152,7 +152,7 @@ def test_the_browser_is_opened_without_the_key_in_its_arguments(portal, data, tm
     browser.write_text(f'#!/bin/sh\nprintf %s "$*" > "{opened}"\n')
     browser.chmod(0o755)
     portal.process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "lib.serve", "--data", data, "--port", str(portal.port)],
+        [sys.executable, "-P", "-m", "lib.server.main", "--data", data, "--port", str(portal.port)],
         env={**os.environ, "PYTHONPATH": str(PROJECT), "BROWSER": str(browser), "DISPLAY": ":0"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -233,7 +233,7 @@ def test_a_second_signal_while_it_stops_breaks_nothing(portal):
 def test_a_signal_before_it_is_ready_leaves_nothing(portal, data):
     options = ["--data", data, "--port", str(portal.port), "--no-browser"]
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "lib.serve", *options],
+        [sys.executable, "-P", "-m", "lib.server.main", *options],
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -56,7 +56,7 @@ client_id = "scenebridge"
 
 def service(data: Path, port: int, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "lib.serve", "--data", data, "--port", str(port)],
+        [sys.executable, "-P", "-m", "lib.server.main", "--data", data, "--port", str(port)],
         env={**os.environ, "PYTHONPATH": str(PROJECT), "DISPLAY": ":0", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

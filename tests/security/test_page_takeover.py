@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from lib.auth import LOGIN_HEADER
-from lib.server import LARGEST_MESSAGE
+from lib.server.uvicorn_server import LARGEST_MESSAGE
 from tests.crowd import Crowd, Somebody
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,6 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from streamlit.web.server.starlette.starlette_app import create_streamlit_routes
 
-from lib import assembly
 from lib.auth import CLIENT_HEADER, COOKIE, OWNER
 from lib.auth.authorization import Access, Act
 from lib.config import settings
@@ -25,6 +24,7 @@ from lib.model import SceneId, SessionId, User
 from lib.portal import facade
 from lib.reconciler.reconciler import Keeper
 from lib.scenes.catalogue import Catalogue
+from lib.server import app
 from lib.store import Store
 from lib.store.audit import AuditQuery
 from lib.web.auth_middleware import CLOSED_PATHS, OPEN_PATHS
@@ -77,7 +77,7 @@ class Whole:
 
     def __init__(self, data: Path) -> None:
         chosen = settings.load(data)
-        self.it = assembly.Assembly(chosen)
+        self.it = app.Assembly(chosen)
         self.store = Store(data / "portal.sqlite")
         self.origin = chosen.origin
         self.session = SessionId(new_id())
@@ -115,7 +115,7 @@ class Whole:
 
 @pytest.fixture
 async def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Whole]:
-    monkeypatch.setattr(assembly, "links", lambda *_: {})
+    monkeypatch.setattr(app, "links", lambda *_: {})
     monkeypatch.setattr(Keeper, "wake", lambda *_: None)
     plant_scene(tmp_path, "LC08_A")
     it = Whole(tmp_path)
@@ -237,7 +237,7 @@ async def test_who_asked_is_said_by_front_servers_alone(
     forwarded: list[str],
     client: str,
 ) -> None:
-    monkeypatch.setattr(assembly, "links", lambda *_: {})
+    monkeypatch.setattr(app, "links", lambda *_: {})
     plant_scene(tmp_path, "LC08_A")
     (tmp_path / "settings.toml").write_text(f"trusted_proxies = {list(trusted)}")
     whole = Whole(tmp_path)

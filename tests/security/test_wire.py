@@ -120,7 +120,7 @@ async def place(**limits: Any) -> AsyncIterator[Place]:
 
 
 def test_portal_and_proxy_use_it() -> None:
-    from lib.server import SERVER_SETTINGS as OF_PORTAL
+    from lib.server.uvicorn_server import SERVER_SETTINGS as OF_PORTAL
 
     assert OF_PORTAL is SERVER_SETTINGS
     assert issubclass(SERVER_SETTINGS["http"], StrictProtocol)

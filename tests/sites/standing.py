@@ -219,7 +219,7 @@ class Standing:
 
     def start_portal(self, timeout_s: float = 120.0) -> str:
         """As its service does; the one-time sign-in link."""
-        argv = [PYTHON, "-P", "-m", "lib.serve", "--data", DATA]
+        argv = [PYTHON, "-P", "-m", "lib.server.main", "--data", DATA]
         self.process = self.portal.popen(
             [*argv, "--port", str(self.port), "--no-browser"],
             "scenebridge",
@@ -252,7 +252,9 @@ class Standing:
 
     def kill_portal(self) -> None:
         """SIGKILL to the portal alone, as the out-of-memory killer does."""
-        self.portal.run(["pkill", "-KILL", "-u", "scenebridge", "-f", "lib.serve"], check=False)
+        self.portal.run(
+            ["pkill", "-KILL", "-u", "scenebridge", "-f", "lib.server.main"], check=False
+        )
         assert self.process is not None
         self.process.wait(20)
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from lib import embedded
 from lib.config import settings
 from lib.config.offerings import load_catalogs
 from lib.config.settings import PROJECT
-from lib.embedded import EmbeddedCluster, policy_text, presets
 from lib.errors import ClusterUnreachable, Unavailable
+from lib.server import local_gate
+from lib.server.local_gate import EmbeddedCluster, policy_text, presets
 from tests.running import wait_for
 
 CATALOGS = load_catalogs(PROJECT)
@@ -112,7 +112,7 @@ def test_a_gate_that_cannot_start_says_why(cluster, monkeypatch):
     cluster.start()
     cluster.stop()
     monkeypatch.setattr(
-        embedded, "_GATE", (*embedded._GATE[:1], "-c", "raise SystemExit('no luck')")
+        local_gate, "_GATE", (*local_gate._GATE[:1], "-c", "raise SystemExit('no luck')")
     )
     with pytest.raises(ClusterUnreachable, match=r"did not start: no luck .*gate\.log"):
         cluster.start()

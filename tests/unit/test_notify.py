@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.notify import Notices
+from lib.server.systemd import Notices
 
 
 @pytest.fixture

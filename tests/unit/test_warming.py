@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from lib.model import ModuleId
-from lib.warming import warm_modules
+from lib.server.module_cache import warm_modules
 
 MODULES = (ModuleId("active-fire"),)
 

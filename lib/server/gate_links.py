@@ -6,10 +6,10 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from lib.embedded import EmbeddedCluster
 from lib.errors import ClusterUnreachable, InvalidInput, Unavailable
 from lib.model import ClusterId, Fault
 from lib.portal_keys import portal_key
+from lib.server.local_gate import EmbeddedCluster
 from lib.tunnels.command import Places
 from lib.tunnels.link import ClusterLink
 from lib.tunnels.master import Master

@@ -22,7 +22,6 @@ from lib.config.settings import PROJECT
 from lib.config.site_paths import tunnel_folder
 from lib.errors import NotFound, Refused
 from lib.http.security_headers import page_policies
-from lib.links import links
 from lib.notebook_proxy.messages import Start
 from lib.notebook_proxy.supervisor import NotebookProcess
 from lib.portal import facade
@@ -30,6 +29,7 @@ from lib.portal.tunnels import OuterTunnels
 from lib.reconciler.reconciler import Keeper
 from lib.results.folder import ResultFolder
 from lib.scenes.catalogue import Catalogue
+from lib.server.gate_links import links
 from lib.store import Store
 from lib.web import api
 from lib.web.auth_middleware import FrontDoor

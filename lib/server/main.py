@@ -1,6 +1,6 @@
 """What `./run` becomes once the project is set up: the portal with its embedded cluster.
 
-    python -m lib.serve [--port PORT] [--data DIR] [--no-browser]
+    python -m lib.server.main [--port PORT] [--data DIR] [--no-browser]
 
 Without a provider in the settings everything runs for one person on loopback, and a one-time
 link signs them in. A portal that is stopped (Ctrl-C, SIGTERM) stops all that it started; one
@@ -35,15 +35,15 @@ from lib.auth import auth_of
 from lib.config import settings
 from lib.config.data_dir import Running, claim, make_data_folder, make_runtime_folder
 from lib.config.offerings import load_catalogs, offered
-from lib.embedded import CLUSTER, EmbeddedCluster
 from lib.errors import SceneBridgeError, Unavailable
 from lib.http.hardening import allow_many_files
 from lib.http.listeners import check_notebook_port, listen
-from lib.links import end_masters
-from lib.notify import Notices
-from lib.server import PortalServer
+from lib.server.gate_links import end_masters
+from lib.server.local_gate import CLUSTER, EmbeddedCluster
+from lib.server.module_cache import warm_modules
+from lib.server.systemd import Notices
+from lib.server.uvicorn_server import PortalServer
 from lib.store import Store
-from lib.warming import warm_modules
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from lib.config.settings import Settings
 
 _WATCH_S = 2.0
-#: A stop takes no longer: ending live jobs has its grace time (`lib.embedded`).
+#: A stop takes no longer: ending live jobs has its grace time (`lib.server.local_gate`).
 _STOP_S = 150.0
 _SIGN_IN_PAGE = "sign-in.html"
 

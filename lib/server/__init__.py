@@ -1,0 +1,1 @@
+"""What `./run` becomes: the portal put together, started, served and stopped."""
