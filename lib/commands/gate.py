@@ -20,8 +20,8 @@ from lib.deploying import editing, pinning, steps
 from lib.deploying.login import refuse_portal, signed_in
 from lib.errors import InvalidInput, NotFound, Refused
 from lib.model import ClusterId
-from lib.portal_keys import portal_key
-from lib.tunnels.outer.ssh import login_of
+from lib.tunnels.outer.admin_ssh import login_of
+from lib.tunnels.portal_keys import portal_key
 
 if TYPE_CHECKING:
     import argparse

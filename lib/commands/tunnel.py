@@ -20,7 +20,7 @@ from lib.config.site_paths import tunnel_folder
 from lib.errors import InvalidInput
 from lib.model import ClusterId, Seal
 from lib.protocol import NAME_PATTERN
-from lib.tunnels.outer import closing, opening, trust
+from lib.tunnels.outer import admission, closing, opening
 from lib.tunnels.outer.records import TunnelRecord, is_open, latest
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
     admit = command(part, "admit", _admit, common, "As root: let an account open tunnels.")
     admit.add_argument("account", metavar="ACCOUNT")
     admit.add_argument(
-        "--portal-group", default=trust.PORTAL_GROUP, metavar="GROUP",
-        help=f"the group of the portal's account (default: {trust.PORTAL_GROUP})",
+        "--portal-group", default=admission.PORTAL_GROUP, metavar="GROUP",
+        help=f"the group of the portal's account (default: {admission.PORTAL_GROUP})",
     )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def _list(options: argparse.Namespace) -> Answer:  # noqa: ARG001
 
 
 def _admit(options: argparse.Namespace) -> Answer:
-    folder = trust.admit(tunnel_folder(), options.account, options.portal_group)
+    folder = admission.admit(tunnel_folder(), options.account, options.portal_group)
     text = (
         f"{options.account} may open tunnels now; their sockets and records lie in {folder}, "
         f"where the group {options.portal_group} may use and read them."

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from lib.deploying import bundle, wheels
 from lib.deploying.dialogue import Dialogue, Way, source_files
 from lib.errors import Refused, SceneBridgeError
-from lib.tunnels.outer import ssh, trust
+from lib.tunnels.outer import admin_ssh, admission
 from lib.tunnels.outer.agent import AgentState, agent_state
-from lib.tunnels.outer.reasons import reason
+from lib.tunnels.outer.ssh_errors import reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,11 +60,11 @@ def signed_in(entry: ClusterEntry, user: str, say: Callable[[str], None]) -> Ite
         ClusterUnreachable: the node does not answer.
         NotFound: it has no suitable Python.
     """
-    login, gate = ssh.login_of(entry)
-    account = ssh.account_on(entry, user)
+    login, gate = admin_ssh.login_of(entry)
+    account = admin_ssh.account_on(entry, user)
     own = [entry.file] if entry.file else []
     sent = [*bundle.shipped_files(), *source_files(), wheels.PINS]
-    trust.require_safe([*own, *sent, *trust.code()])
+    admission.require_safe([*own, *sent, *admission.code()])
     prompts = sys.stdin.isatty()
     agent = agent_state()
     if not prompts:
@@ -76,10 +76,10 @@ def signed_in(entry: ClusterEntry, user: str, say: Callable[[str], None]) -> Ite
         return reason(said, entry)
 
     with tempfile.TemporaryDirectory(prefix="sb-") as folder:
-        config = ssh.write_config(entry, Path(folder), user=account, prompts=prompts)
+        config = admin_ssh.write_config(entry, Path(folder), user=account, prompts=prompts)
         way = Way(
-            argv=lambda command: ssh.command(config, command),
-            environment=ssh.environment(),
+            argv=lambda command: admin_ssh.command(config, command),
+            environment=admin_ssh.environment(),
             explain=explain,
             name=f"the login node of cluster {entry.id} ({login.host})",
             python=gate.python,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lib.config.clusters import KEY_PATTERN
 from lib.deploying import bundle, template, wheels
 from lib.errors import InvalidInput, NotFound, Refused
-from lib.tunnels.outer.ssh import login_of
+from lib.tunnels.outer.admin_ssh import login_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

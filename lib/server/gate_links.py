@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from lib.errors import ClusterUnreachable, InvalidInput, Unavailable
 from lib.model import ClusterId, Fault
-from lib.portal_keys import portal_key
 from lib.server.local_gate import EmbeddedCluster
-from lib.tunnels.command import Places
 from lib.tunnels.link import ClusterLink
 from lib.tunnels.master import Master
+from lib.tunnels.portal_keys import portal_key
 from lib.tunnels.reach import TcpReach
+from lib.tunnels.ssh_options import Places
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -22,7 +22,7 @@ from lib.config.policy_toml import module_entry, toml_table
 from lib.config.settings import PROJECT
 from lib.errors import ClusterUnreachable, Unavailable
 from lib.model import ClusterId
-from lib.portal_keys import portal_key
+from lib.tunnels.portal_keys import portal_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -35,11 +35,11 @@ from lib.protocol import (
     encode,
     read_reply,
 )
-from lib.tunnels import child, command, reasons, transfer
-from lib.tunnels.child import Child
-from lib.tunnels.command import Places
+from lib.tunnels import ssh_errors, ssh_options, ssh_process, transfer
 from lib.tunnels.master import Master
 from lib.tunnels.reach import Reach, SocketReach
+from lib.tunnels.ssh_options import Places
+from lib.tunnels.ssh_process import Child
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class ClusterLink:
         """
         runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._places = Places(cluster, runtime)
-        self._known_hosts = command.known_hosts_line(cluster, host_key)
+        self._known_hosts = ssh_options.known_hosts_line(cluster, host_key)
         self._reach = reach
         self._master = Master(self._places, key.absolute())
         self._open = set(self._master.recorded)
@@ -276,19 +276,19 @@ class ClusterLink:
     async def _verb(self, verb: Verb) -> AsyncIterator[Child]:
         """A running verb; what goes wrong with ssh itself becomes `ClusterUnreachable`."""
         cluster = self._places.cluster
-        argv = command.verb(self._places, verb)
-        async with child.running(argv, line_limit=MAX_REPLY_BYTES) as ssh:
+        argv = ssh_options.verb(self._places, verb)
+        async with ssh_process.running(argv, line_limit=MAX_REPLY_BYTES) as ssh:
             try:
                 yield ssh
             except TimeoutError as exc:
                 self._suspect = True
-                raise reasons.silent(cluster) from exc
+                raise ssh_errors.silent(cluster) from exc
             except EOFError as exc:
                 self._suspect = True
                 said = ""
                 with suppress(TimeoutError):
                     _, said = await ssh.finish(2.0)
-                raise reasons.unreachable(cluster, said) from exc
+                raise ssh_errors.unreachable(cluster, said) from exc
 
     # --- forwards -----------------------------------------------------------
 
@@ -298,7 +298,7 @@ class ClusterLink:
         The gate decides at each connection whether it goes through, so prove the
         notebook with a request before telling anybody that it is there.
         """
-        command.destination(session)
+        ssh_options.destination(session)
         await self.ensure()
         path = self._places.forward(session)
         async with self._changing_forwards():
@@ -309,7 +309,7 @@ class ClusterLink:
 
     async def close_forward(self, session: SessionId) -> None:
         """Take the forward away and unlink its socket; no error if there is none."""
-        command.destination(session)
+        ssh_options.destination(session)
         async with self._changing_forwards():
             self._open.discard(session)
             try:

@@ -24,9 +24,9 @@ from typing import IO
 from lib.errors import ClusterUnreachable
 from lib.model import SessionId
 from lib.protocol import ID_PATTERN
-from lib.tunnels import child, command, reasons
-from lib.tunnels.command import Places
+from lib.tunnels import ssh_errors, ssh_options, ssh_process
 from lib.tunnels.reach import Reach, SocketReach
+from lib.tunnels.ssh_options import Places
 
 #: Longest wait for an answer on the control socket; a healthy master needs milliseconds.
 CONTROL_TIMEOUT_S = 8.0
@@ -57,8 +57,8 @@ class Master:
         """Whether a master answers on the control socket. Raises TimeoutError when it hangs."""
         if not self._places.control.exists():
             return False
-        asked = command.control(self._places, "check")
-        done = await child.run(asked, timeout_s=CONTROL_TIMEOUT_S)
+        asked = ssh_options.control(self._places, "check")
+        done = await ssh_process.run(asked, timeout_s=CONTROL_TIMEOUT_S)
         found = _PID.search(done.err) if done.code == 0 else None
         if found is None:
             return False
@@ -73,7 +73,7 @@ class Master:
             ClusterUnreachable: with the reason; no process is left.
         """
         await self.end()
-        argv = command.master(self._places, reach, self._key)
+        argv = ssh_options.master(self._places, reach, self._key)
         with _private(self._places.log) as log:
             pid = _spawn_detached(argv, log)
         self._opening = reach.opening if isinstance(reach, SocketReach) else ""
@@ -92,8 +92,8 @@ class Master:
         pid = self._recorded[0]
         if self._places.control.exists():
             with suppress(TimeoutError):
-                await child.run(
-                    command.control(self._places, "exit"), timeout_s=min(CONTROL_TIMEOUT_S, 2.0)
+                await ssh_process.run(
+                    ssh_options.control(self._places, "exit"), timeout_s=min(CONTROL_TIMEOUT_S, 2.0)
                 )
         if pid and not await _gone(self._places, pid):
             with suppress(ProcessLookupError):
@@ -113,7 +113,7 @@ class Master:
         self._record(self._recorded[0], self.recorded | {session})
         done = await self._control("forward", session)
         if done.code != 0 or not self._places.forward(session).is_socket():
-            raise reasons.unreachable(self._places.cluster, done.err)
+            raise ssh_errors.unreachable(self._places.cluster, done.err)
 
     def listens(self, session: SessionId) -> bool:
         """Whether a process holds the session's socket: a dead master leaves the file."""
@@ -136,20 +136,20 @@ class Master:
         # Measured: `-O cancel` leaves the socket file behind.
         self._places.forward(session).unlink(missing_ok=True)
 
-    async def _control(self, operation: str, session: SessionId) -> child.Finished:
-        argv = command.forward(self._places, operation, session)
+    async def _control(self, operation: str, session: SessionId) -> ssh_process.Finished:
+        argv = ssh_options.forward(self._places, operation, session)
         try:
-            return await child.run(argv, timeout_s=CONTROL_TIMEOUT_S)
+            return await ssh_process.run(argv, timeout_s=CONTROL_TIMEOUT_S)
         except TimeoutError as exc:
-            raise reasons.silent(self._places.cluster) from exc
+            raise ssh_errors.silent(self._places.cluster) from exc
 
     async def _signed_in(self, pid: int) -> None:
         """Wait for the control socket, which ssh makes once it has signed in."""
-        until = time.monotonic() + command.CONNECT_TIMEOUT_S + 5
+        until = time.monotonic() + ssh_options.CONNECT_TIMEOUT_S + 5
         while not self._places.control.exists():
             if _ended(self._places, pid):
                 said = self._places.log.read_text(encoding="utf-8", errors="replace")
-                raise reasons.not_signed_in(self._places.cluster, said)
+                raise ssh_errors.not_signed_in(self._places.cluster, said)
             if time.monotonic() > until:
                 raise ClusterUnreachable(
                     f"The gate of cluster {self._places.cluster} took too long to answer. "
@@ -174,11 +174,11 @@ def _spawn_detached(argv: list[str], log: IO[bytes]) -> int:
     """
     program = shutil.which(argv[0])
     if program is None:
-        raise child.missing(argv[0])
+        raise ssh_process.missing(argv[0])
     return os.posix_spawn(
         program,
         argv,
-        child.environment(),
+        ssh_process.environment(),
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
             (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from lib.errors import InvalidInput, ProtocolError, StorageFull
 from lib.protocol import GetReply, GetRequest, PutRequest, encode, read_reply
-from lib.tunnels.child import Child
+from lib.tunnels.ssh_process import Child
 
 #: A transfer may take any time as long as bytes keep moving.
 STALL_TIMEOUT_S = 60.0

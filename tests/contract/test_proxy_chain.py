@@ -182,7 +182,7 @@ async def test_frozen_gate_is_told_and_comes_back(
 ) -> None:
     monkeypatch.setattr(module, "VERB_TIMEOUT_S", {**module.VERB_TIMEOUT_S, Verb.INFO: 0.5})
     monkeypatch.setattr(module, "_PROBE_S", 0.5)
-    monkeypatch.setattr("lib.tunnels.command.CONNECT_TIMEOUT_S", 1)
+    monkeypatch.setattr("lib.tunnels.ssh_options.CONNECT_TIMEOUT_S", 1)
     link = make_link(site, runtime)
     await link.info()
     os.kill(site.process.pid, signal.SIGSTOP)

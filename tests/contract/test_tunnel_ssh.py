@@ -20,9 +20,9 @@ import pytest
 from lib.config.clusters import ClusterEntry, GatePlace, SshHost
 from lib.errors import ClusterUnreachable, InvalidInput, Refused, SceneBridgeError
 from lib.model import ClusterId, Seal
-from lib.tunnels.outer import seal, ssh
+from lib.tunnels.outer import admin_ssh, seal
 from lib.tunnels.outer.agent import AgentState, agent_state
-from lib.tunnels.outer.reasons import reason
+from lib.tunnels.outer.ssh_errors import reason
 from tests.sshd import HERE, SSHD, Account, SshAgent, Sshd, free_port, new_key
 
 pytestmark = pytest.mark.skipif(SSHD is None or shutil.which("ssh") is None, reason="no OpenSSH")
@@ -58,11 +58,11 @@ class Way:
         )  # fmt: skip
 
     def config(self, entry: ClusterEntry) -> Path:
-        return ssh.write_config(entry, self.folder, prompts=False)
+        return admin_ssh.write_config(entry, self.folder, prompts=False)
 
     def ask(self, entry: ClusterEntry, command: str = "cat") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ssh.command(self.config(entry), command), env=ssh.environment(), input="hello",
+            admin_ssh.command(self.config(entry), command), env=admin_ssh.environment(), input="hello",
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 
@@ -89,7 +89,7 @@ def way(monkeypatch: pytest.MonkeyPatch) -> Iterator[Way]:
             way.stop()
 
 
-@pytest.mark.parametrize("host", [ssh.LOGIN, ssh.JUMP])
+@pytest.mark.parametrize("host", [admin_ssh.LOGIN, admin_ssh.JUMP])
 def test_what_ssh_makes_of_the_configuration(way: Way, host: str) -> None:
     argv = ["ssh", "-G", "-F", str(way.config(way.entry(jump=True))), "--", host]
     lines = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -106,7 +106,7 @@ def test_what_ssh_makes_of_the_configuration(way: Way, host: str) -> None:
     }  # fmt: skip
     assert {name: got.get(name) for name in wanted} == wanted
     assert "controlpath" not in got
-    assert got.get("proxyjump") == ("jump" if host == ssh.LOGIN else None)
+    assert got.get("proxyjump") == ("jump" if host == admin_ssh.LOGIN else None)
     assert got["ciphers"].startswith("aes128-gcm@openssh.com,aes256-gcm@openssh.com,")
 
 
@@ -175,9 +175,11 @@ def test_one_of_many_keys_can_be_chosen(way: Way) -> None:
         new_key(way.folder / f"k{n}")
         way.agent.add(way.folder / f"k{n}")
     way.agent.add(way.key)
-    config = ssh.write_config(way.entry(jump=False), way.folder, key=way.public, prompts=False)
-    argv = ssh.command(config, "echo hello")
-    done = subprocess.run(argv, env=ssh.environment(), capture_output=True, text=True)
+    config = admin_ssh.write_config(
+        way.entry(jump=False), way.folder, key=way.public, prompts=False
+    )
+    argv = admin_ssh.command(config, "echo hello")
+    done = subprocess.run(argv, env=admin_ssh.environment(), capture_output=True, text=True)
     assert done.stdout == "hello\n"
 
 
@@ -208,7 +210,7 @@ def test_the_jump_host_lets_nobody_on(way: Way) -> None:
 
 def test_a_host_that_says_nothing(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        ssh, "_COMMON", ssh._COMMON.replace("ConnectTimeout 20", "ConnectTimeout 1")
+        admin_ssh, "_COMMON", admin_ssh._COMMON.replace("ConnectTimeout 20", "ConnectTimeout 1")
     )
     with socket.create_server((HERE, 0)) as silent:
         found = way.fault(way.entry(jump=False, login_port=silent.getsockname()[1]))
@@ -241,13 +243,13 @@ def test_a_forwarded_agent_whose_key_is_bound_to_the_way(way: Way, ways: tuple[s
         way.agent.clear()
         hops = [word for host in ways for word in ("-h", f"portal>{host}")]
         way.agent.add(way.key, "-t", "60", "-H", str(known), "-h", "portal", *hops)
-        inner = ssh.command(way.config(way.entry(jump=True)), "echo there")
+        inner = admin_ssh.command(way.config(way.entry(jump=True)), "echo there")
         argv = [
             *("ssh", "-F", "/dev/null", "-A", "-p", str(portal.port), "-o", "BatchMode=yes"),
             *("-o", f"UserKnownHostsFile={known}", "-o", "HostKeyAlias=portal", "--", HERE),
             f"ssh-add -L; {shlex.join(inner)}",
         ]
-        done = subprocess.run(argv, env=ssh.environment(), capture_output=True, text=True)
+        done = subprocess.run(argv, env=admin_ssh.environment(), capture_output=True, text=True)
     finally:
         portal.stop()
     assert way.public in done.stdout
@@ -260,13 +262,13 @@ def test_a_forwarded_agent_whose_key_is_bound_to_the_way(way: Way, ways: tuple[s
 def test_folders_that_ssh_would_misread_are_refused(way: Way) -> None:
     for name in ("a b", "a%b", "a${HOME}", 'a"b'):
         with pytest.raises(InvalidInput, match="ssh cannot read"):
-            ssh.write_config(way.entry(jump=True), way.folder / name)
+            admin_ssh.write_config(way.entry(jump=True), way.folder / name)
 
 
 def test_no_account_no_call(way: Way) -> None:
     entry = way.entry(jump=False)
     with pytest.raises(InvalidInput, match="not the name of an account"):
-        ssh.write_config(entry, way.folder, user="-oProxyCommand=id")
+        admin_ssh.write_config(entry, way.folder, user="-oProxyCommand=id")
 
 
 # --- the seal ------------------------------------------------------------------------------
@@ -336,8 +338,15 @@ def test_a_sealed_key_reaches_no_unix_socket_of_the_login_node(way: Way, sealed:
 
         threading.Thread(target=serve, daemon=True).start()
         config = way.config(way.entry(jump=False))
-        argv = [*ssh.connection(config), "-N", "-L", f"{local}:{target}", "--", ssh.LOGIN]
-        process = subprocess.Popen(argv, env=ssh.environment(), stdin=subprocess.DEVNULL,
+        argv = [
+            *admin_ssh.connection(config),
+            "-N",
+            "-L",
+            f"{local}:{target}",
+            "--",
+            admin_ssh.LOGIN,
+        ]
+        process = subprocess.Popen(argv, env=admin_ssh.environment(), stdin=subprocess.DEVNULL,
                                    stderr=subprocess.DEVNULL)  # fmt: skip
         try:
             deadline = time.monotonic() + 20

@@ -101,7 +101,7 @@ def outer(site: Standing) -> list[Process]:
 
 
 def guardian(site: Standing) -> list[Process]:
-    return processes(site.portal, "ada", "lib.tunnels.outer.guardian")
+    return processes(site.portal, "ada", "lib.tunnels.outer.supervisor")
 
 
 def jobs_of(site: Standing, session: str) -> list[str]:

@@ -10,10 +10,10 @@ import pytest
 from lib.config.clusters import ClusterEntry, GatePlace, SshHost
 from lib.errors import ClusterUnreachable, InvalidInput, Refused
 from lib.model import ClusterId, Seal
-from lib.tunnels.outer import opening, ssh, trust
+from lib.tunnels.outer import admin_ssh, admission, opening
 from lib.tunnels.outer.agent import Agent, AgentState
-from lib.tunnels.outer.guardian import Started
-from lib.tunnels.outer.reasons import lost, reason
+from lib.tunnels.outer.ssh_errors import lost, reason
+from lib.tunnels.outer.supervisor import Started
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGhNeL9crdmxRnDtzEgJt80gorOj7Tz4T6n0UhLxQPR"
 
@@ -76,22 +76,22 @@ def test_a_password_may_be_typed_slowly_at_the_jump_host(
     tmp_path: Path, *, prompts: bool, timeout_s: int
 ) -> None:
     """ssh to the login node waits behind it, and counts that time as its own."""
-    text = ssh.config_text(entry(), known_hosts=tmp_path / "known_hosts", prompts=prompts)
-    login = text.partition(f"Host {ssh.JUMP}\n")[0] + text.partition("Host *\n")[2]
+    text = admin_ssh.config_text(entry(), known_hosts=tmp_path / "known_hosts", prompts=prompts)
+    login = text.partition(f"Host {admin_ssh.JUMP}\n")[0] + text.partition("Host *\n")[2]
     first = next(line for line in login.splitlines() if "ConnectTimeout" in line)
     assert first.split() == ["ConnectTimeout", str(timeout_s)]
 
 
 def test_the_account_is_that_of_the_command_or_the_file(tmp_path: Path) -> None:
     known = tmp_path / "known"
-    text = ssh.config_text(entry(), user="ada", known_hosts=known)
+    text = admin_ssh.config_text(entry(), user="ada", known_hosts=known)
     assert text.count("  User ada\n") == 2
-    assert ssh.config_text(entry(), known_hosts=known).count("  User u1001\n") == 2
+    assert admin_ssh.config_text(entry(), known_hosts=known).count("  User u1001\n") == 2
     with pytest.raises(InvalidInput, match="Which account on cluster nchc"):
-        ssh.config_text(entry(user=""), known_hosts=known)
+        admin_ssh.config_text(entry(user=""), known_hosts=known)
     here = ClusterEntry(ClusterId("here"), "T", "", True)
     with pytest.raises(InvalidInput, match="is this computer"):
-        ssh.config_text(here, known_hosts=known)
+        admin_ssh.config_text(here, known_hosts=known)
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_files_that_others_can_change(tmp_path: Path, mode: int, safe: bool) -> 
     link.symlink_to(file)
     for path in (file, link):
         if safe:
-            trust.require_safe([path])
+            admission.require_safe([path])
         else:
             with pytest.raises(Refused, match=r"code\.py could be changed by others"):
-                trust.require_safe([path])
+                admission.require_safe([path])
 
 
 def test_folders_that_others_can_change(tmp_path: Path) -> None:
@@ -137,9 +137,9 @@ def test_folders_that_others_can_change(tmp_path: Path) -> None:
     (folder / "code.py").touch()
     folder.chmod(0o777)
     with pytest.raises(Refused, match="open could be changed by others"):
-        trust.require_safe([folder / "code.py"])
+        admission.require_safe([folder / "code.py"])
     folder.chmod(0o1777)  # as /tmp
-    trust.require_safe([folder / "code.py"])
+    admission.require_safe([folder / "code.py"])
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
@@ -149,14 +149,14 @@ def test_files_of_other_accounts_and_groups(tmp_path: Path) -> None:
     os.chown(file, 0, 8)
     file.chmod(0o664)
     with pytest.raises(Refused, match="could be changed by others"):
-        trust.require_safe([file])
+        admission.require_safe([file])
     file.chmod(0o644)
-    trust.require_safe([file])
+    admission.require_safe([file])
     os.chown(file, 8, 8)
     with pytest.raises(Refused, match="could be changed by mail"):
-        trust.require_safe([file])
+        admission.require_safe([file])
 
 
 def test_the_code_that_runs_is_looked_at() -> None:
-    files = {file.name for file in trust.code()}
+    files = {file.name for file in admission.code()}
     assert {"trust.py", "clusters.py", "__init__.py"} <= files

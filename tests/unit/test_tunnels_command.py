@@ -10,8 +10,8 @@ import pytest
 from lib.errors import InvalidInput
 from lib.model import ClusterId, SessionId
 from lib.protocol import Verb
-from lib.tunnels import SocketReach, TcpReach, command, reasons
-from lib.tunnels.command import Places
+from lib.tunnels import SocketReach, TcpReach, ssh_errors, ssh_options
+from lib.tunnels.ssh_options import Places
 
 SESSION = SessionId("0f0e0d0c-0b0a-0908-0706-050403020100")
 PLACES = Places(ClusterId("abci"), Path("/run/sb"))
@@ -24,7 +24,7 @@ def options(argv: list[str]) -> dict[str, str]:
 
 
 def test_master_trusts_one_host_key_and_shows_one_key() -> None:
-    argv = command.master(PLACES, TcpReach("127.0.0.1", 2222), Path("/keys/abci"))
+    argv = ssh_options.master(PLACES, TcpReach("127.0.0.1", 2222), Path("/keys/abci"))
     assert argv[:3] == ["ssh", "-F", "/dev/null"]
     assert argv[-4:] == ["-p", "2222", "--", "127.0.0.1"]
     given = options(argv)
@@ -45,10 +45,10 @@ def test_master_trusts_one_host_key_and_shows_one_key() -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        command.verb(PLACES, Verb.INFO),
-        command.control(PLACES, "check"),
-        command.forward(PLACES, "forward", SESSION),
-        command.forward(PLACES, "cancel", SESSION),
+        ssh_options.verb(PLACES, Verb.INFO),
+        ssh_options.control(PLACES, "check"),
+        ssh_options.forward(PLACES, "forward", SESSION),
+        ssh_options.forward(PLACES, "cancel", SESSION),
     ],
 )
 def test_nothing_connects_around_the_master(argv: list[str]) -> None:
@@ -59,11 +59,11 @@ def test_nothing_connects_around_the_master(argv: list[str]) -> None:
 
 
 def test_verb_is_the_whole_command() -> None:
-    assert command.verb(PLACES, Verb.WATCH)[-1] == "scenebridge-1 watch"
+    assert ssh_options.verb(PLACES, Verb.WATCH)[-1] == "scenebridge-1 watch"
 
 
 def test_forward_names_the_session_only() -> None:
-    argv = command.forward(PLACES, "forward", SESSION)
+    argv = ssh_options.forward(PLACES, "forward", SESSION)
     assert argv[argv.index("-L") + 1] == (
         f"/run/sb/f/{SESSION.replace('-', '')}.sock:s-{SESSION}:1"
     )
@@ -71,7 +71,7 @@ def test_forward_names_the_session_only() -> None:
 
 def test_socket_reach_passes_the_descriptor() -> None:
     path = "/run/sb/it's 100%/t.sock"
-    argv = command.master(PLACES, SocketReach(Path(path)), Path("/keys/50%"))
+    argv = ssh_options.master(PLACES, SocketReach(Path(path)), Path("/keys/50%"))
     given = options(argv)
     assert given["ProxyUseFdpass"] == "yes"
     assert shlex.split(given["ProxyCommand"].replace("%%", "%"))[-1] == path
@@ -103,24 +103,24 @@ def test_runtime_folders_that_cannot_hold_sockets_are_refused(folder: str) -> No
 )
 def test_addresses_that_ssh_could_misread_are_refused(reach: TcpReach | SocketReach) -> None:
     with pytest.raises(InvalidInput):
-        command.master(PLACES, reach, Path("/keys/abci"))
+        ssh_options.master(PLACES, reach, Path("/keys/abci"))
 
 
 @pytest.mark.parametrize("key", ["/keys/${HOME}", '/keys/"x', "/keys/a\nb"])
 def test_key_paths_that_ssh_would_expand_are_refused(key: str) -> None:
     with pytest.raises(InvalidInput):
-        command.master(PLACES, TcpReach("localhost", 22), Path(key))
+        ssh_options.master(PLACES, TcpReach("localhost", 22), Path(key))
 
 
 def test_host_key_becomes_one_line() -> None:
-    line = command.known_hosts_line(ClusterId("abci"), f"{KEY} gate@login\n")
+    line = ssh_options.known_hosts_line(ClusterId("abci"), f"{KEY} gate@login\n")
     assert line == f"scenebridge-abci {KEY}\n"
 
 
 @pytest.mark.parametrize("key", ["", "ssh-ed25519", "* " + KEY, KEY + "\nevil " + KEY, "@x " + KEY])
 def test_host_keys_that_are_none_are_refused(key: str) -> None:
     with pytest.raises(InvalidInput):
-        command.known_hosts_line(ClusterId("abci"), key)
+        ssh_options.known_hosts_line(ClusterId("abci"), key)
 
 
 @pytest.mark.parametrize(
@@ -141,6 +141,6 @@ def test_host_keys_that_are_none_are_refused(key: str) -> None:
     ],
 )  # fmt: skip
 def test_reasons_are_plain_sentences(stderr: str, told: str) -> None:
-    error = reasons.unreachable(ClusterId("abci"), stderr)
+    error = ssh_errors.unreachable(ClusterId("abci"), stderr)
     assert told in error.message
     assert error.transient

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from lib.errors import Refused, Unavailable
-from lib.tunnels.outer.ssh import environment
+from lib.tunnels.outer.admin_ssh import environment
 
 _TIMEOUT_S = 20
 _NO_KEYS, _NO_AGENT = 1, 2

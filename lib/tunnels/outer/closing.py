@@ -12,9 +12,9 @@ import psutil
 
 from lib.errors import Refused, Unavailable
 from lib.model import TunnelState
-from lib.tunnels.outer import ledger
+from lib.tunnels.outer import record_writer
+from lib.tunnels.outer.admission import me
 from lib.tunnels.outer.records import TunnelPlace, is_open, places
-from lib.tunnels.outer.trust import me
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,7 +77,7 @@ def settle(place: TunnelPlace) -> None:
     """Write down that a tunnel is closed whose guardian could not any more."""
     record = place.read()
     if record is not None and record.state is TunnelState.OPEN and not is_open(place, record):
-        ledger.close(place, record, "The process that looked after it was ended.")
+        record_writer.close(place, record, "The process that looked after it was ended.")
 
 
 def _end(place: TunnelPlace, record: TunnelRecord) -> TunnelRecord:

@@ -21,17 +21,11 @@ from lib.config.settings import PROJECT
 from lib.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
 from lib.model import Seal, TunnelState
 from lib.protocol import decode, encode
-from lib.tunnels.outer import closing, ledger, seal, ssh, trust
+from lib.tunnels.outer import admin_ssh, admission, closing, record_writer, seal
 from lib.tunnels.outer.agent import Agent, AgentState, agent_state
-from lib.tunnels.outer.guardian import (
-    Keep,
-    Plan,
-    Started,
-    foreground_terminal,
-    receive,
-)
-from lib.tunnels.outer.reasons import reason
 from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
+from lib.tunnels.outer.ssh_errors import reason
+from lib.tunnels.outer.supervisor import Keep, Plan, Started, foreground_terminal, receive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +36,7 @@ GATE_BANNER = "SSH-2.0-SceneBridge"
 MAX_LIFETIME_S = 31 * 86400.0
 #: sockaddr_un holds 108 bytes on Linux, the closing NUL included.
 _MAX_SOCKET_PATH = 103
-_ANSWER_TIMEOUT_S = ssh.SIGN_IN_TIMEOUT_S + 60
+_ANSWER_TIMEOUT_S = admin_ssh.SIGN_IN_TIMEOUT_S + 60
 _METHOD = re.compile(r'^Authenticated to .* using "([a-z-]+)"', re.MULTILINE)
 _PARTIAL = re.compile(r'^Authenticated using "([a-z-]+)" with partial success', re.MULTILINE)
 
@@ -83,35 +77,37 @@ def open_tunnel(
     Raises:
         SceneBridgeError: one sentence that says why not, and who can mend it.
     """
-    login, gate = ssh.login_of(entry)
-    user = ssh.account_on(entry, wish.user)
+    login, gate = admin_ssh.login_of(entry)
+    user = admin_ssh.account_on(entry, wish.user)
     if not 0 < wish.lifetime_s <= MAX_LIFETIME_S:
         raise InvalidInput("A tunnel is opened for at most 31 days, and for more than no time.")
-    place = TunnelPlace(trust.own_folder(tunnels), entry.id)
-    if len(str(ssh.plain(place.socket))) > _MAX_SOCKET_PATH:
+    place = TunnelPlace(admission.own_folder(tunnels), entry.id)
+    if len(str(admin_ssh.plain(place.socket))) > _MAX_SOCKET_PATH:
         raise InvalidInput(f"{place.socket} is too long for a socket: use a shorter folder.")
-    trust.require_safe([*([entry.file] if entry.file else []), *trust.code()])
+    admission.require_safe([*([entry.file] if entry.file else []), *admission.code()])
     with _held(place, tunnels) as lock, tempfile.TemporaryDirectory(prefix="sb-") as folder:
         prompts = _may_prompt()
         agent = _agent(prompts, say)
-        config = ssh.write_config(
+        config = admin_ssh.write_config(
             entry, Path(folder), user=user, key=_chosen(agent, wish.key), prompts=prompts
         )
         record = TunnelRecord(
-            entry.id, trust.me(), TunnelState.OPEN, Seal.UNKNOWN, "", wish.group,
+            entry.id, admission.me(), TunnelState.OPEN, Seal.UNKNOWN, "", wish.group,
             wish.person, f"{user}@{login.host}", gate.port, 0.0, 0.0, 0, 0.0,
         )  # fmt: skip
         argv = [
-            *ssh.connection(
+            *admin_ssh.connection(
                 config,
                 "LogLevel=VERBOSE",
                 "ExitOnForwardFailure=yes",
                 "StreamLocalBindMask=0117",
                 "StreamLocalBindUnlink=yes",
             ),
-            *("-N", "-T", "-L", f"{place.socket}:127.0.0.1:{gate.port}", "--", ssh.LOGIN),
+            *("-N", "-T", "-L", f"{place.socket}:127.0.0.1:{gate.port}", "--", admin_ssh.LOGIN),
         ]
-        plan = Plan(argv, ssh.environment(), str(place.folder), record, wish.lifetime_s, prompts)
+        plan = Plan(
+            argv, admin_ssh.environment(), str(place.folder), record, wish.lifetime_s, prompts
+        )
         say(f"Signing in to {record.login_node} …")
         with _guardian(lock) as link:
             link.sendall(encode(plan))
@@ -133,13 +129,13 @@ def open_tunnel(
 def _held(place: TunnelPlace, tunnels: Path) -> Iterator[int]:
     """Refuses where the cluster has a tunnel; holds the place otherwise."""
     other = closing.whose(tunnels, place.cluster)
-    if other and other != trust.me():
+    if other and other != admission.me():
         raise Conflict(
             f"{other} has a tunnel to cluster {place.cluster} open already, and a cluster has "
             f"one. {other} can end it with `admin.py tunnel down {place.cluster}`."
         )
     closing.settle(place)
-    lock = ledger.lock(place)
+    lock = record_writer.lock(place)
     if lock is None:
         raise Conflict(
             f"You have a tunnel to cluster {place.cluster} open already. To open it anew: "
@@ -157,9 +153,9 @@ def _guardian(lock: int) -> Iterator[socket.socket]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         subprocess.Popen(
-            [sys.executable, "-m", "lib.tunnels.outer.guardian", str(theirs.fileno())],
+            [sys.executable, "-m", "lib.tunnels.outer.supervisor", str(theirs.fileno())],
             cwd=PROJECT,
-            env=ssh.environment(agent=False),
+            env=admin_ssh.environment(agent=False),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=(theirs.fileno(), lock),

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lib.model import Seal
-from lib.tunnels.outer.ssh import LOGIN, connection, environment
+from lib.tunnels.outer.admin_ssh import LOGIN, connection, environment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,6 +1,6 @@
 """The process that looks after one tunnel: starts its ssh, keeps it, ends it in time.
 
-Run by `opening` as `python -m lib.tunnels.outer.guardian FD`, with no agent in its
+Run by `opening` as `python -m lib.tunnels.outer.supervisor FD`, with no agent in its
 environment. FD is a socket to `opening`; both sides send lines of JSON:
 
     Plan →                  what to start
@@ -35,10 +35,10 @@ import psutil
 from lib.errors import InvalidInput
 from lib.model import ClusterId, Seal
 from lib.protocol import decode, encode
-from lib.tunnels.outer import ledger
-from lib.tunnels.outer.reasons import is_noise, lost
+from lib.tunnels.outer import record_writer
+from lib.tunnels.outer.admin_ssh import SIGN_IN_TIMEOUT_S
 from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
-from lib.tunnels.outer.ssh import SIGN_IN_TIMEOUT_S
+from lib.tunnels.outer.ssh_errors import is_noise, lost
 
 #: For the seal test, which `opening` makes meanwhile.
 KEEP_TIMEOUT_S = 240
@@ -199,7 +199,7 @@ class Guardian:
             pid=os.getpid(),
             start=start,
         )
-        ledger.write(self._place, self._record)
+        record_writer.write(self._place, self._record)
 
     def _leave_terminal(self) -> None:
         self._echo = False
@@ -221,8 +221,8 @@ class Guardian:
             return
         self._record = replace(self._record, seal=found.seal, seal_note=found.note)
         with contextlib.suppress(OSError):
-            ledger.write(self._place, self._record)
-            ledger.note(self._place, "up", self._record)
+            record_writer.write(self._place, self._record)
+            record_writer.note(self._place, "up", self._record)
         with contextlib.suppress(OSError):
             link.sendall(b"{}\n")
         link.close()
@@ -246,7 +246,7 @@ class Guardian:
     def _close(self, why: str) -> None:
         self.end_ssh()
         with contextlib.suppress(OSError):
-            ledger.close(self._place, self._record, why)
+            record_writer.close(self._place, self._record, why)
 
     def clear(self) -> None:
         """Whatever has happened: neither connection nor socket stays."""

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from lib.errors import ClusterUnreachable, Refused, SceneBridgeError
-from lib.tunnels.outer.ssh import JUMP, LOGIN, alias
+from lib.tunnels.outer.admin_ssh import JUMP, LOGIN, alias
 
 if TYPE_CHECKING:
     from lib.config.clusters import ClusterEntry
