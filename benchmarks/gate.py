@@ -28,10 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.gate.audit import Audit
-from lib.gate.home import Home, public_text
+from lib.gate.job_record import Folders, Record
 from lib.gate.jobs import Jobs
-from lib.gate.records import Folders, Record
-from lib.gate.ssh import CIPHERS, USER, Door
+from lib.gate.ssh_server import CIPHERS, USER, Door
+from lib.gate.state_dir import Home, public_text
 from lib.gate.verbs import Verbs
 from lib.protocol import JobKind
 

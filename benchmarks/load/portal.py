@@ -12,7 +12,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from lib.config.settings import PROJECT
-from lib.server import local_gate, main
+from lib.server import local_gate
+from lib.server import main as portal
 
 if TYPE_CHECKING:
     from lib.config.offerings import Catalogs
@@ -32,7 +33,7 @@ def main() -> int:
         return text.replace(line, f"code = {json.dumps(code)}")
 
     local_gate.policy_text = policy_text
-    return main.main(arguments)
+    return portal.main(arguments)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import SceneBridgeError
-from lib.gate.home import Home
-from lib.gate.report import check, status
 from lib.gate.serve import serve, serve_detached, stop
+from lib.gate.state_dir import Home
+from lib.gate.status import check, status
 from lib.jobs.spec import ROOT
 
 

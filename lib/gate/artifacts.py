@@ -10,8 +10,8 @@ import os
 from collections.abc import AsyncIterator, Mapping
 
 from lib.errors import Conflict, InvalidInput, NotFound, Refused
-from lib.gate.records import Folders, Record
-from lib.gate.untrusted import OpenFile, open_file
+from lib.gate.job_record import Folders, Record
+from lib.gate.safe_open import OpenFile, open_file
 from lib.jobs import spec as control_files
 from lib.protocol import (
     MAX_GET_BYTES,

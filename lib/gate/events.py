@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import NotFound, Refused
-from lib.gate.untrusted import open_file
+from lib.gate.safe_open import open_file
 from lib.protocol import MAX_EVENT_BYTES, MAX_EVENTS
 
 _CHUNK_BYTES = 1024 * 1024

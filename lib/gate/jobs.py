@@ -1,6 +1,6 @@
 """The jobs of a gate: submit, cancel, and what became of them.
 
-Truth is on disk (`lib.gate.records`) and at the scheduler; this keeps both in step. Every
+Truth is on disk (`lib.gate.job_record`) and at the scheduler; this keeps both in step. Every
 change of a record is made under one lock, which is never held while the scheduler is asked,
 and every file is read in a thread: a slow file system or scheduler holds up no connection.
 """
@@ -17,16 +17,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lib.errors import Conflict, NotFound, Refused, SceneBridgeError, StorageFull, Unavailable
 from lib.gate.audit import Audit
-from lib.gate.caps import check_caps
+from lib.gate.endpoint_watch import LOOK_EVERY_S, Lookout, awaited
 from lib.gate.events import EventLog
-from lib.gate.folder import FolderMaker, old_out_name
-from lib.gate.handover import HandOver
-from lib.gate.images import Images
-from lib.gate.intake import Accepted, check
-from lib.gate.lookout import LOOK_EVERY_S, Lookout, awaited
+from lib.gate.images.store import Images
+from lib.gate.job_record import Folders, Known, Record
+from lib.gate.job_state import Refresher
 from lib.gate.policy import Policy
-from lib.gate.records import Folders, Known, Record
-from lib.gate.refresh import Refresher
+from lib.gate.quotas import check_caps
+from lib.gate.session_dir import FolderMaker, old_out_name
+from lib.gate.submission import HandOver
+from lib.gate.validate_submit import Accepted, check
 from lib.jobs.ports import JobView, Scheduler
 from lib.jobs.spec import ROOT
 from lib.model import QueueLoad
@@ -116,10 +116,10 @@ class Jobs:
     # --- acts -------------------------------------------------------------------
 
     async def submit(self, request: SubmitRequest) -> SubmitReply:
-        """Idempotent by id. Errors as in `lib.gate.intake.check`, and:
+        """Idempotent by id. Errors as in `lib.gate.validate_submit.check`, and:
 
         Raises:
-            Refused: too many jobs live, or another cap of the policy (`lib.gate.caps`).
+            Refused: too many jobs live, or another cap of the policy (`lib.gate.quotas`).
             Conflict: the session to continue is running, gone, or somebody else's.
             Unavailable: the scheduler gave no answer and has no such job.
         """

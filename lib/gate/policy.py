@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lib.errors import InvalidInput
-from lib.gate.image_names import ImageName, read_image_name
+from lib.gate.images.reference import ImageName, read_image_name
 from lib.jobs.ports import Runtime, Scheduler
 from lib.jobs.runtimes import make_runtime
 from lib.jobs.schedulers import make_scheduler
@@ -68,7 +68,7 @@ class AllowedPreset:
 class Limits:
     """Caps. `max_disk_bytes` is per session; `idle_s` 0 means never.
 
-    `max_gpus` is of live jobs together, `max_gpu_hours` of 30 days (`lib.gate.caps`).
+    `max_gpus` is of live jobs together, `max_gpu_hours` of 30 days (`lib.gate.quotas`).
     """
 
     max_live: int
@@ -86,7 +86,7 @@ class Policy:
 
     Args:
         users: owners whose jobs are taken; `*` is everybody.
-        stop_files: see `lib.gate.killswitch`.
+        stop_files: see `lib.gate.kill_switch`.
     """
 
     cluster: str

@@ -14,13 +14,13 @@ import time
 from collections.abc import Collection
 
 from lib.errors import Conflict, SceneBridgeError, Unavailable
-from lib.gate import VERSION, killswitch
+from lib.gate import VERSION, kill_switch
 from lib.gate.audit import Audit
-from lib.gate.home import Home, RunningGate, public_text, this_node
+from lib.gate.job_record import Folders
 from lib.gate.jobs import Jobs
 from lib.gate.policy import Policy
-from lib.gate.records import Folders
-from lib.gate.ssh import Door
+from lib.gate.ssh_server import Door
+from lib.gate.state_dir import Home, RunningGate, public_text, this_node
 from lib.gate.verbs import Verbs
 from lib.jobs.processes import this_process
 from lib.jobs.spec import ROOT
@@ -175,7 +175,7 @@ async def _obey_kill_switch(home: Home, policy: Policy) -> None:
     audit.refused("start", file=str(file))
     audit.close()
     await _end_jobs(home, text=_SWITCHED_OFF)
-    raise killswitch.refusal(file)
+    raise kill_switch.refusal(file)
 
 
 async def _kill_switch(home: Home, policy: Policy, stop: asyncio.Event, audit: Audit) -> None:
@@ -187,7 +187,7 @@ async def _kill_switch(home: Home, policy: Policy, stop: asyncio.Event, audit: A
             _log.warning("the kill switch %s was thrown", file)
             stop.set()
             return
-        await asyncio.sleep(killswitch.LOOK_EVERY_S)
+        await asyncio.sleep(kill_switch.LOOK_EVERY_S)
 
 
 def _no_port(port: int, error: OSError) -> SceneBridgeError:

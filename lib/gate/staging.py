@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from lib.errors import Conflict, InvalidInput, ProtocolError, Refused, StorageFull
+from lib.gate.job_record import RECORD, Folders
 from lib.gate.policy import Policy
-from lib.gate.records import RECORD, Folders
 from lib.protocol import ASSET_PATTERN, MAX_PUT_BYTES, SCENE_ID_PATTERN, PutReply, PutRequest
 
 _MAX_WAITING = 64

@@ -14,10 +14,10 @@ from lib.errors import InvalidInput, SceneBridgeError, Unavailable
 from lib.gate import VERSION as GATE_VERSION
 from lib.gate.artifacts import open_artifact, pieces, read_log
 from lib.gate.audit import Audit
-from lib.gate.busy import QueueLoads
+from lib.gate.job_record import Folders
 from lib.gate.jobs import Jobs
 from lib.gate.policy import Policy
-from lib.gate.records import Folders
+from lib.gate.queue_load import QueueLoads
 from lib.gate.staging import Staging
 from lib.gate.watch import Watch
 from lib.protocol import (

@@ -15,7 +15,7 @@ import shutil
 import time
 from pathlib import Path
 
-#: As `lib.gate.folder` names them.
+#: As `lib.gate.session_dir` names them.
 _NAME = re.compile(r"sb-[0-9a-f]{8}-[0-9a-f]{12}")
 #: A folder so young may not be locked yet.
 _YOUNG_S = 60.0

@@ -62,7 +62,8 @@ class Way:
 
     def ask(self, entry: ClusterEntry, command: str = "cat") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            admin_ssh.command(self.config(entry), command), env=admin_ssh.environment(), input="hello",
+            admin_ssh.command(self.config(entry), command),
+            env=admin_ssh.environment(), input="hello",
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip
 

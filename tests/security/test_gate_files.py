@@ -20,8 +20,8 @@ import pytest
 from lib.errors import InvalidInput, NotFound, Refused, SceneBridgeError
 from lib.gate.artifacts import open_artifact, pieces, read_log
 from lib.gate.events import EventLog, NotAnEvent, read_event
-from lib.gate.records import Folders, Record
-from lib.gate.untrusted import disk_usage, open_file
+from lib.gate.job_record import Folders, Record
+from lib.gate.safe_open import disk_usage, open_file
 from lib.jobs.files import write_json
 from lib.model import JobState
 from lib.protocol import (

@@ -62,7 +62,7 @@ def test_nobody_reads_or_traces_the_administrator_s_processes(
         f"{SITE_FOLDER}/mine",
         f"{PROJECT}/admin.py",
         f"{PROJECT}/lib/tunnels/outer/opening.py",
-        f"{PROJECT}/lib/gate/ssh.py",
+        f"{PROJECT}/lib/gate/ssh_server.py",
         f"{PROJECT}/catalogs/clusters/mine.toml",
         PYTHON,
         f"{TUNNELS}/ada/{CLUSTER}.json",

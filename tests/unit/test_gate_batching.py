@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from lib.gate.batching import BatchingTransport, KeptGcm, send_in_batches
+from lib.gate.ssh_batching import BatchingTransport, KeptGcm, send_in_batches
 
 HERE = "127.0.0.1"
 MIB = 2**20

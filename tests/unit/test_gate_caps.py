@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from lib.errors import InvalidInput, Refused
-from lib.gate.caps import check_caps, gpu_hours
-from lib.gate.intake import Accepted
+from lib.gate.job_record import Record
 from lib.gate.policy import Policy, parse
-from lib.gate.records import Record
+from lib.gate.quotas import check_caps, gpu_hours
+from lib.gate.validate_submit import Accepted
 from lib.model import JobState
 from lib.protocol import JobKind, SubmitRequest
 from tests.unit.test_gate_policy import GOOD

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lib.gate.records import Record
-from lib.gate.refresh import _TOO_LARGE, _why
+from lib.gate.job_record import Record
+from lib.gate.job_state import _TOO_LARGE, _why
 from lib.jobs.ports import JobView
 from lib.model import EndReason, JobState
 from lib.protocol import JobKind

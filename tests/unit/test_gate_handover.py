@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lib.errors import Unavailable
-from lib.gate.folder import _comment
-from lib.gate.records import Folders, Record
+from lib.gate.job_record import Folders, Record
+from lib.gate.session_dir import _comment
 from lib.jobs.files import write_json
 from lib.jobs.ports import JobSpec, JobView
 from lib.model import EndReason, JobState

@@ -15,8 +15,8 @@ import pytest
 
 from lib.errors import Conflict, InvalidInput, NotFound, Refused
 from lib.gate.audit import Audit
-from lib.gate.home import Home, RunningGate, this_node
 from lib.gate.serve import end_tasks
+from lib.gate.state_dir import Home, RunningGate, this_node
 from lib.jobs.processes import this_process
 
 ROOT = Path(__file__).resolve().parents[2]

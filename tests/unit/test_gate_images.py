@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lib.errors import InvalidInput
-from lib.gate.image_files import CheckedFiles
-from lib.gate.images import Images, ImageState
+from lib.gate.images.checksum import CheckedFiles
+from lib.gate.images.store import Images, ImageState
 from lib.gate.policy import Policy, parse
 from tests.fixtures.containers import APPTAINER, make_containers, why_not
 from tests.fixtures.image_host import ImageHost, digest
@@ -131,7 +131,7 @@ async def test_a_file_that_is_put_right_is_taken(
     assert (await settled(images))[0].failure
     site.sif.write_bytes(SIF)
     assert (await state(images)).failure  # told to all who wait, for a while
-    monkeypatch.setattr("lib.gate.images._FAILURE_COUNTS_S", 0.0)
+    monkeypatch.setattr("lib.gate.images.store._FAILURE_COUNTS_S", 0.0)
     assert (await settled(images))[0].path == site.sif
     assert await images.troubles() == []
 

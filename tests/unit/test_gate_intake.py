@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from lib.errors import InvalidInput, Refused, SceneBridgeError
-from lib.gate.intake import check
 from lib.gate.policy import Policy, parse
+from lib.gate.validate_submit import check
 from lib.protocol import JobKind, SubmitRequest
 from tests.unit.test_gate_policy import GOOD
 

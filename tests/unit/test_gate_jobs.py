@@ -16,10 +16,10 @@ import pytest
 from lib.errors import Refused, StorageFull, Unavailable
 from lib.gate.audit import Audit
 from lib.gate.events import EventLog
-from lib.gate.image_files import CheckedFiles
+from lib.gate.images.checksum import CheckedFiles
+from lib.gate.job_record import Folders
 from lib.gate.jobs import Jobs
 from lib.gate.policy import Policy, parse
-from lib.gate.records import Folders
 from lib.gate.watch import Watch
 from lib.jobs.ports import JobSpec, JobView
 from lib.jobs.spec import Spec

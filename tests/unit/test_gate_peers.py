@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from lib.gate.peers import is_own_account
+from lib.gate.peer_account import is_own_account
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc/net/tcp")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from lib.errors import Conflict, InvalidInput, StorageFull
+from lib.gate.job_record import Folders
 from lib.gate.policy import load
-from lib.gate.records import Folders
 from lib.gate.staging import Staging
 from lib.model import EndReason
 from lib.protocol import JobKind, PutRequest, Verb

@@ -4,7 +4,7 @@ HOME/                     0700
   versions/VERSION-DIGEST/{lib,modules,packages,manifest.json}
   current                 a link to one of them, replaced at once
   host_key authorized_key policy.toml node gate.json audit.jsonl sessions/ ...
-                          the gate's own (lib.gate.home)
+                          the gate's own (lib.gate.state_dir)
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterable
 
-from lib.gate.records import Folders, Known
+from lib.gate.job_record import Folders, Known
 from lib.jobs import spec as control_files
 from lib.protocol import JobKind
 

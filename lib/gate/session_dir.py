@@ -17,10 +17,10 @@ from typing import Any
 
 from lib.errors import Conflict, InvalidInput
 from lib.gate.certificates import make_pair
-from lib.gate.intake import Accepted
+from lib.gate.job_record import Folders, Record
 from lib.gate.policy import Policy
-from lib.gate.records import Folders, Record
 from lib.gate.staging import STAGED
+from lib.gate.validate_submit import Accepted
 from lib.jobs import spec as control_files
 from lib.jobs.files import write_json, write_private
 from lib.jobs.ports import JobSpec, Scheduler

@@ -19,9 +19,9 @@ from typing import Any
 
 from lib.errors import Refused, SceneBridgeError, Unavailable
 from lib.gate.audit import Audit
-from lib.gate.folder import FolderMaker
-from lib.gate.images import Images
-from lib.gate.records import Folders, Known, Record
+from lib.gate.images.store import Images
+from lib.gate.job_record import Folders, Known, Record
+from lib.gate.session_dir import FolderMaker
 from lib.jobs import spec as control_files
 from lib.jobs.ports import JobView, Scheduler
 from lib.model import EndReason, JobState

@@ -15,7 +15,7 @@ from pathlib import Path
 import asyncssh
 
 from lib.errors import Conflict, InvalidInput, NotFound, Refused
-from lib.gate import killswitch
+from lib.gate import kill_switch
 from lib.gate.policy import Policy, load
 from lib.jobs.files import read_json, text_of, write_json, write_private
 from lib.jobs.processes import ProcessId
@@ -198,7 +198,7 @@ class Home:
 
     def thrown(self, stop_files: tuple[Path, ...]) -> Path | None:
         """The file that throws the kill switch, if one is there."""
-        return killswitch.thrown(self.path, stop_files)
+        return kill_switch.thrown(self.path, stop_files)
 
     def announce(self, gate: RunningGate) -> None:
         """Say that a gate listens."""

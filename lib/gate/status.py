@@ -8,10 +8,10 @@ from typing import Any
 
 from lib.errors import InvalidInput
 from lib.gate import VERSION
-from lib.gate.home import Home, this_node
-from lib.gate.images import Images
+from lib.gate.images.store import Images
+from lib.gate.job_record import Folders
 from lib.gate.policy import Policy, load
-from lib.gate.records import Folders
+from lib.gate.state_dir import Home, this_node
 from lib.jobs.spec import ROOT
 
 

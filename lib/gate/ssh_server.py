@@ -19,9 +19,9 @@ from asyncssh.packet import SSHPacket
 from asyncssh.stream import SSHReader, SSHServerStreamSession, SSHWriter
 
 from lib.gate.audit import Audit
-from lib.gate.batching import send_in_batches
 from lib.gate.jobs import Jobs
-from lib.gate.peers import is_own_account
+from lib.gate.peer_account import is_own_account
+from lib.gate.ssh_batching import send_in_batches
 from lib.gate.verbs import Exchange, Verbs, verb_of
 from lib.protocol import ID_PATTERN, Verb
 

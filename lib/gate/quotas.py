@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterable
 
 from lib.errors import Refused
-from lib.gate.intake import Accepted
+from lib.gate.job_record import Record
 from lib.gate.policy import Policy
-from lib.gate.records import Record
+from lib.gate.validate_submit import Accepted
 from lib.protocol import SubmitRequest
 
 EVERYBODY = "*"

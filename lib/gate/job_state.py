@@ -15,9 +15,9 @@ from typing import Any
 from lib.errors import NotFound, Refused
 from lib.gate.audit import Audit
 from lib.gate.events import EventLog
+from lib.gate.job_record import Folders, Known, Record
 from lib.gate.policy import Policy
-from lib.gate.records import Folders, Known, Record
-from lib.gate.untrusted import disk_usage, open_file
+from lib.gate.safe_open import disk_usage, open_file
 from lib.jobs import spec as control_files
 from lib.jobs.ports import JobView, Scheduler
 from lib.model import EndReason, JobState
