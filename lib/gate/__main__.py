@@ -20,7 +20,7 @@ from lib.errors import SceneBridgeError
 from lib.gate.serve import serve, serve_detached, stop
 from lib.gate.state_dir import Home
 from lib.gate.status import check, status
-from lib.jobs.spec import ROOT
+from lib.jobs.control_files import ROOT
 
 
 def main(argv: list[str] | None = None) -> int:

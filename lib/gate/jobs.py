@@ -27,8 +27,8 @@ from lib.gate.quotas import check_caps
 from lib.gate.session_dir import FolderMaker, old_out_name
 from lib.gate.submission import HandOver
 from lib.gate.validate_submit import Accepted, check
-from lib.jobs.ports import JobView, Scheduler
-from lib.jobs.spec import ROOT
+from lib.jobs.control_files import ROOT
+from lib.jobs.interfaces import JobView, Scheduler
 from lib.model import QueueLoad
 from lib.protocol import JobStatus, SubmitReply, SubmitRequest
 

@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 
 from lib.errors import InvalidInput
 from lib.gate.images.reference import ImageName, read_image_name
-from lib.jobs.ports import Runtime, Scheduler
+from lib.jobs.config_table import Table
+from lib.jobs.control_files import ROOT
+from lib.jobs.interfaces import Runtime, Scheduler
 from lib.jobs.runtimes import make_runtime
 from lib.jobs.schedulers import make_scheduler
-from lib.jobs.spec import ROOT
-from lib.jobs.strict import Table
 from lib.model import Preset
 from lib.protocol import NAME_PATTERN, ModuleOffer
 

@@ -22,8 +22,8 @@ from lib.gate.policy import Policy
 from lib.gate.ssh_server import Door
 from lib.gate.state_dir import Home, RunningGate, public_text, this_node
 from lib.gate.verbs import Verbs
+from lib.jobs.control_files import ROOT
 from lib.jobs.processes import this_process
-from lib.jobs.spec import ROOT
 
 _TIDY_EVERY_S = 3600.0
 _START_TIMEOUT_S = 30.0

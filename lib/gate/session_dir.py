@@ -22,9 +22,9 @@ from lib.gate.policy import Policy
 from lib.gate.staging import STAGED
 from lib.gate.validate_submit import Accepted
 from lib.jobs import spec as control_files
-from lib.jobs.files import write_json, write_private
-from lib.jobs.ports import JobSpec, Scheduler
-from lib.jobs.spec import Spec, script_argv, script_env
+from lib.jobs.control_files import Spec, script_argv, script_env
+from lib.jobs.interfaces import JobSpec, Scheduler
+from lib.jobs.private_files import write_json, write_private
 from lib.protocol import JobKind, SubmitRequest
 
 _STAC_VERSION = "1.1.0"

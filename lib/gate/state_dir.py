@@ -17,7 +17,7 @@ import asyncssh
 from lib.errors import Conflict, InvalidInput, NotFound, Refused
 from lib.gate import kill_switch
 from lib.gate.policy import Policy, load
-from lib.jobs.files import read_json, text_of, write_json, write_private
+from lib.jobs.private_files import read_json, text_of, write_json, write_private
 from lib.jobs.processes import ProcessId
 from lib.protocol import NAME_PATTERN, from_plain
 

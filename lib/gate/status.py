@@ -12,7 +12,7 @@ from lib.gate.images.store import Images
 from lib.gate.job_record import Folders
 from lib.gate.policy import Policy, load
 from lib.gate.state_dir import Home, this_node
-from lib.jobs.spec import ROOT
+from lib.jobs.control_files import ROOT
 
 
 def check(home: Home, policy_file: Path | None = None) -> Mapping[str, Any]:

@@ -11,9 +11,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from lib.jobs.ports import Runtime, Task
+from lib.jobs.control_files import Spec
+from lib.jobs.interfaces import Runtime, Task
 from lib.jobs.sockets import connect_unix
-from lib.jobs.spec import Spec
 
 _CONFIG = Path(__file__).with_name("notebook_config.py")
 _MAX_ANSWER_BYTES = 1024 * 1024

@@ -3,7 +3,7 @@
 `python -m lib.jobs.session CONTROL`. It makes a private node-local folder, binds its
 port, starts the notebook server and the module in the runtime, relays the port to the
 notebook's socket, and reports the endpoint once the notebook answers. TERM stops it
-cleanly: nothing it started is left. See `lib.jobs.spec` for the files it reads and writes.
+cleanly: nothing it started is left. See `lib.jobs.control_files` for the files it reads and writes.
 
 Standard library only; runs on any Python >= 3.10 without packages.
 """
@@ -20,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.jobs import spec as control_files
-from lib.jobs.files import text_of, write_json
+from lib.jobs.control_files import Spec
+from lib.jobs.interfaces import Runtime, Task
 from lib.jobs.jupyter import SOCKET, NotebookClient, notebook_task
-from lib.jobs.ports import Runtime, Task
+from lib.jobs.private_files import text_of, write_json
 from lib.jobs.processes import become_subreaper, sweep
 from lib.jobs.relay import Relay, bind, server_context
 from lib.jobs.runtimes import make_runtime
 from lib.jobs.scratch import Scratch
-from lib.jobs.spec import Spec
 from lib.jobs.tasks import RunningTask
 from lib.model import EndReason
 

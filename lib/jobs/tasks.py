@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lib.jobs.ports import Invocation
+from lib.jobs.interfaces import Invocation
 
 _CONFINE = Path(__file__).with_name("confine.py")
 _HALF_LOG_BYTES = 2 * 2**20

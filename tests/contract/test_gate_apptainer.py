@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lib.jobs.spec import Spec
+from lib.jobs.control_files import Spec
 from lib.model import EndReason, Isolation, JobState
 from lib.protocol import InfoRequest, JobKind, Verb
 from tests.fixtures.containers import DATA, Containers, make_containers, why_not

@@ -1,4 +1,4 @@
-"""One suite for every runtime; see the obligations in `lib.jobs.ports.Runtime`.
+"""One suite for every runtime; see the obligations in `lib.jobs.interfaces.Runtime`.
 
 What only the runtime apptainer promises is in `tests/security/test_container.py`.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from lib.errors import InvalidInput
-from lib.jobs.ports import Runtime, Task
+from lib.jobs.interfaces import Runtime, Task
 from lib.jobs.runtimes import make_runtime
 from lib.model import Isolation
 from tests.fixtures.containers import make_containers, why_not

@@ -1,4 +1,4 @@
-"""One suite for every scheduler; see the obligations in `lib.jobs.ports.Scheduler`."""
+"""One suite for every scheduler; see the obligations in `lib.jobs.interfaces.Scheduler`."""
 
 # ruff: noqa: ASYNC110, ASYNC220, ASYNC221, ASYNC240 (the loop runs nothing else in these tests)
 
@@ -20,7 +20,7 @@ import pytest
 
 from lib.errors import Unavailable
 from lib.jobs import local_runner
-from lib.jobs.ports import JobSpec, JobView, Scheduler
+from lib.jobs.interfaces import JobSpec, JobView, Scheduler
 from lib.jobs.schedulers import make_scheduler
 from lib.model import EndReason, JobState
 from tests.single_slurm import SingleSlurm, missing, single_slurm

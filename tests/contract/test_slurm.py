@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lib.errors import Refused, Unavailable
-from lib.jobs.ports import JobSpec, Scheduler
+from lib.jobs.interfaces import JobSpec, Scheduler
 from lib.jobs.schedulers import make_scheduler
 from lib.model import EndReason, JobState
 from tests.contract.test_schedulers import ended, fields_of, job, running, until

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from lib.jobs.ports import Task
+from lib.jobs.interfaces import Task
 from lib.jobs.runtimes import make_runtime
 from tests.fixtures.containers import DATA, Containers, make_containers, why_not
 

@@ -22,7 +22,7 @@ from lib.gate.artifacts import open_artifact, pieces, read_log
 from lib.gate.events import EventLog, NotAnEvent, read_event
 from lib.gate.job_record import Folders, Record
 from lib.gate.safe_open import disk_usage, open_file
-from lib.jobs.files import write_json
+from lib.jobs.private_files import write_json
 from lib.model import JobState
 from lib.protocol import (
     MAX_EVENT_BYTES,

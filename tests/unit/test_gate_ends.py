@@ -6,7 +6,7 @@ import pytest
 
 from lib.gate.job_record import Record
 from lib.gate.job_state import _TOO_LARGE, _why
-from lib.jobs.ports import JobView
+from lib.jobs.interfaces import JobView
 from lib.model import EndReason, JobState
 from lib.protocol import JobKind
 

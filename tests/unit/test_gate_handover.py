@@ -13,8 +13,8 @@ import pytest
 from lib.errors import Unavailable
 from lib.gate.job_record import Folders, Record
 from lib.gate.session_dir import _comment
-from lib.jobs.files import write_json
-from lib.jobs.ports import JobSpec, JobView
+from lib.jobs.interfaces import JobSpec, JobView
+from lib.jobs.private_files import write_json
 from lib.model import EndReason, JobState
 from lib.protocol import JobKind, JobStatus
 from tests.unit.test_gate_jobs import Site, SmallScheduler

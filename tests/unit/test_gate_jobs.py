@@ -21,8 +21,8 @@ from lib.gate.job_record import Folders
 from lib.gate.jobs import Jobs
 from lib.gate.policy import Policy, parse
 from lib.gate.watch import Watch
-from lib.jobs.ports import JobSpec, JobView
-from lib.jobs.spec import Spec
+from lib.jobs.control_files import Spec
+from lib.jobs.interfaces import JobSpec, JobView
 from lib.model import EndReason, JobState, QueueLoad
 from lib.protocol import JobKind, JobStatus, SubmitRequest, WatchMessage, WatchRequest
 from tests.fixtures.gate_site import new_id

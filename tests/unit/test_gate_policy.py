@@ -14,7 +14,7 @@ import pytest
 
 from lib.errors import InvalidInput
 from lib.gate.policy import Policy, load, parse
-from lib.jobs.spec import ROOT
+from lib.jobs.control_files import ROOT
 
 GOOD: dict[str, Any] = {
     "format": 1,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lib.errors import InvalidInput
-from lib.jobs.ports import JobSpec
+from lib.jobs.interfaces import JobSpec
 from lib.jobs.schedulers import make_scheduler
 from lib.jobs.schedulers.slurm import commands
 

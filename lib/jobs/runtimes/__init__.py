@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from lib.errors import InvalidInput
-from lib.jobs.ports import Runtime
+from lib.jobs.interfaces import Runtime
 from lib.jobs.runtimes.apptainer import ApptainerRuntime
 from lib.jobs.runtimes.process import ProcessRuntime
 

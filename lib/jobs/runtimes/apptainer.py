@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import InvalidInput
+from lib.jobs.config_table import Table
 from lib.jobs.environment import inherited
-from lib.jobs.ports import Invocation, Task
-from lib.jobs.strict import Table
+from lib.jobs.interfaces import Invocation, Task
 from lib.model import Isolation
 
 WORK = Path("/session/work")

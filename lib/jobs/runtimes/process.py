@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import InvalidInput
+from lib.jobs.config_table import Table
+from lib.jobs.control_files import ROOT
 from lib.jobs.environment import inherited
-from lib.jobs.ports import Invocation, Task
-from lib.jobs.spec import ROOT
-from lib.jobs.strict import Table
+from lib.jobs.interfaces import Invocation, Task
 from lib.model import Isolation
 
 

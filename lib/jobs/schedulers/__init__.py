@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import InvalidInput
-from lib.jobs.ports import Scheduler
+from lib.jobs.interfaces import Scheduler
 from lib.jobs.schedulers.local import LocalScheduler
 from lib.jobs.schedulers.slurm import SlurmScheduler
 

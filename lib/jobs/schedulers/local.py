@@ -20,10 +20,10 @@ from typing import Any
 
 from lib.errors import Unavailable
 from lib.jobs import local_runner
-from lib.jobs.files import read_json, write_json
-from lib.jobs.ports import JobSpec, JobView
+from lib.jobs.config_table import Table
+from lib.jobs.interfaces import JobSpec, JobView
+from lib.jobs.private_files import read_json, write_json
 from lib.jobs.processes import listens
-from lib.jobs.strict import Table
 from lib.model import EndReason, JobState, QueueLoad
 
 _ROOT = Path(__file__).resolve().parents[3]
@@ -39,7 +39,7 @@ _END_REASONS = {
 
 
 class LocalScheduler:
-    """See `lib.jobs.ports.Scheduler`. Keeps its files in `HOME/local/`."""
+    """See `lib.jobs.interfaces.Scheduler`. Keeps its files in `HOME/local/`."""
 
     poll_s = 0.1
     gone_after_s = 0.0

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lib.jobs.ports import JobSpec
+from lib.jobs.interfaces import JobSpec
 
 _ENV = "/usr/bin/env"
 _TIMEOUT = "/usr/bin/timeout"

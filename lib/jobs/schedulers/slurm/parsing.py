@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
-from lib.jobs.ports import JobView
+from lib.jobs.interfaces import JobView
 from lib.jobs.schedulers.slurm.commands import JOB_FIELDS, NODE_FIELDS, SEPARATOR
 from lib.jobs.schedulers.slurm.reasons import HELD, sentence
 from lib.model import EndReason, JobState, QueueLoad

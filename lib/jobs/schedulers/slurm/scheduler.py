@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import InvalidInput, Refused, Unavailable
-from lib.jobs.ports import JobSpec, JobView
+from lib.jobs.config_table import Table
+from lib.jobs.interfaces import JobSpec, JobView
 from lib.jobs.schedulers.slurm import commands, parsing
 from lib.jobs.schedulers.slurm.nodes import Nodes
 from lib.jobs.schedulers.slurm.programs import Answer, run
-from lib.jobs.strict import Table
 from lib.model import JobState, QueueLoad
 
 _ACCOUNTING_AGAIN_S = 3600.0
@@ -32,7 +32,7 @@ _BAD_REQUEST = re.compile(r"unrecognized option|invalid|ambiguous|requires an ar
 
 
 class SlurmScheduler:
-    """See `lib.jobs.ports.Scheduler`. Keeps nothing on disk."""
+    """See `lib.jobs.interfaces.Scheduler`. Keeps nothing on disk."""
 
     def __init__(
         self,

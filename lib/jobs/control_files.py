@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from lib.jobs.environment import inherited
-from lib.jobs.files import read_json, write_json
-from lib.jobs.ports import Task
+from lib.jobs.interfaces import Task
+from lib.jobs.private_files import read_json, write_json
 from lib.protocol import from_plain
 
 SPEC = "spec.json"
