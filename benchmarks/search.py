@@ -26,7 +26,7 @@ import pyarrow as pa
 import shapely
 
 from lib.model import BBox, SceneQuery
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 from lib.scenes.table import SCHEMA, Table
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,7 +18,7 @@ from lib.config import settings
 from lib.config.offerings import complete_params, fit, load_catalogs
 from lib.errors import Conflict, InvalidInput, NotFound, Refused, SceneBridgeError
 from lib.model import ModuleId, SceneId
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 
 if TYPE_CHECKING:
     import argparse

@@ -12,7 +12,7 @@ from lib.config.settings import PROJECT
 from lib.errors import InvalidProduct
 from lib.model import SceneId, SceneQuery
 from lib.scenes import samples
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 
 if TYPE_CHECKING:
     import argparse

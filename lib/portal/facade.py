@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from lib.model import Detection, Fit, LaunchRequest, Module, Scene, SceneId, SceneQuery, User
     from lib.reconciler.reconciler import Keeper
     from lib.results.folder import ResultFolder
-    from lib.scenes.catalogue import Catalogue, Footprints, SceneHits
+    from lib.scenes.local_catalog import Catalogue, Footprints, SceneHits
     from lib.store import Store
 
 __all__ = ["AuditEntry", "AuditQuery", "LogText", "Portal", "current", "use"]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from lib.model import LaunchRequest, Module, Scene, SceneId, User
     from lib.portal.clusters import ClusterViews
-    from lib.scenes.catalogue import Catalogue
+    from lib.scenes.local_catalog import Catalogue
     from lib.store import Store
 
 _SHORTEST_WALLTIME_S = 60

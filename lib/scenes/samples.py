@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from lib.errors import NotFound, SceneUnavailable, StorageFull
 from lib.model import Scene, SceneId
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 from lib.scenes.synthetic import FormosatSpec, LandsatSpec, write_formosat, write_landsat
 
 _COMMIT = "20c25691d4e30d026a90e0a64d9f2e087634b3dc"

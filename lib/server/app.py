@@ -28,7 +28,7 @@ from lib.portal import facade
 from lib.portal.tunnels import OuterTunnels
 from lib.reconciler.reconciler import Keeper
 from lib.results.folder import ResultFolder
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 from lib.server.gate_links import links
 from lib.store import Store
 from lib.web import api

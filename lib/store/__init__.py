@@ -14,7 +14,7 @@ from lib.store.audit import Audit
 from lib.store.database import open_database
 from lib.store.detections import Detections
 from lib.store.people import People
-from lib.store.work import Work
+from lib.store.sessions_runs import Work
 
 if TYPE_CHECKING:
     from pathlib import Path

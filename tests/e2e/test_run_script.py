@@ -17,7 +17,7 @@ import pytest
 
 from lib import bootstrap
 from lib.config.data_dir import Running, claim, runtime_path
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 from lib.scenes.samples import MADE_UP, make_up
 from lib.scenes.synthetic import FormosatSpec
 from tests.running import PROJECT, RunningPortal, free_port, wait_for

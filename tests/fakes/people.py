@@ -29,7 +29,7 @@ from lib.model import (
 )
 from lib.portal.facade import Portal
 from lib.results.folder import ResultFolder
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 from lib.store import Store
 from tests.fakes.things import a_run, a_session, new_id
 from tests.pages.pages_site import FIRE, SHIPS, SmallKeeper

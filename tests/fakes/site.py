@@ -30,7 +30,7 @@ from lib.http.security_headers import page_policies
 from lib.model import TokenScope, User
 from lib.portal import facade
 from lib.scenes import stac
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 from lib.web import api
 from lib.web.auth_middleware import FrontDoor
 from tests.fakes.kept import Kept, kept

@@ -58,7 +58,7 @@ from lib.portal.tunnels import OuterTunnels
 from lib.protocol import ArtifactKind, GateInfo, LogReply, ModuleOffer
 from lib.reconciler.cluster import ClusterHealth
 from lib.results.folder import ResultFolder
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 from lib.store import Store
 from tests.fakes.tunnels import write_record
 from tests.pages import pages_people

@@ -23,7 +23,7 @@ from lib.config import settings
 from lib.model import SceneId, SessionId, User
 from lib.portal import facade
 from lib.reconciler.reconciler import Keeper
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 from lib.server import app
 from lib.store import Store
 from lib.store.audit import AuditQuery

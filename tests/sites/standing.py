@@ -23,7 +23,7 @@ from typing import Any
 
 import httpx
 
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 from lib.scenes.samples import make_up
 from lib.scenes.synthetic import LandsatSpec
 from testbed import Bed

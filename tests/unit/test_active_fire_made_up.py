@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.scenes.products import read_product, store_product
+from lib.scenes.ingest import read_product, store_product
 from lib.scenes.synthetic import FormosatSpec, LandsatSpec, write_formosat, write_landsat
 from modulekit.cli import main
 from tests.fixtures.module_scenes import write_catalog

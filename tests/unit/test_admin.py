@@ -31,7 +31,7 @@ from lib.model import (
     SessionId,
     SessionState,
 )
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 from lib.scenes.synthetic import FormosatSpec, LandsatSpec, write_formosat, write_landsat
 from lib.store import Store
 

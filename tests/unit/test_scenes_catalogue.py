@@ -23,7 +23,7 @@ from lib.errors import InvalidInput, InvalidProduct, NotFound, StorageFull
 from lib.imagery.outline import bbox_of, lonlat_polygon
 from lib.model import BBox, Scene, SceneId, SceneQuery
 from lib.scenes import catalogue as catalogue_module
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 from lib.scenes.stac import bbox_parts
 from lib.scenes.synthetic import LandsatSpec, write_landsat
 from lib.scenes.table import Table

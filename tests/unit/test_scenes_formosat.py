@@ -13,8 +13,8 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.warp import transform
 
 from lib.errors import InvalidProduct
-from lib.scenes.catalogue import Catalogue
 from lib.scenes.formosat import profiles
+from lib.scenes.local_catalog import Catalogue
 from lib.scenes.synthetic import write_formosat
 from tests.unit.scene_products import FORMOSAT, edit, shared, tar
 

@@ -18,7 +18,7 @@ from lib.errors import InvalidProduct
 from lib.imagery.raster import describe
 from lib.model import Scene, SceneId
 from lib.scenes import mtl
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 from lib.scenes.synthetic import write_landsat
 from tests.unit.scene_products import LANDSAT, edit, shared, tar
 

@@ -15,7 +15,7 @@ import shapely
 from shapely.geometry import shape
 
 from lib.model import Scene
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 from lib.scenes.synthetic import FormosatSpec, LandsatSpec, write_formosat, write_landsat
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -19,7 +19,7 @@ import rasterio
 
 from lib.errors import SceneUnavailable
 from lib.scenes import samples
-from lib.scenes.catalogue import Catalogue
+from lib.scenes.local_catalog import Catalogue
 from lib.scenes.samples import MADE_UP, REAL, RealSample, get_real_samples, take_in_samples
 from lib.scenes.synthetic import LandsatSpec, write_formosat, write_landsat
 from lib.scenes.synthetic.landscape import Landscape, Window

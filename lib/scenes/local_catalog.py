@@ -34,7 +34,7 @@ from lib.errors import InvalidInput, InvalidProduct, NotFound, StorageFull
 from lib.model import Scene, SceneId, SceneQuery
 from lib.protocol import SCENE_ID_PATTERN
 from lib.scenes import archive, stac
-from lib.scenes.products import read_product, store_product, write_json
+from lib.scenes.ingest import read_product, store_product, write_json
 from lib.scenes.table import Table
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
