@@ -14,7 +14,7 @@ def main() -> int:
     if Path(sys.prefix).resolve() != _ENVIRONMENT.resolve() and python.exists():
         os.execv(python, [str(python), __file__, *sys.argv[1:]])  # noqa: S606 - argv, no shell
     try:
-        from lib.commands import run
+        from lib.cli import run
     except ModuleNotFoundError as exc:
         print(
             f"The package {exc.name} is missing; start ./run once, it installs all.",

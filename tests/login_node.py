@@ -18,10 +18,10 @@ from typing import Any
 import psutil
 import pytest
 
-from lib import commands
-from lib.commands.answer import Answer
-from lib.deploying import bundle
-from lib.deploying.bundle import Piece
+from lib import cli
+from lib.cli.output import Answer
+from lib.gate_deploy import bundle
+from lib.gate_deploy.bundle import Piece
 from tests.sshd import HERE, Sshd, free_port, new_key
 
 CODE = Path(__file__).resolve().parent / "fixtures" / "gate_code"
@@ -145,7 +145,7 @@ class LoginNode:
 
 def admin(words: Sequence[str]) -> Answer:
     """What `admin.py WORDS` answers; errors are raised."""
-    options: argparse.Namespace = commands._parser().parse_args([*words])
+    options: argparse.Namespace = cli._parser().parse_args([*words])
     answer: Answer = options.command(options)
     return answer
 

@@ -69,7 +69,7 @@ def find_python(folder: Path) -> str:
 
 def _runs(python: Path) -> bool:
     try:
-        script = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); import lib.commands.tunnel"
+        script = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); import lib.cli.tunnel"
         return ADMIN.run([str(python), "-c", script]).returncode == 0
     except OSError:
         return False
@@ -189,7 +189,7 @@ class Site:
     def command(self, *words: str) -> list[str]:
         """What admin.py does once it has found its Python."""
         script = (
-            f"import sys; sys.path.insert(0, {str(PROJECT)!r}); from lib.commands import run;"
+            f"import sys; sys.path.insert(0, {str(PROJECT)!r}); from lib.cli import run;"
             "sys.exit(run(sys.argv[1:]))"
         )
         return [self.python, "-c", script, "tunnel", *words]

@@ -181,7 +181,7 @@ def _take_in_samples(chosen: Settings) -> None:
     done = chosen.data / "cache" / "samples" / "taken-in"
     if done.exists():
         return
-    from lib.commands.scenes import take_in_samples  # loads much that no other start needs
+    from lib.cli.scenes import take_in_samples  # loads much that no other start needs
 
     try:
         take_in_samples(chosen.data, lambda line: print(line, flush=True))

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.deploying import wheels
 from lib.errors import Unavailable
+from lib.gate_deploy import wheels
 from tests.login_node import LoginNode, admin, deploy, policy
 
 

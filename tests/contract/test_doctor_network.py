@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lib import commands
+from lib import cli
 from lib.doctor import internet, people
 from tests.fakes.authority import Authority, SecureSite, secure_site
 from tests.fakes.installation import bad, found, make_data_folder, write_settings
@@ -211,11 +211,11 @@ def test_the_command_says_it_for_people_and_programs(
     data: Path, site: SecureSite, capsys: pytest.CaptureFixture[str]
 ) -> None:
     site.answer = b"HTTP/1.1 502 x\r\n\r\n"
-    assert commands.run(["doctor", "--data", str(data)]) == 1
+    assert cli.run(["doctor", "--data", str(data)]) == 1
     said = capsys.readouterr().out
     assert "\nBAD  TLS portal: " in said
     assert "\nok   provider aist: " in said
-    assert commands.run(["doctor", "--data", str(data), "--json"]) == 1
+    assert cli.run(["doctor", "--data", str(data), "--json"]) == 1
     listed = json.loads(capsys.readouterr().out)
     assert len(listed) == len(said.splitlines())
     assert stat.S_IMODE(data.stat().st_mode) == 0o700

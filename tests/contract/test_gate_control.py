@@ -11,18 +11,10 @@ import psutil
 import pytest
 
 from lib.config.clusters import read_cluster
-from lib.deploying import pinning, steps
-from lib.deploying.login import signed_in
 from lib.errors import Conflict, Refused, Unavailable
-from tests.login_node import (
-    LoginNode,
-    admin,
-    job_process,
-    policy,
-    record,
-    submit,
-    wait,
-)
+from lib.gate_deploy import host_key_pin, steps
+from lib.gate_deploy.login import signed_in
+from tests.login_node import LoginNode, admin, job_process, policy, record, submit, wait
 
 # --- start, stop, status --------------------------------------------------------------------
 
@@ -181,5 +173,5 @@ def test_the_version_of_this_computer_is_known_without_a_deploy(
 def test_the_host_key_can_be_pinned_later(deployed: LoginNode, packages: Path) -> None:
     deployed.write_cluster()
     said = admin(["gate", "deploy", "nchc", "--wheels", str(packages)]).text
-    assert pinning.line_for(deployed.running()["host_key"]) in said
+    assert host_key_pin.line_for(deployed.running()["host_key"]) in said
     assert "--pin writes it" in said

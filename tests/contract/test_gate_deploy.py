@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from lib.config.clusters import read_cluster
-from lib.deploying.bundle import Piece
-from lib.deploying.login import signed_in
 from lib.errors import Conflict, NotFound, ProtocolError, Refused, StorageFull, Unavailable
+from lib.gate_deploy.bundle import Piece
+from lib.gate_deploy.login import signed_in
 from lib.jobs.processes import start_of
 from tests.login_node import (
     LoginNode,

@@ -419,7 +419,7 @@ def fetch_wheels(into: Path) -> Path:
     """The wheels that a deployment ships, for the Python of the bed's hosts, as a folder."""
     import platform
 
-    from lib.deploying.wheels import target_of, wheels_for
+    from lib.gate_deploy.wheels import target_of, wheels_for
 
     target = target_of(
         sys.version_info[:3], platform.machine(), platform.system(), platform.libc_ver()

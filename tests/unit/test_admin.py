@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lib import commands, doctor
+from lib import cli, doctor
 from lib.auth import OWNER, Auth
-from lib.commands import detect, exit_code
-from lib.commands.answer import table
+from lib.cli import detect, exit_code
+from lib.cli.output import table
 from lib.config.data_dir import Running, claim
 from lib.errors import Conflict, InvalidInput, InvalidProduct, NotFound
 from lib.model import (
@@ -43,7 +43,7 @@ SESSION = SessionId("22222222-2222-4222-8222-222222222222")
 def admin(capsys, *arguments: object) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of one command."""
     try:
-        code = commands.run([str(a) for a in arguments])
+        code = cli.run([str(a) for a in arguments])
     except SystemExit as exc:
         code = exc.code
     said = capsys.readouterr()
@@ -159,7 +159,7 @@ def test_modules_are_listed_with_what_they_read(capsys):
 def test_detect_runs_the_module_on_a_product(capfd, tmp_path, products):
     out_folder = tmp_path / "out"
     options = ["--out", str(out_folder), "--data", str(tmp_path / "data"), "--json"]
-    code = commands.run(["detect", "offshore-objects", str(products["formosat"]), *options])
+    code = cli.run(["detect", "offshore-objects", str(products["formosat"]), *options])
     answer = json.loads(capfd.readouterr().out)
     assert code == 0
     found = json.loads((out_folder / answer["scene"] / "detections.geojson").read_text())
@@ -170,7 +170,7 @@ def test_detect_runs_the_module_on_a_product(capfd, tmp_path, products):
 @pytest.mark.slow
 def test_detect_takes_a_scene_of_the_portal_and_says_what_it_does(capfd, tmp_path, filled):
     scene = the(filled, "landsat-8")
-    code = commands.run(
+    code = cli.run(
         ["detect", "active-fire", scene, "--out", str(tmp_path / "out"), "--data", str(filled)]
     )
     said = capfd.readouterr().out

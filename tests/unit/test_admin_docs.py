@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lib import commands
+from lib import cli
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
@@ -31,7 +31,7 @@ def calls(text: str) -> list[list[str]]:
 
 def fault(words: list[str]) -> str:
     """What is wrong with a call; empty where nothing is."""
-    parser = commands._parser()
+    parser = cli._parser()
     left = list(words)
     while True:
         below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
@@ -56,11 +56,11 @@ def test_every_command_that_is_named_is_there(page: Path) -> None:
 
 def test_a_command_is_loaded_without_the_others() -> None:
     """Each command is found in the part that is loaded for it, and no part has another."""
-    for part in commands._ALL:
-        (below,) = commands._parser([part])._subparsers._group_actions  # type: ignore[union-attr]
-        assert sorted(below.choices) == sorted(n for n, p in commands._PARTS.items() if p == part)
-    assert commands._needed(["token", "--json"]) == ["people"]
-    assert commands._needed(["tokn"]) == commands._needed([]) == commands._ALL
+    for part in cli._ALL:
+        (below,) = cli._parser([part])._subparsers._group_actions  # type: ignore[union-attr]
+        assert sorted(below.choices) == sorted(n for n, p in cli._PARTS.items() if p == part)
+    assert cli._needed(["token", "--json"]) == ["people"]
+    assert cli._needed(["tokn"]) == cli._needed([]) == cli._ALL
 
 
 def test_what_is_wrong_would_be_found() -> None:

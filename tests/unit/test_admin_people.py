@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from lib import commands
+from lib import cli
 from lib.auth import OWNER, Auth, auth_of
 from lib.auth.logins import user_id_of
-from lib.commands.answer import plain, plain_json, table
+from lib.cli.output import plain, plain_json, table
 from lib.config import settings
 from lib.model import TokenScope
 from lib.portal.admin import json_line
@@ -57,7 +57,7 @@ class Place:
 
     def admin(self, *arguments: object) -> tuple[int, str, str]:
         try:
-            code = commands.run([*map(str, arguments), "--data", str(self.data)])
+            code = cli.run([*map(str, arguments), "--data", str(self.data)])
         except SystemExit as exc:
             code = int(exc.code or 0)
         said = self._capsys.readouterr()
@@ -320,7 +320,7 @@ def test_a_reader_that_has_seen_enough_is_no_fault(
 
     with (tmp_path / "out").open("wb") as raw:
         monkeypatch.setattr(sys, "stdout", Closed(raw))
-        assert commands.run(["audit", "--jsonl", "-", "--data", str(told.data)]) == 1
+        assert cli.run(["audit", "--jsonl", "-", "--data", str(told.data)]) == 1
 
 
 # --- announcements -------------------------------------------------------------------------

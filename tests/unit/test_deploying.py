@@ -20,13 +20,13 @@ import pytest
 
 from lib.config.offerings import load_catalogs
 from lib.config.settings import PROJECT
-from lib.deploying import bundle, dialogue, pinning, steps, template, wheels
-from lib.deploying.bundle import Piece
-from lib.deploying.login import refuse_portal
-from lib.deploying.there import frames, main, versions
-from lib.deploying.there.place import Place, make_home
 from lib.errors import Conflict, InvalidInput, NotFound, ProtocolError, Refused, StorageFull
 from lib.gate.policy import parse
+from lib.gate_deploy import bundle, dialogue, first_policy, host_key_pin, steps, wheels
+from lib.gate_deploy.bundle import Piece
+from lib.gate_deploy.login import refuse_portal
+from lib.gate_deploy.remote import frames, main, versions
+from lib.gate_deploy.remote.gate_dir import Place, make_home
 from lib.model import ClusterId
 from tests.unit.test_repository import pins, tracked
 
@@ -53,7 +53,7 @@ def test_the_bundle_is_all_that_the_gate_needs_and_no_more() -> None:
 def test_the_notebooks_that_policies_name_are_in_it() -> None:
     paths = {piece.path for piece in bundle.code_pieces()}
     for module in load_catalogs(PROJECT).modules.values():
-        assert template.module_entry(module)["notebook"] in paths
+        assert first_policy.module_entry(module)["notebook"] in paths
     assert not any(path.startswith("modules/") and path.endswith(".py") for path in paths)
 
 
@@ -81,14 +81,14 @@ def test_the_program_there_needs_the_standard_library_alone() -> None:
             named = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 named = [node.module or ""]
-                if node.module == "lib.deploying.there":
+                if node.module == "lib.gate_deploy.remote":
                     named = [f"{node.module}.{alias.name}" for alias in node.names]
             for found in named:
                 assert found.split(".")[0] in allowed or found in dialogue.SOURCES, (name, found)
 
 
 def test_its_modules_are_all_named() -> None:
-    files = {f.stem for f in tracked("lib/deploying/there/*.py")} - {"__init__"}
+    files = {f.stem for f in tracked("lib/gate_deploy/remote/*.py")} - {"__init__"}
     assert {name.rpartition(".")[2] for name in dialogue.SOURCES} == files | {"errors"}
 
 
@@ -349,7 +349,7 @@ def test_the_host_key_is_written_into_its_table(tmp_path: Path, text: str) -> No
     file = tmp_path / "nchc.toml"
     file.write_text(text)
     file.chmod(0o640)
-    pinning.pin(file, KEY)
+    host_key_pin.pin(file, KEY)
     assert tomllib.loads(file.read_text())["gate"]["host_key"] == KEY
     assert file.read_text().startswith("# A cluster.\n")
     assert file.stat().st_mode & 0o777 == 0o640
@@ -361,7 +361,7 @@ def test_a_file_written_otherwise_is_left_alone(tmp_path: Path) -> None:
     text = FILE.split("[gate]")[0].replace("[login]", "gate = {port = 1}\n[login]")
     file.write_text(text)
     with pytest.raises(Conflict, match=r"write into \[gate\] yourself: host_key"):
-        pinning.pin(file, KEY)
+        host_key_pin.pin(file, KEY)
     assert file.read_text() == text
 
 
@@ -371,11 +371,11 @@ def facts(**programs: str) -> dict[str, Any]:
 
 def test_the_first_policy_is_one(tmp_path: Path) -> None:
     modules = load_catalogs(PROJECT).modules.values()
-    text = template.first_policy(
+    text = first_policy.first_policy(
         ClusterId("nchc"),
         22022,
-        template.found_scheduler(facts(), "local"),
-        template.found_runtime(facts(), "process"),
+        first_policy.found_scheduler(facts(), "local"),
+        first_policy.found_runtime(facts(), "process"),
         ["https://portal.example.org"],
         modules,
     )
@@ -388,20 +388,20 @@ def test_the_first_policy_is_one(tmp_path: Path) -> None:
 
 def test_modules_that_need_images_are_not_offered_without() -> None:
     modules = load_catalogs(PROJECT).modules.values()
-    runtime = template.found_runtime(facts(apptainer="/opt/bin/apptainer"), "")
+    runtime = first_policy.found_runtime(facts(apptainer="/opt/bin/apptainer"), "")
     assert runtime == {"name": "apptainer", "binary": "/opt/bin/apptainer"}
-    scheduler = template.found_scheduler(facts(sbatch="/opt/slurm/bin/sbatch"), "")
+    scheduler = first_policy.found_scheduler(facts(sbatch="/opt/slurm/bin/sbatch"), "")
     assert scheduler == {"name": "slurm", "bin": "/opt/slurm/bin"}
-    text = template.first_policy(ClusterId("nchc"), 1, scheduler, runtime, [], modules)
+    text = first_policy.first_policy(ClusterId("nchc"), 1, scheduler, runtime, [], modules)
     assert "modules" not in tomllib.loads(text)
     assert "# [[modules]]" in text
 
 
 def test_a_login_node_without_a_scheduler_is_not_guessed_at() -> None:
     with pytest.raises(InvalidInput, match="--scheduler"):
-        template.found_scheduler(facts(), "")
+        first_policy.found_scheduler(facts(), "")
     with pytest.raises(InvalidInput, match="--runtime"):
-        template.found_runtime(facts(), "")
+        first_policy.found_runtime(facts(), "")
 
 
 def test_the_portals_key_is_a_public_one() -> None:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lib.deploying.there import versions
-from lib.deploying.there.place import Place, write_whole
 from lib.errors import Conflict, NotFound, Refused, SceneBridgeError, Unavailable
+from lib.gate_deploy.remote import versions
+from lib.gate_deploy.remote.gate_dir import Place, write_whole
 
 Answer = dict[str, Any]
 

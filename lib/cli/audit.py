@@ -11,8 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.commands.answer import Answer, Commands, command, plain_json, table
-from lib.commands.on_store import BY, store_of
+from lib.cli.output import Answer, Commands, command, plain_json, table
+from lib.cli.store_access import BY, store_of
 from lib.errors import Conflict, InvalidInput
 from lib.portal.admin import json_line
 from lib.store.audit import AuditQuery

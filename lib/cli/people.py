@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lib.auth import TOKEN_LIFETIME_S
-from lib.commands.answer import Answer, Commands, command, moment, table
-from lib.commands.on_store import BY, auth_on
+from lib.cli.output import Answer, Commands, command, moment, table
+from lib.cli.store_access import BY, auth_on
 from lib.model import TokenScope, UserId
 from lib.portal.admin import people_of
 

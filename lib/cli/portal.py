@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lib.auth import LINK_LIFETIME_S
-from lib.commands.answer import Answer, Commands, command, table
-from lib.commands.on_store import BY, auth_on, data_of, store_of
+from lib.cli.output import Answer, Commands, command, table
+from lib.cli.store_access import BY, auth_on, data_of, store_of
 from lib.config import settings
 from lib.config.data_dir import running_portal
 from lib.model import SessionId, SessionState

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from lib.commands.answer import Answer, Commands, command, moment, plain, table
+from lib.cli.output import Answer, Commands, command, moment, plain, table
 from lib.config.offerings import load_catalogs
 from lib.config.settings import PROJECT
 from lib.config.settings.checks import name

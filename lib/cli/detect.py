@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.commands.answer import Answer, Commands, command, plain, table
+from lib.cli.output import Answer, Commands, command, plain, table
 from lib.config import settings
 from lib.config.offerings import complete_params, fit, load_catalogs
 from lib.errors import Conflict, InvalidInput, NotFound, Refused, SceneBridgeError

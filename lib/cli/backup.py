@@ -14,8 +14,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.commands.answer import Answer, Commands, command
-from lib.commands.on_store import BY, data_of, store_of
+from lib.cli.output import Answer, Commands, command
+from lib.cli.store_access import BY, data_of, store_of
 from lib.errors import Conflict, Unavailable
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`python -m lib.deploying.renew`: write the checksums of gate-requirements.txt anew.
+"""`python -m lib.gate_deploy.renew_pins`: write the checksums of gate-requirements.txt anew.
 
 Edit the versions in that file first. Every wheel for every Python and processor that a gate
 may run on is fetched through pip, and its checksum written down.
@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lib.deploying import wheels
+from lib.gate_deploy import wheels
 
 
 def main() -> None:

@@ -6,8 +6,8 @@ import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from lib.commands.answer import Answer, Commands, command
-from lib.commands.on_store import data_of
+from lib.cli.output import Answer, Commands, command
+from lib.cli.store_access import data_of
 from lib.doctor import examine
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.commands.answer import Answer, Commands, command, plain
-from lib.commands.on_store import data_of
+from lib.cli.output import Answer, Commands, command, plain
+from lib.cli.store_access import data_of
 from lib.config.offerings import load_catalogs
 from lib.config.settings import PROJECT
 from lib.config.site_paths import tunnel_folder
-from lib.deploying import editing, pinning, steps
-from lib.deploying.login import refuse_portal, signed_in
 from lib.errors import InvalidInput, NotFound, Refused
+from lib.gate_deploy import host_key_pin, policy_edit, steps
+from lib.gate_deploy.login import refuse_portal, signed_in
 from lib.model import ClusterId
 from lib.tunnels.outer.admin_ssh import login_of
 from lib.tunnels.portal_keys import portal_key
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from lib.config.clusters import ClusterEntry
-    from lib.deploying.dialogue import Dialogue
+    from lib.gate_deploy.dialogue import Dialogue
 
 _MAX_KEY_BYTES = 16 * 1024
 
@@ -156,9 +156,9 @@ def _policy(options: argparse.Namespace) -> Answer:
             policy = text.decode("utf-8", "replace")
             return Answer({"policy": policy}, policy.rstrip("\n"))
         if given is not None:
-            done: dict[str, Any] | None = editing.replace(dialogue, gate, given)
+            done: dict[str, Any] | None = policy_edit.replace(dialogue, gate, given)
         else:
-            done = editing.edit(dialogue, gate, _say)
+            done = policy_edit.edit(dialogue, gate, _say)
     if done is None:
         return Answer({"changed": False}, "The policy was not changed.")
     restarted = "; the gate runs with it, sessions went on" if done["was_running"] else ""
@@ -199,18 +199,18 @@ def _dialogue(options: argparse.Namespace, entry: ClusterEntry) -> AbstractConte
 def _host_key(entry: ClusterEntry, key: str, *, pin: bool) -> Iterator[str]:
     file = entry.file
     if entry.gate is not None and entry.gate.host_key == key:
-        yield f"Its host key is the one that is pinned ({pinning.fingerprint(key)})."
+        yield f"Its host key is the one that is pinned ({host_key_pin.fingerprint(key)})."
         return
     if pin and file is not None:
-        pinning.pin(file, key)
-        yield f"Its host key is pinned in {file}: {pinning.fingerprint(key)}"
+        host_key_pin.pin(file, key)
+        yield f"Its host key is pinned in {file}: {host_key_pin.fingerprint(key)}"
         return
-    may = file is not None and pinning.may_pin(file)
+    may = file is not None and host_key_pin.may_pin(file)
     yield (
-        f"Its host key is not pinned yet ({pinning.fingerprint(key)}). The portal connects once "
+        f"Its host key is not pinned yet ({host_key_pin.fingerprint(key)}). The portal connects once "
         f"this stands in [gate] of {file}{' (--pin writes it)' if may else ''}:"
     )
-    yield pinning.line_for(key)
+    yield host_key_pin.line_for(key)
 
 
 def _changed(done: dict[str, Any], entry: ClusterEntry) -> str:

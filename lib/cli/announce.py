@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lib.commands.answer import Answer, Commands, command, moment, table
-from lib.commands.on_store import BY, store_of
+from lib.cli.output import Answer, Commands, command, moment, table
+from lib.cli.store_access import BY, store_of
 from lib.model import AnnouncementKind
 from lib.portal.admin import announce_as, end_announcement_as
 

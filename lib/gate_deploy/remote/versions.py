@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lib.deploying.there.place import Place, write_whole
 from lib.errors import InvalidInput, ProtocolError
+from lib.gate_deploy.remote.gate_dir import Place, write_whole
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _MANIFEST = "manifest.json"

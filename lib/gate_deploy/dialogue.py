@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lib.config.settings import PROJECT
-from lib.deploying.there import frames
 from lib.errors import (
     ClusterUnreachable,
     NotFound,
@@ -32,6 +31,7 @@ from lib.errors import (
     SceneBridgeError,
     from_code,
 )
+from lib.gate_deploy.remote import frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 #: The program, in an order in which each finds what it imports.
 SOURCES = (
     "lib.errors",
-    "lib.deploying.there.frames",
-    "lib.deploying.there.place",
-    "lib.deploying.there.versions",
-    "lib.deploying.there.control",
-    "lib.deploying.there.main",
+    "lib.gate_deploy.remote.frames",
+    "lib.gate_deploy.remote.gate_dir",
+    "lib.gate_deploy.remote.versions",
+    "lib.gate_deploy.remote.control",
+    "lib.gate_deploy.remote.main",
 )
-_PACKAGES = ("lib", "lib.deploying", "lib.deploying.there")
+_PACKAGES = ("lib", "lib.gate_deploy", "lib.gate_deploy.remote")
 #: Tried where the cluster file names none; the first that is new enough is taken.
 PYTHONS = ("python3.13", "python3.12", "python3.11", "python3.10", "python3.14", "python3")
 _PYTHON_NAME = re.compile(r"[A-Za-z0-9._/-]{1,200}")

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from lib.deploying.there import control, frames, versions
-from lib.deploying.there.place import make_home, place_of
 from lib.errors import ProtocolError, Refused, SceneBridgeError, StorageFull, Unavailable
+from lib.gate_deploy.remote import control, frames, versions
+from lib.gate_deploy.remote.gate_dir import make_home, place_of
 
 Answer = tuple[dict[str, Any], bytes]
 #: A full disk, a used-up quota, a limit on the size of files.

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.commands.answer import Answer, Commands, command, plain, table
+from lib.cli.output import Answer, Commands, command, plain, table
 from lib.config.data_dir import make_data_folder
 from lib.config.settings import PROJECT
 from lib.errors import InvalidProduct

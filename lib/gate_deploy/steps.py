@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lib.config.clusters import KEY_PATTERN
-from lib.deploying import bundle, template, wheels
 from lib.errors import InvalidInput, NotFound, Refused
+from lib.gate_deploy import bundle, first_policy, wheels
 from lib.tunnels.outer.admin_ssh import login_of
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lib.config.clusters import ClusterEntry
-    from lib.deploying.dialogue import Dialogue
+    from lib.gate_deploy.dialogue import Dialogue
     from lib.model import Module
 
 Answer = dict[str, Any]
@@ -61,9 +61,9 @@ def deploy(
             f"No gate was deployed to cluster {cluster} yet; begin with admin.py gate deploy."
         )
     if not facts["policy"]:
-        scheduler = template.found_scheduler(facts, wish.scheduler)
-        runtime = template.found_runtime(facts, wish.runtime)
-        policy = template.first_policy(
+        scheduler = first_policy.found_scheduler(facts, wish.scheduler)
+        runtime = first_policy.found_runtime(facts, wish.runtime)
+        policy = first_policy.first_policy(
             cluster, gate.port, scheduler, runtime, wish.portal_origins, modules
         ).encode()
     version = _install(dialogue, home, facts, wish, say)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lib.config.clusters import GatePlace
-    from lib.deploying.dialogue import Dialogue
+    from lib.gate_deploy.dialogue import Dialogue
 
 
 def replace(dialogue: Dialogue, gate: GatePlace, text: bytes, digest: str = "") -> dict[str, Any]:

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.deploying.bundle import Piece
 from lib.errors import InvalidInput, NotFound, Refused, Unavailable
+from lib.gate_deploy.bundle import Piece
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -200,7 +200,7 @@ def _pip(arguments: Sequence[str]) -> None:
         said = lines[0].removeprefix("ERROR: ") if lines else done.stderr.strip()[-300:]
         raise Unavailable(
             f"pip could not get the gate's packages: {said} Where this computer has no internet, "
-            "fetch the files of lib/deploying/gate-requirements.txt elsewhere and name their "
+            "fetch the files of lib/gate_deploy/gate-requirements.txt elsewhere and name their "
             "folder with --wheels."
         )
 

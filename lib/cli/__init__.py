@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.commands.answer import Answer, plain, plain_json
+from lib.cli.output import Answer, plain, plain_json
 from lib.config import settings
 from lib.errors import InvalidInput, InvalidProduct, SceneBridgeError
 
@@ -97,5 +97,5 @@ def _parser(parts: Sequence[str] = _ALL) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="admin.py", description="Looks after a portal.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for part in parts:
-        importlib.import_module(f"lib.commands.{part}").add_to(commands, common)
+        importlib.import_module(f"lib.cli.{part}").add_to(commands, common)
     return parser

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.deploying import bundle, wheels
-from lib.deploying.dialogue import Dialogue, Way, source_files
 from lib.errors import Refused, SceneBridgeError
+from lib.gate_deploy import bundle, wheels
+from lib.gate_deploy.dialogue import Dialogue, Way, source_files
 from lib.tunnels.outer import admin_ssh, admission
 from lib.tunnels.outer.agent import AgentState, agent_state
 from lib.tunnels.outer.ssh_errors import reason
