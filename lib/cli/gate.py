@@ -207,8 +207,8 @@ def _host_key(entry: ClusterEntry, key: str, *, pin: bool) -> Iterator[str]:
         return
     may = file is not None and host_key_pin.may_pin(file)
     yield (
-        f"Its host key is not pinned yet ({host_key_pin.fingerprint(key)}). The portal connects once "
-        f"this stands in [gate] of {file}{' (--pin writes it)' if may else ''}:"
+        f"Its host key is not pinned yet ({host_key_pin.fingerprint(key)}). The portal "
+        f"connects once this stands in [gate] of {file}{' (--pin writes it)' if may else ''}:"
     )
     yield host_key_pin.line_for(key)
 

@@ -15,12 +15,12 @@ import httpx
 import psutil
 import pytest
 
-from lib import bootstrap
 from lib.config.data_dir import Running, claim, runtime_path
 from lib.scenes.local_catalog import Catalogue
 from lib.scenes.samples import MADE_UP, make_up
 from lib.scenes.synthetic import FormosatSpec
 from tests.running import PROJECT, RunningPortal, free_port, wait_for
+from tools import bootstrap
 
 pytestmark = pytest.mark.slow
 

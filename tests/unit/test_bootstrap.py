@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from lib import bootstrap
-from lib.bootstrap import FRONT_END, PACKAGES, Project, SetupError, is_due, prepare
+from tools import bootstrap
+from tools.bootstrap import FRONT_END, PACKAGES, Project, SetupError, is_due, prepare
 
 PROJECT = Path(__file__).resolve().parents[2]
 ASSETS = """
@@ -249,10 +249,10 @@ def program(folder: Path, name: str, body: str) -> str:
 def start(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     """`./run` of a copy of the two scripts, with nothing but `folder` on the PATH."""
     root = folder / "project"
-    (root / "lib").mkdir(parents=True, exist_ok=True)
+    (root / "tools").mkdir(parents=True, exist_ok=True)
     shutil.copy(PROJECT / "run", root / "run")
-    shutil.copy(PROJECT / "lib" / "bootstrap.sh", root / "lib" / "bootstrap.sh")
-    (root / "lib" / "bootstrap.py").write_text("import sys; print(*sys.argv[1:], sep='|')")
+    shutil.copy(PROJECT / "tools" / "bootstrap.sh", root / "tools" / "bootstrap.sh")
+    (root / "tools" / "bootstrap.py").write_text("import sys; print(*sys.argv[1:], sep='|')")
     for name in ("sh", "dirname"):
         if not (folder / name).exists():
             (folder / name).symlink_to(shutil.which(name))

@@ -1,6 +1,6 @@
 """Set-up of the project folder, and the start of what was asked for.
 
-`python -I lib/bootstrap.py run|test [ARGUMENT...]` (started by `run` and `test` through
+`python -I tools/bootstrap.py run|test [ARGUMENT...]` (started by `run` and `test` through
 `bootstrap.sh`, which finds the Python) makes sure of
 
 1. `.venv`, a virtual environment whose Python still runs;

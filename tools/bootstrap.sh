@@ -1,5 +1,5 @@
-# Finds a Python that can run SceneBridge and hands over to lib/bootstrap.py.
-# Usage: sh lib/bootstrap.sh ROOT run|test [ARGUMENT...]
+# Finds a Python that can run SceneBridge and hands over to tools/bootstrap.py.
+# Usage: sh tools/bootstrap.sh ROOT run|test [ARGUMENT...]
 
 root=$1
 shift
@@ -16,7 +16,7 @@ for name in python3.13 python3.12 python3.11 python3 python python3.14; do
     case $version in
         3.1[1-9].* | 3.[2-9][0-9].*)
             if [ "$complete" -eq 0 ]; then
-                exec "$name" -I "$root/lib/bootstrap.py" "$@"
+                exec "$name" -I "$root/tools/bootstrap.py" "$@"
             fi
             bare="$bare $name ($version)" ;;
         ?*) old="$old $name ($version)" ;;

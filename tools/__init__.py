@@ -1,0 +1,1 @@
+"""What only developers run, and the set-up of a checkout."""
