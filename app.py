@@ -21,12 +21,12 @@ if get_script_run_ctx(suppress_warning=True) is None:
         middleware=assembly.middleware(),
     )
 else:
-    from ui import frame, turns
+    from ui import layout, script_turns
 
-    with turns.turn():
-        frame.begin()
-        here, user = frame.signed_in()
-        page = st.navigation(frame.pages(user), position="top")
-        with frame.in_words():
-            frame.top(here, user)
+    with script_turns.turn():
+        layout.begin()
+        here, user = layout.signed_in()
+        page = st.navigation(layout.pages(user), position="top")
+        with layout.in_words():
+            layout.top(here, user)
         page.run()

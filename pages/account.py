@@ -6,7 +6,7 @@ import streamlit as st
 
 from lib.model import User
 from lib.portal.facade import Portal
-from ui import ask, frame, sign_ins, tokens
+from ui import confirm, layout, sign_ins, tokens
 from ui.text import esc, tag, tags
 
 
@@ -39,12 +39,12 @@ def parts(here: Portal, user: User) -> None:
     tokens.show(here, user)
 
 
-@frame.in_words()
+@layout.in_words()
 def main() -> None:
     """The page."""
-    here, user = frame.signed_in()
-    frame.heading("Account", "Who you are here, and what may act in your name.")
-    ask.say()
+    here, user = layout.signed_in()
+    layout.heading("Account", "Who you are here, and what may act in your name.")
+    confirm.say()
     parts(here, user)
 
 

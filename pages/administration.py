@@ -7,7 +7,7 @@ import streamlit as st
 
 from lib.model import Role, User
 from lib.portal.facade import Portal
-from ui import ask, frame, office_audit, office_news, office_people, office_work
+from ui import admin_announcements, admin_audit, admin_people, admin_work, confirm, layout
 from ui.result_filter import to_address
 
 PARTS = {
@@ -38,8 +38,8 @@ def part() -> str:
 
 def leave_part() -> None:
     """Another part begins without what was chosen in this one."""
-    ask.forget()
-    office_audit.forget_page()
+    confirm.forget()
+    admin_audit.forget_page()
     st.query_params.clear()
 
 
@@ -50,7 +50,7 @@ def people(here: Portal, user: User) -> None:
         "Name, e-mail address or id", key="people-text", icon=":material/search:", width=320
     )
     to_address("text", sought.strip())
-    office_people.show(here, user, sought.strip())
+    admin_people.show(here, user, sought.strip())
 
 
 def administrator(here: Portal, user: User) -> None:
@@ -59,11 +59,11 @@ def administrator(here: Portal, user: User) -> None:
         case "people":
             people(here, user)
         case "announcements":
-            office_news.show(here, user)
+            admin_announcements.show(here, user)
         case "audit":
-            office_audit.show(here, user)
+            admin_audit.show(here, user)
         case _:
-            office_work.show(here, user)
+            admin_work.show(here, user)
 
 
 SAYS = {
@@ -73,17 +73,17 @@ SAYS = {
 }
 
 
-@frame.in_words()
+@layout.in_words()
 def main() -> None:
     """The page."""
-    here, user = frame.signed_in()
-    frame.heading(frame.OFFICE_TITLES.get(user.role, "Administration"), SAYS[user.role])
-    ask.say()
+    here, user = layout.signed_in()
+    layout.heading(layout.OFFICE_TITLES.get(user.role, "Administration"), SAYS[user.role])
+    confirm.say()
     here.office.names(user)  # Refused for whoever has nothing to look for here
     if user.role is Role.ADMINISTRATOR:
         administrator(here, user)
     else:
-        office_work.show(here, user)
+        admin_work.show(here, user)
 
 
 main()

@@ -7,7 +7,7 @@ import streamlit as st
 from lib.errors import SceneBridgeError
 from lib.model import User
 from lib.portal.facade import Portal
-from ui import cluster_card, frame
+from ui import cluster_card, layout
 
 #: The cards are drawn again so often; what they say is at most half a minute older.
 EVERY_S = 5.0
@@ -19,10 +19,10 @@ def show_cards(here: Portal, user: User) -> None:
     try:
         clusters, modules = here.all_clusters(user), here.modules(user)
     except SceneBridgeError as exc:
-        frame.problem(exc)
+        layout.problem(exc)
         return
     if not clusters:
-        frame.empty(
+        layout.empty(
             "No cluster is set up",
             "The administrator of this portal can add one: docs/operate.md says how.",
         )
@@ -30,11 +30,11 @@ def show_cards(here: Portal, user: User) -> None:
         cluster_card.show(cluster, modules)
 
 
-@frame.in_words()
+@layout.in_words()
 def main() -> None:
     """The page."""
-    here, user = frame.signed_in()
-    frame.heading("Clusters", "Where work can run, what is free there, and who can mend what.")
+    here, user = layout.signed_in()
+    layout.heading("Clusters", "Where work can run, what is free there, and who can mend what.")
     show_cards(here, user)
 
 

@@ -9,9 +9,9 @@ import streamlit as st
 from lib.errors import NotFound, SceneBridgeError
 from lib.model import Scene, SceneId, User
 from lib.portal.facade import Portal
-from ui import choosing, filters, frame, launch, scene_table, tray
+from ui import explore_state, launch_form, layout, scene_table, search_filters, selected_scenes
 from ui import map as scene_map
-from ui.address import footprints_url
+from ui.explore_url import footprints_url
 from ui.map import MapState, union
 from ui.text import count
 
@@ -21,32 +21,32 @@ MAP_HEIGHT = 560
 def chosen_scenes(here: Portal, user: User) -> tuple[Scene, ...]:
     """The scenes of the choice; ids that are not known here are said and forgotten."""
     found: list[Scene] = []
-    for scene_id in choosing.current().scenes:
+    for scene_id in explore_state.current().scenes:
         try:
             found.append(here.scene(user, SceneId(scene_id)))
         except NotFound:
-            choosing.add_problem(f"The scene “{scene_id}” is not known here and was left out.")
-    choosing.keep(tuple(found))
+            explore_state.add_problem(f"The scene “{scene_id}” is not known here and was left out.")
+    explore_state.keep(tuple(found))
     return tuple(found)
 
 
 def show_problems() -> None:
     """What a link asked for and could not be had."""
-    found = choosing.problems()
+    found = explore_state.problems()
     if not found:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
-        frame.notice(" ".join(found))
-        st.button("Dismiss", type="tertiary", on_click=choosing.forget_problems)
+        layout.notice(" ".join(found))
+        st.button("Dismiss", type="tertiary", on_click=explore_state.forget_problems)
 
 
 def show_search(
     here: Portal, user: User, scenes: tuple[Scene, ...], platforms: Mapping[str, str]
 ) -> None:
     """The map and the table of what the filters find."""
-    choice = choosing.current()
+    choice = explore_state.current()
     url = footprints_url(choice)
-    box, seq = choosing.view()
+    box, seq = explore_state.view()
     state = MapState(
         footprints=url,
         chosen=scenes,
@@ -56,36 +56,38 @@ def show_search(
         view=box,
         view_seq=seq,
     )
-    scene_map.show(state, key="explore-map", height=MAP_HEIGHT, on_event=choosing.on_event)
+    scene_map.show(state, key="explore-map", height=MAP_HEIGHT, on_event=explore_state.on_event)
     try:
         hits = here.search(user, choice.query(limit=1))
         st.caption(count(hits.total, "scene matches", "scenes match") + " these filters.")
     except SceneBridgeError as exc:
-        frame.problem(exc)
-    scene_table.show(url, choice.scenes, platforms, key="explore-table", on_event=choosing.on_event)
+        layout.problem(exc)
+    scene_table.show(
+        url, choice.scenes, platforms, key="explore-table", on_event=explore_state.on_event
+    )
 
 
-@frame.in_words()
+@layout.in_words()
 def main() -> None:
     """The page."""
-    here, user = frame.signed_in()
-    from_link = choosing.read_address()
-    frame.heading("Explore", "Choose scenes, a detection module and a cluster.")
+    here, user = layout.signed_in()
+    from_link = explore_state.read_address()
+    layout.heading("Explore", "Choose scenes, a detection module and a cluster.")
     problems = st.container()
     platforms = here.platforms(user)
-    filters.show(platforms)
+    search_filters.show(platforms)
     scenes = chosen_scenes(here, user)
     if from_link:
-        choosing.look_at(union([s.bbox for s in scenes]) or choosing.current().area)
+        explore_state.look_at(union([s.bbox for s in scenes]) or explore_state.current().area)
     left, right = st.columns([5, 2.4], gap="medium")
     with right:  # first, since a press of a button leaves this page
-        tray.show(scenes, dict(platforms))
-        launch.show(here, user, scenes)
+        selected_scenes.show(scenes, dict(platforms))
+        launch_form.show(here, user, scenes)
     with left:
         show_search(here, user, scenes, dict(platforms))
     with problems:
         show_problems()
-    choosing.write_address()
+    explore_state.write_address()
 
 
 main()

@@ -9,7 +9,7 @@ import streamlit as st
 from lib.errors import NotFound, SceneBridgeError
 from lib.model import Reachability, Run, RunId, Scene, SceneId, User
 from lib.portal.facade import Portal
-from ui import findings, found, frame, result_filter, steps
+from ui import layout, result_filter, results_summary, results_view, work_status
 from ui.result_filter import Filter
 from ui.text import md
 
@@ -19,16 +19,16 @@ def choose_run(here: Portal, user: User) -> Run | None:
     runs = {str(r.id): r for r in here.runs(user)}
     wish = st.query_params.get("run", "")
     if wish and wish not in runs:
-        frame.notice("The run of this link is not known here, or it is not yours.", "bad")
+        layout.notice("The run of this link is not known here, or it is not yours.", "bad")
         wish = ""
     if not runs:
-        frame.empty(
+        layout.empty(
             "No results yet",
             "On Explore, choose scenes and a module, then press Open notebook or Run. "
             "Thumbnails appear here as the module finds something.",
         )
         st.page_link(
-            frame.link(frame.EXPLORE), label="Go to Explore", icon=":material/travel_explore:"
+            layout.link(layout.EXPLORE), label="Go to Explore", icon=":material/travel_explore:"
         )
         return None
     names = list(runs)
@@ -39,7 +39,7 @@ def choose_run(here: Portal, user: User) -> Run | None:
     picked = st.selectbox(
         "Run",
         names,
-        format_func=lambda name: findings.run_title(runs[name]),
+        format_func=lambda name: results_summary.run_title(runs[name]),
         key="results-run",
         label_visibility="collapsed",
     )
@@ -84,27 +84,27 @@ def show_run(here: Portal, user: User, run_id: RunId) -> None:
     summary = st.container()
     chosen = result_filter.show(run, module, sorted({k for _, k in counts}), titles)
     with summary:
-        st.html(findings.figures(run, module, matching(here, user, run, chosen)))
+        st.html(results_summary.figures(run, module, matching(here, user, run, chosen)))
         if not run.state.over:
-            st.caption(md(findings.progress_text(run)))
+            st.caption(md(results_summary.progress_text(run)))
         if run.reachability is Reachability.UNKNOWN and not run.state.over:
             cluster = next((c for c in here.all_clusters(user) if c.id == run.cluster), None)
-            frame.notice(steps.unknown_text(run, cluster))
-        for text in findings.failures(run.scenes)[:5]:
-            frame.notice(text, "bad")
+            layout.notice(work_status.unknown_text(run, cluster))
+        for text in results_summary.failures(run.scenes)[:5]:
+            layout.notice(text, "bad")
         if module and module.score_meaning:
             st.caption(f"Score: {md(module.score_meaning)}")
-    found.show(here, user, run, chosen, scenes, module)
+    results_view.show(here, user, run, chosen, scenes, module)
     with st.expander("Scenes and what was searched", expanded=run.objects == 0):
         synthetic = frozenset(str(s.id) for s in scenes if s.synthetic)
-        st.html(findings.scenes_table(run, titles, synthetic))
+        st.html(results_summary.scenes_table(run, titles, synthetic))
 
 
-@frame.in_words()
+@layout.in_words()
 def main() -> None:
     """The page."""
-    here, user = frame.signed_in()
-    frame.heading("Results", "What the modules found, best first.")
+    here, user = layout.signed_in()
+    layout.heading("Results", "What the modules found, best first.")
     run = choose_run(here, user)
     if run is None:
         return
@@ -118,7 +118,7 @@ def main() -> None:
             show_run(here, user, run.id)
             finished = here.run(user, run.id).state.over
         except SceneBridgeError as exc:
-            frame.problem(exc)
+            layout.problem(exc)
             return
         if finished:
             st.rerun()

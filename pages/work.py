@@ -9,10 +9,10 @@ import streamlit as st
 from lib.errors import SceneBridgeError
 from lib.model import SessionId, SessionState, User
 from lib.portal.facade import Portal
-from ui import cards, clocks, frame, steps
-from ui.faces import Desk, Face, face
-from ui.steps import Work
+from ui import clocks, layout, work_cards, work_status
 from ui.text import esc, md, now
+from ui.work_card_data import Desk, Face, face
+from ui.work_status import Work
 
 EARLIER_SHOWN = 10
 NOTEBOOK_HEIGHT = 860
@@ -37,7 +37,7 @@ def notebook_here(here: Portal, user: User) -> None:
     try:
         session = here.session(user, SessionId(session_id))
     except SceneBridgeError as exc:
-        frame.problem(exc)
+        layout.problem(exc)
         return
     if session.state is not SessionState.READY:
         st.session_state.pop("notebook-here", None)
@@ -71,8 +71,8 @@ def take(here: Portal, user: User) -> Picture:
     """How the page looks now. Raises SceneBridgeError."""
     desk, work = all_work(here, user)
     time = now()
-    live = [w for w in work if not steps.over(w)]
-    ended = [w for w in work if steps.over(w)]
+    live = [w for w in work if not work_status.over(w)]
+    ended = [w for w in work if work_status.over(w)]
     shown = ended[: st.session_state.get(_SHOWN, EARLIER_SHOWN)]
     return Picture(
         tuple(face(desk, w, time) for w in live),
@@ -84,7 +84,7 @@ def take(here: Portal, user: User) -> Picture:
 
 def _moves(desk: Desk, work: Work) -> bool:
     run = desk.run_of(work)
-    return steps.moving(work, run_over=run is None or run.state.over)
+    return work_status.moving(work, run_over=run is None or run.state.over)
 
 
 @st.fragment
@@ -94,31 +94,31 @@ def show_cards(here: Portal, user: User) -> None:
         picture = st.session_state[_DRAWN] = take(here, user)
     except SceneBridgeError as exc:
         st.session_state[_DRAWN] = Picture(problem=exc.message)
-        frame.problem(exc)
+        layout.problem(exc)
         return
     if st.session_state.get(_PACE, picture.every_s) != picture.every_s:
         st.rerun()  # the whole page, which looks that often
-    refused = cards.problem()
+    refused = work_cards.problem()
     if refused is not None:
         st.toast(md(refused.message), icon=":material/error:")
     if not picture.live and not picture.ended:
-        frame.empty(
+        layout.empty(
             "Nothing has been started yet",
             "On Explore, choose scenes and a module, then press Open notebook or Run. "
             "You can close the browser afterwards: the work goes on.",
         )
         st.page_link(
-            frame.link(frame.EXPLORE), label="Go to Explore", icon=":material/travel_explore:"
+            layout.link(layout.EXPLORE), label="Go to Explore", icon=":material/travel_explore:"
         )
         return
     for one in picture.live:
-        cards.show(here, user, one)
+        work_cards.show(here, user, one)
     if not picture.live:
-        frame.empty("Nothing runs at the moment", "What has ended is below; Explore starts more.")
+        layout.empty("Nothing runs at the moment", "What has ended is below; Explore starts more.")
     if picture.ended:
         st.html('<h2 class="sb-section">Ended</h2>')
         for one in picture.ended:
-            cards.show(here, user, one)
+            work_cards.show(here, user, one)
         if picture.more:
             st.button(f"Show more ({picture.more} not shown)", on_click=show_more)
 
@@ -140,11 +140,11 @@ def show_more() -> None:
     st.session_state[_SHOWN] = st.session_state.get(_SHOWN, EARLIER_SHOWN) + EARLIER_SHOWN * 2
 
 
-@frame.in_words()
+@layout.in_words()
 def main() -> None:
     """The page."""
-    here, user = frame.signed_in()
-    frame.heading("Work", "Closing the browser changes nothing: the cluster goes on.")
+    here, user = layout.signed_in()
+    layout.heading("Work", "Closing the browser changes nothing: the cluster goes on.")
     clocks.run()
     notebook_here(here, user)
     st.session_state.pop(_PACE, None)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ui import components
-from ui.steps import Clock
 from ui.text import esc, now
+from ui.work_status import Clock
 
 _clocks = components.load("clocks")
 

@@ -19,7 +19,7 @@ from lib.model import (
     TunnelState,
 )
 from ui import queues
-from ui.launch import NO_ISOLATION, preset_text
+from ui.launch_form import NO_ISOLATION, preset_text
 from ui.text import duration, esc, now, tag, walltime, when
 
 _SEALS = {

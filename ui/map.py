@@ -3,7 +3,7 @@
 The map is rendered once per process. What changes (footprints, choice, area, marks) is a `MapState`
 of a few hundred bytes, handed over with streamlit-folium's `feature_group_to_add`;
 footprints and detections are fetched by the browser itself. What the user does comes back
-as `ui.events`, see `ui/components/map/core.js`.
+as `ui.component_events`, see `ui/components/map/core.js`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from folium.template import Template
 from streamlit_folium import st_folium
 
 from lib.model import BBox, Scene
-from ui import assets, events
-from ui.events import Event
+from ui import assets, component_events
+from ui.component_events import Event
 
 MAX_DRAPED = 8
 _SCRIPTS = ("core.js", "base.js", "scenes.js", "results.js")
@@ -60,7 +60,7 @@ def show(state: MapState, *, key: str, height: int, on_event: Callable[[Event], 
     """Draw the map; `on_event` is called once for each thing the user did, oldest first."""
 
     def arrived() -> None:
-        for event in events.take(key, st.session_state.get(key)):
+        for event in component_events.take(key, st.session_state.get(key)):
             on_event(event)
 
     st_folium(
@@ -92,7 +92,7 @@ def feature_of(scene: Scene) -> dict[str, Any]:
 
 
 def _wire(state: MapState, key: str) -> dict[str, Any]:
-    boot, seq = events.taken(key)
+    boot, seq = component_events.taken(key)
     by_id = {str(s.id): s for s in state.chosen}
     return {
         "boot": boot,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import streamlit as st
 
 from lib.model import Module, Run
-from ui import wall
+from ui import chip_grid
 from ui.text import md
 
 ALL = ""
@@ -44,7 +44,7 @@ def show(
             klass = st.selectbox(
                 "Class",
                 names,
-                format_func=lambda k: wall.class_title(module, k) if k else "All classes",
+                format_func=lambda k: chip_grid.class_title(module, k) if k else "All classes",
                 key=_seed(run, "class", wish if wish in names else ALL),
                 width=200,
             )

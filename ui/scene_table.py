@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
 
-from ui import components, events
-from ui.events import Event
+from ui import component_events, components
+from ui.component_events import Event
 
 _table = components.load("scene_table")
 
@@ -26,10 +26,10 @@ def show(
     """
 
     def arrived() -> None:
-        for event in events.take(key, st.session_state[key].get("events")):
+        for event in component_events.take(key, st.session_state[key].get("events")):
             on_event(event)
 
-    boot, seq = events.taken(key)
+    boot, seq = component_events.taken(key)
     _table(
         key=key,
         data={

@@ -8,10 +8,10 @@ import streamlit as st
 
 from lib.model import SignIn, User
 from lib.portal.facade import Portal
-from ui import ask, ledger
-from ui.browsers import browser_name
-from ui.ledger import Cell, Row
+from ui import confirm, data_table
+from ui.data_table import Cell, Row
 from ui.text import when
+from ui.user_agent import browser_name
 
 _EVERYWHERE = "sign-out-everywhere"
 
@@ -19,12 +19,12 @@ _EVERYWHERE = "sign-out-everywhere"
 def show(here: Portal, user: User) -> None:
     """The user's own sign-ins; the one that looks is marked, and has its button above."""
     logins = here.account.logins(user)
-    ledger.show(
+    data_table.show(
         "Browsers in which you are signed in",
         ("Browser", "Network address", "Since", "Last act", "Ends at the latest"),
         [_row(login, this=user.via == f"login:{login.id}") for login in logins],
         key="sign-ins",
-        on_press=lambda login_id, _: ask.carry_out(
+        on_press=lambda login_id, _: confirm.carry_out(
             partial(here.account.end_login, user, login_id), "Signed out there."
         ),
     )
@@ -32,11 +32,11 @@ def show(here: Portal, user: User) -> None:
         "Sign out everywhere",
         key=_EVERYWHERE,
         icon=":material/logout:",
-        on_click=ask.for_,
+        on_click=confirm.for_,
         args=(_EVERYWHERE,),
     )
-    if ask.asked()[0] == _EVERYWHERE:
-        ask.sure(
+    if confirm.asked()[0] == _EVERYWHERE:
+        confirm.sure(
             "Sign out everywhere?",
             "You are signed out in all browsers, in this one too. Notebooks that are open in "
             "them close at once, but go on running with everything they hold: sign in again "
@@ -54,7 +54,7 @@ def sign_out_button(here: Portal, user: User) -> None:
         "Sign out",
         key="sign-out",
         icon=":material/logout:",
-        on_click=ask.carry_out,
+        on_click=confirm.carry_out,
         args=(partial(here.account.sign_out, user), "You are signed out."),
     )
 

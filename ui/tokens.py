@@ -9,8 +9,8 @@ import streamlit as st
 from lib.errors import SceneBridgeError
 from lib.model import AccessToken, TokenScope, User
 from lib.portal.facade import Portal
-from ui import ask, components, frame, ledger
-from ui.ledger import Cell, Row
+from ui import components, confirm, data_table, layout
+from ui.data_table import Cell, Row
 from ui.text import esc, md, when
 
 _WITHDRAW = "withdraw-token"
@@ -27,20 +27,20 @@ def show(here: Portal, user: User) -> None:
     tokens = here.account.tokens(user)
     _made()
     if tokens:
-        ledger.show(
+        data_table.show(
             "Your access tokens",
             ("Name", "May", "Made", "Last used", "Ends"),
             [_row(token) for token in tokens],
             key="tokens",
-            on_press=lambda token_id, _: ask.for_(_WITHDRAW, token_id),
+            on_press=lambda token_id, _: confirm.for_(_WITHDRAW, token_id),
         )
     else:
-        frame.empty("No access token", "A program needs one to use the HTTP API in your name.")
+        layout.empty("No access token", "A program needs one to use the HTTP API in your name.")
     _form(here, user)
-    action, token_id = ask.asked()
+    action, token_id = confirm.asked()
     name = next((t.name for t in tokens if t.id == token_id), "")
     if action == _WITHDRAW and name:
-        ask.sure(
+        confirm.sure(
             "Withdraw this token?",
             f"Programs that use **{md(name)}** are refused from now on. This cannot be undone.",
             "Withdraw",
@@ -78,27 +78,27 @@ def _form(here: Portal, user: User) -> None:
         st.checkbox("Read: search scenes, follow work, fetch results", key="token-read")
         st.checkbox("Launch: start and stop notebooks and runs", key="token-launch")
         st.form_submit_button("Create token", type="primary", on_click=_create, args=(here, user))
-        problem = frame.once().pop(_FAILED, "")
+        problem = layout.once().pop(_FAILED, "")
         if problem:
-            frame.notice(problem, "bad")
+            layout.notice(problem, "bad")
 
 
 def _create(here: Portal, user: User) -> None:
     name = st.session_state["token-name"].strip()
     scopes = [scope for scope in TokenScope if st.session_state[f"token-{scope}"]]
-    frame.once().pop(_MADE, None)
+    layout.once().pop(_MADE, None)
     try:
         token = here.account.new_token(user, name, scopes, int(st.session_state["token-days"]))
     except SceneBridgeError as exc:
-        frame.once()[_FAILED] = exc.message
+        layout.once()[_FAILED] = exc.message
         return
-    frame.once()[_MADE] = (name, token)
+    layout.once()[_MADE] = (name, token)
     st.session_state["token-name"] = ""
 
 
 def _made() -> None:
     """Once: it is gone when the user says so, or opens another page."""
-    name, token = frame.once().get(_MADE, ("", ""))
+    name, token = layout.once().get(_MADE, ("", ""))
     if not token:
         return
     with st.container(border=True, key="token-shown"):
@@ -111,4 +111,4 @@ def _made() -> None:
 
 
 def _taken() -> None:
-    frame.once().pop(_MADE, None)
+    layout.once().pop(_MADE, None)

@@ -23,7 +23,7 @@ def data(app: AppTest, key: str) -> dict[str, Any] | None:
 
 
 def rows(app: AppTest, key: str) -> list[tuple[list[str], list[str]]] | None:
-    """A table of `ui.ledger`: of each row the texts of its cells, and its actions."""
+    """A table of `ui.data_table`: of each row the texts of its cells, and its actions."""
     given = data(app, key)
     return given and [
         ([_text(cell) for cell in row["cells"]], [name for name, _ in row["actions"]])

@@ -11,8 +11,8 @@ from tests.pages import pages_people
 from tests.pages.pages_parts import data, labels, press, press_row, rows
 from tests.pages.pages_people import FIREFOX
 from tests.pages.pages_site import HOSTILE, all_html
-from ui import ledger
-from ui.browsers import browser_name
+from ui import data_table
+from ui.user_agent import browser_name
 
 WINDOWS_EDGE = (
     "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) "
@@ -106,7 +106,7 @@ def test_a_button_that_was_not_offered_does_nothing(open_page, site):
 
 @pytest.mark.parametrize("value", [None, 3, "x", {"row": 1}, {"row": "a", "action": ["end"]}])
 def test_nonsense_from_the_browser_presses_nothing(value):
-    assert ledger.read_press(value) == ("", "")
+    assert data_table.read_press(value) == ("", "")
 
 
 def test_this_browser_is_signed_out(open_page, site):

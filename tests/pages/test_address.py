@@ -6,7 +6,7 @@ from datetime import date, datetime, timezone
 
 import pytest
 
-from ui.address import (
+from ui.explore_url import (
     Choice,
     box_of,
     footprints_url,

@@ -21,7 +21,7 @@ from lib.model import (
 )
 from tests.fakes.tunnels import write_record
 from tests.pages.pages_site import FAR, all_html
-from ui import launch, queues
+from ui import launch_form, queues
 from ui.text import now
 
 DAY = 86400
@@ -187,11 +187,11 @@ def cluster(**tunnel):
 def test_the_launch_form_warns_when_the_tunnel_closes_first():
     time_ = now()
     far = cluster(until=time_ + timedelta(hours=1))
-    said = launch.tunnel_warning(far, Resources("small", 7200), time_)
+    said = launch_form.tunnel_warning(far, Resources("small", 7200), time_)
     assert "The tunnel to Far closes at" in said
     assert "in 1 h 00 min" in said
-    assert launch.tunnel_warning(far, Resources("small", 3600), time_) == ""
-    assert launch.tunnel_warning(cluster(), Resources("small", 7200), time_) == ""
+    assert launch_form.tunnel_warning(far, Resources("small", 3600), time_) == ""
+    assert launch_form.tunnel_warning(cluster(), Resources("small", 7200), time_) == ""
 
 
 def test_the_launch_form_says_what_is_free(open_page, site):

@@ -201,7 +201,7 @@ def test_a_browser_that_lags_behind_takes_nothing_back(open_page, monkeypatch):
 def test_an_old_address_counts_again_after_a_while(open_page, monkeypatch):
     app = open_page("explore", q="LC08")
     app.text_input(key="text-1").set_value("LC0").run()
-    monkeypatch.setattr("ui.choosing.time.monotonic", lambda: float("inf"))
+    monkeypatch.setattr("ui.explore_state.time.monotonic", lambda: float("inf"))
     app.query_params["q"] = ["LC08"]
     app.run()
     assert asked(app, "q") == ["LC08"]

@@ -7,18 +7,18 @@ import time
 
 import pytest
 
-from ui import turns
+from ui import script_turns
 
 
 def draw(begun: threading.Event, done: list[str], name: str, until: threading.Event) -> None:
-    with turns.turn():
+    with script_turns.turn():
         begun.set()
         until.wait(10)
         done.append(name)
 
 
 def test_the_second_begins_when_the_first_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "LONGEST_WAIT_S", 10.0)
+    monkeypatch.setattr(script_turns, "LONGEST_WAIT_S", 10.0)
     done: list[str] = []
     events = [threading.Event() for _ in range(4)]
     first = threading.Thread(target=draw, args=(events[0], done, "first", events[1]))
@@ -43,7 +43,11 @@ def test_one_that_hangs_holds_nobody_up_for_long() -> None:
     events[3].set()
     began = time.monotonic()
     draw(events[2], done, "other", events[3])
-    assert turns.LONGEST_WAIT_S - 0.05 < time.monotonic() - began < turns.LONGEST_WAIT_S + 2
+    assert (
+        script_turns.LONGEST_WAIT_S - 0.05
+        < time.monotonic() - began
+        < script_turns.LONGEST_WAIT_S + 2
+    )
     assert done == ["other"]
     events[1].set()
     hangs.join(5)
@@ -56,6 +60,6 @@ def test_one_that_hangs_holds_nobody_up_for_long() -> None:
 def test_a_script_that_fails_gives_its_turn_back() -> None:
     for _ in range(2):
         began = time.monotonic()
-        with pytest.raises(ZeroDivisionError), turns.turn():
+        with pytest.raises(ZeroDivisionError), script_turns.turn():
             raise ZeroDivisionError
         assert time.monotonic() - began < 0.2

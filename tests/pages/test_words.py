@@ -21,9 +21,9 @@ from lib.model import (
     UserId,
 )
 from tests.pages.pages_site import HOSTILE
-from ui import events, findings, launch, steps, text
+from ui import component_events, launch_form, results_summary, text, work_status
+from ui.chip_grid import read_mark
 from ui.map import union
-from ui.wall import read_mark
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 SESSION = Session(
@@ -77,43 +77,43 @@ def test_text_stays_text():
 
 
 def test_the_clock_counts_up_then_down_then_stands():
-    assert steps.clock(SESSION).text(NOW) == "1 min 05 s so far"
+    assert work_status.clock(SESSION).text(NOW) == "1 min 05 s so far"
     ready = dataclasses.replace(
         SESSION, state=SessionState.READY, ends_at=NOW + timedelta(seconds=61)
     )
-    assert steps.clock(ready).text(NOW) == "1 min 01 s left"
-    assert steps.clock(ready).text(NOW + timedelta(hours=1)) == "0 s left"
+    assert work_status.clock(ready).text(NOW) == "1 min 01 s left"
+    assert work_status.clock(ready).text(NOW + timedelta(hours=1)) == "0 s left"
     ended = dataclasses.replace(
         SESSION, state=SessionState.ENDED, ended_at=NOW - timedelta(seconds=60)
     )
-    assert steps.clock(ended).text(NOW + timedelta(days=1)) == "5 s in all"
+    assert work_status.clock(ended).text(NOW + timedelta(days=1)) == "5 s in all"
 
 
 @pytest.mark.parametrize("reason", list(EndReason))
 def test_every_end_has_a_sentence(reason):
     ended = dataclasses.replace(SESSION, state=SessionState.ENDED, end_reason=reason)
-    assert steps.sentence(ended).endswith(".")
-    assert "has ended" not in steps.sentence(ended)
+    assert work_status.sentence(ended).endswith(".")
+    assert "has ended" not in work_status.sentence(ended)
 
 
 @pytest.mark.parametrize("state", [s for s in SessionState if s is not SessionState.ENDED])
 def test_every_state_has_a_step_and_a_sentence(state):
     session = dataclasses.replace(SESSION, state=state)
-    assert steps.stepper(session).count('aria-current="step"') == 1
-    assert steps.sentence(session).endswith(".")
-    assert steps.waits(session) is (state is not SessionState.READY)
+    assert work_status.stepper(session).count('aria-current="step"') == 1
+    assert work_status.sentence(session).endswith(".")
+    assert work_status.waits(session) is (state is not SessionState.READY)
 
 
 def test_what_is_taken_is_not_taken_again(monkeypatch):
     state: dict[str, object] = {}
-    monkeypatch.setattr(events.st, "session_state", state)
+    monkeypatch.setattr(component_events.st, "session_state", state)
     sent = [{"kind": "toggle", "id": "A", "on": True, "seq": 1}]
-    assert [e.id for e in events.take("k", {"boot": "x", "events": sent})] == ["A"]
+    assert [e.id for e in component_events.take("k", {"boot": "x", "events": sent})] == ["A"]
     sent.append({"kind": "toggle", "id": "B", "on": False, "seq": 2})
-    assert [e.id for e in events.take("k", {"boot": "x", "events": sent})] == ["B"]
-    assert events.take("k", {"boot": "x", "events": sent}) == []
-    assert events.taken("k") == ("x", 2)
-    assert len(events.take("k", {"boot": "fresh", "events": sent})) == 2
+    assert [e.id for e in component_events.take("k", {"boot": "x", "events": sent})] == ["B"]
+    assert component_events.take("k", {"boot": "x", "events": sent}) == []
+    assert component_events.taken("k") == ("x", 2)
+    assert len(component_events.take("k", {"boot": "fresh", "events": sent})) == 2
 
 
 @pytest.mark.parametrize(
@@ -129,8 +129,8 @@ def test_what_is_taken_is_not_taken_again(monkeypatch):
     ],
 )
 def test_what_the_browser_sends_wrong_is_nothing(monkeypatch, value):
-    monkeypatch.setattr(events.st, "session_state", {})
-    assert events.take("k", value) == []
+    monkeypatch.setattr(component_events.st, "session_state", {})
+    assert component_events.take("k", value) == []
 
 
 @pytest.mark.parametrize(
@@ -150,13 +150,13 @@ def test_walltimes_end_at_the_presets_limit():
     from lib.model import Preset
 
     preset = Preset("p", "P", 1, 1024, 0, 3 * 3600, 5400)
-    assert launch.times_for(preset) == [900, 1800, 3600, 5400, 7200]
-    assert launch.preset_text(preset) == "1 core, 1 GB"
+    assert launch_form.times_for(preset) == [900, 1800, 3600, 5400, 7200]
+    assert launch_form.preset_text(preset) == "1 core, 1 GB"
 
 
 def test_what_was_searched_is_told_whatever_the_module_says():
-    said = findings.searched_text(
+    said = results_summary.searched_text(
         {"pixels": 1000, "valid_fraction": 0.5, "water_fraction": 0.25, "bad": [1], "note": "x"}
     )
     assert said == "1,000 pixels, 50 % of them valid, water fraction 0.25, note x"
-    assert findings.searched_text({"pixels": "many"}) == ""
+    assert results_summary.searched_text({"pixels": "many"}) == ""

@@ -73,7 +73,7 @@ def test_nobody_imports_what_they_may_not():
     ("module", "line", "contract"),
     [
         ("pages/work.py", "import lib.store", "Pages and widgets"),
-        ("ui/cards.py", "from lib import settings", "Pages and widgets"),
+        ("ui/work_cards.py", "from lib import settings", "Pages and widgets"),
         ("lib/portal/facade.py", "import streamlit", "Only app.py"),
         ("lib/jobs/interfaces.py", "import lib.gate.policy", "gate on jobs"),
         ("lib/protocol/__init__.py", "import lib.jobs.interfaces", "gate on jobs"),

@@ -9,8 +9,8 @@ from typing import Any
 import streamlit as st
 
 from lib.model import BBox, Scene
-from ui.address import Choice, box_of, format_, format_bbox, parse, wrap_ring
-from ui.events import Event
+from ui.component_events import Event
+from ui.explore_url import Choice, box_of, format_, format_bbox, parse, wrap_ring
 
 _CHOICE = "choice"
 _WRITTEN = "choice-address"

@@ -27,10 +27,10 @@ from lib.model import (
     User,
 )
 from lib.portal.facade import Portal
-from ui import steps
-from ui.launch import NO_ISOLATION
-from ui.steps import Clock, Work
+from ui import work_status
+from ui.launch_form import NO_ISOLATION
 from ui.text import count, esc, listing, tag, walltime, when
+from ui.work_status import Clock, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +100,15 @@ class Face:
 
 def face(desk: Desk, work: Work, time: datetime) -> Face:
     """How that work looks at that time."""
-    over, run = steps.over(work), desk.run_of(work)
+    over, run = work_status.over(work), desk.run_of(work)
     begun = run is not None and str(run.state) not in ("NEW", "SUBMITTED", "QUEUED")
     return Face(
         work=work.id,
         over=over,
-        clock=steps.clock(work),
+        clock=work_status.clock(work),
         title=esc(_title(desk, work)),
         marks=_marks(desk, work),
-        steps="" if over else steps.stepper(work),
+        steps="" if over else work_status.stepper(work),
         body=_body(desk, work, time),
         notebook=_notebook(desk, work),
         again=_again(work, time),
@@ -130,7 +130,7 @@ def _title(desk: Desk, work: Work) -> str:
 def _marks(desk: Desk, work: Work) -> str:
     cluster = desk.clusters.get(str(work.cluster))
     marks = [tag("Notebook" if isinstance(work, Session) else "Run")]
-    if steps.over(work):
+    if work_status.over(work):
         marks.append(tag(*_ending(work)))
     marks.append(tag(cluster.title if cluster else str(work.cluster)))
     if cluster and cluster.isolation is Isolation.NONE and cluster.runtime:
@@ -167,15 +167,15 @@ def _scenes(work: Work) -> str:
 
 
 def _body(desk: Desk, work: Work, time: datetime) -> str:
-    said = f"{steps.sentence(work)} {steps.expected(work, time)}".strip()
+    said = f"{work_status.sentence(work)} {work_status.expected(work, time)}".strip()
     parts = [f'<p class="sb-reason" role="status">{esc(said)}</p>']
-    if work.reachability is Reachability.UNKNOWN and not steps.over(work):
-        text = steps.unknown_text(work, desk.clusters.get(str(work.cluster)))
+    if work.reachability is Reachability.UNKNOWN and not work_status.over(work):
+        text = work_status.unknown_text(work, desk.clusters.get(str(work.cluster)))
         parts.append(f'<div class="sb-problem" role="status">{esc(text)}</div>')
     run = desk.run_of(work)
     facts = [f"{count(len(work.scenes), 'scene')}: {_scenes(work)}"]
     if run is not None and str(run.state) not in ("NEW", "SUBMITTED", "QUEUED"):
-        facts.append(steps.scenes_text(run))
+        facts.append(work_status.scenes_text(run))
     facts.append(f"{work.resources.preset}, at most {walltime(work.resources.walltime_s)}")
     if work.job:
         facts.append(f"job {work.job}")
@@ -205,8 +205,8 @@ def _again(work: Work, time: datetime) -> SessionId | None:
 
 
 def _stop(work: Work) -> Literal["", "cancel", "notebook", "run"]:
-    if steps.over(work) or work.stopping:
+    if work_status.over(work) or work.stopping:
         return ""
-    if steps.waits(work):
+    if work_status.waits(work):
         return "cancel"
     return "notebook" if isinstance(work, Session) else "run"

@@ -9,9 +9,9 @@ import streamlit as st
 from lib.errors import SceneBridgeError
 from lib.model import AnnouncementKind, User
 from lib.portal.facade import Portal
-from ui import ask, frame, ledger
-from ui.announced import WORDS
-from ui.ledger import Cell, Row
+from ui import confirm, data_table, layout
+from ui.announcements import WORDS
+from ui.data_table import Cell, Row
 from ui.text import md, when
 
 _END = "end-announcement"
@@ -34,7 +34,7 @@ def show(here: Portal, user: User) -> None:
     """What stands above every page now, and the form for more."""
     current = here.office.announcements(user)
     if current:
-        ledger.show(
+        data_table.show(
             "Announcements that are shown now",
             ("Text", "Kind", "Since", "Until"),
             [
@@ -51,15 +51,15 @@ def show(here: Portal, user: User) -> None:
                 for a in current
             ],
             key="office-news",
-            on_press=lambda number, _: ask.for_(_END, number),
+            on_press=lambda number, _: confirm.for_(_END, number),
         )
     else:
-        frame.empty("Nothing is announced", "What you write here stands above every page.")
+        layout.empty("Nothing is announced", "What you write here stands above every page.")
     _form(here, user)
-    action, number = ask.asked()
+    action, number = confirm.asked()
     text = next((a.text for a in current if str(a.id) == number), "")
     if action == _END and text:
-        ask.sure(
+        confirm.sure(
             "End this announcement?",
             f"“{md(text)}” is shown to nobody any more.",
             "End it",
@@ -78,9 +78,9 @@ def _form(here: Portal, user: User) -> None:
             )
             st.selectbox("Shown for", list(LASTS_S), index=2, key="news-lasts", width=180)
             st.form_submit_button("Announce", type="primary", on_click=_announce, args=(here, user))
-        problem = frame.once().pop(_FAILED, "")
+        problem = layout.once().pop(_FAILED, "")
         if problem:
-            frame.notice(problem, "bad")
+            layout.notice(problem, "bad")
 
 
 def _announce(here: Portal, user: User) -> None:
@@ -88,6 +88,6 @@ def _announce(here: Portal, user: User) -> None:
     try:
         here.office.announce(user, text, kind, LASTS_S[lasts])
     except SceneBridgeError as exc:
-        frame.once()[_FAILED] = exc.message
+        layout.once()[_FAILED] = exc.message
         return
     st.session_state["news-text"] = ""

@@ -10,9 +10,9 @@ import streamlit as st
 
 from lib.model import Detection, Module, Run, Scene, SceneId, User
 from lib.portal.facade import Portal
-from ui import findings, frame, wall
+from ui import chip_grid, layout, results_summary
 from ui import map as result_map
-from ui.events import Event
+from ui.component_events import Event
 from ui.map import MapState, union
 from ui.result_filter import Filter, to_address
 from ui.text import exactly, md
@@ -29,7 +29,7 @@ def set_mark(name: str) -> None:
 def on_map(event: Event) -> None:
     """A detection was clicked on the map."""
     if event.kind == "mark":
-        set_mark(wall.mark_key(event.id, event.n))
+        set_mark(chip_grid.mark_key(event.id, event.n))
 
 
 def show(
@@ -80,7 +80,7 @@ def show(
             st.caption(describe(marked, module, synthetic))
     with left:
         if found:
-            wall.show(
+            chip_grid.show(
                 found,
                 module,
                 synthetic=synthetic,
@@ -89,13 +89,13 @@ def show(
                 on_mark=set_mark,
             )
         elif run.objects:
-            frame.empty(
+            layout.empty(
                 "Nothing matches this filter", "Lower the score, or show all classes and scenes."
             )
         elif run.state.over:
-            frame.empty("Nothing was found", findings.nothing_found(run, module))
+            layout.empty("Nothing was found", results_summary.nothing_found(run, module))
         else:
-            frame.empty(
+            layout.empty(
                 "Nothing found so far", "Thumbnails appear here as the module finds something."
             )
         if more:
@@ -113,7 +113,7 @@ def _marked(
     here: Portal, user: User, run: Run, mark: str, found: Sequence[Detection]
 ) -> Detection | None:
     """The marked detection, also when the filter or the limit hides its chip."""
-    wanted = wall.read_mark(mark)
+    wanted = chip_grid.read_mark(mark)
     if wanted is None:
         return None
     scene, n = wanted
@@ -129,7 +129,7 @@ def describe(d: Detection, module: Module | None, synthetic: frozenset[str]) -> 
     flags = f", flags: {', '.join(d.flags)}" if d.flags else ""
     made = ", synthetic" if d.scene in synthetic else ""
     text = (
-        f"{wall.class_title(module, d.klass)}, score {d.score:.2f}, {exactly(d.time)}, "
+        f"{chip_grid.class_title(module, d.klass)}, score {d.score:.2f}, {exactly(d.time)}, "
         f"{d.lat:.5f}, {d.lon:.5f}, {d.scene}{flags}{made}"
     )
     return f"**Marked:** {md(text)}"
@@ -141,7 +141,7 @@ def show_table(
     """The detections as a table, in the order of the wall."""
     rows = pd.DataFrame(
         {
-            "Class": [wall.class_title(module, d.klass) for d in found],
+            "Class": [chip_grid.class_title(module, d.klass) for d in found],
             "Score": [d.score for d in found],
             "Time (UTC)": [d.time for d in found],
             "Latitude": [d.lat for d in found],

@@ -10,9 +10,9 @@ import streamlit as st
 
 from lib.model import User
 from lib.portal.facade import AuditEntry, Portal
-from ui import frame, ledger
+from ui import data_table, layout
 from ui.audit_filter import LONGEST, AuditFilter, parse
-from ui.ledger import Cell, Row
+from ui.data_table import Cell, Row
 from ui.result_filter import to_address
 from ui.text import exactly
 
@@ -29,9 +29,9 @@ def show(here: Portal, user: User) -> None:
         to_address(name, value)
     found = here.office.audit(user, chosen.query(), limit=PAGE + 1)
     if not found:
-        frame.empty("No line matches", "Search for less, or over more days.")
+        layout.empty("No line matches", "Search for less, or over more days.")
     else:
-        ledger.show(
+        data_table.show(
             "Audit log, newest first",
             ("Time", "Who", "Action", "What", "Result", "Detail", "From"),
             [_row(entry, names) for entry in found[:PAGE]],

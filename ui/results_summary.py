@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lib.model import Module, Run, RunScene, RunState, SceneState
-from ui import steps
+from ui import work_status
 from ui.text import count, esc, listing, tag, when
 
 _STATES = {
@@ -146,4 +146,4 @@ def failures(scenes: Sequence[RunScene]) -> list[str]:
 
 def progress_text(run: Run) -> str:
     """The sentence beside a run that is not over."""
-    return f"{steps.sentence(run)} {steps.scenes_text(run)}."
+    return f"{work_status.sentence(run)} {work_status.scenes_text(run)}."

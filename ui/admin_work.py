@@ -10,10 +10,10 @@ import streamlit as st
 from lib.errors import SceneBridgeError
 from lib.model import Reachability, Run, RunId, Session, SessionId, User
 from lib.portal.facade import Portal
-from ui import ask, frame, ledger, steps
-from ui.ledger import Cell, Row
-from ui.steps import Work
+from ui import confirm, data_table, layout, work_status
+from ui.data_table import Cell, Row
 from ui.text import count, md, when
+from ui.work_status import Work
 
 _STOP = "stop-work"
 _GOOD = {"READY", "RUNNING", "DONE"}
@@ -29,19 +29,19 @@ def show(here: Portal, user: User) -> None:
 
 @st.fragment(run_every=5.0)
 def _tables(here: Portal, user: User) -> None:
-    ask.whole_page()
+    confirm.whole_page()
     try:
         work = here.office.work(user)
         names = here.office.names(user)
         clusters = {str(c.id): c.title for c in here.all_clusters(user)}
         modules = {str(m.id): m.title for m in here.modules(user)}
     except SceneBridgeError as exc:
-        frame.problem(exc)
+        layout.problem(exc)
         return
 
     def row(item: Work) -> Row:
         kind = "Notebook" if isinstance(item, Session) else "Run"
-        live = not steps.over(item)
+        live = not work_status.over(item)
         return Row(
             str(item.id),
             (
@@ -55,43 +55,45 @@ def _tables(here: Portal, user: User) -> None:
             (("stop", "Stop"),) if live and not item.stopping else (),
         )
 
-    live = [item for item in work if not steps.over(item)]
-    ended = [item for item in work if steps.over(item)]
+    live = [item for item in work if not work_status.over(item)]
+    ended = [item for item in work if work_status.over(item)]
     st.html(f'<h2 class="sb-section">Live ({len(live)})</h2>')
     if live:
-        ledger.show(
+        data_table.show(
             "Notebooks and runs that live",
             _COLUMNS,
             [row(item) for item in live],
             key="office-live",
-            on_press=lambda work_id, _: ask.for_(_STOP, work_id),
+            on_press=lambda work_id, _: confirm.for_(_STOP, work_id),
         )
     else:
-        frame.empty("Nothing runs and nothing waits", "What has ended lately is below.")
+        layout.empty("Nothing runs and nothing waits", "What has ended lately is below.")
     if ended:
         st.html('<h2 class="sb-section">Ended lately</h2>')
-        ledger.show("What has ended lately", _COLUMNS, [row(i) for i in ended], key="office-ended")
+        data_table.show(
+            "What has ended lately", _COLUMNS, [row(i) for i in ended], key="office-ended"
+        )
 
 
 def _state(work: Work) -> tuple[str, str]:
     """What it is, and how that looks."""
-    if work.stopping and not steps.over(work):
+    if work.stopping and not work_status.over(work):
         return "Stopping", "warn"
-    if work.reachability is Reachability.UNKNOWN and not steps.over(work):
+    if work.reachability is Reachability.UNKNOWN and not work_status.over(work):
         return f"{str(work.state).capitalize()}, last known", "warn"
     name = str(work.state)
-    if isinstance(work, Session) and steps.over(work):
+    if isinstance(work, Session) and work_status.over(work):
         return f"Ended: {work.end_reason}" if work.end_reason else "Ended", ""
     return name.capitalize(), "good" if name in _GOOD else "bad" if name in _BAD else ""
 
 
 def _question(here: Portal, user: User) -> None:
-    action, work_id = ask.asked()
+    action, work_id = confirm.asked()
     if action != _STOP:
         return
     work = next((w for w in here.office.work(user) if str(w.id) == work_id), None)
-    if work is None or steps.over(work):
-        ask.forget()
+    if work is None or work_status.over(work):
+        confirm.forget()
         return
     owner = here.office.names(user).get(work.owner, str(work.owner))
     kept = (
@@ -101,7 +103,7 @@ def _question(here: Portal, user: User) -> None:
         else "Scenes that are not done yet are left out. What was found is kept."
     )
     thing = RunId(work_id) if isinstance(work, Run) else SessionId(work_id)
-    ask.sure(
+    confirm.sure(
         "Stop this notebook?" if isinstance(work, Session) else "Stop this run?",
         f"**{md(work.title)}** of **{md(owner)}**. {kept}",
         "Stop now",

@@ -17,7 +17,7 @@ import streamlit as st
 from lib.errors import SceneBridgeError, SignInEnded
 from lib.model import Role, User
 from lib.portal import facade
-from ui import announced, components
+from ui import announcements, components
 from ui.text import esc, md
 
 _HERE = Path(__file__).resolve().parent
@@ -78,7 +78,7 @@ def top(here: facade.Portal, user: User) -> None:
     _watch(key="sign-in-watch", data={"user": str(user.id)})
     with st.container(key="who"):
         st.page_link(link(ACCOUNT), label=md(user.name), icon=":material/person:")
-    announced.show(here, user)
+    announcements.show(here, user)
 
 
 def once() -> dict[str, Any]:

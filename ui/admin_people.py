@@ -9,8 +9,8 @@ import streamlit as st
 
 from lib.model import Person, Role, User, UserId
 from lib.portal.facade import Portal
-from ui import ask, frame, ledger
-from ui.ledger import Cell, Row
+from ui import confirm, data_table, layout
+from ui.data_table import Cell, Row
 from ui.text import count, md, when
 
 MOST = 200
@@ -25,16 +25,16 @@ def show(here: Portal, user: User, sought: str) -> None:
     _question(here, user, people)
     found = [p for p in people if _has(p, sought)]
     if not found:
-        frame.empty("Nobody matches", "Search for a part of a name, an e-mail address or an id.")
+        layout.empty("Nobody matches", "Search for a part of a name, an e-mail address or an id.")
         return
     left = f"; the first {MOST} are shown: search to narrow" if len(found) > MOST else ""
     st.caption(f"{count(len(found), 'person', 'people')}{left}")
-    ledger.show(
+    data_table.show(
         "People",
         ("Name", "Role", "Groups", "From", "E-mail", "Last seen", "Signed in"),
         [_row(person, groups, user) for person in found[:MOST]],
         key="office-people",
-        on_press=lambda who, action: ask.for_(_ACTIONS[action], who),
+        on_press=lambda who, action: confirm.for_(_ACTIONS[action], who),
     )
 
 
@@ -69,13 +69,13 @@ def _row(person: Person, groups: Mapping[str, str], asker: User) -> Row:
 
 
 def _question(here: Portal, user: User, people: tuple[Person, ...]) -> None:
-    action, who = ask.asked()
+    action, who = confirm.asked()
     person = next((p for p in people if p.user.id == who), None)
     if person is None:
         return
     name = f"**{md(person.user.name)}**"
     if action == _SIGN_OUT:
-        ask.sure(
+        confirm.sure(
             "Sign this person out?",
             f"{name} is signed out in {count(person.logins, 'browser')}. Open pages and "
             "notebooks close at once; what runs goes on. They can sign in again.",
@@ -84,7 +84,7 @@ def _question(here: Portal, user: User, people: tuple[Person, ...]) -> None:
             done="Signed out everywhere.",
         )
     elif action == _BLOCK:
-        ask.sure(
+        confirm.sure(
             "Block this person?",
             f"{name} is signed out at once, cannot sign in again, and their access tokens are "
             "withdrawn. Their notebooks and runs go on until somebody stops them.",
@@ -93,7 +93,7 @@ def _question(here: Portal, user: User, people: tuple[Person, ...]) -> None:
             done="Blocked.",
         )
     elif action == _UNBLOCK:
-        ask.sure(
+        confirm.sure(
             "Let this person in again?",
             f"{name} can sign in again. Access tokens that were withdrawn stay withdrawn.",
             "Unblock",

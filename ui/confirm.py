@@ -12,7 +12,7 @@ from typing import Any
 import streamlit as st
 
 from lib.errors import SceneBridgeError
-from ui import frame
+from ui import layout
 
 _ASKED = "asked"
 _SAID = "said"
@@ -21,18 +21,18 @@ _FRESH = "asked-fresh"
 
 def for_(action: str, thing: str = "") -> None:
     """Remember that the user wants this; the page asks them whether they are sure."""
-    frame.once().update({_ASKED: (action, thing), _FRESH: True})
+    layout.once().update({_ASKED: (action, thing), _FRESH: True})
 
 
 def asked() -> tuple[str, str]:
     """(action, thing) that waits for an answer; two empty texts where nothing does."""
-    action, thing = frame.once().get(_ASKED, ("", ""))
+    action, thing = layout.once().get(_ASKED, ("", ""))
     return action, thing
 
 
 def whole_page() -> None:
     """In a part that is drawn by itself: have the whole page drawn, with the question."""
-    if frame.once().pop(_FRESH, False):
+    if layout.once().pop(_FRESH, False):
         st.rerun()
 
 
@@ -40,7 +40,7 @@ def sure(
     title: str, text: str, yes: str, act: Callable[[], Any], *, done: str, key: str = "yes"
 ) -> None:
     """Ask. `title`, `yes` and `done` are words of our own, `text` is Markdown (`ui.text.md`)."""
-    frame.once().pop(_FRESH, None)
+    layout.once().pop(_FRESH, None)
 
     @st.dialog(title, on_dismiss=forget)
     def question() -> None:
@@ -60,18 +60,18 @@ def carry_out(act: Callable[[], Any], done: str) -> None:
     try:
         act()
     except SceneBridgeError as exc:
-        frame.once()[_SAID] = (exc.message, "bad")
+        layout.once()[_SAID] = (exc.message, "bad")
     else:
-        frame.once()[_SAID] = (done, "info")
+        layout.once()[_SAID] = (done, "info")
 
 
 def forget() -> None:
     """The question was answered, or is no longer asked."""
-    frame.once().pop(_ASKED, None)
+    layout.once().pop(_ASKED, None)
 
 
 def say() -> None:
     """What came of the last answer; once."""
-    text, kind = frame.once().pop(_SAID, ("", ""))
+    text, kind = layout.once().pop(_SAID, ("", ""))
     if text:
-        frame.notice(text, kind)
+        layout.notice(text, kind)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from ui import choosing
-from ui.address import format_bbox, read_bbox
+from ui import explore_state
+from ui.explore_url import format_bbox, read_bbox
 from ui.text import md
 
 
@@ -17,15 +17,23 @@ def show(platforms: Sequence[tuple[str, str]]) -> None:
     with st.container(key="filters", horizontal=True, vertical_alignment="bottom"):
         text = st.text_input(
             "Name or id",
-            key=choosing.key("text"),
+            key=explore_state.key("text"),
             placeholder="Any",
             width=200,
             icon=":material/search:",
         )
-        start = st.date_input("From", key=choosing.key("start"), format="YYYY-MM-DD", width=138)
-        end = st.date_input("To", key=choosing.key("end"), format="YYYY-MM-DD", width=138)
+        start = st.date_input(
+            "From", key=explore_state.key("start"), format="YYYY-MM-DD", width=138
+        )
+        end = st.date_input("To", key=explore_state.key("end"), format="YYYY-MM-DD", width=138)
         cloud = st.slider(
-            "Cloud at most", 0, 100, step=5, format="%d %%", key=choosing.key("cloud"), width=170
+            "Cloud at most",
+            0,
+            100,
+            step=5,
+            format="%d %%",
+            key=explore_state.key("cloud"),
+            width=170,
         )
         _area()
         titles = {p: md(title) for p, title in platforms}
@@ -34,9 +42,9 @@ def show(platforms: Sequence[tuple[str, str]]) -> None:
             list(titles),
             selection_mode="multi",
             format_func=lambda p: titles.get(p, p),
-            key=choosing.key("platforms"),
+            key=explore_state.key("platforms"),
         )
-    choosing.update(
+    explore_state.update(
         text=text.strip(),
         start=start,
         end=end,
@@ -49,11 +57,13 @@ def show(platforms: Sequence[tuple[str, str]]) -> None:
 
 def _seed(platforms: Sequence[tuple[str, str]]) -> None:
     """Widgets that are not on the page yet begin with the choice."""
-    choice = choosing.current()
+    choice = explore_state.current()
     known = [p for p, _ in platforms]
     for name in choice.platforms:
         if name not in known:
-            choosing.add_problem(f"The link's sensor “{name}” is not known here and was left out.")
+            explore_state.add_problem(
+                f"The link's sensor “{name}” is not known here and was left out."
+            )
     start = {
         "text": choice.text,
         "start": choice.start,
@@ -63,16 +73,16 @@ def _seed(platforms: Sequence[tuple[str, str]]) -> None:
         "area": format_bbox(choice.area) if choice.area else "",
     }
     for name, value in start.items():
-        st.session_state.setdefault(choosing.key(name), value)
+        st.session_state.setdefault(explore_state.key(name), value)
 
 
 def _area() -> None:
-    choice = choosing.current()
+    choice = explore_state.current()
     name = "Drawn area" if choice.ring else "Area" if choice.area else "Whole world"
     with st.popover(name, icon=":material/crop_free:"):
         st.text_input(
             "West, south, east, north (degrees)",
-            key=choosing.key("area"),
+            key=explore_state.key("area"),
             placeholder="119.9, 21.8, 122.1, 25.4",
             on_change=_area_typed,
         )
@@ -80,19 +90,19 @@ def _area() -> None:
             st.caption(f":red[{md(st.session_state['area-problem'])}]")
         st.caption("Or draw a rectangle or polygon with the tools on the map.")
         if choice.area:
-            st.button("Search the whole world", on_click=choosing.clear_area)
+            st.button("Search the whole world", on_click=explore_state.clear_area)
 
 
 def _area_typed() -> None:
     st.session_state.pop("area-problem", None)
-    text = st.session_state[choosing.key("area")].strip()
+    text = st.session_state[explore_state.key("area")].strip()
     if not text:
-        choosing.update(area=None, ring=())
+        explore_state.update(area=None, ring=())
         return
     try:
         box = read_bbox(text)
     except ValueError as exc:
         st.session_state["area-problem"] = str(exc)
         return
-    choosing.update(area=box, ring=())
-    choosing.look_at(box)
+    explore_state.update(area=box, ring=())
+    explore_state.look_at(box)

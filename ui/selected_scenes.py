@@ -8,7 +8,7 @@ from urllib.parse import quote
 import streamlit as st
 
 from lib.model import Scene
-from ui import choosing, frame
+from ui import explore_state, layout
 from ui.map import union
 from ui.text import cloud, count, esc, tag, when
 
@@ -25,14 +25,17 @@ def show(scenes: Sequence[Scene], platforms: Mapping[str, str]) -> None:
                 "Show all",
                 type="tertiary",
                 icon=":material/center_focus_strong:",
-                on_click=choosing.look_at,
+                on_click=explore_state.look_at,
                 args=(union([s.bbox for s in scenes]),),
             )
             st.button(
-                "Clear", type="tertiary", icon=":material/delete_sweep:", on_click=choosing.clear
+                "Clear",
+                type="tertiary",
+                icon=":material/delete_sweep:",
+                on_click=explore_state.clear,
             )
     if not scenes:
-        frame.empty(
+        layout.empty(
             "Nothing chosen yet",
             "Click footprints on the map, or tick scenes in the table below it.",
         )
@@ -52,7 +55,7 @@ def _row(scene: Scene, platform: str) -> None:
             key=f"look-{scene.id}",
             icon=":material/center_focus_strong:",
             type="tertiary",
-            on_click=choosing.look_at,
+            on_click=explore_state.look_at,
             args=(scene.bbox,),
         )
         st.button(
@@ -60,7 +63,7 @@ def _row(scene: Scene, platform: str) -> None:
             key=f"remove-{scene.id}",
             icon=":material/close:",
             type="tertiary",
-            on_click=choosing.remove,
+            on_click=explore_state.remove,
             args=(scene.id,),
         )
 

@@ -7,9 +7,9 @@ import streamlit as st
 from lib.errors import SceneBridgeError
 from lib.model import RunId, SessionId, User
 from lib.portal.facade import Portal
-from ui import clocks, frame, logs
-from ui.faces import Face
+from ui import clocks, layout, logs
 from ui.text import esc, md
+from ui.work_card_data import Face
 
 LOG_KINDS = {"job": "Job", "module": "Module", "notebook": "Notebook"}
 #: An open log is looked at so often.
@@ -65,7 +65,7 @@ def _actions(here: Portal, user: User, face: Face) -> None:
     if face.results:
         run, objects = face.results
         st.page_link(
-            frame.link(frame.RESULTS),
+            layout.link(layout.RESULTS),
             label=f"Results ({objects:,})",
             icon=":material/grid_view:",
             query_params={"run": run},
@@ -137,7 +137,7 @@ def _log(here: Portal, user: User, face: Face) -> None:
     work, name = face.work, str(kind or face.log)
     shown = logs.read(f"{work}-{name}", lambda: here.log(user, work, name), live=not face.over)
     if shown.error is not None:
-        frame.problem(shown.error)
+        layout.problem(shown.error)
     if shown.log is None:
         if shown.error is None:
             st.caption("Asking the cluster for the log …")

@@ -23,7 +23,7 @@ from lib.model import (
     User,
 )
 from lib.portal.facade import Portal
-from ui import choosing, frame, queues, schema_form
+from ui import explore_state, layout, queues, schema_form
 from ui.text import count, duration, esc, md, now, walltime, when
 
 NO_ISOLATION = "no isolation, for trying out"
@@ -57,9 +57,11 @@ def _module(fits: Sequence[Fit]) -> Module | None:
     st.html('<h2 class="sb-section">Detection module</h2>')
     good = {str(f.module.id): f.module for f in fits if f.ok}
     others = [f for f in fits if not f.ok]
-    wish = choosing.current().module
+    wish = explore_state.current().module
     if wish and wish not in {str(f.module.id) for f in fits}:
-        choosing.add_problem(f"The link's module “{wish}” is not offered here and was left out.")
+        explore_state.add_problem(
+            f"The link's module “{wish}” is not offered here and was left out."
+        )
     chosen: Module | None = None
     if good:
         names = list(good)
@@ -68,16 +70,16 @@ def _module(fits: Sequence[Fit]) -> Module | None:
             names,
             index=names.index(wish) if wish in good else 0,
             format_func=lambda name: f"{good[name].title} {good[name].version}",
-            key=choosing.key(f"module-{'-'.join(names)}"),
+            key=explore_state.key(f"module-{'-'.join(names)}"),
             label_visibility="collapsed",
         )
         chosen = good[picked or names[0]]
-        choosing.update(module=str(chosen.id))
+        explore_state.update(module=str(chosen.id))
         st.caption(md(chosen.summary))
     elif fits:
-        frame.notice("No module fits all the chosen scenes together. The reasons are below.")
+        layout.notice("No module fits all the chosen scenes together. The reasons are below.")
     else:
-        frame.empty("No detection module is offered", "The administrator can offer modules.")
+        layout.empty("No detection module is offered", "The administrator can offer modules.")
     if others:
         with st.expander(count(len(others), "module does", "modules do") + " not fit these scenes"):
             st.html(_reasons(others))
@@ -96,13 +98,15 @@ def _reasons(fits: Sequence[Fit]) -> str:
 def _params(module: Module) -> schema_form.Filled:
     if not schema_form.properties(module.params_schema):
         return schema_form.Filled({}, {}, ())
-    choice = choosing.current()
+    choice = explore_state.current()
     given = choice.params if choice.module == module.id else {}
     with st.expander("Parameters", key=f"params-{module.id}"):
         filled = schema_form.show(
-            module.params_schema, given, key=choosing.key(f"param-{module.id}-{module.version}")
+            module.params_schema,
+            given,
+            key=explore_state.key(f"param-{module.id}-{module.version}"),
         )
-    choosing.update(params=filled.changed)
+    explore_state.update(params=filled.changed)
     if filled.changed:
         st.caption(f"Changed: {md(', '.join(f'{k} = {v}' for k, v in filled.changed.items()))}")
     return filled
@@ -115,11 +119,13 @@ def _cluster(here: Portal, user: User, module: Module) -> Cluster | None:
     clusters = here.clusters(user)
     st.html('<h2 class="sb-section">Cluster</h2>')
     offer = {str(c.id): c for c in clusters if _offers(c, module)}
-    wish = choosing.current().cluster
+    wish = explore_state.current().cluster
     if wish and wish not in {str(c.id) for c in clusters}:
-        choosing.add_problem(f"The link's cluster “{wish}” is not known here and was left out.")
+        explore_state.add_problem(
+            f"The link's cluster “{wish}” is not known here and was left out."
+        )
     if not offer:
-        frame.notice(_nobody(clusters, module))
+        layout.notice(_nobody(clusters, module))
         _wait_for_offer(here, user, module)
         return None
     names = list(offer)
@@ -129,11 +135,11 @@ def _cluster(here: Portal, user: User, module: Module) -> Cluster | None:
         index=names.index(wish) if wish in offer else 0,
         format_func=lambda name: _cluster_label(offer[name]),
         captions=[md(describe(offer[name])) for name in names],
-        key=choosing.key(f"cluster-{'-'.join(names)}"),
+        key=explore_state.key(f"cluster-{'-'.join(names)}"),
         label_visibility="collapsed",
     )
     chosen = offer[picked or names[0]]
-    choosing.update(cluster=str(chosen.id))
+    explore_state.update(cluster=str(chosen.id))
     return chosen
 
 
@@ -184,16 +190,16 @@ def describe(cluster: Cluster) -> str:
 def _resources(cluster: Cluster) -> Resources | None:
     presets = {p.name: p for p in cluster.presets}
     if not presets:
-        frame.notice(f"{cluster.title} offers no resources; its administrator can add a preset.")
+        layout.notice(f"{cluster.title} offers no resources; its administrator can add a preset.")
         return None
-    choice = choosing.current()
+    choice = explore_state.current()
     names = list(presets)
     picked = st.selectbox(
         "Resources",
         names,
         index=names.index(choice.preset) if choice.preset in presets else 0,
         format_func=lambda name: presets[name].title,
-        key=choosing.key(f"preset-{cluster.id}"),
+        key=explore_state.key(f"preset-{cluster.id}"),
     )
     preset = presets[picked or names[0]]
     times = times_for(preset)
@@ -204,14 +210,14 @@ def _resources(cluster: Cluster) -> Resources | None:
         times,
         index=times.index(wish),
         format_func=walltime,
-        key=choosing.key(f"walltime-{cluster.id}-{preset.name}"),
+        key=explore_state.key(f"walltime-{cluster.id}-{preset.name}"),
         help="The cluster ends the work after this time. It can be stopped earlier.",
     )
     resources = Resources(preset.name, int(seconds or preset.default_walltime_s))
-    choosing.update(preset=resources.preset, walltime_s=resources.walltime_s)
+    explore_state.update(preset=resources.preset, walltime_s=resources.walltime_s)
     warning = tunnel_warning(cluster, resources, now())
     if warning:
-        frame.notice(warning)
+        layout.notice(warning)
     return resources
 
 
@@ -261,7 +267,7 @@ def _buttons(here: Portal, user: User, request: LaunchRequest, problems: Sequenc
         except SceneBridgeError as exc:
             stand.append(exc.message)
     for text in stand:
-        frame.notice(text, "bad")
+        layout.notice(text, "bad")
     if not request.scenes:
         st.caption("Choose at least one scene first.")
     ready = bool(request.scenes) and not stand
@@ -292,6 +298,6 @@ def _start(here: Portal, user: User, request: LaunchRequest, *, notebook: bool) 
         else:
             here.start_run(user, request)
     except SceneBridgeError as exc:
-        frame.problem(exc)
+        layout.problem(exc)
         return
-    st.switch_page(frame.WORK)
+    st.switch_page(layout.WORK)
