@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from lib.errors import Conflict, InvalidInput, NotFound, Refused
 from lib.gate.job_record import Folders, Record
 from lib.gate.safe_open import OpenFile, open_file
-from lib.jobs import spec as control_files
+from lib.jobs import control_files
 from lib.protocol import (
     MAX_GET_BYTES,
     MAX_LOG_BYTES,

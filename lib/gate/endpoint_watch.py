@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 
 from lib.gate.job_record import Folders, Known
-from lib.jobs import spec as control_files
+from lib.jobs import control_files
 from lib.protocol import JobKind
 
 LOOK_EVERY_S = 0.1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.errors import InvalidInput
-from lib.jobs import spec as control_files
+from lib.jobs import control_files
 from lib.jobs.private_files import read_json, text_of, write_private
 from lib.model import Endpoint, EndReason, JobState
 from lib.protocol import ID_PATTERN, JobKind, JobStatus, encode, from_plain

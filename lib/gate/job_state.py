@@ -18,7 +18,7 @@ from lib.gate.events import EventLog
 from lib.gate.job_record import Folders, Known, Record
 from lib.gate.policy import Policy
 from lib.gate.safe_open import disk_usage, open_file
-from lib.jobs import spec as control_files
+from lib.jobs import control_files
 from lib.jobs.interfaces import JobView, Scheduler
 from lib.model import EndReason, JobState
 from lib.protocol import JobKind

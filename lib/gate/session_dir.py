@@ -21,7 +21,7 @@ from lib.gate.job_record import Folders, Record
 from lib.gate.policy import Policy
 from lib.gate.staging import STAGED
 from lib.gate.validate_submit import Accepted
-from lib.jobs import spec as control_files
+from lib.jobs import control_files
 from lib.jobs.control_files import Spec, script_argv, script_env
 from lib.jobs.interfaces import JobSpec, Scheduler
 from lib.jobs.private_files import write_json, write_private

@@ -22,7 +22,7 @@ from lib.gate.audit import Audit
 from lib.gate.images.store import Images
 from lib.gate.job_record import Folders, Known, Record
 from lib.gate.session_dir import FolderMaker
-from lib.jobs import spec as control_files
+from lib.jobs import control_files
 from lib.jobs.interfaces import JobView, Scheduler
 from lib.model import EndReason, JobState
 

@@ -19,7 +19,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.jobs import spec as control_files
+from lib.jobs import control_files
 from lib.jobs.control_files import Spec
 from lib.jobs.interfaces import Runtime, Task
 from lib.jobs.jupyter import SOCKET, NotebookClient, notebook_task

@@ -19,7 +19,7 @@ from playwright.sync_api import Browser
 from lib.auth import COOKIE, Login
 from lib.auth.oidc import Identity
 from lib.config.settings import Provider, Settings
-from lib.jobs import spec as control_files
+from lib.jobs import control_files
 from lib.model import Endpoint, SessionId, User, UserId
 from lib.notebook_proxy.asgi import ProxySettings
 from lib.notebook_proxy.tickets import Cookies, Tickets, Visitor

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.jobs import spec as control_files
+from lib.jobs import control_files
 from lib.jobs.private_files import read_json
 from tests.fixtures.session_script import RUNTIMES, TOKEN, New, new_scripts
 

@@ -22,7 +22,7 @@ import shapely
 from lib.errors import InvalidInput, InvalidProduct, NotFound, StorageFull
 from lib.imagery.outline import bbox_of, lonlat_polygon
 from lib.model import BBox, Scene, SceneId, SceneQuery
-from lib.scenes import catalogue as catalogue_module
+from lib.scenes import local_catalog as catalogue_module
 from lib.scenes.local_catalog import Catalogue
 from lib.scenes.stac import bbox_parts
 from lib.scenes.synthetic import LandsatSpec, write_landsat
