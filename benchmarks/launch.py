@@ -22,12 +22,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import httpx
 
+from benchmarks.one_launch import Parts, launch
 from tests.running import RunningPortal, free_port, wait_for
 
 BOUND_S = 0.7
@@ -42,7 +41,7 @@ def main() -> int:
     parser.add_argument("--site", choices=["nchc"], help="a site of the test-bed")
     options = parser.parse_args()
     if options.site:
-        from benchmarks.launch_site import measure
+        from benchmarks.launch_site import measure  # wants the test-bed
 
         launches, bare, set_up = measure(options.runs or 9)
         return _report(launches, bare, SITE_BOUND_S, f"launch-{options.site}", set_up)
@@ -63,37 +62,6 @@ def _here(runs: int) -> tuple[list[Parts], list[Parts]]:
         finally:
             portal.stop()
     return launches, bare
-
-
-Parts = dict[str, float]
-
-
-def launch(api: httpx.Client, on: str = "here") -> Parts:
-    """One session from click to READY and its end; seconds per part."""
-    scene = api.get("/api/scenes", params={"platform": "landsat-8"}).json()["features"][0]["id"]
-    cluster = wait_for("a cluster", lambda: _ready_cluster(api, on))
-    body = {
-        "scenes": [scene],
-        "module": "active-fire",
-        "cluster": cluster["id"],
-        "resources": {"preset": cluster["presets"][0]["name"], "walltime_s": 600},
-    }
-    made = api.post("/api/sessions", json=body)
-    made.raise_for_status()
-    address = made.headers["Location"]
-    session = wait_for("READY", lambda: _in_state(api, address, "READY"), every_s=0.02)
-    api.delete(address).raise_for_status()
-    wait_for("the end", lambda: _in_state(api, address, "ENDED"))
-    at = {name: _seconds(session[name]) for name in _STAMPS}
-    return {
-        "click to submit accepted": at["submitted_at"] - at["created_at"],
-        "job and Jupyter": at["endpoint_at"] - at["submitted_at"],
-        "endpoint to READY": at["ready_at"] - at["endpoint_at"],
-        "click to READY": at["ready_at"] - at["created_at"],
-    }
-
-
-_STAMPS = ("created_at", "submitted_at", "endpoint_at", "ready_at")
 
 
 def bare_jupyter() -> float:
@@ -124,22 +92,6 @@ def _answers(port: int, token: str) -> bool:
     except httpx.HTTPError:
         return False
     return answer.status_code == 200
-
-
-def _ready_cluster(api: httpx.Client, on: str) -> dict[str, Any] | None:
-    found = api.get("/api/clusters").json()
-    return next((c for c in found if c["id"] == on and c["presets"]), None)
-
-
-def _in_state(api: httpx.Client, address: str, state: str) -> dict[str, Any] | None:
-    session: dict[str, Any] = api.get(address).json()
-    if session["state"] == "ENDED" and state != "ENDED":
-        raise AssertionError(f"the session ended: {session['reason']}")
-    return session if session["state"] == state else None
-
-
-def _seconds(stamp: str) -> float:
-    return datetime.fromisoformat(stamp).timestamp()
 
 
 def _report(

@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.launch import Parts, launch
+from benchmarks.one_launch import Parts, launch
 from testbed import Bed
 from testbed.hosts import Host
 from testbed.image import BINDS

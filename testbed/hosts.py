@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from testbed import kernel, network
 from testbed.errors import BedError
@@ -19,10 +19,27 @@ from testbed.sites import Machine, Site
 from testbed.terminal import Terminal
 
 if TYPE_CHECKING:
-    from testbed.bed import Bed
+    from collections.abc import Iterable
 
 USER_PATH = "/usr/local/bin:/usr/bin:/bin"
 ROOT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class BedOfHosts(Protocol):
+    """What a host needs of the bed that it stands in (`testbed.bed.Bed`)."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def must_be_up(self) -> int: ...
+
+    def host_pid(self, name: str) -> int: ...
+
+    def wait_gone(self, pid: int) -> None: ...
+
+    def power_on(self, hosts: Iterable[Host]) -> None: ...
+
+    def start_services(self, hosts: Iterable[Host]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +68,7 @@ class Started(subprocess.Popen[Any]):
 class Host:
     """A host by its place in the bed; it may be off."""
 
-    def __init__(self, bed: Bed, site: Site, machine: Machine) -> None:
+    def __init__(self, bed: BedOfHosts, site: Site, machine: Machine) -> None:
         self.bed, self.site, self.machine = bed, site, machine
         self.name = machine.name
 

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lib.errors import InvalidInput
-from lib.gate.images.reference import ImageName, read_image_name
+from lib.gate.image_reference import ImageName, read_image_name
 from lib.jobs.config_table import Table
 from lib.jobs.control_files import ROOT
 from lib.jobs.interfaces import Runtime, Scheduler

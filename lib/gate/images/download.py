@@ -16,8 +16,8 @@ from typing import IO
 from urllib.parse import urlsplit
 
 from lib.errors import Refused, StorageFull, Unavailable
+from lib.gate.image_reference import ImageName
 from lib.gate.images.checksum import Progress, other_checksum
-from lib.gate.images.reference import ImageName
 
 _MAX_BYTES = 64 * 2**30
 _MAX_S = 6 * 3600.0

@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import NotFound, Refused, SceneBridgeError, Unavailable
+from lib.gate.image_reference import ImageName, Kind
 from lib.gate.images.checksum import CheckedFiles, Progress
 from lib.gate.images.download import download
-from lib.gate.images.reference import ImageName, Kind
 from lib.gate.policy import AllowedModule, Policy
 
 _PULL_TIMEOUT_S = 6 * 3600.0
