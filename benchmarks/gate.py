@@ -33,7 +33,7 @@ from lib.gate.jobs import Jobs
 from lib.gate.ssh_server import CIPHERS, USER, Door
 from lib.gate.state_dir import Home, public_text
 from lib.gate.verbs import Verbs
-from lib.protocol import JobKind
+from lib.protocol.messages import JobKind
 
 HERE = "127.0.0.1"
 ROOT = Path(__file__).resolve().parents[1]

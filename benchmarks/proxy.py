@@ -36,7 +36,7 @@ from lib.model import ClusterId, Endpoint, SessionId, UserId
 from lib.notebook_proxy.asgi import NotebookProxy, Proxy, ProxySettings
 from lib.notebook_proxy.port_listeners import SERVER_SETTINGS
 from lib.notebook_proxy.upstream import Upstream
-from lib.protocol import JobKind, SubmitRequest
+from lib.protocol.messages import JobKind, SubmitRequest
 from lib.tunnels import ClusterLink, TcpReach
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,7 +19,7 @@ from lib.config.settings.checks import name
 from lib.config.site_paths import tunnel_folder
 from lib.errors import InvalidInput
 from lib.model import ClusterId, Seal
-from lib.protocol import NAME_PATTERN
+from lib.protocol.messages import NAME_PATTERN
 from lib.tunnels.outer import admission, closing, opening
 from lib.tunnels.outer.records import TunnelRecord, is_open, latest
 

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from lib.errors import InvalidInput
 from lib.model import ClusterId
-from lib.protocol import NAME_PATTERN
+from lib.protocol.messages import NAME_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -17,7 +17,7 @@ from lib.config.json_schema import first_fault, schema_fault
 from lib.config.site_paths import site_folder
 from lib.errors import InvalidInput, NotFound
 from lib.model import ClusterId, Fit, Module, ModuleId, SensorNeed
-from lib.protocol import NAME_PATTERN
+from lib.protocol.messages import NAME_PATTERN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

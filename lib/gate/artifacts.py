@@ -13,7 +13,7 @@ from lib.errors import Conflict, InvalidInput, NotFound, Refused
 from lib.gate.job_record import Folders, Record
 from lib.gate.safe_open import OpenFile, open_file
 from lib.jobs import control_files
-from lib.protocol import (
+from lib.protocol.messages import (
     MAX_GET_BYTES,
     MAX_LOG_BYTES,
     ArtifactKind,

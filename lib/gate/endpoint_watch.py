@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from lib.gate.job_record import Folders, Known
 from lib.jobs import control_files
-from lib.protocol import JobKind
+from lib.protocol.messages import JobKind
 
 LOOK_EVERY_S = 0.1
 _LIST_EVERY_S = 1.0

@@ -19,7 +19,7 @@ from typing import Any
 
 from lib.errors import NotFound, Refused
 from lib.gate.safe_open import open_file
-from lib.protocol import MAX_EVENT_BYTES, MAX_EVENTS
+from lib.protocol.events import MAX_EVENT_BYTES, MAX_EVENTS
 
 _CHUNK_BYTES = 1024 * 1024
 _MAX_FILE_BYTES = 8 * 2**30

@@ -10,7 +10,8 @@ from lib.errors import InvalidInput
 from lib.jobs import control_files
 from lib.jobs.private_files import read_json, text_of, write_private
 from lib.model import Endpoint, EndReason, JobState
-from lib.protocol import ID_PATTERN, JobKind, JobStatus, encode, from_plain
+from lib.protocol.codec import encode, from_plain
+from lib.protocol.messages import ID_PATTERN, JobKind, JobStatus
 
 RECORD = "record.json"
 

@@ -21,7 +21,7 @@ from lib.gate.safe_open import disk_usage, open_file
 from lib.jobs import control_files
 from lib.jobs.interfaces import JobView, Scheduler
 from lib.model import EndReason, JobState
-from lib.protocol import JobKind
+from lib.protocol.messages import JobKind
 
 _MAX_REPORT_BYTES = 64 * 1024
 _DISK_EVERY_S = 10.0

@@ -30,7 +30,7 @@ from lib.gate.validate_submit import Accepted, check
 from lib.jobs.control_files import ROOT
 from lib.jobs.interfaces import JobView, Scheduler
 from lib.model import QueueLoad
-from lib.protocol import JobStatus, SubmitReply, SubmitRequest
+from lib.protocol.messages import JobStatus, SubmitReply, SubmitRequest
 
 _log = logging.getLogger(__name__)
 _IDLE_POLL_S = 1.0

@@ -22,7 +22,7 @@ from lib.jobs.interfaces import Runtime, Scheduler
 from lib.jobs.runtimes import make_runtime
 from lib.jobs.schedulers import make_scheduler
 from lib.model import Preset
-from lib.protocol import NAME_PATTERN, ModuleOffer
+from lib.protocol.messages import NAME_PATTERN, ModuleOffer
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -12,7 +12,7 @@ from lib.errors import Refused
 from lib.gate.job_record import Record
 from lib.gate.policy import Policy
 from lib.gate.validate_submit import Accepted
-from lib.protocol import SubmitRequest
+from lib.protocol.messages import SubmitRequest
 
 EVERYBODY = "*"
 _HOUR_S = 3600.0

@@ -25,7 +25,7 @@ from lib.jobs import control_files
 from lib.jobs.control_files import Spec, script_argv, script_env
 from lib.jobs.interfaces import JobSpec, Scheduler
 from lib.jobs.private_files import write_json, write_private
-from lib.protocol import JobKind, SubmitRequest
+from lib.protocol.messages import JobKind, SubmitRequest
 
 _STAC_VERSION = "1.1.0"
 _SCRATCH_ROOT = Path("/tmp")  # noqa: S108 (private folder of an unguessable name, made 0700)

@@ -23,7 +23,7 @@ from lib.gate.jobs import Jobs
 from lib.gate.peer_account import is_own_account
 from lib.gate.ssh_batching import send_in_batches
 from lib.gate.verbs import Exchange, Verbs, verb_of
-from lib.protocol import ID_PATTERN, Verb
+from lib.protocol.messages import ID_PATTERN, Verb
 
 USER = "portal"
 #: AES-GCM only: as fast as OpenSSH's own, where chacha20 in Python is five times slower.

@@ -16,7 +16,13 @@ from pathlib import Path
 from lib.errors import Conflict, InvalidInput, ProtocolError, Refused, StorageFull
 from lib.gate.job_record import RECORD, Folders
 from lib.gate.policy import Policy
-from lib.protocol import ASSET_PATTERN, MAX_PUT_BYTES, SCENE_ID_PATTERN, PutReply, PutRequest
+from lib.protocol.messages import (
+    ASSET_PATTERN,
+    MAX_PUT_BYTES,
+    SCENE_ID_PATTERN,
+    PutReply,
+    PutRequest,
+)
 
 _MAX_WAITING = 64
 _FORGET_AFTER_S = 86_400

@@ -19,7 +19,8 @@ from lib.gate import kill_switch
 from lib.gate.policy import Policy, load
 from lib.jobs.private_files import read_json, text_of, write_json, write_private
 from lib.jobs.processes import ProcessId
-from lib.protocol import NAME_PATTERN, from_plain
+from lib.protocol.codec import from_plain
+from lib.protocol.messages import NAME_PATTERN
 
 #: What `flock` says where a file system has no locks (NFS without its daemon, Lustre).
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)

@@ -14,7 +14,7 @@ from typing import Any
 
 from lib.errors import InvalidInput, Refused
 from lib.gate.policy import AllowedModule, AllowedPreset, Policy
-from lib.protocol import (
+from lib.protocol.messages import (
     ASSET_PATTERN,
     ID_PATTERN,
     MAX_ITEMS,

@@ -20,7 +20,8 @@ from lib.gate.policy import Policy
 from lib.gate.queue_load import QueueLoads
 from lib.gate.staging import Staging
 from lib.gate.watch import Watch
-from lib.protocol import (
+from lib.protocol.codec import decode, encode, error_line, reply_line
+from lib.protocol.messages import (
     COMMAND,
     MAX_REQUEST_BYTES,
     REQUESTS,
@@ -36,10 +37,6 @@ from lib.protocol import (
     SubmitRequest,
     Verb,
     WatchRequest,
-    decode,
-    encode,
-    error_line,
-    reply_line,
 )
 
 _REQUEST_TIMEOUT_S = 60.0

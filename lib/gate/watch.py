@@ -10,7 +10,7 @@ from typing import Any
 
 from lib.errors import NotFound
 from lib.gate.jobs import Jobs
-from lib.protocol import WATCH_PING_S, JobStatus, WatchMessage, WatchRequest
+from lib.protocol.messages import WATCH_PING_S, JobStatus, WatchMessage, WatchRequest
 
 _BATCH_EVENTS = 200
 

@@ -23,7 +23,7 @@ from typing import Any
 from lib.jobs.environment import inherited
 from lib.jobs.interfaces import Task
 from lib.jobs.private_files import read_json, write_json
-from lib.protocol import from_plain
+from lib.protocol.codec import from_plain
 
 SPEC = "spec.json"
 ENDPOINT = "endpoint.json"

@@ -18,7 +18,7 @@ from uuid import UUID
 
 from lib.errors import Conflict, InvalidInput, NotFound
 from lib.model import SessionId
-from lib.protocol import ID_PATTERN
+from lib.protocol.messages import ID_PATTERN
 
 Scope = Mapping[str, Any]
 

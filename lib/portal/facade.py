@@ -40,7 +40,7 @@ from lib.portal.clusters import ClusterViews
 from lib.portal.launch import Launcher
 from lib.portal.logs import JobLogs, LogText
 from lib.portal.my_account import AccountDesk
-from lib.protocol import ID_PATTERN, MAX_ITEMS, ArtifactKind
+from lib.protocol.messages import ID_PATTERN, MAX_ITEMS, ArtifactKind
 from lib.results.export import geojson
 from lib.store.audit import AuditEntry, AuditQuery
 

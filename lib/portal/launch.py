@@ -20,7 +20,7 @@ from lib.model import (
     SessionId,
     SessionState,
 )
-from lib.protocol import MAX_ITEMS
+from lib.protocol.messages import MAX_ITEMS
 from lib.reconciler.states import HANDING_OVER
 
 if TYPE_CHECKING:

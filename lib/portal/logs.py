@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lib.errors import ClusterUnreachable, InvalidInput
-from lib.protocol import LogKind, LogRequest
+from lib.protocol.messages import LogKind, LogRequest
 
 if TYPE_CHECKING:
     from lib.model import ClusterId

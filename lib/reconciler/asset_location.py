@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from lib.model import Module
-    from lib.protocol import GateInfo
+    from lib.protocol.messages import GateInfo
 
 _QUALITY_ASSETS = ("qa_pixel", "qa_radsat")
 _HTTPS = "https://"

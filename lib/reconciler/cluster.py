@@ -19,12 +19,12 @@ from lib.model import (
     SessionId,
     SessionState,
 )
-from lib.protocol import JobKind
+from lib.protocol.messages import JobKind
 from lib.reconciler.states import ending, session_columns
 
 if TYPE_CHECKING:
     from lib.model import ClusterId, Run, Session
-    from lib.protocol import GateInfo, JobStatus, WatchMessage
+    from lib.protocol.messages import GateInfo, JobStatus, WatchMessage
     from lib.reconciler.connections import Connections
     from lib.reconciler.interfaces import Link
     from lib.reconciler.runs import Runs

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lib.model import Endpoint, SessionId
-    from lib.protocol import (
+    from lib.protocol.messages import (
         CancelReply,
         GateInfo,
         GetRequest,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.errors import InvalidInput, NotFound, ProtocolError, SceneBridgeError, StorageFull
 from lib.model import RunId, RunState, SceneId, SceneState
-from lib.protocol import ArtifactKind, GetRequest
+from lib.protocol.messages import ArtifactKind, GetRequest
 from lib.results import reading
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 from lib.errors import StorageFull, Unavailable
 from lib.model import EndReason, JobState, SceneState
-from lib.protocol import MAX_EVENTS
+from lib.protocol.events import MAX_EVENTS
 from lib.reconciler.results import Intake
 from lib.reconciler.states import conclusion, ending, has_ended, run_columns, run_ending, unfinished
 
 if TYPE_CHECKING:
     from lib.model import ClusterId, Run, RunId
-    from lib.protocol import JobStatus, WatchMessage
+    from lib.protocol.messages import JobStatus, WatchMessage
     from lib.reconciler.interfaces import Link
     from lib.results.folder import ResultFolder
     from lib.store import Store

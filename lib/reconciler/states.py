@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lib.model import RunScene
-    from lib.protocol import JobStatus
+    from lib.protocol.messages import JobStatus
 
 HANDING_OVER = "The job is being handed to the cluster."
 ACCEPTED = "The cluster has accepted the job."

@@ -24,7 +24,7 @@ from lib.errors import (
     Unavailable,
 )
 from lib.model import EndReason, Run, RunState, Session, SessionState
-from lib.protocol import STAGED_SCHEME, JobKind, PutRequest, SubmitRequest
+from lib.protocol.messages import STAGED_SCHEME, JobKind, PutRequest, SubmitRequest
 from lib.reconciler.asset_location import needed, place
 from lib.reconciler.states import ACCEPTED, HANDING_OVER, STOPPING, ending, sending
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
     from lib.model import ClusterId, Module, ModuleId, UserId
-    from lib.protocol import GateInfo
+    from lib.protocol.messages import GateInfo
     from lib.reconciler.interfaces import Link
     from lib.store import Store
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lib.errors import NotFound
-from lib.protocol import ID_PATTERN, SCENE_ID_PATTERN, ArtifactKind
+from lib.protocol.messages import ID_PATTERN, SCENE_ID_PATTERN, ArtifactKind
 from lib.results.reading import is_webp
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 from lib.errors import InvalidProduct, StorageFull
 from lib.imagery.outline import bbox_of, valid_outline
 from lib.imagery.raster import Grid, store_cog, store_warped
-from lib.protocol import SCENE_ID_PATTERN
+from lib.protocol.messages import SCENE_ID_PATTERN
 from lib.scenes import formosat, landsat, limits
 from lib.scenes.product import Product, ProductFile
 from lib.scenes.stac import COG_TYPE, EXTENSIONS, LANDSAT_EXTENSION, STAC_VERSION

@@ -32,7 +32,7 @@ import pyarrow as pa
 
 from lib.errors import InvalidInput, InvalidProduct, NotFound, StorageFull
 from lib.model import Scene, SceneId, SceneQuery
-from lib.protocol import SCENE_ID_PATTERN
+from lib.protocol.messages import SCENE_ID_PATTERN
 from lib.scenes import archive, stac
 from lib.scenes.ingest import read_product, store_product, write_json
 from lib.scenes.table import Table

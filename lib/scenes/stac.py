@@ -20,7 +20,7 @@ from shapely.geometry import mapping, shape
 from lib.errors import InvalidInput
 from lib.imagery.outline import bbox_of, lonlat_polygon
 from lib.model import BBox, Scene, SceneId
-from lib.protocol import ASSET_PATTERN, SCENE_ID_PATTERN
+from lib.protocol.messages import ASSET_PATTERN, SCENE_ID_PATTERN
 
 STAC_VERSION = "1.1.0"
 EXTENSIONS = (

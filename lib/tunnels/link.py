@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from lib.errors import ClusterUnreachable, InvalidInput, ProtocolError, SceneBridgeError
 from lib.model import ClusterId, SessionId
-from lib.protocol import (
+from lib.protocol.codec import decode, encode, read_reply
+from lib.protocol.messages import (
     MAX_PUT_BYTES,
     MAX_REPLY_BYTES,
     MAX_REQUEST_BYTES,
@@ -31,9 +32,6 @@ from lib.protocol import (
     Verb,
     WatchMessage,
     WatchRequest,
-    decode,
-    encode,
-    read_reply,
 )
 from lib.tunnels import ssh_errors, ssh_options, ssh_process, transfer
 from lib.tunnels.master import Master

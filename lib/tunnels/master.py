@@ -23,7 +23,7 @@ from typing import IO
 
 from lib.errors import ClusterUnreachable
 from lib.model import SessionId
-from lib.protocol import ID_PATTERN
+from lib.protocol.messages import ID_PATTERN
 from lib.tunnels import ssh_errors, ssh_options, ssh_process
 from lib.tunnels.reach import Reach, SocketReach
 from lib.tunnels.ssh_options import Places

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lib.errors import InvalidInput
 from lib.model import ClusterId, SessionId
-from lib.protocol import COMMAND, ID_PATTERN, NAME_PATTERN, Verb
+from lib.protocol.messages import COMMAND, ID_PATTERN, NAME_PATTERN, Verb
 from lib.tunnels import fdpass
 from lib.tunnels.reach import Reach, SocketReach, TcpReach
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from lib.errors import InvalidInput, ProtocolError, StorageFull
-from lib.protocol import GetReply, GetRequest, PutRequest, encode, read_reply
+from lib.protocol.codec import encode, read_reply
+from lib.protocol.messages import GetReply, GetRequest, PutRequest
 from lib.tunnels.ssh_process import Child
 
 #: A transfer may take any time as long as bytes keep moving.

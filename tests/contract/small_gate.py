@@ -1,6 +1,6 @@
 """A small working gate that can also do what the real one never does.
 
-It speaks `lib/protocol/__init__.py` over asyncssh inside the test's own event loop, with a real
+It speaks `lib/protocol` over asyncssh inside the test's own event loop, with a real
 key and a real host key, to the stock `ssh`. Faults are switched on by its fields.
 """
 
@@ -16,10 +16,14 @@ from typing import Any
 
 import asyncssh
 
-from lib import protocol
 from lib.errors import InvalidInput, NotFound, Refused, SceneBridgeError
 from lib.model import Isolation, JobState
-from lib.protocol import (
+from lib.protocol.codec import decode, encode, error_line, reply_line
+from lib.protocol.messages import (
+    COMMAND,
+    MAX_REQUEST_BYTES,
+    REQUESTS,
+    VERSION,
     CancelReply,
     GateInfo,
     GetReply,
@@ -30,8 +34,6 @@ from lib.protocol import (
     SubmitReply,
     Verb,
     WatchMessage,
-    encode,
-    reply_line,
 )
 
 
@@ -78,7 +80,7 @@ class SmallGate:
             encoding=None,
             allow_scp=False,
             agent_forwarding=False,
-            window=2 * protocol.MAX_REQUEST_BYTES,
+            window=2 * MAX_REQUEST_BYTES,
         )
         self.port = self._server.get_port()
 
@@ -102,11 +104,11 @@ class SmallGate:
         command = process.command or ""
         self.commands.append(command)
         try:
-            name = command.removeprefix(f"{protocol.COMMAND} ")
+            name = command.removeprefix(f"{COMMAND} ")
             await self._verb(Verb(name), process)
             process.exit(0)
         except SceneBridgeError as exc:
-            process.stdout.write(protocol.error_line(exc))
+            process.stdout.write(error_line(exc))
             process.exit(0)
         except ValueError:
             process.exit(1)
@@ -114,7 +116,7 @@ class SmallGate:
             pass
 
     async def _verb(self, verb: Verb, process: asyncssh.SSHServerProcess[bytes]) -> None:
-        request = protocol.decode(protocol.REQUESTS[verb], await process.stdin.readline())
+        request = decode(REQUESTS[verb], await process.stdin.readline())
         if verb in self.hang:
             await process.wait_closed()
             return
@@ -129,7 +131,7 @@ class SmallGate:
 
     def offer(self) -> GateInfo:
         return GateInfo(
-            protocol=protocol.VERSION,
+            protocol=VERSION,
             gate_version="0",
             cluster="small",
             scheduler="none",

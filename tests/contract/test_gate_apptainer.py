@@ -14,7 +14,7 @@ import pytest
 
 from lib.jobs.control_files import Spec
 from lib.model import EndReason, Isolation, JobState
-from lib.protocol import InfoRequest, JobKind, Verb
+from lib.protocol.messages import InfoRequest, JobKind, Verb
 from tests.fixtures.containers import DATA, Containers, make_containers, why_not
 from tests.fixtures.gate_site import CODE, ROOT, GateSite
 

@@ -15,7 +15,7 @@ import pytest
 
 from lib.jobs.processes import ProcessId
 from lib.model import EndReason, JobState
-from lib.protocol import InfoRequest, JobKind, JobStatus, SubmitRequest, Verb
+from lib.protocol.messages import InfoRequest, JobKind, JobStatus, SubmitRequest, Verb
 from tests.fixtures.gate_site import GateSite, Watching, running_site
 from tests.single_slurm import SingleSlurm, missing, single_slurm
 

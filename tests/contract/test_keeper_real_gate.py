@@ -30,7 +30,7 @@ from lib.model import (
 )
 from lib.notebook_proxy.upstream import Upstream
 from lib.portal.tunnels import OuterTunnels
-from lib.protocol import JobKind
+from lib.protocol.messages import JobKind
 from lib.reconciler.reconciler import Keeper
 from lib.results.folder import ResultFolder
 from lib.store import Store

@@ -22,7 +22,7 @@ from lib.errors import ClusterUnreachable, InvalidInput, Unavailable
 from lib.model import ClusterId, Endpoint, JobState, SessionId
 from lib.notebook_proxy.asgi import NotebookProxy, Proxy, ProxySettings
 from lib.notebook_proxy.upstream import Upstream
-from lib.protocol import JobKind, JobStatus, Verb
+from lib.protocol.messages import JobKind, JobStatus, Verb
 from lib.tunnels import ClusterLink, TcpReach
 from tests.contract.small_notebook import Porter, Stage, inner, serving
 from tests.fixtures.gate_site import GateSite, running_site

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from lib.model import Run, RunState, SessionId, SessionState
-from lib.protocol import ArtifactKind
+from lib.protocol.messages import ArtifactKind
 from tests.fakes.kept import Kept, until
 from tests.fakes.things import a_picture, add_run, add_session, outlines
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from lib.errors import ClusterUnreachable, Conflict, NotFound, Refused, Unavailable
 from lib.model import Endpoint, EndReason, Isolation, JobState, Preset, SessionId
-from lib.protocol import (
+from lib.protocol.messages import (
     STAGED_SCHEME,
     ArtifactKind,
     CancelReply,

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from lib.model import ClusterId, Seal, TunnelState
-from lib.protocol import encode
+from lib.protocol.codec import encode
 from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
 
 

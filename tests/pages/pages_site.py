@@ -55,7 +55,7 @@ from lib.model import (
 )
 from lib.portal import facade
 from lib.portal.tunnels import OuterTunnels
-from lib.protocol import ArtifactKind, GateInfo, LogReply, ModuleOffer
+from lib.protocol.messages import ArtifactKind, GateInfo, LogReply, ModuleOffer
 from lib.reconciler.cluster import ClusterHealth
 from lib.results.folder import ResultFolder
 from lib.scenes.local_catalog import Catalogue

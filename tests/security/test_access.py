@@ -28,7 +28,7 @@ from lib.portal.admin import Office
 from lib.portal.facade import LogText, Portal
 from lib.portal.logs import JobLogs
 from lib.portal.my_account import AccountDesk
-from lib.protocol import ArtifactKind
+from lib.protocol.messages import ArtifactKind
 from lib.results.folder import ResultFolder
 from lib.store.audit import AuditQuery
 from tests.fakes.people import SCENE, SECRET_SCENE, World, membership

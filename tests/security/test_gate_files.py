@@ -24,15 +24,8 @@ from lib.gate.job_record import Folders, Record
 from lib.gate.safe_open import disk_usage, open_file
 from lib.jobs.private_files import write_json
 from lib.model import JobState
-from lib.protocol import (
-    MAX_EVENT_BYTES,
-    ArtifactKind,
-    GetRequest,
-    JobKind,
-    LogKind,
-    LogRequest,
-    Verb,
-)
+from lib.protocol.events import MAX_EVENT_BYTES
+from lib.protocol.messages import ArtifactKind, GetRequest, JobKind, LogKind, LogRequest, Verb
 from tests.fixtures.gate_site import GateSite, running_site
 
 ID = "00000000-0000-4000-8000-000000000001"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.protocol import COMMAND, InfoRequest, JobKind, JobStatus, Verb
+from lib.protocol.messages import COMMAND, InfoRequest, JobKind, JobStatus, Verb
 from tests.fixtures.gate_site import GateSite, new_id, running_site
 
 HERE = "127.0.0.1"

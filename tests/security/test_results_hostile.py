@@ -11,7 +11,7 @@ import pytest
 
 from lib.errors import InvalidInput, NotFound
 from lib.model import RunId, SceneId
-from lib.protocol import ArtifactKind
+from lib.protocol.messages import ArtifactKind
 from lib.results import reading
 from lib.results.folder import ResultFolder
 from tests.fakes.things import TIME, object_event, outlines

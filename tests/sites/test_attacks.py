@@ -14,7 +14,7 @@ import uuid
 
 import pytest
 
-from lib.protocol import COMMAND
+from lib.protocol.messages import COMMAND
 from tests.running import free_port
 from tests.sites.lab import Lab
 from tests.sites.standing import GATE_PORT, USER, Standing

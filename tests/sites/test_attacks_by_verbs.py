@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from lib.errors import Conflict, InvalidInput, NotFound, Refused, StorageFull
-from lib.protocol import (
+from lib.protocol.codec import encode
+from lib.protocol.messages import (
     MAX_PUT_BYTES,
     ArtifactKind,
     CancelRequest,
@@ -28,7 +29,6 @@ from lib.protocol import (
     PutRequest,
     SubmitRequest,
     Verb,
-    encode,
 )
 from tests.sites.lab import Lab
 from tests.sites.standing import GATE_HOME, USER, Standing, module_version

@@ -15,7 +15,7 @@ import pytest
 
 from lib.errors import NotFound, Refused, SceneBridgeError
 from lib.model import JobState
-from lib.protocol import (
+from lib.protocol.messages import (
     ArtifactKind,
     CancelRequest,
     GetRequest,

@@ -13,7 +13,7 @@ import pytest
 
 from lib.errors import Refused
 from lib.model import EndReason
-from lib.protocol import CancelRequest, InfoRequest, Verb
+from lib.protocol.messages import CancelRequest, InfoRequest, Verb
 from tests.running import wait_for
 from tests.sites.lab import Lab
 from tests.sites.standing import CLUSTER, GATE_HOME, TUNNELS, USER, Standing

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from lib.model import JobState
-from lib.protocol import (
+from lib.protocol.codec import encode, read_reply
+from lib.protocol.messages import (
     COMMAND,
     CancelReply,
     GateInfo,
@@ -32,8 +33,6 @@ from lib.protocol import (
     Verb,
     WatchMessage,
     WatchRequest,
-    encode,
-    read_reply,
 )
 from testbed.places import PROJECT
 from tests.running import wait_for

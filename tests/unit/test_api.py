@@ -23,7 +23,7 @@ from lib.model import (
     TunnelState,
 )
 from lib.portal import facade
-from lib.protocol import ArtifactKind
+from lib.protocol.messages import ArtifactKind
 from tests.fakes.described import check
 from tests.fakes.kept import hurry, until
 from tests.fakes.site import ALICE, BOB, Site, site

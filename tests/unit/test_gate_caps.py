@@ -17,7 +17,7 @@ from lib.gate.policy import Policy, parse
 from lib.gate.quotas import check_caps, gpu_hours
 from lib.gate.validate_submit import Accepted
 from lib.model import JobState
-from lib.protocol import JobKind, SubmitRequest
+from lib.protocol.messages import JobKind, SubmitRequest
 from tests.unit.test_gate_policy import GOOD
 
 NOW = time.time()

@@ -8,7 +8,7 @@ from lib.gate.job_record import Record
 from lib.gate.job_state import _TOO_LARGE, _why
 from lib.jobs.interfaces import JobView
 from lib.model import EndReason, JobState
-from lib.protocol import JobKind
+from lib.protocol.messages import JobKind
 
 _ON_THE_CLUSTER = "It was cancelled on the cluster."
 

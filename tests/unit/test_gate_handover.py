@@ -16,7 +16,7 @@ from lib.gate.session_dir import _comment
 from lib.jobs.interfaces import JobSpec, JobView
 from lib.jobs.private_files import write_json
 from lib.model import EndReason, JobState
-from lib.protocol import JobKind, JobStatus
+from lib.protocol.messages import JobKind, JobStatus
 from tests.unit.test_gate_jobs import Site, SmallScheduler
 
 

@@ -12,7 +12,7 @@ import pytest
 from lib.errors import InvalidInput, Refused, SceneBridgeError
 from lib.gate.policy import Policy, parse
 from lib.gate.validate_submit import check
-from lib.protocol import JobKind, SubmitRequest
+from lib.protocol.messages import JobKind, SubmitRequest
 from tests.unit.test_gate_policy import GOOD
 
 ID = "00000000-0000-4000-8000-000000000001"

@@ -24,7 +24,7 @@ from lib.gate.watch import Watch
 from lib.jobs.control_files import Spec
 from lib.jobs.interfaces import JobSpec, JobView
 from lib.model import EndReason, JobState, QueueLoad
-from lib.protocol import JobKind, JobStatus, SubmitRequest, WatchMessage, WatchRequest
+from lib.protocol.messages import JobKind, JobStatus, SubmitRequest, WatchMessage, WatchRequest
 from tests.fixtures.gate_site import new_id
 from tests.unit.test_gate_policy import GOOD
 

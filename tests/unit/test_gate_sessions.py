@@ -17,7 +17,7 @@ import pytest
 from lib.errors import Conflict, NotFound, Refused
 from lib.jobs.processes import descendants
 from lib.model import Endpoint, EndReason, JobState
-from lib.protocol import (
+from lib.protocol.messages import (
     ArtifactKind,
     GetRequest,
     InfoRequest,

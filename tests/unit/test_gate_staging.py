@@ -16,7 +16,7 @@ from lib.gate.job_record import Folders
 from lib.gate.policy import load
 from lib.gate.staging import Staging
 from lib.model import EndReason
-from lib.protocol import JobKind, PutRequest, Verb
+from lib.protocol.messages import JobKind, PutRequest, Verb
 from tests.fixtures.gate_site import GateSite, new_id, running_site
 
 DATA = os.urandom(700_000)

@@ -12,7 +12,7 @@ import pytest
 
 from lib.errors import ProtocolError
 from lib.model import EndReason, RunState, SceneId, SceneState
-from lib.protocol import ArtifactKind, JobKind
+from lib.protocol.messages import ArtifactKind, JobKind
 from lib.reconciler.results import Intake
 from tests.fakes.acts import begun, done, write_results
 from tests.fakes.kept import Kept, hurry, kept, until

@@ -17,7 +17,7 @@ from lib.model import (
     SessionId,
     SessionState,
 )
-from lib.protocol import STAGED_SCHEME, JobKind, SubmitRequest
+from lib.protocol.messages import STAGED_SCHEME, JobKind, SubmitRequest
 from tests.fakes.acts import launch, ready, stop
 from tests.fakes.kept import Kept, hurry, kept, until
 from tests.fakes.things import HERE, a_run, a_scene, a_session, add_session, new_id

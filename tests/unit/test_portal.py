@@ -26,7 +26,7 @@ from lib.model import (
     SessionState,
 )
 from lib.portal import facade, logs
-from lib.protocol import ArtifactKind
+from lib.protocol.messages import ArtifactKind
 from tests.fakes.kept import hurry, until
 from tests.fakes.site import ALICE, BOB, Site, site
 from tests.fakes.things import HERE, a_detection, a_picture, new_id

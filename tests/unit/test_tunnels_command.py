@@ -9,7 +9,7 @@ import pytest
 
 from lib.errors import InvalidInput
 from lib.model import ClusterId, SessionId
-from lib.protocol import Verb
+from lib.protocol.messages import Verb
 from lib.tunnels import SocketReach, TcpReach, ssh_errors, ssh_options
 from lib.tunnels.ssh_options import Places
 

@@ -27,7 +27,8 @@ from lib.errors import (
     Unavailable,
 )
 from lib.model import ClusterId
-from lib.protocol import (
+from lib.protocol.codec import error_line
+from lib.protocol.messages import (
     MAX_REPLY_BYTES,
     ArtifactKind,
     GetRequest,
@@ -36,7 +37,6 @@ from lib.protocol import (
     PutRequest,
     SubmitRequest,
     Verb,
-    error_line,
 )
 from lib.tunnels import ClusterLink, TcpReach
 from tests.contract.small_gate import SmallGate, ping, rubbish

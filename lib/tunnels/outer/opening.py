@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from lib.config.settings import PROJECT
 from lib.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
 from lib.model import Seal, TunnelState
-from lib.protocol import decode, encode
+from lib.protocol.codec import decode, encode
 from lib.tunnels.outer import admin_ssh, admission, closing, record_writer, seal
 from lib.tunnels.outer.agent import Agent, AgentState, agent_state
 from lib.tunnels.outer.records import TunnelPlace, TunnelRecord

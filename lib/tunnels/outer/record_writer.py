@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lib.model import TunnelState
-from lib.protocol import encode
+from lib.protocol.codec import encode
 
 if TYPE_CHECKING:
     from lib.tunnels.outer.records import TunnelPlace, TunnelRecord

@@ -24,7 +24,8 @@ import psutil
 
 from lib.errors import InvalidInput
 from lib.model import ClusterId, Seal, Tunnel, TunnelState, UserId
-from lib.protocol import NAME_PATTERN, decode
+from lib.protocol.codec import decode
+from lib.protocol.messages import NAME_PATTERN
 
 _MAX_RECORD_BYTES = 16 * 1024
 #: Clock ticks: what psutil tells of a process' start may differ by so much, seconds.

@@ -34,7 +34,7 @@ import psutil
 
 from lib.errors import InvalidInput
 from lib.model import ClusterId, Seal
-from lib.protocol import decode, encode
+from lib.protocol.codec import decode, encode
 from lib.tunnels.outer import record_writer
 from lib.tunnels.outer.admin_ssh import SIGN_IN_TIMEOUT_S
 from lib.tunnels.outer.records import TunnelPlace, TunnelRecord

@@ -30,7 +30,7 @@ from lib.errors import (
 )
 from lib.model import LaunchRequest, Resources, RunId, SceneId, SessionId
 from lib.portal import facade
-from lib.protocol import ArtifactKind
+from lib.protocol.messages import ArtifactKind
 from lib.web.api.queries import audit_query, no_constant, scene_query, whole
 
 if TYPE_CHECKING:
