@@ -37,8 +37,8 @@ from lib.auth import OWNER
 from lib.model import RunState
 from lib.portal import facade
 from tests.chromium import chromium, fresh_context
-from tests.pages import pages_site
-from tests.pages.pages_site import ROOT, Site
+from tests.pages import sample_portal
+from tests.pages.sample_portal import ROOT, Site
 
 RERUN_BOUND_S = 0.1
 CLICK_BOUND_S = 1.0
@@ -47,9 +47,9 @@ RESULTS = Path(__file__).resolve().parent / "results" / "pages.json"
 
 def plant(folder: Path, scenes: int) -> None:
     """A catalogue of `scenes` footprints around the world; only the samples have pixels."""
-    pages_site.plant_sample(folder)
+    sample_portal.plant_sample(folder)
     for i in range(scenes - 5):
-        pages_site.plant_scene(
+        sample_portal.plant_scene(
             folder,
             f"LC08_{i:06d}",
             lon=-170 + (i * 7.31) % 338,
@@ -134,7 +134,7 @@ def measure_browser(folder: Path, site: Site, rounds: int) -> dict[str, list[flo
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests/pages/pages_server.py"), str(folder), str(port)],
+        [sys.executable, str(ROOT / "tests/pages/serve_sample_portal.py"), str(folder), str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

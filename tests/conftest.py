@@ -26,7 +26,7 @@ LONG = re.compile(
     r"|pages/test_keyboard\.py.*\[(lead|administrator)-"
     r"|pages/test_keyboard\.py::test_a_(new_)?token"
     r"|pages/test_browser\.py::test_(a_polygon|the_table_is_sorted|a_filter)"
-    r"|pages/test_people_browser\.py::test_(a_dismissed|names_of)"
+    r"|pages/test_administration_browser\.py::test_(a_dismissed|names_of)"
     r"|pages/test_work_browser\.py::test_(an_open|the_clock_is)"
     r"|pages/test_sign_in_watch\.py::test_(asking_is_no_act|a_network)"
     r"|e2e/test_main_job\.py.*(\[institute\]|killed_portal)"

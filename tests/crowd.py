@@ -25,7 +25,7 @@ from lib.auth import COOKIE, Auth, Membership
 from lib.config import settings
 from lib.model import TokenScope, User
 from lib.store import Store
-from tests.pages.pages_site import plant_scene
+from tests.pages.sample_portal import plant_scene
 from tests.running import NO_TLS, RunningPortal, first_start_is_over, wait_for
 
 SCENE = "LC08_A"

@@ -28,7 +28,7 @@ from lib.auth import Auth
 from lib.config.settings import PROJECT
 from lib.model import RunState, SessionState
 from lib.store import Store
-from tests.pages import pages_site
+from tests.pages import sample_portal
 from tests.running import free_port
 
 SCENES = 300
@@ -118,13 +118,13 @@ def _end_leftovers(folder: Path) -> None:
 
 
 def _plant(data: Path, notebooks: int) -> str:
-    pages_site.plant_sample(data)
+    sample_portal.plant_sample(data)
     for i in range(SCENES - 5):
-        pages_site.plant_scene(
+        sample_portal.plant_scene(
             data, f"LC08_{i:06d}", lon=-170 + (i * 7.31) % 338, lat=-60 + (i * 3.17) % 120,
             size=1.6, cloud=float(i % 100), rasters=False,
         )  # fmt: skip
-    site = pages_site.Site(data)
+    site = sample_portal.Site(data)
     run = site.add_run(["LC08_A"], RunState.DONE)
     site.add_detections(run, "LC08_A", [i / 250 for i in range(DETECTIONS)])
     site.store.close()

@@ -30,7 +30,7 @@ from lib.notebook_proxy.origins import PortAddresses
 from lib.notebook_proxy.port_listeners import Doors
 from lib.notebook_proxy.supervisor import NotebookProcess
 from tests.contract.small_notebook import relayed
-from tests.pages import pages_site
+from tests.pages import sample_portal
 from tests.running import PROJECT, free_port, wait_for
 
 
@@ -56,17 +56,17 @@ def small_server() -> web.Application:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pages_site.Site]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sample_portal.Site]:
     folder = tmp_path_factory.mktemp("data")
-    pages_site.plant_scene(folder, "LC08_A", rasters=False)
-    made = pages_site.Site(folder)
+    sample_portal.plant_scene(folder, "LC08_A", rasters=False)
+    made = sample_portal.Site(folder)
     yield made
     made.store.close()
 
 
 @dataclass
 class Stage:
-    site: pages_site.Site
+    site: sample_portal.Site
     process: NotebookProcess
     session: SessionId
     login: str
@@ -119,7 +119,7 @@ def start_of(origin_port: int, port: int, notebooks: str) -> Start:
 
 
 @asynccontextmanager
-async def stage(site: pages_site.Site, notebooks: str = "host") -> AsyncIterator[Stage]:
+async def stage(site: sample_portal.Site, notebooks: str = "host") -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp")))
         runner = web.AppRunner(small_server(), shutdown_timeout=0.1)
@@ -151,7 +151,7 @@ async def ended_within(ws: aiohttp.ClientWebSocketResponse, seconds: float) -> b
     return message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
 
 
-async def test_a_visitor_comes_in_with_a_ticket_of_one_use(site: pages_site.Site) -> None:
+async def test_a_visitor_comes_in_with_a_ticket_of_one_use(site: sample_portal.Site) -> None:
     async with stage(site) as on:
         entry = await on.process.entry_url(on.session, OWNER.id, on.login)
         assert (await on.redeem(entry))[0] == 303
@@ -166,7 +166,7 @@ async def test_a_visitor_comes_in_with_a_ticket_of_one_use(site: pages_site.Site
             assert await on.process.probe() == {"notebooks": 1, "visits": 1}
 
 
-async def test_who_the_store_does_not_let_in_stays_out(site: pages_site.Site) -> None:
+async def test_who_the_store_does_not_let_in_stays_out(site: sample_portal.Site) -> None:
     async with stage(site) as on:
         stranger = await on.process.entry_url(on.session, UserId("somebody"), on.login)
         assert (await on.redeem(stranger))[0] == 403
@@ -175,7 +175,7 @@ async def test_who_the_store_does_not_let_in_stays_out(site: pages_site.Site) ->
         assert await on.status(await on.enter()) == 200
 
 
-async def test_signing_out_cuts_at_once(site: pages_site.Site) -> None:
+async def test_signing_out_cuts_at_once(site: sample_portal.Site) -> None:
     async with stage(site) as on:
         inside = await on.enter()
         async with on.websocket(inside) as ws:
@@ -186,7 +186,7 @@ async def test_signing_out_cuts_at_once(site: pages_site.Site) -> None:
             assert await ended_within(ws, 0.5)
 
 
-async def test_what_another_process_writes_cuts_within_a_second(site: pages_site.Site) -> None:
+async def test_what_another_process_writes_cuts_within_a_second(site: sample_portal.Site) -> None:
     async with stage(site) as on:
         inside = await on.enter()
         async with on.websocket(inside) as ws:
@@ -199,7 +199,7 @@ async def test_what_another_process_writes_cuts_within_a_second(site: pages_site
         assert await on.status(inside) == 401
 
 
-async def test_closing_cuts_and_says_why(site: pages_site.Site) -> None:
+async def test_closing_cuts_and_says_why(site: sample_portal.Site) -> None:
     async with stage(site) as on:
         inside = await on.enter()
         async with on.websocket(inside) as ws:
@@ -212,7 +212,7 @@ async def test_closing_cuts_and_says_why(site: pages_site.Site) -> None:
         assert await on.status(inside) == 200
 
 
-async def test_a_notebook_that_does_not_answer_is_not_opened(site: pages_site.Site) -> None:
+async def test_a_notebook_that_does_not_answer_is_not_opened(site: sample_portal.Site) -> None:
     async with stage(site) as on:
         await on.process.close(on.session)
         with pytest.raises(Unavailable):
@@ -222,7 +222,7 @@ async def test_a_notebook_that_does_not_answer_is_not_opened(site: pages_site.Si
         assert (await on.process.probe())["notebooks"] == 1
 
 
-async def test_closing_overtakes_an_opening(site: pages_site.Site) -> None:
+async def test_closing_overtakes_an_opening(site: sample_portal.Site) -> None:
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
@@ -243,7 +243,7 @@ async def test_closing_overtakes_an_opening(site: pages_site.Site) -> None:
 
 @pytest.mark.parametrize("notebooks", ["host", "port"])
 async def test_a_process_that_died_is_started_again_and_told_all(
-    site: pages_site.Site, notebooks: str
+    site: sample_portal.Site, notebooks: str
 ) -> None:
     async with stage(site, notebooks) as on:
         inside = await on.enter()
@@ -264,7 +264,7 @@ async def test_a_process_that_died_is_started_again_and_told_all(
 
 
 async def test_notebooks_with_a_port_each_get_the_ports_of_the_settings(
-    site: pages_site.Site,
+    site: sample_portal.Site,
 ) -> None:
     with socket.socket() as taken:
         first = free_port()
@@ -282,7 +282,7 @@ async def no_app(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def test_a_process_that_hangs_is_replaced(
-    site: pages_site.Site, monkeypatch: pytest.MonkeyPatch
+    site: sample_portal.Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "PROBE_EVERY_S", 0.2)
     monkeypatch.setattr(supervisor, "CALL_S", 0.5)
@@ -296,14 +296,14 @@ async def test_a_process_that_hangs_is_replaced(
         assert on.process.pid != before
 
 
-async def test_an_unknown_order_is_refused(site: pages_site.Site) -> None:
+async def test_an_unknown_order_is_refused(site: sample_portal.Site) -> None:
     async with stage(site) as on:
         with pytest.raises(InvalidInput):
             await on.process._call("dance")
         assert (await on.process.probe())["notebooks"] == 1
 
 
-async def test_a_port_in_use_is_said(site: pages_site.Site) -> None:
+async def test_a_port_in_use_is_said(site: sample_portal.Site) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -313,7 +313,7 @@ async def test_a_port_in_use_is_said(site: pages_site.Site) -> None:
             await process.start()
 
 
-async def test_it_ends_with_us(site: pages_site.Site) -> None:
+async def test_it_ends_with_us(site: sample_portal.Site) -> None:
     async with stage(site) as on:
         pid = on.process.pid or 0
         assert psutil.pid_exists(pid)
@@ -340,7 +340,7 @@ asyncio.run(main())
 """
 
 
-def test_it_ends_when_the_portal_is_killed(site: pages_site.Site) -> None:
+def test_it_ends_when_the_portal_is_killed(site: sample_portal.Site) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", _PORTAL, str(site.folder), str(free_port())],
         cwd=PROJECT,

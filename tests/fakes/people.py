@@ -32,7 +32,7 @@ from lib.results.folder import ResultFolder
 from lib.scenes.local_catalog import Catalogue
 from lib.store import Store
 from tests.fakes.things import a_run, a_session, new_id
-from tests.pages.pages_site import FIRE, SHIPS, SmallKeeper
+from tests.pages.sample_portal import FIRE, SHIPS, FakeReconciler
 
 SCENE, SECRET_SCENE = SceneId("LC08_A"), SceneId("FS2_A")
 CLAIMS: dict[str, dict[str, Any]] = {
@@ -80,7 +80,7 @@ class World:
         #: A cluster that is not in it needs none.
         self.tunnels: dict[str, Tunnel] = {}
         self.access = Access(self.auth, self.catalogs, lambda entry: self.tunnels.get(entry.id))
-        self.keeper = SmallKeeper(folder)
+        self.reconciler = FakeReconciler(folder)
         self.catalogue = Catalogue(folder / "scenes")
         self.portal = Portal(
             self.store,
@@ -89,7 +89,7 @@ class World:
             self.catalogs,
             self.catalogue,
             ResultFolder(folder / "results"),
-            cast(Any, self.keeper),
+            cast(Any, self.reconciler),
         )
 
     def _came(self, name: str) -> UserId:

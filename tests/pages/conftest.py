@@ -12,16 +12,16 @@ from streamlit.testing.v1 import AppTest
 from lib.auth import OWNER
 from lib.model import User
 from lib.portal import facade
-from tests.pages import pages_site
-from tests.pages.pages_browser import browser, profiles, served, visit  # noqa: F401 - fixtures
-from tests.pages.pages_site import Site
+from tests.pages import sample_portal
+from tests.pages.browser_fixtures import browser, profiles, served, visit  # noqa: F401 - fixtures
+from tests.pages.sample_portal import Site
 
 
 @pytest.fixture(scope="session")
 def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sample scenes; their files are only read."""
     folder = tmp_path_factory.mktemp("planted")
-    pages_site.plant_sample(folder)
+    sample_portal.plant_sample(folder)
     Site(folder)
     return folder
 
@@ -45,7 +45,7 @@ def open_page(site: Site) -> Callable[..., AppTest]:
 
     def opened(page: str = "explore", who: User | None = None, **query: Any) -> AppTest:
         site.asking = who or site.asking
-        app = AppTest.from_file(str(pages_site.ROOT / "app.py"), default_timeout=20)
+        app = AppTest.from_file(str(sample_portal.ROOT / "app.py"), default_timeout=20)
         for name, value in query.items():
             app.query_params[name] = value
         app.run()

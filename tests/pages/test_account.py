@@ -7,10 +7,10 @@ import pytest
 from lib.auth import OWNER
 from lib.errors import NotFound
 from lib.model import TokenScope, User, UserId
-from tests.pages import pages_people
-from tests.pages.pages_parts import data, labels, press, press_row, rows
-from tests.pages.pages_people import FIREFOX
-from tests.pages.pages_site import HOSTILE, all_html
+from tests.pages import sample_people
+from tests.pages.apptest_components import data, labels, press, press_row, rows
+from tests.pages.sample_people import FIREFOX
+from tests.pages.sample_portal import HOSTILE, all_html
 from ui import data_table
 from ui.user_agent import browser_name
 
@@ -233,7 +233,7 @@ def test_another_user_in_the_same_session_sees_nothing_of_the_first(open_page, s
 
 def test_the_owner_of_a_portal_for_one_has_an_account_too(open_page, site):
     key = site.auth.new_sign_in_link("http://localhost").partition("key=")[2]
-    owner = pages_people.user_of(site.auth, site.auth.sign_in(key))
+    owner = sample_people.user_of(site.auth, site.auth.sign_in(key))
     app = open_page("account", owner)
     assert OWNER.name in all_html(app)
     assert "Administrator" in all_html(app)

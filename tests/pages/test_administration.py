@@ -9,8 +9,8 @@ import pytest
 from lib.auth import OWNER
 from lib.errors import NotFound, Refused
 from lib.model import AnnouncementKind, EndReason, RunState, SessionState
-from tests.pages.pages_parts import labels, press, press_row, rows
-from tests.pages.pages_site import FAR, HOSTILE, all_html
+from tests.pages.apptest_components import labels, press, press_row, rows
+from tests.pages.sample_portal import FAR, HOSTILE, all_html
 from ui.audit_filter import AuditFilter, parse
 
 

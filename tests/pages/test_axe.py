@@ -19,8 +19,8 @@ from lib.model import (
     TunnelState,
 )
 from tests.fakes.tunnels import write_record
-from tests.pages.pages_browser import Served, stands, violations
-from tests.pages.pages_site import FAR
+from tests.pages.browser_fixtures import Served, stands, violations
+from tests.pages.sample_portal import FAR
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 THEMES = pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -11,7 +11,7 @@ from playwright.sync_api import Frame, Page, expect
 from lib.auth import OWNER
 from lib.model import RunState, SceneId, SceneState, SessionState
 from tests.alone import alone
-from tests.pages.pages_browser import Served
+from tests.pages.browser_fixtures import Served
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -20,7 +20,7 @@ from lib.model import (
     TunnelState,
 )
 from tests.fakes.tunnels import write_record
-from tests.pages.pages_site import FAR, all_html
+from tests.pages.sample_portal import FAR, all_html
 from ui import launch_form, queues
 from ui.text import now
 
@@ -28,7 +28,7 @@ DAY = 86400
 
 
 def silent(site, fault=Fault.OTHER):
-    site.keeper.fault = fault
+    site.reconciler.fault = fault
     (site.folder / "far-is-silent").touch()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from lib.auth import OWNER
 from lib.model import Reachability, RunState, SessionState
-from tests.pages.pages_site import HERE, all_html
+from tests.pages.sample_portal import HERE, all_html
 
 
 def asked(app, name):
@@ -127,7 +127,7 @@ def test_open_notebook_goes_to_work(open_page, site):
     assert session.state is SessionState.NEW
     assert session.scenes == ("LC08_A", "LC08_B")
     assert session.resources.preset == "small"
-    assert site.keeper.woken == [HERE]
+    assert site.reconciler.woken == [HERE]
     assert "<h1>Work</h1>" in all_html(app)
 
 

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from lib.auth import OWNER
 from lib.model import RunState, SessionState
-from tests.pages.pages_browser import Served, stands
+from tests.pages.browser_fixtures import Served, stands
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from lib.model import RunState, SceneId, SceneState
-from tests.pages.pages_site import HOSTILE, all_html
+from tests.pages.sample_portal import HOSTILE, all_html
 
 
 def wall(app):

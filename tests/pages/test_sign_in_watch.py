@@ -13,7 +13,7 @@ from lib.auth import COOKIE
 from lib.auth.logins import digest
 from lib.store.tables import logins
 from tests.chromium import fresh_context
-from tests.pages.pages_browser import Served, signed_in
+from tests.pages.browser_fixtures import Served, signed_in
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

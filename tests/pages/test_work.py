@@ -10,7 +10,7 @@ import pytest
 from lib.auth import OWNER
 from lib.errors import ClusterUnreachable
 from lib.model import EndReason, RunState, SessionState
-from tests.pages.pages_site import FAR, HOSTILE, all_html
+from tests.pages.sample_portal import FAR, HOSTILE, all_html
 
 
 def at(seconds):

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from lib.model import EndReason, RunState, Session, SessionState
-from tests.pages.pages_browser import Served, stands
+from tests.pages.browser_fixtures import Served, stands
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 LEFT = re.compile(r"^(\d+) min (\d\d) s left$")

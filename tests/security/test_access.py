@@ -33,8 +33,8 @@ from lib.results.folder import ResultFolder
 from lib.store.audit import AuditQuery
 from tests.fakes.people import SCENE, SECRET_SCENE, World, membership
 from tests.fakes.things import a_run, a_session, new_id
-from tests.pages import pages_site
-from tests.pages.pages_site import plant_scene
+from tests.pages import sample_portal
+from tests.pages.sample_portal import plant_scene
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Who speaks, by column of the table. "other user" is in the owner's group or in another.
@@ -190,7 +190,7 @@ def picture(world: World, user: User) -> bytes:
     run = world.run()
     place = ResultFolder(world.portal._results._root).path(run, SCENE, ArtifactKind.CHIP, 1)
     place.parent.mkdir(parents=True)
-    place.write_bytes(pages_site.chip(1))
+    place.write_bytes(sample_portal.chip(1))
     return world.portal.picture(user, run, SCENE, ArtifactKind.CHIP, 1)
 
 

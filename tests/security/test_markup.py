@@ -25,8 +25,8 @@ from lib.model import (
     UserId,
 )
 from tests.chromium import fresh_context, host_cookie
-from tests.pages import pages_site
-from tests.pages.pages_site import ROOT, Site
+from tests.pages import sample_portal
+from tests.pages.sample_portal import ROOT, Site
 from tests.running import free_port, wait_for
 from ui import assets
 
@@ -100,14 +100,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         pytest.skip(f"the front-end files cannot be built: {exc}")
     folder = tmp_path_factory.mktemp("markup")
     for name, lon in (("LC08_A", 10.0), ("LC08_B", 10.1)):
-        pages_site.plant_scene(folder, name, lon=lon, lat=50, title=f"{name} {HOSTILE}")
+        sample_portal.plant_scene(folder, name, lon=lon, lat=50, title=f"{name} {HOSTILE}")
     site = Site(folder)
     run = fill(site)
     port = free_port()
     log = folder / "server.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests/pages/pages_server.py"), str(folder), str(port)],
+            [
+                sys.executable,
+                str(ROOT / "tests/pages/serve_sample_portal.py"),
+                str(folder),
+                str(port),
+            ],
             stdout=out,
             stderr=out,
         )

@@ -30,7 +30,7 @@ from lib.store.audit import AuditQuery
 from lib.web.auth_middleware import CLOSED_PATHS, OPEN_PATHS
 from tests.crowd import Crowd
 from tests.fakes.things import a_run, a_session, new_id
-from tests.pages.pages_site import plant_scene
+from tests.pages.sample_portal import plant_scene
 
 OPEN = None  #: for strangers too
 #: Every route of the portal's own, and the act that it asks for beside that of being here.

@@ -18,7 +18,7 @@ from lib.model import ClusterId, SessionState, Tunnel, TunnelState, UserId
 from lib.portal.tunnels import OuterTunnels
 from tests.fakes.people import SCENE, World, membership
 from tests.fakes.tunnels import write_record
-from tests.pages.pages_site import plant_scene
+from tests.pages.sample_portal import plant_scene
 
 HERE = ClusterId("here")
 

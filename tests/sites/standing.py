@@ -351,7 +351,7 @@ class Standing:
         searching; its id. No samples."""
         from tests.crowd import LANDSAT
         from tests.crowd import SCENE as PLAIN
-        from tests.pages.pages_site import plant_scene
+        from tests.pages.sample_portal import plant_scene
 
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "data"

@@ -1,6 +1,6 @@
 """A server of a portal for page tests.
 
-python pages_server.py FOLDER PORT     scenes must be planted before
+python serve_sample_portal.py FOLDER PORT     scenes must be planted before
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from lib.portal import facade
 from lib.web import api
 from lib.web.auth_middleware import FrontDoor
 from lib.web.sign_in_routes import Entrance
-from tests.pages.pages_people import CAMPUS
-from tests.pages.pages_site import Site
+from tests.pages.sample_people import CAMPUS
+from tests.pages.sample_portal import Site
 
 NOTEBOOK = "/a-notebook"
 
@@ -51,7 +51,7 @@ def application(site: Site, origin: str) -> Any:
 
     @asynccontextmanager
     async def lifespan(_app: object) -> Any:
-        site.keeper.loop = asyncio.get_running_loop()
+        site.reconciler.loop = asyncio.get_running_loop()
         facade.use(site.portal)
         yield {}
 

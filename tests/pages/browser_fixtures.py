@@ -16,8 +16,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from tests.chromium import chromium, fresh_context, host_cookie, requests_outside
-from tests.pages import pages_site
-from tests.pages.pages_site import HOSTILE, ROOT, Site
+from tests.pages import sample_portal
+from tests.pages.sample_portal import HOSTILE, ROOT, Site
 from ui import assets
 
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
@@ -45,15 +45,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     except assets.BuildError as exc:
         pytest.skip(f"the front-end files cannot be built: {exc}")
     folder = tmp_path_factory.mktemp("served")
-    pages_site.plant_sample(folder)
-    pages_site.plant_scene(folder, "LC08_HOSTILE", lon=10, lat=50, title=HOSTILE)
+    sample_portal.plant_sample(folder)
+    sample_portal.plant_scene(folder, "LC08_HOSTILE", lon=10, lat=50, title=HOSTILE)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     site = Site(folder)
     log = (folder / "server.log").open("wb")
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "tests/pages/pages_server.py"), str(folder), str(port)],
+        [sys.executable, str(ROOT / "tests/pages/serve_sample_portal.py"), str(folder), str(port)],
         stdout=log,
         stderr=log,
     )

@@ -1,9 +1,9 @@
 """A whole portal for page tests: real store, sign-in, catalogue, Portal, API and pages.
 
-Only the clusters are missing: a small keeper says what their gates would have said, and
-tests write the states of sessions and runs into the store, as the keeper does.
+Only the clusters are missing: a fake reconciler says what their gates would have said, and
+tests write the states of sessions and runs into the store, as the reconciler does.
 
-`pages_server.py` serves it.
+`serve_sample_portal.py` serves it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ from lib.results.folder import ResultFolder
 from lib.scenes.local_catalog import Catalogue
 from lib.store import Store
 from tests.fakes.tunnels import write_record
-from tests.pages import pages_people
+from tests.pages import sample_people
 
 LANDSAT_BANDS = ("blue", "green", "red", "nir08", "swir16", "swir22")
 FORMOSAT_BANDS = ("blue", "green", "red", "nir")
@@ -126,7 +126,7 @@ LOAD = [
 ]
 
 
-class SmallKeeper:
+class FakeReconciler:
     """Two clusters: `here` answers, `far` does not while FOLDER/far-is-silent exists."""
 
     def __init__(self, folder: Path) -> None:
@@ -175,10 +175,10 @@ class Site:
         self.asking: User | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.store = Store(folder / "portal.sqlite")
-        self.auth = Auth(self.store, pages_people.MEMBERSHIP)
+        self.auth = Auth(self.store, sample_people.MEMBERSHIP)
         self.results = ResultFolder(folder / "results")
         self.catalogue = Catalogue(folder / "scenes")
-        self.keeper = SmallKeeper(folder)
+        self.reconciler = FakeReconciler(folder)
         catalogs = Catalogs(
             {m.id: m for m in (FIRE, SHIPS)},
             {
@@ -198,7 +198,7 @@ class Site:
             catalogs,
             self.catalogue,
             self.results,
-            cast(Any, self.keeper),
+            cast(Any, self.reconciler),
         )
 
     def cookie(self) -> dict[str, str]:
@@ -207,16 +207,16 @@ class Site:
         return {COOKIE: self.auth.sign_in(key)}
 
     def cookie_of(self, who: str, **more: Any) -> dict[str, str]:
-        """A fresh sign-in of somebody of `pages_people`, or of the owner, as a cookie."""
+        """A fresh sign-in of somebody of `sample_people`, or of the owner, as a cookie."""
         if who == "owner":
             return self.cookie()
-        return {COOKIE: pages_people.sign_in(self.auth, who, **more)}
+        return {COOKIE: sample_people.sign_in(self.auth, who, **more)}
 
     def person(self, who: str, **more: Any) -> User:
-        """Somebody of `pages_people` in a browser in which they have just signed in."""
-        return pages_people.user_of(self.auth, pages_people.sign_in(self.auth, who, **more))
+        """Somebody of `sample_people` in a browser in which they have just signed in."""
+        return sample_people.user_of(self.auth, sample_people.sign_in(self.auth, who, **more))
 
-    # --- work, as the keeper writes it ------------------------------------------
+    # --- work, as the reconciler writes it ------------------------------------------
 
     def add_run(
         self, scenes: Iterable[str], state: RunState = RunState.NEW, *, cluster: ClusterId = HERE,

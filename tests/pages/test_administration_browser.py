@@ -8,8 +8,8 @@ import pytest
 from playwright.sync_api import expect
 
 from lib.model import AnnouncementKind, SessionState, TokenScope
-from tests.pages.pages_browser import Served
-from tests.pages.pages_site import HOSTILE
+from tests.pages.browser_fixtures import Served
+from tests.pages.sample_portal import HOSTILE
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -20,7 +20,7 @@ from lib.model import (
     SessionState,
     UserId,
 )
-from tests.pages.pages_site import HOSTILE
+from tests.pages.sample_portal import HOSTILE
 from ui import component_events, launch_form, results_summary, text, work_status
 from ui.chip_grid import read_mark
 from ui.map import union
