@@ -37,7 +37,7 @@ from lib.notebook_proxy.asgi import NotebookProxy, Proxy, ProxySettings
 from lib.notebook_proxy.port_listeners import SERVER_SETTINGS
 from lib.notebook_proxy.upstream import Upstream
 from lib.protocol.messages import JobKind, SubmitRequest
-from lib.tunnels import ClusterLink, TcpReach
+from lib.tunnels import ClusterLink, TcpAddress
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "benchmarks" / "plain_notebook"
@@ -112,7 +112,7 @@ async def _gate(folder: Path) -> AsyncIterator[ClusterLink]:
     running = await asyncio.to_thread(_start_gate, folder, key, home)
     link = ClusterLink(
         ClusterId("bench"),
-        reach=lambda: TcpReach("127.0.0.1", running["port"]),
+        gate_address=lambda: TcpAddress("127.0.0.1", running["port"]),
         key=key,
         host_key=running["host_key"],
         runtime=folder / "r",

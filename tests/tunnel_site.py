@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from lib.model import ClusterId
-from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
+from lib.tunnels.outer.records import TunnelFiles, TunnelRecord
 from tests.sshd import HERE, SSHD, Account, SshAgent, Sshd, new_key
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -140,8 +140,8 @@ class Site:
         return self.folder / "site" / "clusters" / "nchc.toml"
 
     @property
-    def place(self) -> TunnelPlace:
-        return TunnelPlace(self.tunnels / ADMIN.name, CLUSTER)
+    def place(self) -> TunnelFiles:
+        return TunnelFiles(self.tunnels / ADMIN.name, CLUSTER)
 
     def record(self) -> TunnelRecord:
         record = self.place.read()
@@ -206,7 +206,7 @@ class Site:
     def close(self) -> None:
         """End all that was started, and insist that nothing is left."""
         for own in self.tunnels.glob("*"):
-            record = TunnelPlace(own, CLUSTER).read()
+            record = TunnelFiles(own, CLUSTER).read()
             if record is not None and record.closed_at is None:
                 self.admin("down", CLUSTER, account=Account(own.name))
         self.login.stop()

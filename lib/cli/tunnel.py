@@ -71,8 +71,8 @@ def _up(options: argparse.Namespace) -> Answer:
     elif not options.person.isprintable() or not options.person.strip():
         raise InvalidInput("--person must be the id of a person (`admin.py users list`).")
     hours = options.days * _DAY_S if options.hours is None else options.hours * _HOUR_S
-    wish = opening.Wish(options.user, options.group, options.person, hours, options.key)
-    opened = opening.open_tunnel(entry, wish, tunnel_folder(), _say)
+    request = opening.TunnelRequest(options.user, options.group, options.person, hours, options.key)
+    opened = opening.open_tunnel(entry, request, tunnel_folder(), _say)
     record = opened.record
     lines = [
         f"The tunnel to cluster {entry.id} is open until {_moment(record.until)} UTC, for "
@@ -128,7 +128,7 @@ def _known(cluster: ClusterId) -> tuple[dict[str, object], tuple[object, ...], s
     """What may be known of a cluster's tunnel in this account: value, row, and a note."""
     found = latest(tunnel_folder(), cluster)
     if found is None or not is_open(*found):
-        other = closing.whose(tunnel_folder(), cluster)
+        other = closing.owner_of_open_tunnel(tunnel_folder(), cluster)
         if other and (found is None or found[1].account != other):
             note = f"Only {other}, root and the portal may read more of {other}'s tunnel."
             value: dict[str, object] = {"cluster": cluster, "state": "open", "account": other}

@@ -64,7 +64,7 @@ def signed_in(entry: ClusterEntry, user: str, say: Callable[[str], None]) -> Ite
     account = admin_ssh.account_on(entry, user)
     own = [entry.file] if entry.file else []
     sent = [*bundle.shipped_files(), *source_files(), wheels.PINS]
-    admission.require_safe([*own, *sent, *admission.code()])
+    admission.require_safe([*own, *sent, *admission.code_files()])
     prompts = sys.stdin.isatty()
     agent = agent_state()
     if not prompts:

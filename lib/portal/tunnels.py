@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from lib.errors import ClusterUnreachable
 from lib.model import ClusterId, Fault, Tunnel, TunnelState
+from lib.tunnels.gate_address import SocketAddress
 from lib.tunnels.outer import records
-from lib.tunnels.reach import SocketReach
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +42,7 @@ class OuterTunnels:
             self._known[entry.id] = (now, tunnel)
         return tunnel
 
-    def reach(self, cluster: ClusterId) -> SocketReach:
+    def reach(self, cluster: ClusterId) -> SocketAddress:
         """Where the gate can be reached at this moment.
 
         Raises:
@@ -54,7 +54,7 @@ class OuterTunnels:
         if socket is None:
             raise ClusterUnreachable(closed(tunnel), fault=Fault.TUNNEL)
         opened = tunnel.opened_at.timestamp() if tunnel.opened_at else 0.0
-        return SocketReach(socket, opening=f"{tunnel.account} {opened:.3f}")
+        return SocketAddress(socket, opening=f"{tunnel.account} {opened:.3f}")
 
 
 def closed(tunnel: Tunnel) -> str:

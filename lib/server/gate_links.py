@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from lib.errors import ClusterUnreachable, InvalidInput, Unavailable
 from lib.model import ClusterId, Fault
 from lib.server.local_gate import EmbeddedCluster
+from lib.tunnels.gate_address import TcpAddress
 from lib.tunnels.link import ClusterLink
 from lib.tunnels.master import Master
 from lib.tunnels.portal_keys import portal_key
-from lib.tunnels.reach import TcpReach
-from lib.tunnels.ssh_options import Places
+from lib.tunnels.ssh_options import ConnectionFiles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lib.config.settings import Settings
     from lib.portal.tunnels import OuterTunnels
     from lib.reconciler.interfaces import Link
-    from lib.tunnels.reach import SocketReach
+    from lib.tunnels.gate_address import SocketAddress
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ async def end_masters(settings: Settings) -> None:
     for record in sorted(settings.runtime.glob("*.json")):
         cluster = ClusterId(record.stem)
         with suppress(InvalidInput):
-            places = Places(cluster, settings.runtime)
+            places = ConnectionFiles(cluster, settings.runtime)
             await Master(places, settings.data / "keys" / cluster).end()
 
 
@@ -73,11 +73,15 @@ def _through_a_tunnel(
     if entry.gate is None or not entry.gate.host_key:
         return None
 
-    def reach() -> SocketReach:
+    def address() -> SocketAddress:
         return tunnels.reach(entry.id)
 
     return ClusterLink(
-        entry.id, reach=reach, key=key, host_key=entry.gate.host_key, runtime=settings.runtime
+        entry.id,
+        gate_address=address,
+        key=key,
+        host_key=entry.gate.host_key,
+        runtime=settings.runtime,
     )
 
 
@@ -86,18 +90,18 @@ def _embedded(settings: Settings, catalogs: Catalogs, cluster: ClusterId) -> Clu
     if gate.address() is None:  # `./run` has started it; `streamlit run app.py` has not
         gate.start()
 
-    def reach() -> TcpReach:
+    def address() -> TcpAddress:
         address = gate.address()
         if address is None:
             raise ClusterUnreachable(
                 "The gate of this computer is not running; it is started.", fault=Fault.GATE
             )
-        return TcpReach("127.0.0.1", address.port)
+        return TcpAddress("127.0.0.1", address.port)
 
     key = portal_key(settings.data, cluster)
     return ClusterLink(
         cluster,
-        reach=reach,
+        gate_address=address,
         key=key,
         host_key=key.with_suffix(".host").read_text("utf-8"),
         runtime=settings.runtime,

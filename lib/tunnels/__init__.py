@@ -1,6 +1,6 @@
 """The portal's side of the inner connection: verbs and forwards through stock OpenSSH."""
 
+from lib.tunnels.gate_address import GateAddress, SocketAddress, TcpAddress
 from lib.tunnels.link import ClusterLink
-from lib.tunnels.reach import Reach, SocketReach, TcpReach
 
-__all__ = ["ClusterLink", "Reach", "SocketReach", "TcpReach"]
+__all__ = ["ClusterLink", "GateAddress", "SocketAddress", "TcpAddress"]

@@ -34,10 +34,10 @@ from lib.protocol.messages import (
     WatchRequest,
 )
 from lib.tunnels import ssh_errors, ssh_options, ssh_process, transfer
+from lib.tunnels.gate_address import GateAddress, SocketAddress
 from lib.tunnels.master import Master
-from lib.tunnels.reach import Reach, SocketReach
-from lib.tunnels.ssh_options import Places
-from lib.tunnels.ssh_process import Child
+from lib.tunnels.ssh_options import ConnectionFiles
+from lib.tunnels.ssh_process import SshProcess
 
 log = logging.getLogger(__name__)
 
@@ -74,23 +74,23 @@ class ClusterLink:
         self,
         cluster: ClusterId,
         *,
-        reach: Callable[[], Reach],
+        gate_address: Callable[[], GateAddress],
         key: Path,
         host_key: str,
         runtime: Path,
     ) -> None:
         """
         Args:
-            reach: asked anew at each connect; may raise `ClusterUnreachable`.
+            gate_address: asked anew at each connect; may raise `ClusterUnreachable`.
             key: the portal's private key for this cluster (0600).
             host_key: the gate's public key, as in a `.pub` file; nothing else is trusted.
             runtime: a short private folder (0700) for sockets; made when missing.
         """
         runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._places = Places(cluster, runtime)
+        self._files = ConnectionFiles(cluster, runtime)
         self._known_hosts = ssh_options.known_hosts_line(cluster, host_key)
-        self._reach = reach
-        self._master = Master(self._places, key.absolute())
+        self._gate_address = gate_address
+        self._master = Master(self._files, key.absolute())
         self._open = set(self._master.recorded)
         self._answered_at = float("-inf")
         #: Until a gate has answered through it, a master found here is not trusted.
@@ -128,7 +128,7 @@ class ClusterLink:
                 self._master.forget(session)
             self._open.clear()
         self._suspect = True
-        for path in (self._places.known_hosts, self._places.log, self._places.record):
+        for path in (self._files.known_hosts, self._files.log, self._files.record):
             path.unlink(missing_ok=True)
 
     def _connected(self, task: asyncio.Task[None]) -> None:
@@ -161,8 +161,8 @@ class ClusterLink:
                 yield
             except OSError as exc:
                 raise ClusterUnreachable(
-                    f"The runtime folder {self._places.runtime} cannot be used "
-                    f"({exc.strerror or exc}), so cluster {self._places.cluster} is not connected."
+                    f"The runtime folder {self._files.runtime} cannot be used "
+                    f"({exc.strerror or exc}), so cluster {self._files.cluster} is not connected."
                 ) from exc
 
     async def _gate_answers(self) -> bool:
@@ -177,19 +177,19 @@ class ClusterLink:
         One whose time is over may still carry bytes: the master on it is ended here.
         """
         try:
-            reach = self._reach()
+            address = self._gate_address()
         except ClusterUnreachable:
             async with self._changing_forwards():
                 await self._master.end()
             raise
-        return isinstance(reach, SocketReach) and reach.opening == self._master.opening
+        return isinstance(address, SocketAddress) and address.opening == self._master.opening
 
     async def _restart(self) -> None:
-        reach = self._reach()
+        address = self._gate_address()
         # Something may have tidied the folder up, as some systems do with old ones.
-        self._places.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._places.known_hosts.write_text(self._known_hosts, encoding="ascii")
-        await self._master.start(reach)
+        self._files.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._files.known_hosts.write_text(self._known_hosts, encoding="ascii")
+        await self._master.start(address)
         await self._rebuild(self._open)
 
     async def _rebuild(self, sessions: Iterable[SessionId]) -> None:
@@ -271,10 +271,10 @@ class ClusterLink:
         return read_reply(reply, answer)
 
     @asynccontextmanager
-    async def _verb(self, verb: Verb) -> AsyncIterator[Child]:
+    async def _verb(self, verb: Verb) -> AsyncIterator[SshProcess]:
         """A running verb; what goes wrong with ssh itself becomes `ClusterUnreachable`."""
-        cluster = self._places.cluster
-        argv = ssh_options.verb(self._places, verb)
+        cluster = self._files.cluster
+        argv = ssh_options.verb(self._files, verb)
         async with ssh_process.running(argv, line_limit=MAX_REPLY_BYTES) as ssh:
             try:
                 yield ssh
@@ -298,7 +298,7 @@ class ClusterLink:
         """
         ssh_options.destination(session)
         await self.ensure()
-        path = self._places.forward(session)
+        path = self._files.forward(session)
         async with self._changing_forwards():
             if session not in self._open or not path.is_socket():
                 await self._master.forward(session)
@@ -323,7 +323,7 @@ class ClusterLink:
         return frozenset(self._open)
 
 
-async def _line(ssh: Child) -> bytes:
+async def _line(ssh: SshProcess) -> bytes:
     try:
         line = await ssh.stdout.readline()
     except ValueError as exc:

@@ -25,8 +25,8 @@ from lib.errors import ClusterUnreachable
 from lib.model import SessionId
 from lib.protocol.messages import ID_PATTERN
 from lib.tunnels import ssh_errors, ssh_options, ssh_process
-from lib.tunnels.reach import Reach, SocketReach
-from lib.tunnels.ssh_options import Places
+from lib.tunnels.gate_address import GateAddress, SocketAddress
+from lib.tunnels.ssh_options import ConnectionFiles
 
 #: Longest wait for an answer on the control socket; a healthy master needs milliseconds.
 CONTROL_TIMEOUT_S = 8.0
@@ -38,10 +38,10 @@ _PID = re.compile(r"pid=(\d+)")
 class Master:
     """Starts, finds, asks and ends the master of one cluster. One user at a time."""
 
-    def __init__(self, places: Places, key: Path) -> None:
-        self._places = places
+    def __init__(self, files: ConnectionFiles, key: Path) -> None:
+        self._files = files
         self._key = key
-        self._recorded, self._opening = _read_record(places.record)
+        self._recorded, self._opening = _read_record(files.record)
 
     @property
     def recorded(self) -> frozenset[SessionId]:
@@ -55,9 +55,9 @@ class Master:
 
     async def check(self) -> bool:
         """Whether a master answers on the control socket. Raises TimeoutError when it hangs."""
-        if not self._places.control.exists():
+        if not self._files.control.exists():
             return False
-        asked = ssh_options.control(self._places, "check")
+        asked = ssh_options.control(self._files, "check")
         done = await ssh_process.run(asked, timeout_s=CONTROL_TIMEOUT_S)
         found = _PID.search(done.err) if done.code == 0 else None
         if found is None:
@@ -66,40 +66,40 @@ class Master:
             self._record(int(found[1]), self.recorded)
         return True
 
-    async def start(self, reach: Reach) -> None:
+    async def start(self, address: GateAddress) -> None:
         """Start a master and wait until it has signed in.
 
         Raises:
             ClusterUnreachable: with the reason; no process is left.
         """
         await self.end()
-        argv = ssh_options.master(self._places, reach, self._key)
-        with _private(self._places.log) as log:
+        argv = ssh_options.master(self._files, address, self._key)
+        with _private(self._files.log) as log:
             pid = _spawn_detached(argv, log)
-        self._opening = reach.opening if isinstance(reach, SocketReach) else ""
+        self._opening = address.opening if isinstance(address, SocketAddress) else ""
         self._record(pid, self.recorded)
         try:
             await self._signed_in(pid)
         except BaseException:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            await _gone(self._places, pid)
-            self._places.control.unlink(missing_ok=True)
+            await _gone(self._files, pid)
+            self._files.control.unlink(missing_ok=True)
             raise
 
     async def end(self) -> None:
         """End whatever master there is, politely if it still listens; no error if none."""
         pid = self._recorded[0]
-        if self._places.control.exists():
+        if self._files.control.exists():
             with suppress(TimeoutError):
                 await ssh_process.run(
-                    ssh_options.control(self._places, "exit"), timeout_s=min(CONTROL_TIMEOUT_S, 2.0)
+                    ssh_options.control(self._files, "exit"), timeout_s=min(CONTROL_TIMEOUT_S, 2.0)
                 )
-        if pid and not await _gone(self._places, pid):
+        if pid and not await _gone(self._files, pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            await _gone(self._places, pid)
-        self._places.control.unlink(missing_ok=True)
+            await _gone(self._files, pid)
+        self._files.control.unlink(missing_ok=True)
         self._record(0, self.recorded)
 
     async def forward(self, session: SessionId) -> None:
@@ -108,18 +108,18 @@ class Master:
         Success says only that the socket is there: whether the gate lets a connection
         through shows when one is made (measured: rc 0 although the gate will refuse).
         """
-        self._places.forwards.mkdir(mode=0o700, exist_ok=True)
+        self._files.forwards.mkdir(mode=0o700, exist_ok=True)
         await self._cancel(session)
         self._record(self._recorded[0], self.recorded | {session})
         done = await self._control("forward", session)
-        if done.code != 0 or not self._places.forward(session).is_socket():
-            raise ssh_errors.unreachable(self._places.cluster, done.err)
+        if done.code != 0 or not self._files.forward(session).is_socket():
+            raise ssh_errors.unreachable(self._files.cluster, done.err)
 
     def listens(self, session: SessionId) -> bool:
         """Whether a process holds the session's socket: a dead master leaves the file."""
         with socket.socket(socket.AF_UNIX) as probe:
             probe.setblocking(False)
-            return probe.connect_ex(str(self._places.forward(session))) == 0
+            return probe.connect_ex(str(self._files.forward(session))) == 0
 
     async def cancel(self, session: SessionId) -> None:
         """Take the forward away; no error if there is none."""
@@ -128,31 +128,31 @@ class Master:
 
     def forget(self, session: SessionId) -> None:
         """As `cancel`, where no master lives that could be asked."""
-        self._places.forward(session).unlink(missing_ok=True)
+        self._files.forward(session).unlink(missing_ok=True)
         self._record(self._recorded[0], self.recorded - {session})
 
     async def _cancel(self, session: SessionId) -> None:
         await self._control("cancel", session)
         # Measured: `-O cancel` leaves the socket file behind.
-        self._places.forward(session).unlink(missing_ok=True)
+        self._files.forward(session).unlink(missing_ok=True)
 
-    async def _control(self, operation: str, session: SessionId) -> ssh_process.Finished:
-        argv = ssh_options.forward(self._places, operation, session)
+    async def _control(self, operation: str, session: SessionId) -> ssh_process.Completed:
+        argv = ssh_options.forward(self._files, operation, session)
         try:
             return await ssh_process.run(argv, timeout_s=CONTROL_TIMEOUT_S)
         except TimeoutError as exc:
-            raise ssh_errors.silent(self._places.cluster) from exc
+            raise ssh_errors.silent(self._files.cluster) from exc
 
     async def _signed_in(self, pid: int) -> None:
         """Wait for the control socket, which ssh makes once it has signed in."""
         until = time.monotonic() + ssh_options.CONNECT_TIMEOUT_S + 5
-        while not self._places.control.exists():
-            if _ended(self._places, pid):
-                said = self._places.log.read_text(encoding="utf-8", errors="replace")
-                raise ssh_errors.not_signed_in(self._places.cluster, said)
+        while not self._files.control.exists():
+            if _ended(self._files, pid):
+                said = self._files.log.read_text(encoding="utf-8", errors="replace")
+                raise ssh_errors.not_signed_in(self._files.cluster, said)
             if time.monotonic() > until:
                 raise ClusterUnreachable(
-                    f"The gate of cluster {self._places.cluster} took too long to answer. "
+                    f"The gate of cluster {self._files.cluster} took too long to answer. "
                     "It is asked again by itself."
                 )
             await asyncio.sleep(_POLL_S)
@@ -160,10 +160,10 @@ class Master:
     def _record(self, pid: int, forwards: Iterable[SessionId]) -> None:
         self._recorded = (pid, frozenset(forwards))
         record = {"pid": pid, "forwards": sorted(self._recorded[1]), "opening": self._opening}
-        fresh = self._places.record.with_suffix(".new")
+        fresh = self._files.record.with_suffix(".new")
         with _private(fresh) as file:
             file.write(json.dumps(record).encode())
-        fresh.replace(self._places.record)
+        fresh.replace(self._files.record)
 
 
 def _spawn_detached(argv: list[str], log: IO[bytes]) -> int:
@@ -174,7 +174,7 @@ def _spawn_detached(argv: list[str], log: IO[bytes]) -> int:
     """
     program = shutil.which(argv[0])
     if program is None:
-        raise ssh_process.missing(argv[0])
+        raise ssh_process.program_missing(argv[0])
     return os.posix_spawn(
         program,
         argv,
@@ -189,25 +189,25 @@ def _spawn_detached(argv: list[str], log: IO[bytes]) -> int:
     )
 
 
-async def _gone(places: Places, pid: int) -> bool:
+async def _gone(files: ConnectionFiles, pid: int) -> bool:
     """Wait a little for a master to end; whether it has."""
     until = time.monotonic() + _END_TIMEOUT_S
-    while not _ended(places, pid):
+    while not _ended(files, pid):
         if time.monotonic() > until:
             return False
         await asyncio.sleep(_POLL_S)
     return True
 
 
-def _ended(places: Places, pid: int) -> bool:
+def _ended(files: ConnectionFiles, pid: int) -> bool:
     """Whether the master has ended. A child of ours is collected then."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
-        return not _is_master(places, pid)
+        return not _is_master(files, pid)
 
 
-def _is_master(places: Places, pid: int) -> bool:
+def _is_master(files: ConnectionFiles, pid: int) -> bool:
     """Whether `pid` is a process with our control path in its arguments.
 
     The path lies in a private folder, so nothing else has it: a process id that was
@@ -219,11 +219,11 @@ def _is_master(places: Places, pid: int) -> bool:
             arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
             return False
-        return os.fsencode(places.control) in arguments
+        return os.fsencode(files.control) in arguments
     listed = subprocess.run(
         ["ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, timeout=5, check=False
     )
-    return os.fsencode(places.control) in listed.stdout
+    return os.fsencode(files.control) in listed.stdout
 
 
 def _private(path: Path) -> IO[bytes]:

@@ -20,7 +20,7 @@ from lib.errors import InvalidInput
 from lib.model import ClusterId, SessionId
 from lib.protocol.messages import COMMAND, ID_PATTERN, NAME_PATTERN, Verb
 from lib.tunnels import fdpass
-from lib.tunnels.reach import Reach, SocketReach, TcpReach
+from lib.tunnels.gate_address import GateAddress, SocketAddress, TcpAddress
 
 USER = "portal"
 CONNECT_TIMEOUT_S = 10
@@ -42,7 +42,7 @@ _CONTROL_SUFFIX = 17
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class ConnectionFiles:
     """The files of one cluster's inner connection below the private runtime folder."""
 
     cluster: ClusterId
@@ -114,7 +114,7 @@ def destination(session: SessionId) -> str:
     return f"s-{session}:{FORWARD_PORT}"
 
 
-def master(places: Places, reach: Reach, key: Path) -> list[str]:
+def master(files: ConnectionFiles, address: GateAddress, key: Path) -> list[str]:
     """Start the ControlMaster in the foreground; it ends with its connection."""
     # Of a connection that the other end closes at once OpenSSH 9.2 tells only at INFO.
     argv = [
@@ -124,15 +124,15 @@ def master(places: Places, reach: Reach, key: Path) -> list[str]:
         "-N",
         "-T",
         "-S",
-        str(places.control),
+        str(files.control),
         "-l",
         USER,
     ]
     argv += ["-i", _path(key)]
     argv += _options(
-        f"UserKnownHostsFile={_quoted(places.known_hosts)}",
+        f"UserKnownHostsFile={_quoted(files.known_hosts)}",
         "GlobalKnownHostsFile=/dev/null",
-        f"HostKeyAlias={_alias(places.cluster)}",
+        f"HostKeyAlias={_alias(files.cluster)}",
         "StrictHostKeyChecking=yes",
         "UpdateHostKeys=no",
         "CheckHostIP=no",
@@ -152,31 +152,31 @@ def master(places: Places, reach: Reach, key: Path) -> list[str]:
         "StreamLocalBindUnlink=yes",
         "ExitOnForwardFailure=yes",
     )
-    match reach:
-        case TcpReach(host, port):
+    match address:
+        case TcpAddress(host, port):
             if not _HOST.fullmatch(host) or not 0 < port < 65536:
                 raise InvalidInput(f"“{host:.60}:{port}” is not an address of a gate.")
             return [*argv, "-p", str(port), "--", host]
-        case SocketReach(path):
+        case SocketAddress(path):
             proxy = [sys.executable, "-I", "-S", str(Path(fdpass.__file__)), str(path)]
             argv += _options("ProxyUseFdpass=yes", f"ProxyCommand={_shell(proxy)}")
-            return [*argv, "--", _alias(places.cluster)]
+            return [*argv, "--", _alias(files.cluster)]
 
 
-def control(places: Places, operation: str, *extra: str) -> list[str]:
+def control(files: ConnectionFiles, operation: str, *extra: str) -> list[str]:
     """``-O check``, ``exit``, ``forward`` or ``cancel`` through the control socket."""
-    return ["ssh", *_through(places), "-O", operation, *extra, "--", _alias(places.cluster)]
+    return ["ssh", *_through(files), "-O", operation, *extra, "--", _alias(files.cluster)]
 
 
-def forward(places: Places, operation: str, session: SessionId) -> list[str]:
+def forward(files: ConnectionFiles, operation: str, session: SessionId) -> list[str]:
     """Add (``forward``) or take away (``cancel``) the forward of a session."""
-    spec = f"{places.forward(session)}:{destination(session)}"
-    return control(places, operation, "-L", spec)
+    spec = f"{files.forward(session)}:{destination(session)}"
+    return control(files, operation, "-L", spec)
 
 
-def verb(places: Places, name: Verb) -> list[str]:
+def verb(files: ConnectionFiles, name: Verb) -> list[str]:
     """Run one verb of the gate; request on stdin, reply on stdout."""
-    return ["ssh", *_through(places), "-T", "--", _alias(places.cluster), f"{COMMAND} {name}"]
+    return ["ssh", *_through(files), "-T", "--", _alias(files.cluster), f"{COMMAND} {name}"]
 
 
 def _alias(cluster: ClusterId) -> str:
@@ -198,11 +198,11 @@ def _alone(*, log_level: str = "ERROR") -> list[str]:
     ]
 
 
-def _through(places: Places) -> list[str]:
+def _through(files: ConnectionFiles) -> list[str]:
     return [
         *_alone(),
         "-S",
-        str(places.control),
+        str(files.control),
         *_options("ControlMaster=no", "ProxyCommand=exit 255"),
     ]
 

@@ -15,7 +15,7 @@ _KEPT_STDERR = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class Completed:
     """How a child ended. `code` is negative when a signal ended it."""
 
     code: int
@@ -23,7 +23,7 @@ class Finished:
     err: str
 
 
-class Child:
+class SshProcess:
     """A running child with its three pipes; use `running` to make one."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -65,7 +65,7 @@ def environment() -> dict[str, str]:
 
 
 @asynccontextmanager
-async def running(argv: Sequence[str], *, line_limit: int = 2**16) -> AsyncIterator[Child]:
+async def running(argv: Sequence[str], *, line_limit: int = 2**16) -> AsyncIterator[SshProcess]:
     """Run `argv` in a session of its own; whatever happens, it is gone on leaving.
 
     Args:
@@ -85,15 +85,15 @@ async def running(argv: Sequence[str], *, line_limit: int = 2**16) -> AsyncItera
             start_new_session=True,
         )
     except FileNotFoundError as exc:
-        raise missing(argv[0]) from exc
-    child = Child(process)
+        raise program_missing(argv[0]) from exc
+    child = SshProcess(process)
     try:
         yield child
     finally:
         await child.end()
 
 
-async def run(argv: Sequence[str], *, timeout_s: float) -> Finished:
+async def run(argv: Sequence[str], *, timeout_s: float) -> Completed:
     """Run `argv` to its end with an empty stdin.
 
     Raises:
@@ -104,10 +104,10 @@ async def run(argv: Sequence[str], *, timeout_s: float) -> Finished:
         await child.close_input()
         out = await child.stdout.read(2**16)
         code, err = await child.finish(timeout_s)
-        return Finished(code, out, err)
+        return Completed(code, out, err)
 
 
-def missing(program: str) -> Unavailable:
+def program_missing(program: str) -> Unavailable:
     return Unavailable(
         f"The program “{program}” was not found on this computer; install the OpenSSH client."
     )

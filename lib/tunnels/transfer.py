@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 from lib.errors import InvalidInput, ProtocolError, StorageFull
 from lib.protocol.codec import encode, read_reply
 from lib.protocol.messages import GetReply, GetRequest, PutRequest
-from lib.tunnels.ssh_process import Child
+from lib.tunnels.ssh_process import SshProcess
 
 #: A transfer may take any time as long as bytes keep moving.
 STALL_TIMEOUT_S = 60.0
@@ -23,7 +23,7 @@ _CHUNK = 2**20
 T = TypeVar("T")
 
 
-async def receive(child: Child, request: GetRequest, into: Path) -> int:
+async def receive(child: SshProcess, request: GetRequest, into: Path) -> int:
     """Write the artifact to `into` (temp + rename) and return its size in bytes.
 
     Raises:
@@ -58,7 +58,7 @@ async def receive(child: Child, request: GetRequest, into: Path) -> int:
     return size
 
 
-async def _write(child: Child, part: Path, size: int) -> None:
+async def _write(child: SshProcess, part: Path, size: int) -> None:
     left = size
     with _new_file(part) as file:
         while left:
@@ -89,7 +89,7 @@ def opened(source: Path, size: int) -> Iterator[BinaryIO]:
         yield file
 
 
-async def send(child: Child, request: PutRequest, file: BinaryIO) -> bytes:
+async def send(child: SshProcess, request: PutRequest, file: BinaryIO) -> bytes:
     """Send the request and the bytes of an `opened` file; return the gate's reply line.
 
     The gate may answer before it has read everything (a refusal, or a file it has
@@ -121,7 +121,7 @@ async def send(child: Child, request: PutRequest, file: BinaryIO) -> bytes:
     return line
 
 
-async def _until_sent_or_answered(child: Child, reply: asyncio.Future[bytes]) -> None:
+async def _until_sent_or_answered(child: SshProcess, reply: asyncio.Future[bytes]) -> None:
     drained = asyncio.create_task(child.stdin.drain())
     both: set[asyncio.Future[Any]] = {drained, reply}
     await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)

@@ -18,7 +18,7 @@ import pytest
 
 from lib.errors import ClusterUnreachable, InvalidInput
 from lib.model import ClusterId, SessionId
-from lib.tunnels import ClusterLink, SocketReach, TcpReach
+from lib.tunnels import ClusterLink, SocketAddress, TcpAddress
 from tests.contract.small_gate import SmallGate
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no OpenSSH client")
@@ -45,7 +45,7 @@ async def gate(tmp_path: Path) -> AsyncIterator[SmallGate]:
 def make_link(gate: SmallGate, runtime: Path) -> ClusterLink:
     return ClusterLink(
         ClusterId("small"),
-        reach=lambda: TcpReach("127.0.0.1", gate.port),
+        gate_address=lambda: TcpAddress("127.0.0.1", gate.port),
         key=gate.key,
         host_key=gate.host_key,
         runtime=runtime,
@@ -334,7 +334,7 @@ async def test_key_that_the_gate_does_not_know_is_refused(
     asyncssh.generate_private_key("ssh-ed25519").write_private_key(str(stranger))
     link = ClusterLink(
         ClusterId("small"),
-        reach=lambda: TcpReach("127.0.0.1", gate.port),
+        gate_address=lambda: TcpAddress("127.0.0.1", gate.port),
         key=stranger,
         host_key=gate.host_key,
         runtime=runtime,
@@ -361,7 +361,7 @@ async def test_unix_socket_reach(gate: SmallGate, runtime: Path, echo: SessionId
     server = await asyncio.start_unix_server(relay, str(tunnel))
     link = ClusterLink(
         ClusterId("small"),
-        reach=lambda: SocketReach(tunnel),
+        gate_address=lambda: SocketAddress(tunnel),
         key=gate.key,
         host_key=gate.host_key,
         runtime=runtime,

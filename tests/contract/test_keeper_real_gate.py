@@ -34,10 +34,10 @@ from lib.protocol.messages import JobKind
 from lib.reconciler.reconciler import Keeper
 from lib.results.folder import ResultFolder
 from lib.store import Store
+from lib.tunnels.gate_address import GateAddress, TcpAddress
 from lib.tunnels.link import ClusterLink
-from lib.tunnels.reach import Reach, TcpReach
-from tests.fakes.guardian import Guardian
 from tests.fakes.kept import hurry, until
+from tests.fakes.supervisor import Supervisor
 from tests.fakes.things import ALICE, HERE, a_run, a_scene, a_session, new_id
 from tests.fixtures.gate_site import GateSite
 
@@ -85,8 +85,8 @@ class RealPortal:
         self.refused = ""
         self.begin()
 
-    def reach(self) -> Reach:
-        return TcpReach("127.0.0.1", self.gate.port)
+    def reach(self) -> GateAddress:
+        return TcpAddress("127.0.0.1", self.gate.port)
 
     def begin(self) -> None:
         self.store = Store(self.home / "portal.sqlite")
@@ -95,7 +95,7 @@ class RealPortal:
         self.door = Notebooks()
         self.link = ClusterLink(
             HERE,
-            reach=self.reach,
+            gate_address=self.reach,
             key=self.gate.key,
             host_key=(self.gate.root / "known_hosts").read_text().partition(" ")[2],
             runtime=self.runtime,
@@ -304,11 +304,11 @@ async def test_start_again_has_the_files(here: RealPortal) -> None:
 class FarPortal(RealPortal):
     """As `RealPortal`, through an outer tunnel that somebody has to open."""
 
-    def reach(self) -> Reach:
+    def reach(self) -> GateAddress:
         return OuterTunnels(self.home / "tunnels").reach(HERE)
 
-    def open_tunnel(self, **more: Any) -> Guardian:
-        return Guardian(self.home / "tunnels", HERE, self.gate.port, group="forest", **more)
+    def open_tunnel(self, **more: Any) -> Supervisor:
+        return Supervisor(self.home / "tunnels", HERE, self.gate.port, group="forest", **more)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from lib.model import ClusterId, Endpoint, JobState, SessionId
 from lib.notebook_proxy.asgi import NotebookProxy, Proxy, ProxySettings
 from lib.notebook_proxy.upstream import Upstream
 from lib.protocol.messages import JobKind, JobStatus, Verb
-from lib.tunnels import ClusterLink, TcpReach
+from lib.tunnels import ClusterLink, TcpAddress
 from tests.contract.small_notebook import Porter, Stage, inner, serving
 from tests.fixtures.gate_site import GateSite, running_site
 
@@ -44,7 +44,7 @@ def runtime() -> Iterator[Path]:
 def make_link(site: GateSite, runtime: Path) -> ClusterLink:
     return ClusterLink(
         ClusterId("test"),
-        reach=lambda: TcpReach("127.0.0.1", site.port),
+        gate_address=lambda: TcpAddress("127.0.0.1", site.port),
         key=site.key,
         host_key=(site.root / "known_hosts").read_text().partition(" ")[2],
         runtime=runtime,

@@ -26,7 +26,7 @@ from lib.portal.tunnels import OuterTunnels
 from lib.server.gate_links import end_masters, links
 from lib.tunnels import ClusterLink
 from tests.contract.small_gate import SmallGate
-from tests.fakes.guardian import Guardian
+from tests.fakes.supervisor import Supervisor
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no OpenSSH client")
 SMALL = ClusterId("small")
@@ -37,18 +37,18 @@ class Place:
 
     def __init__(self, gate: SmallGate, home: Path, runtime: Path) -> None:
         self.gate, self.tunnels, self.runtime = gate, home / "tunnels", runtime
-        self.guardians: list[Guardian] = []
+        self.supervisors: list[Supervisor] = []
 
-    def open(self, **more: Any) -> Guardian:
-        guardian = Guardian(self.tunnels, SMALL, self.gate.port, **{"group": "forest", **more})
-        self.guardians.append(guardian)
-        return guardian
+    def open(self, **more: Any) -> Supervisor:
+        supervisor = Supervisor(self.tunnels, SMALL, self.gate.port, **{"group": "forest", **more})
+        self.supervisors.append(supervisor)
+        return supervisor
 
     def link(self) -> ClusterLink:
         tunnels = OuterTunnels(self.tunnels)
         return ClusterLink(
             SMALL,
-            reach=lambda: tunnels.reach(SMALL),
+            gate_address=lambda: tunnels.reach(SMALL),
             key=self.gate.key,
             host_key=self.gate.host_key,
             runtime=self.runtime,
@@ -64,8 +64,8 @@ async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         it = Place(gate, tmp_path, Path(runtime))
         yield it
         await it.link().disconnect()
-        for guardian in it.guardians:
-            guardian.kill()
+        for supervisor in it.supervisors:
+            supervisor.kill()
         await gate.stop()
 
 
@@ -104,31 +104,31 @@ async def test_open_gone_and_opened_again(place: Place) -> None:
 
 
 async def test_the_stream_ends_with_its_tunnel(place: Place) -> None:
-    link, guardian = place.link(), place.open()
+    link, supervisor = place.link(), place.open()
     async with aclosing(link.watch({})) as messages:
         assert (await anext(messages)).kind == "snapshot"
-        guardian.kill()
+        supervisor.kill()
         with pytest.raises(ClusterUnreachable):
             await anext(messages)
 
 
 async def test_a_tunnel_whose_time_is_over_carries_nothing_any_more(place: Place) -> None:
-    """Its guardian still lives, and so do the bytes: the portal gives it up by itself."""
-    link, guardian = place.link(), place.open()
+    """Its supervisor still lives, and so do the bytes: the portal gives it up by itself."""
+    link, supervisor = place.link(), place.open()
     await link.info()
-    guardian.write(until=time.time() - 1)
+    supervisor.write(until=time.time() - 1)
     said = await unreachable(link)
     assert "is closed. Its time is over. ada can open it again." in said.message
     assert not (place.runtime / "small.ctl").exists()
-    guardian.write(until=time.time() + 60, opened_at=time.time())
+    supervisor.write(until=time.time() + 60, opened_at=time.time())
     await link.info()
     assert place.gate.connections == 2
 
 
 async def test_a_tunnel_that_its_administrator_closed_says_so(place: Place) -> None:
-    link, guardian = place.link(), place.open()
+    link, supervisor = place.link(), place.open()
     await link.info()
-    guardian.write(state=TunnelState.CLOSED, closed_at=time.time(), reason="Ada closed it.")
+    supervisor.write(state=TunnelState.CLOSED, closed_at=time.time(), reason="Ada closed it.")
     assert "is closed. Ada closed it. ada can open" in (await unreachable(link)).message
 
 
@@ -148,12 +148,12 @@ async def test_a_tunnel_that_was_replaced_is_left(place: Place) -> None:
 async def test_a_portal_that_comes_back_keeps_the_tunnel_or_leaves_a_closed_one(
     place: Place,
 ) -> None:
-    guardian = place.open()
+    supervisor = place.open()
     await place.link().info()
     again = place.link()
     await again.info()
     assert place.gate.connections == 1, "the master was adopted"
-    guardian.write(until=time.time() - 1)
+    supervisor.write(until=time.time() - 1)
     assert "Its time is over" in (await unreachable(place.link())).message
     assert not (place.runtime / "small.ctl").exists()
 

@@ -115,16 +115,16 @@ def test_opened_used_by_the_portal_alone_and_closed(site: Site) -> None:
 def test_keeps_no_agent_and_no_control_socket(site: Site) -> None:
     site.agent.add(site.key)
     assert site.up().returncode == 0
-    guardian = psutil.Process(site.record().pid)
-    (ssh,) = guardian.children()
-    assert guardian.username() == ssh.username() == ADMIN.name
-    assert "SSH_AUTH_SOCK" not in guardian.environ()
-    assert guardian.terminal() is None
+    supervisor = psutil.Process(site.record().pid)
+    (ssh,) = supervisor.children()
+    assert supervisor.username() == ssh.username() == ADMIN.name
+    assert "SSH_AUTH_SOCK" not in supervisor.environ()
+    assert supervisor.terminal() is None
     assert {c.laddr for c in ssh.net_connections("unix")} == {str(site.place.socket)}
     assert not {"-M", "-S", "-A", "-f"} & set(ssh.cmdline())
     site.agent.stop()  # as the forwarded one is gone when its owner logs out
     assert through(site.place.socket, PORTAL).endswith("hello\n")
-    memory = guardian.memory_info().rss
+    memory = supervisor.memory_info().rss
     assert memory < 80e6, memory
 
 
@@ -199,7 +199,7 @@ def test_its_ssh_is_killed(site: Site) -> None:
     assert "without saying why" in site.record().reason
 
 
-def test_its_guardian_is_killed(site: Site) -> None:
+def test_its_supervisor_is_killed(site: Site) -> None:
     """Through a jump host: the kernel ends ssh, and with it the ssh of the jump host."""
     site.jump.start()
     site.describe(jump=True)
@@ -207,10 +207,10 @@ def test_its_guardian_is_killed(site: Site) -> None:
     done = site.up()
     assert done.returncode == 0, done.stderr
     assert through(site.place.socket, PORTAL).endswith("hello\n")
-    guardian = psutil.Process(site.record().pid)
-    below = guardian.children(recursive=True)
+    supervisor = psutil.Process(site.record().pid)
+    below = supervisor.children(recursive=True)
     assert len(below) >= 2
-    guardian.kill()
+    supervisor.kill()
     _gone, alive = psutil.wait_procs(below, timeout=10)
     assert not alive
     assert site.status()["state"] == "closed"

@@ -275,7 +275,7 @@ def test_no_account_no_call(way: Way) -> None:
 # --- the seal ------------------------------------------------------------------------------
 
 
-def tried(way: Way) -> seal.Found:
+def tried(way: Way) -> seal.SealResult:
     return seal.try_key(way.config(way.entry(jump=True)), agent_state().keys, way.gate)
 
 

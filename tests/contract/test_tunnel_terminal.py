@@ -170,9 +170,9 @@ def test_password_and_code_are_typed_and_logging_out_leaves_it_open(site: Site) 
     time.sleep(1)
     assert is_open(site.place, record)
     assert through(site.place.socket, PORTAL).endswith("hello\n")
-    guardian = psutil.Process(record.pid)
-    assert guardian.terminal() is None
-    assert all(child.terminal() is None for child in guardian.children())
+    supervisor = psutil.Process(record.pid)
+    assert supervisor.terminal() is None
+    assert all(child.terminal() is None for child in supervisor.children())
 
 
 def test_hanging_up_while_typing_leaves_nothing(site: Site) -> None:

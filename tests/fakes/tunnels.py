@@ -11,10 +11,10 @@ import psutil
 
 from lib.model import ClusterId, Seal, TunnelState
 from lib.protocol.codec import encode
-from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
+from lib.tunnels.outer.records import TunnelFiles, TunnelRecord
 
 
-def write_record(tunnels: Path, cluster: str, *, account: str = "ada", **more: Any) -> TunnelPlace:
+def write_record(tunnels: Path, cluster: str, *, account: str = "ada", **more: Any) -> TunnelFiles:
     """A tunnel in that administrator's folder; open as long as process `pid` lives."""
     pid = int(more.pop("pid", os.getpid()))
     values: dict[str, Any] = {
@@ -33,7 +33,7 @@ def write_record(tunnels: Path, cluster: str, *, account: str = "ada", **more: A
         "start": psutil.Process(pid).create_time(),
         **more,
     }
-    place = TunnelPlace(tunnels / account, ClusterId(cluster))
+    place = TunnelFiles(tunnels / account, ClusterId(cluster))
     place.folder.mkdir(parents=True, exist_ok=True)
     fresh = place.record.with_suffix(".new")
     fresh.write_bytes(encode(TunnelRecord(**values)))

@@ -106,7 +106,7 @@ def test_a_tunnel_whose_time_is_over_is_closed(open_page, site):
     assert commands(app) == ["python admin.py tunnel up far --person owner"]
 
 
-def test_a_tunnel_whose_guardian_is_gone_is_closed(open_page, site):
+def test_a_tunnel_whose_supervisor_is_gone_is_closed(open_page, site):
     silent(site)
     write_record(site.tunnels, FAR, person="owner", start=1.0)
     assert "It has ended without saying why." in all_html(open_page("clusters"))

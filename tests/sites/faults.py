@@ -100,7 +100,7 @@ def outer(site: Standing) -> list[Process]:
     return processes(site.portal, "ada", "ssh ", f"{CLUSTER}.sock:")
 
 
-def guardian(site: Standing) -> list[Process]:
+def supervisor(site: Standing) -> list[Process]:
     return processes(site.portal, "ada", "lib.tunnels.outer.supervisor")
 
 

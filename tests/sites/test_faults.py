@@ -192,8 +192,8 @@ def _ssh(site: Standing) -> None:
     faults.signal(site.portal, "KILL", faults.outer(site))
 
 
-def _guardian(site: Standing) -> None:
-    faults.signal(site.portal, "KILL", faults.guardian(site))
+def _supervisor(site: Standing) -> None:
+    faults.signal(site.portal, "KILL", faults.supervisor(site))
     wait_for("ssh ends with it", lambda: not faults.outer(site), timeout_s=5)
 
 
@@ -210,7 +210,7 @@ def _its_time(site: Standing) -> None:
     ("end", "said"),
     [
         (_ssh, "somebody on this host may have ended it"),
-        (_guardian, "It has ended without saying why."),
+        (_supervisor, "It has ended without saying why."),
         (_ada, "ada closed it."),
         (_its_time, "Its time is over."),
     ],

@@ -13,7 +13,7 @@ from lib.model import ClusterId, Seal
 from lib.tunnels.outer import admin_ssh, admission, opening
 from lib.tunnels.outer.agent import Agent, AgentState
 from lib.tunnels.outer.ssh_errors import lost, reason
-from lib.tunnels.outer.supervisor import Started
+from lib.tunnels.outer.supervisor import StartReply
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGhNeL9crdmxRnDtzEgJt80gorOj7Tz4T6n0UhLxQPR"
 
@@ -109,7 +109,7 @@ def test_the_account_is_that_of_the_command_or_the_file(tmp_path: Path) -> None:
 def test_what_is_known_of_the_seal_without_trying(said: str, found: Seal, tmp_path: Path) -> None:
     """None of these makes a connection: it would ask for a second code."""
     agent = Agent(AgentState.KEYS, (KEY,))
-    result = opening._seal(Started(True, said), tmp_path / "none", agent, 1, print)
+    result = opening._seal(StartReply(True, said), tmp_path / "none", agent, 1, print)
     assert result.seal is found
     assert result.note
 
@@ -158,5 +158,5 @@ def test_files_of_other_accounts_and_groups(tmp_path: Path) -> None:
 
 
 def test_the_code_that_runs_is_looked_at() -> None:
-    files = {file.name for file in admission.code()}
-    assert {"trust.py", "clusters.py", "__init__.py"} <= files
+    files = {file.name for file in admission.code_files()}
+    assert {"admission.py", "clusters.py", "__init__.py"} <= files

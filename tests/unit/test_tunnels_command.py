@@ -10,11 +10,11 @@ import pytest
 from lib.errors import InvalidInput
 from lib.model import ClusterId, SessionId
 from lib.protocol.messages import Verb
-from lib.tunnels import SocketReach, TcpReach, ssh_errors, ssh_options
-from lib.tunnels.ssh_options import Places
+from lib.tunnels import SocketAddress, TcpAddress, ssh_errors, ssh_options
+from lib.tunnels.ssh_options import ConnectionFiles
 
 SESSION = SessionId("0f0e0d0c-0b0a-0908-0706-050403020100")
-PLACES = Places(ClusterId("abci"), Path("/run/sb"))
+FILES = ConnectionFiles(ClusterId("abci"), Path("/run/sb"))
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1Tq5F0Zl2m3mVdXq9cFhE4zJcTz3J8mTgK6v1A0xYz"
 
 
@@ -24,7 +24,7 @@ def options(argv: list[str]) -> dict[str, str]:
 
 
 def test_master_trusts_one_host_key_and_shows_one_key() -> None:
-    argv = ssh_options.master(PLACES, TcpReach("127.0.0.1", 2222), Path("/keys/abci"))
+    argv = ssh_options.master(FILES, TcpAddress("127.0.0.1", 2222), Path("/keys/abci"))
     assert argv[:3] == ["ssh", "-F", "/dev/null"]
     assert argv[-4:] == ["-p", "2222", "--", "127.0.0.1"]
     given = options(argv)
@@ -45,10 +45,10 @@ def test_master_trusts_one_host_key_and_shows_one_key() -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        ssh_options.verb(PLACES, Verb.INFO),
-        ssh_options.control(PLACES, "check"),
-        ssh_options.forward(PLACES, "forward", SESSION),
-        ssh_options.forward(PLACES, "cancel", SESSION),
+        ssh_options.verb(FILES, Verb.INFO),
+        ssh_options.control(FILES, "check"),
+        ssh_options.forward(FILES, "forward", SESSION),
+        ssh_options.forward(FILES, "cancel", SESSION),
     ],
 )
 def test_nothing_connects_around_the_master(argv: list[str]) -> None:
@@ -59,11 +59,11 @@ def test_nothing_connects_around_the_master(argv: list[str]) -> None:
 
 
 def test_verb_is_the_whole_command() -> None:
-    assert ssh_options.verb(PLACES, Verb.WATCH)[-1] == "scenebridge-1 watch"
+    assert ssh_options.verb(FILES, Verb.WATCH)[-1] == "scenebridge-1 watch"
 
 
 def test_forward_names_the_session_only() -> None:
-    argv = ssh_options.forward(PLACES, "forward", SESSION)
+    argv = ssh_options.forward(FILES, "forward", SESSION)
     assert argv[argv.index("-L") + 1] == (
         f"/run/sb/f/{SESSION.replace('-', '')}.sock:s-{SESSION}:1"
     )
@@ -71,7 +71,7 @@ def test_forward_names_the_session_only() -> None:
 
 def test_socket_reach_passes_the_descriptor() -> None:
     path = "/run/sb/it's 100%/t.sock"
-    argv = ssh_options.master(PLACES, SocketReach(Path(path)), Path("/keys/50%"))
+    argv = ssh_options.master(FILES, SocketAddress(Path(path)), Path("/keys/50%"))
     given = options(argv)
     assert given["ProxyUseFdpass"] == "yes"
     assert shlex.split(given["ProxyCommand"].replace("%%", "%"))[-1] == path
@@ -81,35 +81,35 @@ def test_socket_reach_passes_the_descriptor() -> None:
 @pytest.mark.parametrize("name", ["", "A", "-o", "a b", "../x", "a" * 41, "a\n"])
 def test_cluster_names_that_ssh_could_misread_are_refused(name: str) -> None:
     with pytest.raises(InvalidInput):
-        Places(ClusterId(name), Path("/run/sb"))
+        ConnectionFiles(ClusterId(name), Path("/run/sb"))
 
 
 @pytest.mark.parametrize("folder", ["run", "/run/a b", "/run/%h", "/run/a:b", "/" + "r" * 80])
 def test_runtime_folders_that_cannot_hold_sockets_are_refused(folder: str) -> None:
     with pytest.raises(InvalidInput):
-        Places(ClusterId("abci"), Path(folder))
+        ConnectionFiles(ClusterId("abci"), Path(folder))
 
 
 @pytest.mark.parametrize(
-    "reach",
+    "address",
     [
-        TcpReach("-oProxyCommand=id", 22),
-        TcpReach("", 22),
-        TcpReach("a b", 22),
-        TcpReach("localhost", 0),
-        TcpReach("localhost", 70000),
-        SocketReach(Path("/run/a\nb")),
+        TcpAddress("-oProxyCommand=id", 22),
+        TcpAddress("", 22),
+        TcpAddress("a b", 22),
+        TcpAddress("localhost", 0),
+        TcpAddress("localhost", 70000),
+        SocketAddress(Path("/run/a\nb")),
     ],
 )
-def test_addresses_that_ssh_could_misread_are_refused(reach: TcpReach | SocketReach) -> None:
+def test_addresses_that_ssh_could_misread_are_refused(address: TcpAddress | SocketAddress) -> None:
     with pytest.raises(InvalidInput):
-        ssh_options.master(PLACES, reach, Path("/keys/abci"))
+        ssh_options.master(FILES, address, Path("/keys/abci"))
 
 
 @pytest.mark.parametrize("key", ["/keys/${HOME}", '/keys/"x', "/keys/a\nb"])
 def test_key_paths_that_ssh_would_expand_are_refused(key: str) -> None:
     with pytest.raises(InvalidInput):
-        ssh_options.master(PLACES, TcpReach("localhost", 22), Path(key))
+        ssh_options.master(FILES, TcpAddress("localhost", 22), Path(key))
 
 
 def test_host_key_becomes_one_line() -> None:

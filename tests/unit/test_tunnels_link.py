@@ -38,7 +38,7 @@ from lib.protocol.messages import (
     SubmitRequest,
     Verb,
 )
-from lib.tunnels import ClusterLink, TcpReach
+from lib.tunnels import ClusterLink, TcpAddress
 from tests.contract.small_gate import SmallGate, ping, rubbish
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no OpenSSH client")
@@ -64,7 +64,7 @@ async def gate(tmp_path: Path) -> AsyncIterator[SmallGate]:
 async def link(gate: SmallGate, runtime: Path) -> AsyncIterator[ClusterLink]:
     link = ClusterLink(
         ClusterId("small"),
-        reach=lambda: TcpReach("127.0.0.1", gate.port),
+        gate_address=lambda: TcpAddress("127.0.0.1", gate.port),
         key=gate.key,
         host_key=gate.host_key,
         runtime=runtime,
@@ -324,7 +324,7 @@ async def test_missing_ssh_client_is_told(
     monkeypatch.setenv("PATH", str(runtime))
     link = ClusterLink(
         ClusterId("small"),
-        reach=lambda: TcpReach("127.0.0.1", gate.port),
+        gate_address=lambda: TcpAddress("127.0.0.1", gate.port),
         key=gate.key,
         host_key=gate.host_key,
         runtime=runtime,

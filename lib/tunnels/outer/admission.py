@@ -26,7 +26,7 @@ PORTAL_GROUP = "scenebridge"
 _FOLDER_MODE = 0o2750
 
 
-def me() -> str:
+def calling_account() -> str:
     """The name of the calling account."""
     return account_name(os.geteuid())
 
@@ -48,7 +48,7 @@ def own_folder(tunnels: Path) -> Path:
             "This account belongs to the portal's group, so it may use tunnels and never open "
             "any. An administrator opens them in an account of their own."
         )
-    name = me()
+    name = calling_account()
     folder = tunnels / name
     try:
         status = folder.lstat()
@@ -125,7 +125,7 @@ def require_safe(files: Iterable[Path]) -> None:
                 _require_safe(path)
 
 
-def code() -> Iterator[Path]:
+def code_files() -> Iterator[Path]:
     """All that this process runs."""
     yield Path(sys.executable)
     for module in list(sys.modules.values()):
@@ -162,7 +162,7 @@ def _private(gid: int) -> bool:
         group = grp.getgrgid(gid)
     except KeyError:
         return False
-    name = me()
+    name = calling_account()
     return gid == os.getegid() and group.gr_name == name and set(group.gr_mem) <= {name}
 
 

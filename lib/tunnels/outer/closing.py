@@ -1,4 +1,4 @@
-"""Ending tunnels, and whose they are."""
+"""Ending tunnels, and the owner of an open one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import psutil
 from lib.errors import Refused, Unavailable
 from lib.model import TunnelState
 from lib.tunnels.outer import record_writer
-from lib.tunnels.outer.admission import me
-from lib.tunnels.outer.records import TunnelPlace, is_open, places
+from lib.tunnels.outer.admission import calling_account
+from lib.tunnels.outer.records import TunnelFiles, is_open, tunnel_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ _END_TIMEOUT_S = 20.0
 _STEP_S = 0.05
 
 
-def whose(tunnels: Path, cluster: ClusterId) -> str:
+def owner_of_open_tunnel(tunnels: Path, cluster: ClusterId) -> str:
     """The account that has a tunnel to the cluster open; "" where nobody has.
 
     Others' folders are closed to administrators, so processes are looked at: the socket's
@@ -54,18 +54,18 @@ def close_tunnel(tunnels: Path, cluster: ClusterId) -> list[TunnelRecord]:
     Raises:
         Refused: it is another account's.
     """
-    name = me()
+    name = calling_account()
     mine = [
-        place
-        for place in places(tunnels, cluster)
-        if os.geteuid() == 0 or place.folder.name == name
+        files
+        for files in tunnel_files(tunnels, cluster)
+        if os.geteuid() == 0 or files.folder.name == name
     ]
     closed = []
-    for place in mine:
-        record = place.read()
+    for files in mine:
+        record = files.read()
         if record is not None and record.state is TunnelState.OPEN:
-            closed.append(_end(place, record))
-    if not closed and (other := whose(tunnels, cluster)):
+            closed.append(_end(files, record))
+    if not closed and (other := owner_of_open_tunnel(tunnels, cluster)):
         raise Refused(
             f"The tunnel to cluster {cluster} is {other}'s. {other} can end it, or root on this "
             "host can."
@@ -73,20 +73,20 @@ def close_tunnel(tunnels: Path, cluster: ClusterId) -> list[TunnelRecord]:
     return closed
 
 
-def settle(place: TunnelPlace) -> None:
-    """Write down that a tunnel is closed whose guardian could not any more."""
-    record = place.read()
-    if record is not None and record.state is TunnelState.OPEN and not is_open(place, record):
-        record_writer.close(place, record, "The process that looked after it was ended.")
+def close_stale_record(files: TunnelFiles) -> None:
+    """Write down that a tunnel is closed whose supervisor could not any more."""
+    record = files.read()
+    if record is not None and record.state is TunnelState.OPEN and not is_open(files, record):
+        record_writer.close(files, record, "The process that looked after it was ended.")
 
 
-def _end(place: TunnelPlace, record: TunnelRecord) -> TunnelRecord:
-    """Ask its guardian to close it; as root, who must not write there, that is all."""
+def _end(files: TunnelFiles, record: TunnelRecord) -> TunnelRecord:
+    """Ask its supervisor to close it; as root, who must not write there, that is all."""
     root = os.geteuid() == 0
     deadline = time.monotonic() + _END_TIMEOUT_S
-    if is_open(place, record):
+    if is_open(files, record):
         os.kill(record.pid, signal.SIGTERM if root else signal.SIGINT)
-    while is_open(place, record):
+    while is_open(files, record):
         if time.monotonic() > deadline:
             raise Unavailable(
                 f"The process {record.pid} that looks after the tunnel does not end; try again, "
@@ -94,5 +94,5 @@ def _end(place: TunnelPlace, record: TunnelRecord) -> TunnelRecord:
             )
         time.sleep(_STEP_S)
     if not root:
-        settle(place)
-    return place.read() or record
+        close_stale_record(files)
+    return files.read() or record

@@ -1,6 +1,6 @@
 """Opening a tunnel: `admin.py tunnel up`, in the administrator's own account.
 
-What is checked here comes before any connection. The connection itself is the guardian's,
+What is checked here comes before any connection. The connection itself is the supervisor's,
 which stays when this process has ended; the seal test is made here, where the agent is.
 """
 
@@ -23,9 +23,15 @@ from lib.model import Seal, TunnelState
 from lib.protocol.codec import decode, encode
 from lib.tunnels.outer import admin_ssh, admission, closing, record_writer, seal
 from lib.tunnels.outer.agent import Agent, AgentState, agent_state
-from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
+from lib.tunnels.outer.records import TunnelFiles, TunnelRecord
 from lib.tunnels.outer.ssh_errors import reason
-from lib.tunnels.outer.supervisor import Keep, Plan, Started, foreground_terminal, receive
+from lib.tunnels.outer.supervisor import (
+    SealReport,
+    StartReply,
+    StartRequest,
+    foreground_terminal,
+    receive,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +48,7 @@ _PARTIAL = re.compile(r'^Authenticated using "([a-z-]+)" with partial success', 
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class TunnelRequest:
     """What the administrator asks for.
 
     Args:
@@ -59,7 +65,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Opened:
+class OpenedTunnel:
     """An open tunnel, and sentences about what is not as it should be with the gate
     and this host."""
 
@@ -68,9 +74,9 @@ class Opened:
 
 
 def open_tunnel(
-    entry: ClusterEntry, wish: Wish, tunnels: Path, say: Callable[[str], None]
-) -> Opened:
-    """Open it and leave it to its guardian.
+    entry: ClusterEntry, request: TunnelRequest, tunnels: Path, say: Callable[[str], None]
+) -> OpenedTunnel:
+    """Open it and leave it to its supervisor.
 
     Args:
         say: called with sentences while it goes on.
@@ -78,22 +84,22 @@ def open_tunnel(
         SceneBridgeError: one sentence that says why not, and who can mend it.
     """
     login, gate = admin_ssh.login_of(entry)
-    user = admin_ssh.account_on(entry, wish.user)
-    if not 0 < wish.lifetime_s <= MAX_LIFETIME_S:
+    user = admin_ssh.account_on(entry, request.user)
+    if not 0 < request.lifetime_s <= MAX_LIFETIME_S:
         raise InvalidInput("A tunnel is opened for at most 31 days, and for more than no time.")
-    place = TunnelPlace(admission.own_folder(tunnels), entry.id)
-    if len(str(admin_ssh.plain(place.socket))) > _MAX_SOCKET_PATH:
-        raise InvalidInput(f"{place.socket} is too long for a socket: use a shorter folder.")
-    admission.require_safe([*([entry.file] if entry.file else []), *admission.code()])
-    with _held(place, tunnels) as lock, tempfile.TemporaryDirectory(prefix="sb-") as folder:
+    files = TunnelFiles(admission.own_folder(tunnels), entry.id)
+    if len(str(admin_ssh.plain(files.socket))) > _MAX_SOCKET_PATH:
+        raise InvalidInput(f"{files.socket} is too long for a socket: use a shorter folder.")
+    admission.require_safe([*([entry.file] if entry.file else []), *admission.code_files()])
+    with _held(files, tunnels) as lock, tempfile.TemporaryDirectory(prefix="sb-") as folder:
         prompts = _may_prompt()
         agent = _agent(prompts, say)
         config = admin_ssh.write_config(
-            entry, Path(folder), user=user, key=_chosen(agent, wish.key), prompts=prompts
+            entry, Path(folder), user=user, key=_chosen(agent, request.key), prompts=prompts
         )
         record = TunnelRecord(
-            entry.id, admission.me(), TunnelState.OPEN, Seal.UNKNOWN, "", wish.group,
-            wish.person, f"{user}@{login.host}", gate.port, 0.0, 0.0, 0, 0.0,
+            entry.id, admission.calling_account(), TunnelState.OPEN, Seal.UNKNOWN, "",
+            request.group, request.person, f"{user}@{login.host}", gate.port, 0.0, 0.0, 0, 0.0,
         )  # fmt: skip
         argv = [
             *admin_ssh.connection(
@@ -103,13 +109,13 @@ def open_tunnel(
                 "StreamLocalBindMask=0117",
                 "StreamLocalBindUnlink=yes",
             ),
-            *("-N", "-T", "-L", f"{place.socket}:127.0.0.1:{gate.port}", "--", admin_ssh.LOGIN),
+            *("-N", "-T", "-L", f"{files.socket}:127.0.0.1:{gate.port}", "--", admin_ssh.LOGIN),
         ]
-        plan = Plan(
-            argv, admin_ssh.environment(), str(place.folder), record, wish.lifetime_s, prompts
+        plan = StartRequest(
+            argv, admin_ssh.environment(), str(files.folder), record, request.lifetime_s, prompts
         )
         say(f"Signing in to {record.login_node} …")
-        with _guardian(lock) as link:
+        with _supervisor(lock) as link:
             link.sendall(encode(plan))
             started = _started(link)
             if started.interrupted:
@@ -117,29 +123,29 @@ def open_tunnel(
             if not started.opened:
                 raise reason(started.said, entry)
             found = _seal(started, config, agent, gate.port, say)
-            link.sendall(encode(Keep(found.seal, found.note)))
+            link.sendall(encode(SealReport(found.seal, found.note)))
             receive(link, _ANSWER_TIMEOUT_S)
-    kept = place.read()
+    kept = files.read()
     if kept is None:
-        raise Unavailable(f"The tunnel is open, but its record {place.record} cannot be read.")
-    return Opened(kept, tuple(_warnings(entry, started)))
+        raise Unavailable(f"The tunnel is open, but its record {files.record} cannot be read.")
+    return OpenedTunnel(kept, tuple(_warnings(entry, started)))
 
 
 @contextmanager
-def _held(place: TunnelPlace, tunnels: Path) -> Iterator[int]:
-    """Refuses where the cluster has a tunnel; holds the place otherwise."""
-    other = closing.whose(tunnels, place.cluster)
-    if other and other != admission.me():
+def _held(files: TunnelFiles, tunnels: Path) -> Iterator[int]:
+    """Refuses where the cluster has a tunnel; holds its lock otherwise."""
+    other = closing.owner_of_open_tunnel(tunnels, files.cluster)
+    if other and other != admission.calling_account():
         raise Conflict(
-            f"{other} has a tunnel to cluster {place.cluster} open already, and a cluster has "
-            f"one. {other} can end it with `admin.py tunnel down {place.cluster}`."
+            f"{other} has a tunnel to cluster {files.cluster} open already, and a cluster has "
+            f"one. {other} can end it with `admin.py tunnel down {files.cluster}`."
         )
-    closing.settle(place)
-    lock = record_writer.lock(place)
+    closing.close_stale_record(files)
+    lock = record_writer.lock(files)
     if lock is None:
         raise Conflict(
-            f"You have a tunnel to cluster {place.cluster} open already. To open it anew: "
-            f"`admin.py tunnel down {place.cluster}` first."
+            f"You have a tunnel to cluster {files.cluster} open already. To open it anew: "
+            f"`admin.py tunnel down {files.cluster}` first."
         )
     try:
         yield lock
@@ -148,7 +154,7 @@ def _held(place: TunnelPlace, tunnels: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _guardian(lock: int) -> Iterator[socket.socket]:
+def _supervisor(lock: int) -> Iterator[socket.socket]:
     """Start it; it holds the lock from now on, and ends with this connection unless told."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
@@ -164,9 +170,9 @@ def _guardian(lock: int) -> Iterator[socket.socket]:
         yield ours
 
 
-def _started(link: socket.socket) -> Started:
+def _started(link: socket.socket) -> StartReply:
     try:
-        return decode(Started, receive(link, _ANSWER_TIMEOUT_S))
+        return decode(StartReply, receive(link, _ANSWER_TIMEOUT_S))
     except OSError as exc:
         raise Unavailable(
             "The process that was to look after the tunnel ended unexpectedly; try again."
@@ -205,18 +211,18 @@ def _chosen(agent: Agent, wanted: str) -> str:
 
 
 def _seal(
-    started: Started, config: Path, agent: Agent, gate_port: int, say: Callable[[str], None]
-) -> seal.Found:
+    started: StartReply, config: Path, agent: Agent, gate_port: int, say: Callable[[str], None]
+) -> seal.SealResult:
     ways = [*_PARTIAL.findall(started.said), *_METHOD.findall(started.said)[-1:]]
     if "publickey" not in ways:
-        return seal.Found(Seal.UNSEALED, seal.TYPED)
+        return seal.SealResult(Seal.UNSEALED, seal.TYPED)
     if len(set(ways)) > 1:
-        return seal.Found(Seal.UNKNOWN, seal.TWO_FACTORS)
+        return seal.SealResult(Seal.UNKNOWN, seal.TWO_FACTORS)
     say("It is open. Testing what else its key could do …")
     return seal.try_key(config, agent.keys, gate_port)
 
 
-def _warnings(entry: ClusterEntry, started: Started) -> Iterator[str]:
+def _warnings(entry: ClusterEntry, started: StartReply) -> Iterator[str]:
     if not started.banner:
         yield (f"The gate does not answer: start it with `admin.py gate start {entry.id}`.")
     elif not started.banner.startswith(GATE_BANNER):
@@ -235,7 +241,7 @@ def _warnings(entry: ClusterEntry, started: Started) -> Iterator[str]:
 
 
 def _ends_at_logout() -> bool:
-    """Whether systemd would take this process and its guardian down at logout."""
+    """Whether systemd would take this process and its supervisor down at logout."""
     try:
         done = subprocess.run(
             ["loginctl", "show-session", "--property=KillUserProcesses"],

@@ -1,4 +1,4 @@
-"""Writing what `records` reads, and the audit log beside it; in the administrator's account.
+"""Writes the records that `records` reads, and the audit log beside them; as the administrator.
 
 Files get the group of the folder, because it is setgid, so the portal can read them.
 """
@@ -16,37 +16,37 @@ from lib.model import TunnelState
 from lib.protocol.codec import encode
 
 if TYPE_CHECKING:
-    from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
+    from lib.tunnels.outer.records import TunnelFiles, TunnelRecord
 
 _READABLE = 0o640
 _TRIES, _TRY_S = 10, 0.02
 AUDIT = "audit.jsonl"
 
 
-def write(place: TunnelPlace, record: TunnelRecord) -> None:
+def write(files: TunnelFiles, record: TunnelRecord) -> None:
     """Replace the record, whole or not at all."""
-    part = place.folder / f".{place.cluster}.{os.getpid()}.part"
+    part = files.folder / f".{files.cluster}.{os.getpid()}.part"
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(encode(record))
             os.fchmod(file.fileno(), _READABLE)
-        part.replace(place.record)
+        part.replace(files.record)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
 
 
-def close(place: TunnelPlace, record: TunnelRecord, reason: str) -> TunnelRecord:
+def close(files: TunnelFiles, record: TunnelRecord, reason: str) -> TunnelRecord:
     """Remove the socket and write down that, when and why the tunnel was closed."""
-    place.socket.unlink(missing_ok=True)
+    files.socket.unlink(missing_ok=True)
     closed = replace(record, state=TunnelState.CLOSED, closed_at=time.time(), reason=reason)
-    write(place, closed)
-    note(place, "closed", closed)
+    write(files, closed)
+    note(files, "closed", closed)
     return closed
 
 
-def note(place: TunnelPlace, event: str, record: TunnelRecord) -> None:
+def note(files: TunnelFiles, event: str, record: TunnelRecord) -> None:
     """Append one line to the audit log of the folder."""
     line = {
         "time": time.time(),
@@ -62,21 +62,21 @@ def note(place: TunnelPlace, event: str, record: TunnelRecord) -> None:
         "reason": record.reason,
     }
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    fd = os.open(place.folder / AUDIT, flags, _READABLE)
+    fd = os.open(files.folder / AUDIT, flags, _READABLE)
     try:
         os.write(fd, json.dumps(line).encode() + b"\n")
     finally:
         os.close(fd)
 
 
-def lock(place: TunnelPlace) -> int | None:
-    """Hold the tunnel of this place: a descriptor to keep open, or None while another does.
+def lock(files: TunnelFiles) -> int | None:
+    """Hold the tunnel of these files: a descriptor to keep open, or None while another does.
 
-    It is held from the first step of opening until the guardian has ended. Whoever looks
+    It is held from the first step of opening until the supervisor has ended. Whoever looks
     whether it is held has it for a moment, hence more than one try.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(place.lock, flags, _READABLE)
+    fd = os.open(files.lock, flags, _READABLE)
     os.fchmod(fd, _READABLE)
     for _ in range(_TRIES):
         try:

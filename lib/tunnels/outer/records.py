@@ -4,10 +4,10 @@
       ada/              ada's, group of the portal's account, 2750
         nchc.sock       leads to the gate of cluster nchc; 0660, group of the folder
         nchc.json       `TunnelRecord`, 0640
-        nchc.lock       locked by the guardian while it lives, 0640
+        nchc.lock       locked by the supervisor while it lives, 0640
 
 The portal's account may connect and read, and neither add, replace nor remove anything.
-A tunnel that is open has a record with state "open" and a guardian process that lives.
+A tunnel that is open has a record with state "open" and a supervisor process that lives.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class TunnelRecord:
 
     Args:
         group, person: to whom the tunnel belongs; one of them, or neither.
-        pid, start: the guardian process, and when it started.
+        pid, start: the supervisor process, and when it started.
         login_node: `user@host` it leads to; `gate_port` on its loopback.
         until: when it closes by itself.
         closed_at, reason: once it is closed.
@@ -62,7 +62,7 @@ class TunnelRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class TunnelPlace:
+class TunnelFiles:
     """The two files of one cluster's tunnel in one administrator's folder."""
 
     folder: Path
@@ -99,15 +99,15 @@ class TunnelPlace:
         return record if record.cluster == self.cluster else None
 
 
-def is_open(place: TunnelPlace, record: TunnelRecord) -> bool:
-    """Whether its guardian lives and its time is not over.
+def is_open(files: TunnelFiles, record: TunnelRecord) -> bool:
+    """Whether its supervisor lives and its time is not over.
 
     A portal whose service must not see others' processes (`ProtectProc=invisible`) can
     still ask for the lock.
     """
     if record.state is not TunnelState.OPEN or record.until <= time.time():
         return False
-    return _is_locked(place.lock) or _lives(record)
+    return _is_locked(files.lock) or _lives(record)
 
 
 def _is_locked(file: Path) -> bool:
@@ -134,8 +134,8 @@ def _lives(record: TunnelRecord) -> bool:
     return abs(started - record.start) < _START_SLACK_S
 
 
-def places(tunnels: Path, cluster: ClusterId) -> Iterator[TunnelPlace]:
-    """Where a tunnel to that cluster may be: one place per administrator's folder.
+def tunnel_files(tunnels: Path, cluster: ClusterId) -> Iterator[TunnelFiles]:
+    """Where a tunnel to that cluster may be: one per administrator's folder.
 
     Only folders that belong to root's folder count; a link does not.
     """
@@ -145,12 +145,14 @@ def places(tunnels: Path, cluster: ClusterId) -> Iterator[TunnelPlace]:
         return
     for folder in folders:
         if folder.is_dir() and not folder.is_symlink():
-            yield TunnelPlace(folder, cluster)
+            yield TunnelFiles(folder, cluster)
 
 
-def latest(tunnels: Path, cluster: ClusterId) -> tuple[TunnelPlace, TunnelRecord] | None:
+def latest(tunnels: Path, cluster: ClusterId) -> tuple[TunnelFiles, TunnelRecord] | None:
     """The one tunnel that counts: an open one before a closed one, and then the latest."""
-    found = [(place, record) for place in places(tunnels, cluster) if (record := place.read())]
+    found = [
+        (files, record) for files in tunnel_files(tunnels, cluster) if (record := files.read())
+    ]
     return max(found, key=lambda pr: (is_open(*pr), pr[1].opened_at)) if found else None
 
 
@@ -159,8 +161,8 @@ def find(tunnels: Path, cluster: ClusterId) -> tuple[Tunnel, Path | None]:
     found = latest(tunnels, cluster)
     if found is None:
         return Tunnel(cluster, TunnelState.NONE), None
-    place, record = found
-    opened = is_open(place, record)
+    files, record = found
+    opened = is_open(files, record)
     reason = "" if opened else record.reason or "It has ended without saying why."
     if not opened and record.until <= time.time():
         reason = record.reason or "Its time is over."
@@ -177,9 +179,9 @@ def find(tunnels: Path, cluster: ClusterId) -> tuple[Tunnel, Path | None]:
         closed_at=_moment(record.closed_at) if record.closed_at else None,
         reason=reason,
     )
-    return tunnel, place.socket if opened else None
+    return tunnel, files.socket if opened else None
 
 
 def _moment(seconds: float) -> datetime:
-    # As `lib.store.times`, without the store: guardians live long and should be small.
+    # As `lib.store.times`, without the store: supervisors live long and should be small.
     return datetime.fromtimestamp(seconds, timezone.utc)

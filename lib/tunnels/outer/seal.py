@@ -46,7 +46,7 @@ TWO_FACTORS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SealResult:
     """`key` is the public key that was used ("" where that is not known)."""
 
     seal: Seal
@@ -58,7 +58,7 @@ class _NotTried(Exception):
     """The login node did not accept the key this time."""
 
 
-def try_key(config: Path, keys: Sequence[str], gate_port: int) -> Found:
+def try_key(config: Path, keys: Sequence[str], gate_port: int) -> SealResult:
     """Try what a sealed key must not be able to do.
 
     Args:
@@ -70,12 +70,12 @@ def try_key(config: Path, keys: Sequence[str], gate_port: int) -> Found:
         can += [what for what in _files(config) if what not in can]
         can += _other_ports(config)
     except _NotTried:
-        return Found(Seal.UNKNOWN, "The login node did not answer all that was tried.")
+        return SealResult(Seal.UNKNOWN, "The login node did not answer all that was tried.")
     match = _ACCEPTED.search(said)
     key = next((k for k in keys if match and fingerprint(k) == match.group(1)), "")
     if not can:
-        return Found(Seal.SEALED, "", key)
-    return Found(
+        return SealResult(Seal.SEALED, "", key)
+    return SealResult(
         Seal.UNSEALED,
         f"Whoever takes over this connection, as root on this host can, may {' and '.join(can)}. "
         f"To seal its key, let it stand in the account's authorized_keys as: "

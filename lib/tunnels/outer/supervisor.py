@@ -1,13 +1,13 @@
-"""The process that looks after one tunnel: starts its ssh, keeps it, ends it in time.
+"""The supervisor of one tunnel: starts its ssh, waits for its end, ends it in time.
 
 Run by `opening` as `python -m lib.tunnels.outer.supervisor FD`, with no agent in its
 environment. FD is a socket to `opening`; both sides send lines of JSON:
 
-    Plan →                  what to start
-         ← Started          it is open, or why not
-    Keep →                  what the seal test found; without it the tunnel is closed again
+    StartRequest →               what to start
+                 ← StartReply    it is open, or why not
+    SealReport →                 what the seal test found; without it the tunnel is closed again
 
-ssh is not started with `-f`. It stays a child, and the kernel ends it when the guardian
+ssh is not started with `-f`. It stays a child, and the kernel ends it when the supervisor
 dies in whatever way, so no connection is ever left that nobody counts. While it may ask for a
 password it is the terminal's foreground process group, as under a shell; afterwards it is
 a group in the background that ignores SIGHUP, and logging out does not end it.
@@ -37,7 +37,7 @@ from lib.model import ClusterId, Seal
 from lib.protocol.codec import decode, encode
 from lib.tunnels.outer import record_writer
 from lib.tunnels.outer.admin_ssh import SIGN_IN_TIMEOUT_S
-from lib.tunnels.outer.records import TunnelPlace, TunnelRecord
+from lib.tunnels.outer.records import TunnelFiles, TunnelRecord
 from lib.tunnels.outer.ssh_errors import is_noise, lost
 
 #: For the seal test, which `opening` makes meanwhile.
@@ -54,8 +54,8 @@ _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """`argv` and `env` are ssh's; `record` lacks the guardian's own fields.
+class StartRequest:
+    """`argv` and `env` are ssh's; `record` lacks the supervisor's own fields.
 
     `terminal` tells whether ssh may ask for something there.
     """
@@ -69,7 +69,7 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class StartReply:
     """`said` is what ssh wrote; `banner` what answers at the gate's port ("" is nothing)."""
 
     opened: bool
@@ -80,7 +80,7 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Keep:
+class SealReport:
     """What `opening` found out meanwhile."""
 
     seal: Seal
@@ -91,25 +91,25 @@ def main(link: socket.socket) -> int:
     """Look after one tunnel to its end; the exit code."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    plan = decode(Plan, receive(link, SIGN_IN_TIMEOUT_S))
-    guardian = Guardian(plan)
+    plan = decode(StartRequest, receive(link, SIGN_IN_TIMEOUT_S))
+    supervisor = Supervisor(plan)
     try:
-        started = guardian.open(link)
+        started = supervisor.open(link)
         with contextlib.suppress(OSError):
             link.sendall(encode(started))
         if started.opened:
-            guardian.keep(link)
+            supervisor.keep(link)
     finally:
-        guardian.clear()
+        supervisor.clear()
     return 0
 
 
-class Guardian:
+class Supervisor:
     """One tunnel from its first connection to its record's last word."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: StartRequest) -> None:
         self._plan = plan
-        self._place = TunnelPlace(Path(plan.folder), ClusterId(plan.record.cluster))
+        self._files = TunnelFiles(Path(plan.folder), ClusterId(plan.record.cluster))
         self._record = plan.record
         self._said: deque[str] = deque(maxlen=_KEPT_LINES)
         self._rest = b""
@@ -127,9 +127,9 @@ class Guardian:
 
     # --- opening -----------------------------------------------------------------------
 
-    def open(self, link: socket.socket) -> Started:
+    def open(self, link: socket.socket) -> StartReply:
         """Start ssh and wait until it has signed in and listens; then leave the terminal."""
-        self._place.socket.unlink(missing_ok=True)
+        self._files.socket.unlink(missing_ok=True)
         terminal = foreground_terminal() if self._plan.terminal else None
         self._ssh = subprocess.Popen(
             self._plan.argv,
@@ -150,24 +150,24 @@ class Guardian:
             return fault
         banner = self._banner()
         if not banner and "administratively prohibited" in self._text():
-            return Started(False, self._text())
+            return StartReply(False, self._text())
         self._leave_terminal()
         self._write_opened()
-        return Started(True, self._text(), banner, until=self._record.until)
+        return StartReply(True, self._text(), banner, until=self._record.until)
 
-    def _until_it_listens(self, link: socket.socket) -> Started | None:
+    def _until_it_listens(self, link: socket.socket) -> StartReply | None:
         """None once the socket is there; its being there means that ssh has signed in."""
         deadline = time.monotonic() + SIGN_IN_TIMEOUT_S
-        while not _is_socket(self._place.socket):
+        while not _is_socket(self._files.socket):
             self._read_stderr(_STEP_S)
             if self._ssh is None or self._ssh.poll() is not None:
                 code = self._ssh.returncode if self._ssh else 0
                 self._drain()
-                return Started(False, self._text(), interrupted=code == -signal.SIGINT)
+                return StartReply(False, self._text(), interrupted=code == -signal.SIGINT)
             if self._asked is not None or _is_closed(link):
-                return Started(False, self._text(), interrupted=True)
+                return StartReply(False, self._text(), interrupted=True)
             if time.monotonic() > deadline:
-                return Started(False, f"{self._text()}\nsigning in timed out")
+                return StartReply(False, f"{self._text()}\nsigning in timed out")
         return None
 
     def _banner(self) -> str:
@@ -176,7 +176,7 @@ class Guardian:
             conn.settimeout(BANNER_TIMEOUT_S)
             got = b""
             try:
-                _connect(conn, self._place.socket)
+                _connect(conn, self._files.socket)
                 while b"\n" not in got and len(got) < 255 and (more := conn.recv(255)):
                     got += more
             except TimeoutError:
@@ -199,7 +199,7 @@ class Guardian:
             pid=os.getpid(),
             start=start,
         )
-        record_writer.write(self._place, self._record)
+        record_writer.write(self._files, self._record)
 
     def _leave_terminal(self) -> None:
         self._echo = False
@@ -215,14 +215,14 @@ class Guardian:
     def keep(self, link: socket.socket) -> None:
         """Wait for the end of the tunnel, whatever it is, and write it down."""
         try:
-            found = decode(Keep, receive(link, KEEP_TIMEOUT_S))
+            found = decode(SealReport, receive(link, KEEP_TIMEOUT_S))
         except (OSError, InvalidInput):
             self._close("Opening it was interrupted.")
             return
         self._record = replace(self._record, seal=found.seal, seal_note=found.note)
         with contextlib.suppress(OSError):
-            record_writer.write(self._place, self._record)
-            record_writer.note(self._place, "up", self._record)
+            record_writer.write(self._files, self._record)
+            record_writer.note(self._files, "up", self._record)
         with contextlib.suppress(OSError):
             link.sendall(b"{}\n")
         link.close()
@@ -246,12 +246,12 @@ class Guardian:
     def _close(self, why: str) -> None:
         self.end_ssh()
         with contextlib.suppress(OSError):
-            record_writer.close(self._place, self._record, why)
+            record_writer.close(self._files, self._record, why)
 
     def clear(self) -> None:
         """Whatever has happened: neither connection nor socket stays."""
         self.end_ssh()
-        self._place.socket.unlink(missing_ok=True)
+        self._files.socket.unlink(missing_ok=True)
 
     def end_ssh(self) -> None:
         """End it and the ssh of its jump host, and wait for it."""

@@ -1,4 +1,4 @@
-"""A guardian of an outer tunnel: a process that carries a UNIX socket to a gate's port.
+"""A supervisor of an outer tunnel: a process that carries a UNIX socket to a gate's port.
 
 `open_tunnel` starts one and writes the record beside its socket, as the administrator's side
 does; the inner connection cannot tell it from ssh.
@@ -18,7 +18,7 @@ from tests.fakes.tunnels import write_record
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Guardian:
+class Supervisor:
     """One opening of a tunnel. `kill` ends it without a word, as a crash does."""
 
     def __init__(self, tunnels: Path, cluster: str, port: int, **more: Any) -> None:
@@ -28,7 +28,7 @@ class Guardian:
         socket = folder / f"{cluster}.sock"
         socket.unlink(missing_ok=True)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fakes.guardian", str(socket), str(port)],
+            [sys.executable, "-m", "tests.fakes.supervisor", str(socket), str(port)],
             cwd=ROOT,
             stdout=subprocess.PIPE,
         )

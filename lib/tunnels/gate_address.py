@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
-class TcpReach:
+class TcpAddress:
     """A port that the gate itself listens on (the embedded cluster: loopback)."""
 
     host: str
@@ -15,7 +15,7 @@ class TcpReach:
 
 
 @dataclass(frozen=True, slots=True)
-class SocketReach:
+class SocketAddress:
     """A UNIX socket that leads to the gate: an outer tunnel, or a gate that dialled out.
 
     `opening` tells one opening of it from the next at the same path: an inner connection
@@ -26,4 +26,4 @@ class SocketReach:
     opening: str = ""
 
 
-Reach = TcpReach | SocketReach
+GateAddress = TcpAddress | SocketAddress
