@@ -25,8 +25,8 @@ else:
 
     with script_turns.turn():
         layout.begin()
-        here, user = layout.signed_in()
+        portal, user = layout.signed_in()
         page = st.navigation(layout.pages(user), position="top")
         with layout.in_words():
-            layout.top(here, user)
+            layout.top(portal, user)
         page.run()

@@ -10,9 +10,9 @@ from ui import confirm, layout, sign_ins, tokens
 from ui.text import esc, tag, tags
 
 
-def who(here: Portal, user: User) -> None:
+def who(portal: Portal, user: User) -> None:
     """Name, role and groups of the moment, and the way out."""
-    groups = tags((title, "") for title in here.group_titles(user))
+    groups = tags((title, "") for title in portal.group_titles(user))
     with st.container(border=True, horizontal=True, vertical_alignment="center", key="myself"):
         st.html(
             f'<div class="sb-card-head"><h2>{esc(user.name)}</h2></div>'
@@ -20,32 +20,32 @@ def who(here: Portal, user: User) -> None:
             f'<p class="sb-facts">{esc("Groups" if groups else "You are in no group")}'
             f"{' come from your institute' if groups else ''} · id {esc(user.id)}</p>"
         )
-        sign_ins.sign_out_button(here, user)
+        sign_ins.sign_out_button(portal, user)
 
 
-def parts(here: Portal, user: User) -> None:
+def parts(portal: Portal, user: User) -> None:
     """Everything below the heading."""
-    who(here, user)
+    who(portal, user)
     st.html(
         '<h2 class="sb-section">Where you are signed in</h2>'
         '<p class="sb-facts">Sign out whatever you do not know or no longer use.</p>'
     )
-    sign_ins.show(here, user)
+    sign_ins.show(portal, user)
     st.html(
         '<h2 class="sb-section">Access tokens</h2>'
         '<p class="sb-facts">For programs that use the HTTP API in your name. A token opens no '
         "page and no notebook.</p>"
     )
-    tokens.show(here, user)
+    tokens.show(portal, user)
 
 
 @layout.in_words()
 def main() -> None:
     """The page."""
-    here, user = layout.signed_in()
+    portal, user = layout.signed_in()
     layout.heading("Account", "Who you are here, and what may act in your name.")
     confirm.say()
-    parts(here, user)
+    parts(portal, user)
 
 
 main()

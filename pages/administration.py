@@ -43,27 +43,27 @@ def leave_part() -> None:
     st.query_params.clear()
 
 
-def people(here: Portal, user: User) -> None:
+def people(portal: Portal, user: User) -> None:
     """A search over everybody."""
     st.session_state.setdefault("people-text", st.query_params.get("text", "")[:200])
     sought = st.text_input(
         "Name, e-mail address or id", key="people-text", icon=":material/search:", width=320
     )
     to_address("text", sought.strip())
-    admin_people.show(here, user, sought.strip())
+    admin_people.show(portal, user, sought.strip())
 
 
-def administrator(here: Portal, user: User) -> None:
+def administrator(portal: Portal, user: User) -> None:
     """All parts."""
     match part():
         case "people":
-            people(here, user)
+            people(portal, user)
         case "announcements":
-            admin_announcements.show(here, user)
+            admin_announcements.show(portal, user)
         case "audit":
-            admin_audit.show(here, user)
+            admin_audit.show(portal, user)
         case _:
-            admin_work.show(here, user)
+            admin_work.show(portal, user)
 
 
 SAYS = {
@@ -76,14 +76,14 @@ SAYS = {
 @layout.in_words()
 def main() -> None:
     """The page."""
-    here, user = layout.signed_in()
+    portal, user = layout.signed_in()
     layout.heading(layout.OFFICE_TITLES.get(user.role, "Administration"), SAYS[user.role])
     confirm.say()
-    here.office.names(user)  # Refused for whoever has nothing to look for here
+    portal.office.names(user)  # Refused for whoever has nothing to look for here
     if user.role is Role.ADMINISTRATOR:
-        administrator(here, user)
+        administrator(portal, user)
     else:
-        admin_work.show(here, user)
+        admin_work.show(portal, user)
 
 
 main()

@@ -14,10 +14,10 @@ EVERY_S = 5.0
 
 
 @st.fragment(run_every=EVERY_S)
-def show_cards(here: Portal, user: User) -> None:
+def show_cards(portal: Portal, user: User) -> None:
     """All cards; drawn again and again without touching the rest of the page."""
     try:
-        clusters, modules = here.all_clusters(user), here.modules(user)
+        clusters, modules = portal.all_clusters(user), portal.modules(user)
     except SceneBridgeError as exc:
         layout.problem(exc)
         return
@@ -33,9 +33,9 @@ def show_cards(here: Portal, user: User) -> None:
 @layout.in_words()
 def main() -> None:
     """The page."""
-    here, user = layout.signed_in()
+    portal, user = layout.signed_in()
     layout.heading("Clusters", "Where work can run, what is free there, and who can mend what.")
-    show_cards(here, user)
+    show_cards(portal, user)
 
 
 main()

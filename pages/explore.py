@@ -18,12 +18,12 @@ from ui.text import count
 MAP_HEIGHT = 560
 
 
-def chosen_scenes(here: Portal, user: User) -> tuple[Scene, ...]:
+def chosen_scenes(portal: Portal, user: User) -> tuple[Scene, ...]:
     """The scenes of the choice; ids that are not known here are said and forgotten."""
     found: list[Scene] = []
     for scene_id in explore_state.current().scenes:
         try:
-            found.append(here.scene(user, SceneId(scene_id)))
+            found.append(portal.scene(user, SceneId(scene_id)))
         except NotFound:
             explore_state.add_problem(f"The scene “{scene_id}” is not known here and was left out.")
     explore_state.keep(tuple(found))
@@ -41,7 +41,7 @@ def show_problems() -> None:
 
 
 def show_search(
-    here: Portal, user: User, scenes: tuple[Scene, ...], platforms: Mapping[str, str]
+    portal: Portal, user: User, scenes: tuple[Scene, ...], platforms: Mapping[str, str]
 ) -> None:
     """The map and the table of what the filters find."""
     choice = explore_state.current()
@@ -58,7 +58,7 @@ def show_search(
     )
     scene_map.show(state, key="explore-map", height=MAP_HEIGHT, on_event=explore_state.on_event)
     try:
-        hits = here.search(user, choice.query(limit=1))
+        hits = portal.search(user, choice.query(limit=1))
         st.caption(count(hits.total, "scene matches", "scenes match") + " these filters.")
     except SceneBridgeError as exc:
         layout.problem(exc)
@@ -70,21 +70,21 @@ def show_search(
 @layout.in_words()
 def main() -> None:
     """The page."""
-    here, user = layout.signed_in()
+    portal, user = layout.signed_in()
     from_link = explore_state.read_address()
     layout.heading("Explore", "Choose scenes, a detection module and a cluster.")
     problems = st.container()
-    platforms = here.platforms(user)
+    platforms = portal.platforms(user)
     search_filters.show(platforms)
-    scenes = chosen_scenes(here, user)
+    scenes = chosen_scenes(portal, user)
     if from_link:
         explore_state.look_at(union([s.bbox for s in scenes]) or explore_state.current().area)
     left, right = st.columns([5, 2.4], gap="medium")
     with right:  # first, since a press of a button leaves this page
         selected_scenes.show(scenes, dict(platforms))
-        launch_form.show(here, user, scenes)
+        launch_form.show(portal, user, scenes)
     with left:
-        show_search(here, user, scenes, dict(platforms))
+        show_search(portal, user, scenes, dict(platforms))
     with problems:
         show_problems()
     explore_state.write_address()

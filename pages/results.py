@@ -14,9 +14,9 @@ from ui.result_filter import Filter
 from ui.text import md
 
 
-def choose_run(here: Portal, user: User) -> Run | None:
+def choose_run(portal: Portal, user: User) -> Run | None:
     """The run of the address, or the newest; None where there is none at all."""
-    runs = {str(r.id): r for r in here.runs(user)}
+    runs = {str(r.id): r for r in portal.runs(user)}
     wish = st.query_params.get("run", "")
     if wish and wish not in runs:
         layout.notice("The run of this link is not known here, or it is not yours.", "bad")
@@ -50,51 +50,51 @@ def choose_run(here: Portal, user: User) -> Run | None:
     return runs[name]
 
 
-def scenes_of(here: Portal, user: User, run: Run) -> tuple[Scene, ...]:
+def scenes_of(portal: Portal, user: User, run: Run) -> tuple[Scene, ...]:
     """The run's scenes that are still in the catalogue."""
     scenes = []
     for entry in run.scenes:
         with suppress(NotFound):
-            scenes.append(here.scene(user, SceneId(entry.scene)))
+            scenes.append(portal.scene(user, SceneId(entry.scene)))
     return tuple(scenes)
 
 
-def matching(here: Portal, user: User, run: Run, chosen: Filter) -> int:
+def matching(portal: Portal, user: User, run: Run, chosen: Filter) -> int:
     """How many detections of the run pass the filter."""
     if chosen.min_score:
         scene = SceneId(chosen.scene) if chosen.scene else None
         klass, score = chosen.klass or None, chosen.min_score
         return len(
-            here.detections(user, run.id, scene=scene, klass=klass, min_score=score, limit=None)
+            portal.detections(user, run.id, scene=scene, klass=klass, min_score=score, limit=None)
         )
     return sum(
         n
-        for (scene, klass), n in here.detection_counts(user, run.id).items()
+        for (scene, klass), n in portal.detection_counts(user, run.id).items()
         if chosen.scene in ("", scene) and chosen.klass in ("", klass)
     )
 
 
-def show_run(here: Portal, user: User, run_id: RunId) -> None:
+def show_run(portal: Portal, user: User, run_id: RunId) -> None:
     """Everything about one run; drawn again every second until it is over."""
-    run = here.run(user, run_id)
-    scenes = scenes_of(here, user, run)
-    module = next((m for m in here.modules(user) if m.id == run.module), None)
+    run = portal.run(user, run_id)
+    scenes = scenes_of(portal, user, run)
+    module = next((m for m in portal.modules(user) if m.id == run.module), None)
     titles = {str(s.id): s.title for s in scenes}
-    counts = here.detection_counts(user, run.id)
+    counts = portal.detection_counts(user, run.id)
     summary = st.container()
     chosen = result_filter.show(run, module, sorted({k for _, k in counts}), titles)
     with summary:
-        st.html(results_summary.figures(run, module, matching(here, user, run, chosen)))
+        st.html(results_summary.figures(run, module, matching(portal, user, run, chosen)))
         if not run.state.over:
             st.caption(md(results_summary.progress_text(run)))
         if run.reachability is Reachability.UNKNOWN and not run.state.over:
-            cluster = next((c for c in here.all_clusters(user) if c.id == run.cluster), None)
+            cluster = next((c for c in portal.all_clusters(user) if c.id == run.cluster), None)
             layout.notice(work_status.unknown_text(run, cluster))
         for text in results_summary.failures(run.scenes)[:5]:
             layout.notice(text, "bad")
         if module and module.score_meaning:
             st.caption(f"Score: {md(module.score_meaning)}")
-    results_view.show(here, user, run, chosen, scenes, module)
+    results_view.show(portal, user, run, chosen, scenes, module)
     with st.expander("Scenes and what was searched", expanded=run.objects == 0):
         synthetic = frozenset(str(s.id) for s in scenes if s.synthetic)
         st.html(results_summary.scenes_table(run, titles, synthetic))
@@ -103,20 +103,20 @@ def show_run(here: Portal, user: User, run_id: RunId) -> None:
 @layout.in_words()
 def main() -> None:
     """The page."""
-    here, user = layout.signed_in()
+    portal, user = layout.signed_in()
     layout.heading("Results", "What the modules found, best first.")
-    run = choose_run(here, user)
+    run = choose_run(portal, user)
     if run is None:
         return
     if run.state.over:
-        show_run(here, user, run.id)
+        show_run(portal, user, run.id)
         return
 
     @st.fragment(run_every=1.0)
     def ticking() -> None:
         try:
-            show_run(here, user, run.id)
-            finished = here.run(user, run.id).state.over
+            show_run(portal, user, run.id)
+            finished = portal.run(user, run.id).state.over
         except SceneBridgeError as exc:
             layout.problem(exc)
             return

@@ -21,21 +21,21 @@ SOON_S, LATER_S = 1.0, 3.0
 _DRAWN, _FRESH, _PACE, _SHOWN = "work-drawn", "work-fresh", "work-pace", "earlier-shown"
 
 
-def all_work(here: Portal, user: User) -> tuple[Desk, list[Work]]:
+def all_work(portal: Portal, user: User) -> tuple[Desk, list[Work]]:
     """Sessions, and runs that are not inside one; newest first."""
-    runs = here.runs(user)
-    work: list[Work] = [*here.sessions(user), *(r for r in runs if r.session is None)]
+    runs = portal.runs(user)
+    work: list[Work] = [*portal.sessions(user), *(r for r in runs if r.session is None)]
     work.sort(key=lambda w: w.created_at, reverse=True)
-    return Desk.of(here, user, runs), work
+    return Desk.of(portal, user, runs), work
 
 
-def notebook_here(here: Portal, user: User) -> None:
+def notebook_here(portal: Portal, user: User) -> None:
     """The notebook that was opened inside this page; outside the ticking part, so it stays."""
     session_id = st.session_state.get("notebook-here")
     if not session_id:
         return
     try:
-        session = here.session(user, SessionId(session_id))
+        session = portal.session(user, SessionId(session_id))
     except SceneBridgeError as exc:
         layout.problem(exc)
         return
@@ -47,7 +47,7 @@ def notebook_here(here: Portal, user: User) -> None:
         if st.button("Close", key="close-here", icon=":material/close:"):
             st.session_state.pop("notebook-here", None)
             st.rerun()
-    st.iframe(here.notebook_path(session), height=NOTEBOOK_HEIGHT, alt="JupyterLab")
+    st.iframe(portal.notebook_path(session), height=NOTEBOOK_HEIGHT, alt="JupyterLab")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ class Picture:
     problem: str = ""
 
 
-def take(here: Portal, user: User) -> Picture:
+def take(portal: Portal, user: User) -> Picture:
     """How the page looks now. Raises SceneBridgeError."""
-    desk, work = all_work(here, user)
+    desk, work = all_work(portal, user)
     time = now()
     live = [w for w in work if not work_status.over(w)]
     ended = [w for w in work if work_status.over(w)]
@@ -88,10 +88,10 @@ def _moves(desk: Desk, work: Work) -> bool:
 
 
 @st.fragment
-def show_cards(here: Portal, user: User) -> None:
+def show_cards(portal: Portal, user: User) -> None:
     """All cards. A press of one of their buttons draws them again and not the rest."""
     try:
-        picture = st.session_state[_DRAWN] = take(here, user)
+        picture = st.session_state[_DRAWN] = take(portal, user)
     except SceneBridgeError as exc:
         st.session_state[_DRAWN] = Picture(problem=exc.message)
         layout.problem(exc)
@@ -112,23 +112,23 @@ def show_cards(here: Portal, user: User) -> None:
         )
         return
     for one in picture.live:
-        work_cards.show(here, user, one)
+        work_cards.show(portal, user, one)
     if not picture.live:
         layout.empty("Nothing runs at the moment", "What has ended is below; Explore starts more.")
     if picture.ended:
         st.html('<h2 class="sb-section">Ended</h2>')
         for one in picture.ended:
-            work_cards.show(here, user, one)
+            work_cards.show(portal, user, one)
         if picture.more:
             st.button(f"Show more ({picture.more} not shown)", on_click=show_more)
 
 
-def watch(here: Portal, user: User) -> None:
+def watch(portal: Portal, user: User) -> None:
     """Draws nothing; where the page would look different now, it is drawn again."""
     if st.session_state.pop(_FRESH, False):
         return
     try:
-        picture = take(here, user)
+        picture = take(portal, user)
     except SceneBridgeError as exc:
         picture = Picture(problem=exc.message)
     if picture != st.session_state.get(_DRAWN):
@@ -143,15 +143,15 @@ def show_more() -> None:
 @layout.in_words()
 def main() -> None:
     """The page."""
-    here, user = layout.signed_in()
+    portal, user = layout.signed_in()
     layout.heading("Work", "Closing the browser changes nothing: the cluster goes on.")
     clocks.run()
-    notebook_here(here, user)
+    notebook_here(portal, user)
     st.session_state.pop(_PACE, None)
-    show_cards(here, user)
+    show_cards(portal, user)
     st.session_state[_PACE] = st.session_state[_DRAWN].every_s
     st.session_state[_FRESH] = True
-    st.fragment(watch, run_every=st.session_state[_PACE])(here, user)
+    st.fragment(watch, run_every=st.session_state[_PACE])(portal, user)
 
 
 main()

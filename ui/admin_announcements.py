@@ -30,9 +30,9 @@ _KINDS = {AnnouncementKind.INFO: "good", AnnouncementKind.WARNING: "warn"}
 _LONGEST = 500
 
 
-def show(here: Portal, user: User) -> None:
+def show(portal: Portal, user: User) -> None:
     """What stands above every page now, and the form for more."""
-    current = here.office.announcements(user)
+    current = portal.office.announcements(user)
     if current:
         data_table.show(
             "Announcements that are shown now",
@@ -55,7 +55,7 @@ def show(here: Portal, user: User) -> None:
         )
     else:
         layout.empty("Nothing is announced", "What you write here stands above every page.")
-    _form(here, user)
+    _form(portal, user)
     action, number = confirm.asked()
     text = next((a.text for a in current if str(a.id) == number), "")
     if action == _END and text:
@@ -63,12 +63,12 @@ def show(here: Portal, user: User) -> None:
             "End this announcement?",
             f"“{md(text)}” is shown to nobody any more.",
             "End it",
-            partial(here.office.end_announcement, user, int(number)),
+            partial(portal.office.end_announcement, user, int(number)),
             done="The announcement has ended.",
         )
 
 
-def _form(here: Portal, user: User) -> None:
+def _form(portal: Portal, user: User) -> None:
     with st.form("new-announcement"):
         st.html('<h2 class="sb-section">New announcement</h2>')
         st.text_area("Text", key="news-text", max_chars=_LONGEST, height=90)
@@ -77,16 +77,18 @@ def _form(here: Portal, user: User) -> None:
                 "Kind", list(WORDS), format_func=WORDS.__getitem__, key="news-kind", width=180
             )
             st.selectbox("Shown for", list(LASTS_S), index=2, key="news-lasts", width=180)
-            st.form_submit_button("Announce", type="primary", on_click=_announce, args=(here, user))
+            st.form_submit_button(
+                "Announce", type="primary", on_click=_announce, args=(portal, user)
+            )
         problem = layout.once().pop(_FAILED, "")
         if problem:
             layout.notice(problem, "bad")
 
 
-def _announce(here: Portal, user: User) -> None:
+def _announce(portal: Portal, user: User) -> None:
     text, kind, lasts = (st.session_state[f"news-{name}"] for name in ("text", "kind", "lasts"))
     try:
-        here.office.announce(user, text, kind, LASTS_S[lasts])
+        portal.office.announce(user, text, kind, LASTS_S[lasts])
     except SceneBridgeError as exc:
         layout.once()[_FAILED] = exc.message
         return

@@ -21,13 +21,13 @@ _BEFORE = "audit-before"
 _ANY = ""
 
 
-def show(here: Portal, user: User) -> None:
+def show(portal: Portal, user: User) -> None:
     """The filter, a page of lines newest first, and the way to older ones."""
-    names = {str(who): name for who, name in here.office.names(user).items()}
-    chosen = _filter(names, here.office.audit_actions(user))
+    names = {str(who): name for who, name in portal.office.names(user).items()}
+    chosen = _filter(names, portal.office.audit_actions(user))
     for name, value in chosen.address().items():
         to_address(name, value)
-    found = here.office.audit(user, chosen.query(), limit=PAGE + 1)
+    found = portal.office.audit(user, chosen.query(), limit=PAGE + 1)
     if not found:
         layout.empty("No line matches", "Search for less, or over more days.")
     else:

@@ -19,10 +19,10 @@ _ACTIONS = {"sign-out": _SIGN_OUT, "block": _BLOCK, "unblock": _UNBLOCK}
 _ROLE_KINDS = {Role.ADMINISTRATOR: "warn", Role.LEAD: "good"}
 
 
-def show(here: Portal, user: User, sought: str) -> None:
+def show(portal: Portal, user: User, sought: str) -> None:
     """Those in whose name, e-mail address, provider or id the text `sought` stands."""
-    people, groups = here.office.people(user), here.office.groups(user)
-    _question(here, user, people)
+    people, groups = portal.office.people(user), portal.office.groups(user)
+    _question(portal, user, people)
     found = [p for p in people if _has(p, sought)]
     if not found:
         layout.empty("Nobody matches", "Search for a part of a name, an e-mail address or an id.")
@@ -68,7 +68,7 @@ def _row(person: Person, groups: Mapping[str, str], asker: User) -> Row:
     )
 
 
-def _question(here: Portal, user: User, people: tuple[Person, ...]) -> None:
+def _question(portal: Portal, user: User, people: tuple[Person, ...]) -> None:
     action, who = confirm.asked()
     person = next((p for p in people if p.user.id == who), None)
     if person is None:
@@ -80,7 +80,7 @@ def _question(here: Portal, user: User, people: tuple[Person, ...]) -> None:
             f"{name} is signed out in {count(person.logins, 'browser')}. Open pages and "
             "notebooks close at once; what runs goes on. They can sign in again.",
             "Sign out everywhere",
-            partial(here.office.sign_out_everywhere, user, UserId(who)),
+            partial(portal.office.sign_out_everywhere, user, UserId(who)),
             done="Signed out everywhere.",
         )
     elif action == _BLOCK:
@@ -89,7 +89,7 @@ def _question(here: Portal, user: User, people: tuple[Person, ...]) -> None:
             f"{name} is signed out at once, cannot sign in again, and their access tokens are "
             "withdrawn. Their notebooks and runs go on until somebody stops them.",
             "Block",
-            partial(here.office.block, user, UserId(who), blocked=True),
+            partial(portal.office.block, user, UserId(who), blocked=True),
             done="Blocked.",
         )
     elif action == _UNBLOCK:
@@ -97,6 +97,6 @@ def _question(here: Portal, user: User, people: tuple[Person, ...]) -> None:
             "Let this person in again?",
             f"{name} can sign in again. Access tokens that were withdrawn stay withdrawn.",
             "Unblock",
-            partial(here.office.block, user, UserId(who), blocked=False),
+            partial(portal.office.block, user, UserId(who), blocked=False),
             done="They can sign in again.",
         )

@@ -21,20 +21,20 @@ _BAD = {"FAILED", "PARTIAL"}
 _COLUMNS = ("What", "Owner", "Cluster", "Module", "State", "Since")
 
 
-def show(here: Portal, user: User) -> None:
+def show(portal: Portal, user: User) -> None:
     """What lives and what has ended lately; drawn again every few seconds."""
-    _question(here, user)
-    _tables(here, user)
+    _question(portal, user)
+    _tables(portal, user)
 
 
 @st.fragment(run_every=5.0)
-def _tables(here: Portal, user: User) -> None:
+def _tables(portal: Portal, user: User) -> None:
     confirm.whole_page()
     try:
-        work = here.office.work(user)
-        names = here.office.names(user)
-        clusters = {str(c.id): c.title for c in here.all_clusters(user)}
-        modules = {str(m.id): m.title for m in here.modules(user)}
+        work = portal.office.work(user)
+        names = portal.office.names(user)
+        clusters = {str(c.id): c.title for c in portal.all_clusters(user)}
+        modules = {str(m.id): m.title for m in portal.modules(user)}
     except SceneBridgeError as exc:
         layout.problem(exc)
         return
@@ -87,15 +87,15 @@ def _state(work: Work) -> tuple[str, str]:
     return name.capitalize(), "good" if name in _GOOD else "bad" if name in _BAD else ""
 
 
-def _question(here: Portal, user: User) -> None:
+def _question(portal: Portal, user: User) -> None:
     action, work_id = confirm.asked()
     if action != _STOP:
         return
-    work = next((w for w in here.office.work(user) if str(w.id) == work_id), None)
+    work = next((w for w in portal.office.work(user) if str(w.id) == work_id), None)
     if work is None or work_status.over(work):
         confirm.forget()
         return
-    owner = here.office.names(user).get(work.owner, str(work.owner))
+    owner = portal.office.names(user).get(work.owner, str(work.owner))
     kept = (
         "Running kernels end and what they hold in memory is lost. Files are kept, and the "
         "owner can start the notebook again."
@@ -107,6 +107,6 @@ def _question(here: Portal, user: User) -> None:
         "Stop this notebook?" if isinstance(work, Session) else "Stop this run?",
         f"**{md(work.title)}** of **{md(owner)}**. {kept}",
         "Stop now",
-        partial(here.stop, user, thing),
+        partial(portal.stop, user, thing),
         done="It is being stopped.",
     )

@@ -14,10 +14,10 @@ WORDS = {AnnouncementKind.INFO: "Announcement", AnnouncementKind.WARNING: "Impor
 
 
 @st.fragment(run_every=20.0)
-def show(here: Portal, user: User) -> None:
+def show(portal: Portal, user: User) -> None:
     """All that this browser session has not dismissed; new ones arrive by themselves."""
     try:
-        current = here.office.announcements(user)
+        current = portal.office.announcements(user)
     except SceneBridgeError:
         return  # it cannot be asked now; the page itself says so
     dismissed: set[int] = st.session_state.setdefault(_DISMISSED, set())

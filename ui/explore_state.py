@@ -68,33 +68,33 @@ def read_address() -> bool:
     True when it was taken over. An empty address keeps the choice: so it is when one
     comes back from another page.
     """
-    here = {name: st.query_params.get_all(name) for name in st.query_params}
-    if here == st.session_state.get(_WRITTEN):
+    address = {name: st.query_params.get_all(name) for name in st.query_params}
+    if address == st.session_state.get(_WRITTEN):
         st.session_state.pop(_LATELY, None)  # it has caught up: an older one is a step back
         return False
-    if not here or _is_behind(here):
+    if not address or _is_behind(address):
         return False
-    st.session_state[_CHOICE], st.session_state[_PROBLEMS] = parse(here)
+    st.session_state[_CHOICE], st.session_state[_PROBLEMS] = parse(address)
     st.session_state[_EPOCH] = st.session_state.get(_EPOCH, 0) + 1
-    st.session_state[_WRITTEN] = here
+    st.session_state[_WRITTEN] = address
     return True
 
 
-def _is_behind(here: Query) -> bool:
+def _is_behind(address: Query) -> bool:
     """Whether the browser only has not shown yet what this page wrote since."""
     lately: tuple[tuple[float, Query], ...] = st.session_state.get(_LATELY, ())
-    return any(written == here and time.monotonic() < until for until, written in lately)
+    return any(written == address and time.monotonic() < until for until, written in lately)
 
 
 def write_address() -> None:
     """Mirror the choice in the address."""
-    here = {name: st.query_params.get_all(name) for name in st.query_params}
+    address = {name: st.query_params.get_all(name) for name in st.query_params}
     query = format_(current())
     before = st.session_state.get(_WRITTEN)
     if before and query != before:
         lately = st.session_state.get(_LATELY, ())[-_MOST_BEHIND:]
         st.session_state[_LATELY] = (*lately, (time.monotonic() + _BEHIND_S, before))
-    if query != here:
+    if query != address:
         st.query_params.from_dict(query)
     st.session_state[_WRITTEN] = query
 

@@ -31,13 +31,13 @@ NO_ISOLATION = "no isolation, for trying out"
 WALLTIMES_S = tuple(m * 60 for m in (15, 30, 60, 120, 240, 480, 720, 1440, 2880, 4320, 7200, 10080))
 
 
-def show(here: Portal, user: User, scenes: Sequence[Scene]) -> None:
+def show(portal: Portal, user: User, scenes: Sequence[Scene]) -> None:
     """Draw the form; a press of a button starts the work and goes to the Work page."""
-    module = _module(here.fits(user, tuple(s.id for s in scenes)))
+    module = _module(portal.fits(user, tuple(s.id for s in scenes)))
     if module is None:
         return
     filled = _params(module)
-    cluster = _cluster(here, user, module)
+    cluster = _cluster(portal, user, module)
     if cluster is None:
         return
     resources = _resources(cluster)
@@ -50,7 +50,7 @@ def show(here: Portal, user: User, scenes: Sequence[Scene]) -> None:
         cluster=ClusterId(cluster.id),
         resources=resources,
     )
-    _buttons(here, user, request, filled.problems)
+    _buttons(portal, user, request, filled.problems)
 
 
 def _module(fits: Sequence[Fit]) -> Module | None:
@@ -115,8 +115,8 @@ def _params(module: Module) -> schema_form.Filled:
 # --- where --------------------------------------------------------------------------
 
 
-def _cluster(here: Portal, user: User, module: Module) -> Cluster | None:
-    clusters = here.clusters(user)
+def _cluster(portal: Portal, user: User, module: Module) -> Cluster | None:
+    clusters = portal.clusters(user)
     st.html('<h2 class="sb-section">Cluster</h2>')
     offer = {str(c.id): c for c in clusters if _offers(c, module)}
     wish = explore_state.current().cluster
@@ -126,7 +126,7 @@ def _cluster(here: Portal, user: User, module: Module) -> Cluster | None:
         )
     if not offer:
         layout.notice(_nobody(clusters, module))
-        _wait_for_offer(here, user, module)
+        _wait_for_offer(portal, user, module)
         return None
     names = list(offer)
     picked = st.radio(
@@ -148,9 +148,9 @@ def _offers(cluster: Cluster, module: Module) -> bool:
 
 
 @st.fragment(run_every=2.0)
-def _wait_for_offer(here: Portal, user: User, module: Module) -> None:
+def _wait_for_offer(portal: Portal, user: User, module: Module) -> None:
     """Draw the page again once a cluster offers the module: gates are asked all the time."""
-    if any(_offers(c, module) for c in here.clusters(user)):
+    if any(_offers(c, module) for c in portal.clusters(user)):
         st.rerun()
 
 
@@ -259,11 +259,11 @@ def preset_text(preset: Preset) -> str:
 # --- the buttons ---------------------------------------------------------------------
 
 
-def _buttons(here: Portal, user: User, request: LaunchRequest, problems: Sequence[str]) -> None:
+def _buttons(portal: Portal, user: User, request: LaunchRequest, problems: Sequence[str]) -> None:
     stand = list(problems)
     if request.scenes and not stand:
         try:
-            here.check_launch(user, request)
+            portal.check_launch(user, request)
         except SceneBridgeError as exc:
             stand.append(exc.message)
     for text in stand:
@@ -288,15 +288,15 @@ def _buttons(here: Portal, user: User, request: LaunchRequest, problems: Sequenc
             help="Only the module runs; the detections appear in Results.",
         )
     if note or run:
-        _start(here, user, request, notebook=note)
+        _start(portal, user, request, notebook=note)
 
 
-def _start(here: Portal, user: User, request: LaunchRequest, *, notebook: bool) -> None:
+def _start(portal: Portal, user: User, request: LaunchRequest, *, notebook: bool) -> None:
     try:
         if notebook:
-            here.open_notebook(user, request)
+            portal.open_notebook(user, request)
         else:
-            here.start_run(user, request)
+            portal.start_run(user, request)
     except SceneBridgeError as exc:
         layout.problem(exc)
         return

@@ -73,12 +73,12 @@ def link(page: str) -> Any:
     return st.Page(page, **cast(Any, kind))
 
 
-def top(here: facade.Portal, user: User) -> None:
+def top(portal: facade.Portal, user: User) -> None:
     """What stands above every page: who is signed in, and what everybody is told."""
     _watch(key="sign-in-watch", data={"user": str(user.id)})
     with st.container(key="who"):
         st.page_link(link(ACCOUNT), label=md(user.name), icon=":material/person:")
-    announcements.show(here, user)
+    announcements.show(portal, user)
 
 
 def once() -> dict[str, Any]:
@@ -101,8 +101,8 @@ def signed_in() -> tuple[facade.Portal, User]:
         st.navigation(pages(), position="top")
         st.rerun()
     try:
-        here = facade.current()
-        user = here.user_of_browser(st.context.cookies, st.context.headers)
+        portal = facade.current()
+        user = portal.user_of_browser(st.context.cookies, st.context.headers)
     except SceneBridgeError as exc:
         problem(exc)
         st.stop()
@@ -112,7 +112,7 @@ def signed_in() -> tuple[facade.Portal, User]:
         # Streamlit hands a session's state to whoever knows its id: not to somebody else.
         st.session_state.clear()
         st.session_state.update({_USER: user.id, _BEGUN: True})
-    return here, user
+    return portal, user
 
 
 @contextmanager

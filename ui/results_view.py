@@ -33,7 +33,7 @@ def on_map(event: Event) -> None:
 
 
 def show(
-    here: Portal,
+    portal: Portal,
     user: User,
     run: Run,
     chosen: Filter,
@@ -42,7 +42,7 @@ def show(
 ) -> None:
     """The wall beside the map, and the table below."""
     limit = st.session_state.get(f"results-limit-{run.id}", STEP)
-    found = here.detections(
+    found = portal.detections(
         user,
         run.id,
         scene=SceneId(chosen.scene) if chosen.scene else None,
@@ -53,7 +53,7 @@ def show(
     more, found = len(found) > limit, found[:limit]
     synthetic = frozenset(str(s.id) for s in scenes if s.synthetic)
     mark = st.query_params.get("mark", "")
-    marked = _marked(here, user, run, mark, found)
+    marked = _marked(portal, user, run, mark, found)
     left, right = st.columns([1, 1], gap="medium")
     with right:
         result_map.show(
@@ -110,7 +110,7 @@ def _show_more(run_id: str, limit: int) -> None:
 
 
 def _marked(
-    here: Portal, user: User, run: Run, mark: str, found: Sequence[Detection]
+    portal: Portal, user: User, run: Run, mark: str, found: Sequence[Detection]
 ) -> Detection | None:
     """The marked detection, also when the filter or the limit hides its chip."""
     wanted = chip_grid.read_mark(mark)
@@ -119,7 +119,7 @@ def _marked(
     scene, n = wanted
     candidates = [d for d in found if (str(d.scene), d.n) == (scene, n)]
     if not candidates:
-        every = here.detections(user, run.id, scene=SceneId(scene), limit=None)
+        every = portal.detections(user, run.id, scene=SceneId(scene), limit=None)
         candidates = [d for d in every if d.n == n]
     return candidates[0] if candidates else None
 

@@ -16,16 +16,16 @@ from ui.user_agent import browser_name
 _EVERYWHERE = "sign-out-everywhere"
 
 
-def show(here: Portal, user: User) -> None:
+def show(portal: Portal, user: User) -> None:
     """The user's own sign-ins; the one that looks is marked, and has its button above."""
-    logins = here.account.logins(user)
+    logins = portal.account.logins(user)
     data_table.show(
         "Browsers in which you are signed in",
         ("Browser", "Network address", "Since", "Last act", "Ends at the latest"),
         [_row(login, this=user.via == f"login:{login.id}") for login in logins],
         key="sign-ins",
         on_press=lambda login_id, _: confirm.carry_out(
-            partial(here.account.end_login, user, login_id), "Signed out there."
+            partial(portal.account.end_login, user, login_id), "Signed out there."
         ),
     )
     st.button(
@@ -42,20 +42,20 @@ def show(here: Portal, user: User) -> None:
             "them close at once, but go on running with everything they hold: sign in again "
             "and open them from Work. Access tokens stay.",
             "Sign out everywhere",
-            partial(here.account.sign_out_everywhere, user),
+            partial(portal.account.sign_out_everywhere, user),
             done="You are signed out.",
             key="sign-out-everywhere-now",
         )
 
 
-def sign_out_button(here: Portal, user: User) -> None:
+def sign_out_button(portal: Portal, user: User) -> None:
     """Sign this browser out; it then goes to the sign-in page by itself."""
     st.button(
         "Sign out",
         key="sign-out",
         icon=":material/logout:",
         on_click=confirm.carry_out,
-        args=(partial(here.account.sign_out, user), "You are signed out."),
+        args=(partial(portal.account.sign_out, user), "You are signed out."),
     )
 
 

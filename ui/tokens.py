@@ -22,9 +22,9 @@ SCOPE_WORDS = {TokenScope.READ: "read", TokenScope.LAUNCH: "launch"}
 _secret = components.load("secret")
 
 
-def show(here: Portal, user: User) -> None:
+def show(portal: Portal, user: User) -> None:
     """The list, the token that was just made, and the form for another."""
-    tokens = here.account.tokens(user)
+    tokens = portal.account.tokens(user)
     _made()
     if tokens:
         data_table.show(
@@ -36,7 +36,7 @@ def show(here: Portal, user: User) -> None:
         )
     else:
         layout.empty("No access token", "A program needs one to use the HTTP API in your name.")
-    _form(here, user)
+    _form(portal, user)
     action, token_id = confirm.asked()
     name = next((t.name for t in tokens if t.id == token_id), "")
     if action == _WITHDRAW and name:
@@ -44,7 +44,7 @@ def show(here: Portal, user: User) -> None:
             "Withdraw this token?",
             f"Programs that use **{md(name)}** are refused from now on. This cannot be undone.",
             "Withdraw",
-            partial(here.account.withdraw_token, user, token_id),
+            partial(portal.account.withdraw_token, user, token_id),
             done="The token counts no more.",
         )
 
@@ -63,7 +63,7 @@ def _row(token: AccessToken) -> Row:
     )
 
 
-def _form(here: Portal, user: User) -> None:
+def _form(portal: Portal, user: User) -> None:
     for name, value in (("name", ""), ("read", True), ("launch", False), ("days", USUAL_DAYS)):
         st.session_state.setdefault(f"token-{name}", value)
     with st.form("new-token", enter_to_submit=True):
@@ -77,18 +77,18 @@ def _form(here: Portal, user: User) -> None:
             )
         st.checkbox("Read: search scenes, follow work, fetch results", key="token-read")
         st.checkbox("Launch: start and stop notebooks and runs", key="token-launch")
-        st.form_submit_button("Create token", type="primary", on_click=_create, args=(here, user))
+        st.form_submit_button("Create token", type="primary", on_click=_create, args=(portal, user))
         problem = layout.once().pop(_FAILED, "")
         if problem:
             layout.notice(problem, "bad")
 
 
-def _create(here: Portal, user: User) -> None:
+def _create(portal: Portal, user: User) -> None:
     name = st.session_state["token-name"].strip()
     scopes = [scope for scope in TokenScope if st.session_state[f"token-{scope}"]]
     layout.once().pop(_MADE, None)
     try:
-        token = here.account.new_token(user, name, scopes, int(st.session_state["token-days"]))
+        token = portal.account.new_token(user, name, scopes, int(st.session_state["token-days"]))
     except SceneBridgeError as exc:
         layout.once()[_FAILED] = exc.message
         return

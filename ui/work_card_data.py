@@ -37,20 +37,20 @@ from ui.work_status import Clock, Work
 class Desk:
     """What the cards of one rerun have in common."""
 
-    here: Portal
+    portal: Portal
     user: User
     clusters: Mapping[str, Cluster]
     modules: Mapping[str, Module]
     runs: Mapping[str, Run]
 
     @classmethod
-    def of(cls, here: Portal, user: User, runs: Sequence[Run]) -> Desk:
+    def of(cls, portal: Portal, user: User, runs: Sequence[Run]) -> Desk:
         """Ask once for everything."""
         return cls(
-            here,
+            portal,
             user,
-            {str(c.id): c for c in here.all_clusters(user)},
-            {str(m.id): m for m in here.modules(user)},
+            {str(c.id): c for c in portal.all_clusters(user)},
+            {str(m.id): m for m in portal.modules(user)},
             {str(r.id): r for r in runs},
         )
 
@@ -64,7 +64,7 @@ class Desk:
         for scene_id in scene_ids:
             if scene_id not in known:
                 try:
-                    known[scene_id] = self.here.scene(self.user, SceneId(scene_id)).synthetic
+                    known[scene_id] = self.portal.scene(self.user, SceneId(scene_id)).synthetic
                 except SceneBridgeError:
                     known[scene_id] = False  # it was removed: nothing is known of it
         return sum(known[s] for s in scene_ids)
@@ -193,7 +193,7 @@ def _body(desk: Desk, work: Work, time: datetime) -> str:
 
 def _notebook(desk: Desk, work: Work) -> str:
     if isinstance(work, Session) and work.state is SessionState.READY:
-        return desk.here.notebook_path(work)
+        return desk.portal.notebook_path(work)
     return ""
 
 

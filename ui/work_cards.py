@@ -22,7 +22,7 @@ _WARNINGS = {
 }
 
 
-def show(here: Portal, user: User, face: Face) -> None:
+def show(portal: Portal, user: User, face: Face) -> None:
     """Draw one card."""
     with st.container(border=True, key=f"card-{face.work}"):
         st.html(
@@ -30,9 +30,9 @@ def show(here: Portal, user: User, face: Face) -> None:
             f"<div>{face.marks}</div>{face.steps}{face.body}"
         )
         with st.container(horizontal=True, vertical_alignment="center", key=f"acts-{face.work}"):
-            _actions(here, user, face)
+            _actions(portal, user, face)
         if st.session_state.get("log-open") == face.work:
-            _log(here, user, face)
+            _log(portal, user, face)
 
 
 def problem() -> SceneBridgeError | None:
@@ -41,7 +41,7 @@ def problem() -> SceneBridgeError | None:
     return found if isinstance(found, SceneBridgeError) else None
 
 
-def _actions(here: Portal, user: User, face: Face) -> None:
+def _actions(portal: Portal, user: User, face: Face) -> None:
     if face.notebook:
         st.link_button(
             "Open in a new tab",
@@ -60,7 +60,7 @@ def _actions(here: Portal, user: User, face: Face) -> None:
             icon=":material/restart_alt:",
             type="primary",
             on_click=_start_again,
-            args=(here, user, face.again),
+            args=(portal, user, face.again),
         )
     if face.results:
         run, objects = face.results
@@ -79,24 +79,24 @@ def _actions(here: Portal, user: User, face: Face) -> None:
         args=(face.work,),
     )
     if face.stop:
-        _stop(here, user, face)
+        _stop(portal, user, face)
 
 
-def _start_again(here: Portal, user: User, session: SessionId) -> None:
+def _start_again(portal: Portal, user: User, session: SessionId) -> None:
     try:
-        here.start_again(user, session)
+        portal.start_again(user, session)
     except SceneBridgeError as exc:
         st.session_state[_PROBLEM] = exc
 
 
-def _stop(here: Portal, user: User, face: Face) -> None:
+def _stop(portal: Portal, user: User, face: Face) -> None:
     if face.stop == "cancel":
         st.button(
             "Cancel",
             key=f"stop-{face.work}",
             icon=":material/close:",
             on_click=_do_stop,
-            args=(here, user, face.work),
+            args=(portal, user, face.work),
         )
         return
     with st.popover("Stop", icon=":material/stop_circle:", key=f"ask-{face.work}"):
@@ -106,13 +106,13 @@ def _stop(here: Portal, user: User, face: Face) -> None:
             key=f"stop-{face.work}",
             type="primary",
             on_click=_do_stop,
-            args=(here, user, face.work),
+            args=(portal, user, face.work),
         )
 
 
-def _do_stop(here: Portal, user: User, work: SessionId | RunId) -> None:
+def _do_stop(portal: Portal, user: User, work: SessionId | RunId) -> None:
     try:
-        here.stop(user, work)
+        portal.stop(user, work)
     except SceneBridgeError as exc:
         st.session_state[_PROBLEM] = exc
 
@@ -125,7 +125,7 @@ def _toggle_log(work: str) -> None:
 
 
 @st.fragment(run_every=LOG_EVERY_S)
-def _log(here: Portal, user: User, face: Face) -> None:
+def _log(portal: Portal, user: User, face: Face) -> None:
     kind = st.segmented_control(
         "Which log",
         face.logs,
@@ -135,7 +135,7 @@ def _log(here: Portal, user: User, face: Face) -> None:
         required=True,
     )
     work, name = face.work, str(kind or face.log)
-    shown = logs.read(f"{work}-{name}", lambda: here.log(user, work, name), live=not face.over)
+    shown = logs.read(f"{work}-{name}", lambda: portal.log(user, work, name), live=not face.over)
     if shown.error is not None:
         layout.problem(shown.error)
     if shown.log is None:
