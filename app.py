@@ -1,4 +1,4 @@
-"""The portal's ASGI application: pages, API, notebook proxy, keeper.
+"""The portal's ASGI application: pages, API, notebook proxy, reconciler.
 
 Imported by a server it builds `app`; run as a script by Streamlit, which happens at each
 rerun of a page, it draws the page. What both share lives in `lib`.

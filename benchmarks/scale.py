@@ -1,11 +1,11 @@
-"""200 notebook sessions on one cluster: what the keeper and the gate cost while they idle.
+"""200 notebook sessions on one cluster: what the reconciler and the gate cost while they idle.
 
     python -m benchmarks.scale [--sessions 200] [--idle-s 60]
 
 Run as root: it makes a test-bed of its own (`docs/testbed.md`) whose compute nodes pose as
 large ones. Everything is real (portal, tunnel, gate, Slurm, session scripts, forwards)
 except the notebook server, for which a small stand-in runs. Prints a table and writes
-benchmarks/results/scale.json. Bounds: keeper (the whole portal process) and gate together
+benchmarks/results/scale.json. Bounds: reconciler (the whole portal process) and gate together
 under 10 % of one core, one question to the scheduler per poll, a change of state visible in
 the portal within 3 s.
 """
@@ -151,7 +151,7 @@ def _idle(site: Standing, seconds: float) -> dict[str, float]:
 
 
 def _used(site: Standing) -> dict[str, float]:
-    """Processor seconds so far, by part. The portal's other processes are none of the keeper."""
+    """Processor seconds so far, by part. Other processes of the portal do not count."""
     found = {"portal": 0.0, "gate": 0.0, "master": 0.0}
     for host, part, words in (
         (site.portal, "portal", "lib.server.main"),

@@ -46,7 +46,7 @@ class NotebookProcess:
     It listens on sockets of ours, so requests wait while it is started again, and it is told
     then of everything that was open. It ends with us, even when we are killed: its end of the
     control socket tells it. Belongs to one event loop. Implements
-    `lib.reconciler.interfaces.NotebookDoor`.
+    `lib.reconciler.interfaces.NotebookRoutes`.
     """
 
     def __init__(self, start: Start, data: Path, port: int) -> None:

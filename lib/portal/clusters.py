@@ -18,22 +18,22 @@ if TYPE_CHECKING:
     from lib.config.clusters import ClusterEntry
     from lib.config.offerings import Catalogs
     from lib.model import Tunnel, User
-    from lib.reconciler.reconciler import Keeper
+    from lib.reconciler.reconciler import Reconciler
 
 _NOT_LINKED = "This portal is not connected to it; the portal's log says why."
 
 
 class ClusterViews:
-    def __init__(self, catalogs: Catalogs, keeper: Keeper, access: Access) -> None:
+    def __init__(self, catalogs: Catalogs, reconciler: Reconciler, access: Access) -> None:
         self._catalogs = catalogs
-        self._keeper = keeper
+        self._reconciler = reconciler
         self._access = access
         self._begun = time.time()
 
     def reachability(self, cluster: ClusterId) -> Reachability:
         """UNKNOWN also for a cluster that is no longer in the catalogue."""
         try:
-            reachable = self._keeper.health(cluster).reachable
+            reachable = self._reconciler.health(cluster).reachable
         except KeyError:
             reachable = False
         return Reachability.REACHABLE if reachable else Reachability.UNKNOWN
@@ -98,11 +98,11 @@ class ClusterViews:
 
     def _health(self, entry: ClusterEntry, tunnel: Tunnel | None) -> ClusterHealth:
         try:
-            health = self._keeper.health(entry.id)
+            health = self._reconciler.health(entry.id)
         except KeyError:
             return self._not_kept(entry)
         if not health.reachable and tunnel is not None and tunnel.state is not TunnelState.OPEN:
-            # Said at once, in its own words: the keeper notices only when it connects again.
+            # Said at once, in its own words: the reconciler notices only when it connects again.
             return dataclasses.replace(health, reason=closed(tunnel), fault=Fault.TUNNEL)
         return health
 

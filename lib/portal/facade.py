@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from lib.config.clusters import ClusterEntry
     from lib.config.offerings import Catalogs
     from lib.model import Detection, Fit, LaunchRequest, Module, Scene, SceneId, SceneQuery, User
-    from lib.reconciler.reconciler import Keeper
+    from lib.reconciler.reconciler import Reconciler
     from lib.results.folder import ResultFolder
     from lib.scenes.local_catalog import Catalogue, Footprints, SceneHits
     from lib.store import Store
@@ -80,7 +80,7 @@ class Portal:
         catalogs: Catalogs,
         catalogue: Catalogue,
         results: ResultFolder,
-        keeper: Keeper,
+        reconciler: Reconciler,
     ) -> None:
         self._store = store
         self._auth = auth
@@ -90,11 +90,11 @@ class Portal:
         self._catalogs = catalogs
         self._catalogue = catalogue
         self._results = results
-        self._keeper = keeper
+        self._reconciler = reconciler
         self._known: dict[RunId, Run] = {}
         self._noting = threading.local()
-        self._logs = JobLogs(keeper)
-        self._clusters = ClusterViews(catalogs, keeper, access)
+        self._logs = JobLogs(reconciler)
+        self._clusters = ClusterViews(catalogs, reconciler, access)
         self._launcher = Launcher(store, catalogs, catalogue, self._clusters)
 
     # --- who ----------------------------------------------------------------
@@ -202,7 +202,7 @@ class Portal:
         self._launcher.check(request)
 
     def open_notebook(self, user: User, request: LaunchRequest) -> Session:
-        """Begin a notebook session with its run; returns at once, the keeper goes on.
+        """Begin a notebook session with its run; returns at once, the reconciler goes on.
 
         Raises what `check_launch` raises.
         """
@@ -210,7 +210,7 @@ class Portal:
             self._may_launch(user, request)
             session = self._launcher.open_notebook(user, request)
             entry["object"] = session.id
-        self._keeper.wake(request.cluster)
+        self._reconciler.wake(request.cluster)
         return session
 
     def start_run(self, user: User, request: LaunchRequest) -> Run:
@@ -219,7 +219,7 @@ class Portal:
             self._may_launch(user, request)
             run = self._launcher.start_run(user, request)
             entry["object"] = run.id
-        self._keeper.wake(request.cluster)
+        self._reconciler.wake(request.cluster)
         return run
 
     def start_again(self, user: User, session_id: SessionId) -> Session:
@@ -236,7 +236,7 @@ class Portal:
                 self._require(user, Act.READ_SCENE, scene)
             session = self._launcher.start_again(old)
             entry["object"] = session.id
-        self._keeper.wake(session.cluster)
+        self._reconciler.wake(session.cluster)
         return session
 
     def _may_launch(self, user: User, request: LaunchRequest) -> None:
@@ -285,7 +285,7 @@ class Portal:
                 raise Conflict("This run belongs to a notebook: stop the notebook.")
             else:
                 self._store.work.update_run(work.id, stopping=True)
-        self._keeper.wake(work.cluster)
+        self._reconciler.wake(work.cluster)
 
     def log(self, user: User, work_id: SessionId | RunId, kind: str = "job") -> LogText:
         """The end of a log. Asks the cluster: may take seconds.
@@ -399,7 +399,7 @@ class Portal:
         if session.state is SessionState.ENDED:
             return session
         seen = self._clusters.reachability(session.cluster)
-        if session.state is SessionState.READY and not self._keeper.connected(
+        if session.state is SessionState.READY and not self._reconciler.connected(
             session.cluster, session.id
         ):
             seen = Reachability.UNKNOWN

@@ -1,4 +1,4 @@
-"""Checking and writing down what a user wants started. The keeper does the rest."""
+"""Checking and writing down what a user wants started. The reconciler does the rest."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from lib.protocol.messages import LogKind, LogRequest
 
 if TYPE_CHECKING:
     from lib.model import ClusterId
-    from lib.reconciler.reconciler import Keeper
+    from lib.reconciler.reconciler import Reconciler
 
 _TIMEOUT_S = 15.0
 
@@ -26,10 +26,10 @@ class LogText:
 
 
 class JobLogs:
-    """Asks the gate through the keeper's link."""
+    """Asks the gate through the reconciler's link."""
 
-    def __init__(self, keeper: Keeper) -> None:
-        self._keeper = keeper
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
 
     def read(self, cluster: ClusterId, job: str, kind: str) -> LogText:
         """May take seconds.
@@ -42,7 +42,7 @@ class JobLogs:
         """
         if kind not in set(LogKind):
             raise InvalidInput(f"A log is one of: {', '.join(LogKind)}.")
-        loop = self._keeper.loop
+        loop = self._reconciler.loop
         if loop is None:
             raise ClusterUnreachable("The portal is starting. Try again in a moment.")
         asked = asyncio.run_coroutine_threadsafe(
@@ -56,7 +56,7 @@ class JobLogs:
 
     async def _ask(self, cluster: ClusterId, request: LogRequest) -> LogText:
         try:
-            link = self._keeper.link(cluster)
+            link = self._reconciler.link(cluster)
         except KeyError:
             raise ClusterUnreachable("This portal is not connected to that cluster.") from None
         reply = await link.log(request)

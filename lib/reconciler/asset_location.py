@@ -1,5 +1,5 @@
-"""Where a job reads an asset of a scene: what the cluster has beats what it may fetch, and
-that beats what the portal must send."""
+"""Asset location: from where a job reads each asset of a scene. What the cluster has beats
+what it may fetch, and that beats what the portal must send."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _QUALITY_ASSETS = ("qa_pixel", "qa_radsat")
 _HTTPS = "https://"
 
 
-def needed(item: Mapping[str, Any], module: Module) -> dict[str, Mapping[str, Any]]:
+def needed_assets(item: Mapping[str, Any], module: Module) -> dict[str, Mapping[str, Any]]:
     """The assets of an item that the module reads, by key."""
     platform = item["properties"].get("platform")
     bands = {band for need in module.needs if need.platform == platform for band in need.bands}
@@ -31,7 +31,7 @@ def needed(item: Mapping[str, Any], module: Module) -> dict[str, Mapping[str, An
     }
 
 
-def place(scene: str, key: str, asset: Mapping[str, Any], info: GateInfo) -> str | Path:
+def locate(scene: str, key: str, asset: Mapping[str, Any], info: GateInfo) -> str | Path:
     """A path or address that jobs of that cluster may read, or the portal's file to send.
 
     The asset's own address and its alternates (STAC extension "alternate") are looked at;

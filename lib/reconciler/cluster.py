@@ -1,4 +1,4 @@
-"""Keeping one cluster: ask its gate, follow its stream, and say so when it is silent."""
+"""Reconciling one cluster: ask its gate, follow its stream, and say so when it is silent."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from lib.reconciler.connections import Connections
     from lib.reconciler.interfaces import Link
     from lib.reconciler.runs import Runs
-    from lib.reconciler.submit import Errands
+    from lib.reconciler.submit import Submitter
     from lib.store import Store
 
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S = 0.3
 _LONGEST_PAUSE_S = 10.0
-_ERRANDS_EVERY_S = 2.0
+_SUBMIT_EVERY_S = 2.0
 #: What a gate says of itself (load, places taken, troubles) is asked for again so often. It
 #: is also when a tunnel whose time is over is given up at the latest.
 _INFO_EVERY_S = 30.0
@@ -67,22 +67,22 @@ class Submitted:
     runs: tuple[Run, ...]
 
 
-class ClusterKeeper:
-    """The loop for one cluster. It ends only by `close`."""
+class ClusterReconciler:
+    """The reconcile loop of one cluster. It ends only by `close`."""
 
     def __init__(
         self,
         cluster: ClusterId,
         link: Link,
         store: Store,
-        errands: Errands,
+        submitter: Submitter,
         connections: Connections,
         runs: Runs,
     ) -> None:
         self._cluster = cluster
         self.link = link
         self._work = store.work
-        self._errands = errands
+        self._submitter = submitter
         self._connections = connections
         self._runs = runs
         self._wake = asyncio.Event()
@@ -93,7 +93,7 @@ class ClusterKeeper:
     def start(self) -> None:
         self._tasks = [
             asyncio.create_task(self._follow_for_ever(), name=f"follow {self._cluster}"),
-            asyncio.create_task(self._errands_for_ever(), name=f"errands {self._cluster}"),
+            asyncio.create_task(self._submit_for_ever(), name=f"submit {self._cluster}"),
             asyncio.create_task(self._ask_again_for_ever(), name=f"info {self._cluster}"),
         ]
 
@@ -110,23 +110,23 @@ class ClusterKeeper:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._errands.close()
+        await self._submitter.close()
         await self._connections.close()
         await self._runs.close()
 
-    # --- errands ------------------------------------------------------------
+    # --- submitting ---------------------------------------------------------
 
-    async def _errands_for_ever(self) -> None:
+    async def _submit_for_ever(self) -> None:
         while True:
             # Not wait_for: in Python 3.11 it loses a cancel that comes with the event.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_ERRANDS_EVERY_S):
+                async with asyncio.timeout(_SUBMIT_EVERY_S):
                     await self._wake.wait()
             self._wake.clear()
             try:
-                await self._errands.run(self.health.info if self.health.reachable else None)
+                await self._submitter.run(self.health.info if self.health.reachable else None)
             except Exception:
-                log.exception("cluster %s: errands failed", self._cluster)
+                log.exception("cluster %s: submitting failed", self._cluster)
 
     # --- the stream ---------------------------------------------------------
 
@@ -218,13 +218,13 @@ class ClusterKeeper:
                 self._work.update_session, session.id, files_until=status.keep_until
             )
         if status.state is not JobState.ENDED and session.end_reason in _NEVER_BEGAN:
-            self._errands.end(session.id)
+            self._submitter.end(session.id)
 
     async def _stop_unwanted_run(self, status: JobStatus) -> None:
         with contextlib.suppress(NotFound):
             run = await asyncio.to_thread(self._work.run, RunId(status.id))
             if run.state is RunState.CANCELLED and status.state is not JobState.ENDED:
-                self._errands.end(run.id)
+                self._submitter.end(run.id)
 
     async def _missing(self, known: frozenset[str], submitted: Submitted) -> None:
         """What was submitted and is not in the gate's snapshot is lost."""
@@ -243,7 +243,7 @@ class ClusterKeeper:
         for run in submitted.runs:
             if (run.session or run.id) not in known:
                 await self._runs.lost(run)
-        for session in await asyncio.to_thread(self._work.kept_sessions, self._cluster):
+        for session in await asyncio.to_thread(self._work.sessions_with_files, self._cluster):
             if session.id not in known:
                 await asyncio.to_thread(self._work.update_session, session.id, files_until=now)
         live = await asyncio.to_thread(self._work.live_sessions, self._cluster)

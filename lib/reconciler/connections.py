@@ -1,5 +1,6 @@
-"""From an endpoint to READY: a forward is added, proved by an authenticated request, and
-only then is the notebook offered; when the session ends all of it is taken away."""
+"""Connections to notebooks, from an endpoint to READY: a forward is added, proved by an
+authenticated request, and only then is the notebook offered; when the session ends all of it
+is taken away."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from lib.reconciler.states import CONNECTING, READY
 
 if TYPE_CHECKING:
     from lib.model import Endpoint, SessionId
-    from lib.reconciler.interfaces import Link, NotebookDoor
+    from lib.reconciler.interfaces import Link, NotebookRoutes
     from lib.store import Store
 
 log = logging.getLogger(__name__)
@@ -26,10 +27,10 @@ _LONGEST_PAUSE_S = 5.0
 class Connections:
     """The notebooks of one cluster that are connected or being connected."""
 
-    def __init__(self, link: Link, store: Store, door: NotebookDoor) -> None:
+    def __init__(self, link: Link, store: Store, routes: NotebookRoutes) -> None:
         self._link = link
         self._work = store.work
-        self._door = door
+        self._routes = routes
         self._tasks: dict[SessionId, asyncio.Task[None]] = {}
         self._proved: set[SessionId] = set()
 
@@ -52,7 +53,7 @@ class Connections:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         self._proved.discard(session)
-        await self._door.close(session, reason)
+        await self._routes.close(session, reason)
         try:
             await self._link.close_forward(session)
         except SceneBridgeError as exc:
@@ -87,7 +88,7 @@ class Connections:
     async def _try(self, session: SessionId, endpoint: Endpoint) -> bool:
         try:
             socket = await self._link.open_forward(session)
-            await self._door.open(session, socket, endpoint)
+            await self._routes.open(session, socket, endpoint)
         except (SceneBridgeError, OSError) as exc:
             log.info("session %s does not answer yet: %s", session, exc)
             await asyncio.to_thread(

@@ -1,4 +1,4 @@
-"""What the keeper needs of the connections. `lib.tunnels` and `lib.notebook_proxy` provide it."""
+"""The ports of the reconciler: what it needs of `lib.tunnels` and `lib.notebook_proxy`."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Link(Protocol):
     async def disconnect(self) -> None: ...
 
 
-class NotebookDoor(Protocol):
-    """Where proved notebooks are handed to the proxy."""
+class NotebookRoutes(Protocol):
+    """The routes of the notebook proxy: which proved notebooks visitors are led to."""
 
     async def open(self, session: SessionId, socket: Path, endpoint: Endpoint) -> None:
         """Prove with an authenticated request that this notebook answers, then let

@@ -1,8 +1,8 @@
-"""The loop that makes the world agree with the store.
+"""The reconcile loop: it makes the world agree with the store.
 
-One `ClusterKeeper` per cluster holds one long-poll to its gate; state changes, endpoints
+One `ClusterReconciler` per cluster holds one long-poll to its gate; state changes, endpoints
 and results come back in that one stream. Pages write wishes into the store and wake the
-keeper; nobody waits for a cluster while a page is drawn.
+reconciler; nobody waits for a cluster while a page is drawn.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from lib.reconciler.cluster import ClusterHealth, ClusterKeeper
+from lib.reconciler.cluster import ClusterHealth, ClusterReconciler
 from lib.reconciler.connections import Connections
 from lib.reconciler.runs import Runs
-from lib.reconciler.submit import Errands
+from lib.reconciler.submit import Submitter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from lib.model import ClusterId, Module, ModuleId, SessionId, UserId
-    from lib.reconciler.interfaces import Link, NotebookDoor
+    from lib.reconciler.interfaces import Link, NotebookRoutes
     from lib.results.folder import ResultFolder
     from lib.store import Store
 
 
-class Keeper:
+class Reconciler:
     """All clusters. `start` and `close` belong to the server's event loop; `wake`,
     `health` and `link` may be called from any thread."""
 
@@ -33,7 +33,7 @@ class Keeper:
         links: Mapping[ClusterId, Link],
         store: Store,
         folder: ResultFolder,
-        door: NotebookDoor,
+        routes: NotebookRoutes,
         modules: Mapping[ModuleId, Module],
         portal_origin: str,
         refusal: Callable[[UserId, ClusterId], str] = lambda _owner, _cluster: "",
@@ -46,12 +46,12 @@ class Keeper:
         """
         self._loop: asyncio.AbstractEventLoop | None = None
         self._clusters = {
-            cluster: ClusterKeeper(
+            cluster: ClusterReconciler(
                 cluster,
                 link,
                 store,
-                Errands(cluster, link, store, modules, portal_origin, refusal),
-                Connections(link, store, door),
+                Submitter(cluster, link, store, modules, portal_origin, refusal),
+                Connections(link, store, routes),
                 Runs(cluster, link, store, folder),
             )
             for cluster, link in links.items()
@@ -59,34 +59,34 @@ class Keeper:
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        for keeper in self._clusters.values():
-            keeper.start()
+        for reconciler in self._clusters.values():
+            reconciler.start()
 
     async def close(self) -> None:
         """Stop following all clusters; nothing on them is touched."""
         self._loop = None
-        await asyncio.gather(*(keeper.close() for keeper in self._clusters.values()))
+        await asyncio.gather(*(reconciler.close() for reconciler in self._clusters.values()))
 
     def wake(self, cluster: ClusterId) -> None:
         """There is something new in the store for this cluster."""
-        keeper = self._clusters.get(cluster)
-        if keeper is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(keeper.wake)
+        reconciler = self._clusters.get(cluster)
+        if reconciler is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(reconciler.wake)
 
     def health(self, cluster: ClusterId) -> ClusterHealth:
-        """Raises KeyError for a cluster that is not kept."""
+        """Raises KeyError for an unknown cluster."""
         return self._clusters[cluster].health
 
     def connected(self, cluster: ClusterId, session: SessionId) -> bool:
         """Whether this notebook was proved to answer since the portal started."""
-        keeper = self._clusters.get(cluster)
-        return keeper is not None and keeper.connected(session)
+        reconciler = self._clusters.get(cluster)
+        return reconciler is not None and reconciler.connected(session)
 
     def link(self, cluster: ClusterId) -> Link:
-        """Raises KeyError for a cluster that is not kept."""
+        """Raises KeyError for an unknown cluster."""
         return self._clusters[cluster].link
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
-        """The loop that links may be used on, while the keeper runs."""
+        """The loop that links may be used on, while the reconciler runs."""
         return self._loop

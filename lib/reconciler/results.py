@@ -1,4 +1,4 @@
-"""Taking in what a module says and finds: events into the store, files into the results.
+"""Collecting results: what a module says goes into the store, its files into the results.
 
 Driven by the store, so that a portal that died goes on where it was: an event counts as
 taken in when its number is stored, a file when the store says it is here.
@@ -45,7 +45,7 @@ _SCENE_FILES = (
 )
 
 
-class Intake:
+class ResultCollector:
     """One Run's events and files.
 
     Args:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lib.errors import StorageFull, Unavailable
 from lib.model import EndReason, JobState, SceneState
 from lib.protocol.events import MAX_EVENTS
-from lib.reconciler.results import Intake
+from lib.reconciler.results import ResultCollector
 from lib.reconciler.states import conclusion, ending, has_ended, run_columns, run_ending, unfinished
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Runs:
         self._store = store
         self._folder = folder
         self._by_job: dict[str, RunId] = {}
-        self._intakes: dict[RunId, Intake] = {}
+        self._collectors: dict[RunId, ResultCollector] = {}
         self._statuses: dict[RunId, JobStatus] = {}
         self._settling: dict[RunId, asyncio.Task[None]] = {}
         self._again: set[RunId] = set()
@@ -62,7 +62,7 @@ class Runs:
         run_id = await self._run_of(message.id)
         if run_id is None:
             return
-        await self._intakes[run_id].take_events(message.first, message.events)
+        await self._collectors[run_id].take_events(message.first, message.events)
         self._settle_soon(run_id)
 
     async def lost(self, run: Run) -> None:
@@ -83,8 +83,8 @@ class Runs:
     def _know(self, run: Run) -> None:
         job = run.session or run.id
         self._by_job[job] = run.id
-        if run.id not in self._intakes:
-            self._intakes[run.id] = Intake(run.id, job, self._store, self._folder)
+        if run.id not in self._collectors:
+            self._collectors[run.id] = ResultCollector(run.id, job, self._store, self._folder)
 
     # --- files, and the end -------------------------------------------------
 
@@ -99,7 +99,7 @@ class Runs:
             while run_id in self._again:
                 self._again.discard(run_id)
                 try:
-                    await self._intakes[run_id].fetch(self._link)
+                    await self._collectors[run_id].fetch(self._link)
                     await asyncio.to_thread(self._conclude_if_over, run_id, trouble)
                     trouble = ""
                 except StorageFull as exc:
@@ -138,7 +138,7 @@ class Runs:
             return
         if trouble and run.reason == trouble:
             self._store.work.update_run(run_id, reason="")
-        if not self._intakes[run_id].all_here():
+        if not self._collectors[run_id].all_here():
             self._again.add(run_id)
             return
         if all(s.state in _SCENE_OVER for s in run.scenes) or has_ended(status):

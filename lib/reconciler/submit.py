@@ -1,6 +1,6 @@
-"""What the portal asks of a gate: hand over new work, stop what shall stop.
+"""Submission and cancellation: new work is handed to a gate, what shall stop is stopped.
 
-Every errand can be repeated: submit and cancel are idempotent by the work's own id, so a
+Every call can be repeated: submit and cancel are idempotent by the work's own id, so a
 reply that was lost costs a second call and never a second job.
 """
 
@@ -25,7 +25,7 @@ from lib.errors import (
 )
 from lib.model import EndReason, Run, RunState, Session, SessionState
 from lib.protocol.messages import STAGED_SCHEME, JobKind, PutRequest, SubmitRequest
-from lib.reconciler.asset_location import needed, place
+from lib.reconciler.asset_location import locate, needed_assets
 from lib.reconciler.states import ACCEPTED, HANDING_OVER, STOPPING, ending, sending
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ _TELL_EVERY_S = 0.5
 _FILES_AT_ONCE = 4
 
 
-class Errands:
-    """One cluster's errands. `run` goes through all that is due, once."""
+class Submitter:
+    """Submits and cancels for one cluster. `run` goes through all that is due, once."""
 
     def __init__(
         self,
@@ -103,10 +103,10 @@ class Errands:
         """True when no submit of it can have reached the gate."""
         return work.id not in self._asked and work.created_at.timestamp() >= self._started
 
-    def _begin(self, work: Session | Run, errand: Coroutine[Any, Any, None], doing: str) -> None:
+    def _begin(self, work: Session | Run, call: Coroutine[Any, Any, None], doing: str) -> None:
         async def guarded() -> None:
             try:
-                await errand
+                await call
             except Exception as exc:
                 self._not_before[work.id] = time.time() + _RETRY_S
                 await self._tell(work, doing, exc)
@@ -120,7 +120,7 @@ class Errands:
             log.info("%s: %s", work.id, exc)
             said = exc.message
         else:
-            log.error("%s: an errand failed", work.id, exc_info=exc)
+            log.error("%s: submit or cancel failed", work.id, exc_info=exc)
             said = "The portal failed; it tries again."
         with contextlib.suppress(Unavailable):  # the store itself may lie on a full disk
             # With the state it had: where it has gone on, this reason is not taken.
@@ -165,7 +165,7 @@ class Errands:
             module=run.module,
             module_version=run.module_version,
             params=dict(run.params),
-            items=await self._place(work, items, module, info),
+            items=await self._located(work, items, module, info),
             preset=work.resources.preset,
             walltime_s=work.resources.walltime_s,
             title=work.title,
@@ -173,19 +173,19 @@ class Errands:
             portal_origin=self._origin,
         )
 
-    async def _place(
+    async def _located(
         self, work: Session | Run, items: list[dict[str, Any]], module: Module, info: GateInfo
     ) -> list[dict[str, Any]]:
         """The items with only the assets that the module needs, each readable from there;
         what must be sent is sent, and the card says how far that is."""
-        placed = [
-            (item, key, asset, place(item["id"], key, asset, info))
+        located = [
+            (item, key, asset, locate(item["id"], key, asset, info))
             for item in items
-            for key, asset in needed(item, module).items()
+            for key, asset in needed_assets(item, module).items()
         ]
         assets: dict[str, dict[str, Any]] = {item["id"]: {} for item in items}
         files = []
-        for item, key, asset, where in placed:
+        for item, key, asset, where in located:
             if isinstance(where, Path):
                 files.append(self._stage(work.id, item["id"], key, where))
             href = STAGED_SCHEME if isinstance(where, Path) else where

@@ -26,7 +26,7 @@ from lib.notebook_proxy.messages import Start
 from lib.notebook_proxy.supervisor import NotebookProcess
 from lib.portal import facade
 from lib.portal.tunnels import OuterTunnels
-from lib.reconciler.reconciler import Keeper
+from lib.reconciler.reconciler import Reconciler
 from lib.results.folder import ResultFolder
 from lib.scenes.local_catalog import Catalogue
 from lib.server.gate_links import links
@@ -72,7 +72,7 @@ class Assembly:
             settings.data,
             settings.port_of_notebooks,
         )
-        self._keeper = Keeper(
+        self._reconciler = Reconciler(
             links(settings, self._catalogs, tunnels),
             self._store,
             self._results,
@@ -88,7 +88,7 @@ class Assembly:
             self._catalogs,
             self._catalogue,
             self._results,
-            self._keeper,
+            self._reconciler,
         )
         providers = SignInProviders(
             settings.provider,
@@ -137,7 +137,7 @@ class Assembly:
 
     @asynccontextmanager
     async def lifespan(self, _app: object) -> AsyncIterator[dict[str, Any]]:
-        """Run the keeper while the server runs. Jobs, gates and masters go on after it."""
+        """Run the reconciler while the server runs. Jobs, gates and masters go on after it."""
         loop = asyncio.get_running_loop()
 
         def end_visits(logins: frozenset[str]) -> None:
@@ -146,13 +146,13 @@ class Assembly:
 
         self.auth.on_end(end_visits)
         await self.proxy.start()
-        self._keeper.start()
+        self._reconciler.start()
         facade.use(self.portal)
         try:
             yield {}
         finally:
             facade.use(None)
-            await self._keeper.close()
+            await self._reconciler.close()
             await self.proxy.aclose()
             self._store.close()
 

@@ -14,7 +14,7 @@ from lib.store.audit import Audit
 from lib.store.database import open_database
 from lib.store.detections import Detections
 from lib.store.people import People
-from lib.store.sessions_runs import Work
+from lib.store.sessions_runs import SessionsRuns
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ class Store:
     def __init__(self, path: Path) -> None:
         self._engine = open_database(path)
         self.people = People(self._engine)
-        self.work = Work(self._engine)
+        self.work = SessionsRuns(self._engine)
         self.detections = Detections(self._engine)
         self.audit = Audit(self._engine)
         self.announcements = Announcements(self._engine)

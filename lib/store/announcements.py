@@ -1,4 +1,4 @@
-"""What administrators tell everybody."""
+"""Announcements: what administrators tell everybody."""
 
 from __future__ import annotations
 

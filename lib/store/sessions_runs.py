@@ -55,7 +55,7 @@ _SCENES = (
 )
 
 
-class Work:
+class SessionsRuns:
     """Reads return whole objects; `reachability` is filled in by the portal."""
 
     def __init__(self, engine: Engine) -> None:
@@ -125,7 +125,7 @@ class Work:
             (sessions.c.cluster == cluster) & (sessions.c.state != SessionState.ENDED.value)
         )
 
-    def kept_sessions(self, cluster: ClusterId) -> tuple[Session, ...]:
+    def sessions_with_files(self, cluster: ClusterId) -> tuple[Session, ...]:
         """Ended, with files on the cluster that are still kept."""
         return self._sessions(
             (sessions.c.cluster == cluster)

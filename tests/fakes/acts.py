@@ -1,4 +1,4 @@
-"""What the keeper's tests do again and again: begin, stop, let a module write."""
+"""What the reconciler's tests do again and again: begin, stop, let a module write."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 from lib.model import Run, RunState, SessionId, SessionState
 from lib.protocol.messages import ArtifactKind
-from tests.fakes.kept import Kept, until
+from tests.fakes.reconciler_harness import ReconcilerHarness, until
 from tests.fakes.things import a_picture, add_run, add_session, outlines
 
 
-def launch(world: Kept, *scenes: str) -> SessionId:
+def launch(world: ReconcilerHarness, *scenes: str) -> SessionId:
     session = add_session(world.store, *scenes)
     world.wake()
     return session.id
 
 
-def stop(world: Kept, session: SessionId) -> None:
+def stop(world: ReconcilerHarness, session: SessionId) -> None:
     """As `Portal.stop` does."""
     found = world.session(session)
     world.store.work.update_session(session, stopping=True)
@@ -25,7 +25,7 @@ def stop(world: Kept, session: SessionId) -> None:
     world.wake()
 
 
-async def ready(world: Kept) -> SessionId:
+async def ready(world: ReconcilerHarness) -> SessionId:
     session = launch(world)
     await world.session_is(session, SessionState.QUEUED)
     world.gate.start(session)
@@ -34,7 +34,7 @@ async def ready(world: Kept) -> SessionId:
     return session
 
 
-async def begun(world: Kept, *scenes: str) -> Run:
+async def begun(world: ReconcilerHarness, *scenes: str) -> Run:
     """A run whose job runs and whose module has begun."""
     run = add_run(world.store, *(scenes or ("A",)))
     world.wake()
@@ -58,7 +58,7 @@ def done(scene: str = "A", objects: int = 2, **fields: Any) -> dict[str, Any]:
 
 
 def write_results(
-    world: Kept, job: str, scene: str = "A", numbers: tuple[int, ...] = (1, 2)
+    world: ReconcilerHarness, job: str, scene: str = "A", numbers: tuple[int, ...] = (1, 2)
 ) -> None:
     for n in numbers:
         world.gate.write(job, ArtifactKind.CHIP, scene, a_picture(), n)

@@ -1,8 +1,8 @@
 """A small working gate in memory, with the faults that a real one cannot make at will.
 
 `MemoryGate` holds jobs and lets the test play scheduler, session script and module.
-`MemoryLink` is the portal's side of it: `lib.reconciler.interfaces.Link`. `MemoryDoor` is the
-proxy's: `lib.reconciler.interfaces.NotebookDoor`.
+`MemoryLink` is the portal's side of it: `lib.reconciler.interfaces.Link`. `MemoryRoutes` is the
+proxy's: `lib.reconciler.interfaces.NotebookRoutes`.
 """
 
 from __future__ import annotations
@@ -291,8 +291,8 @@ class MemoryLink:
         return reply
 
 
-class MemoryDoor:
-    """`lib.reconciler.interfaces.NotebookDoor`; notebooks answer while `answers` is true."""
+class MemoryRoutes:
+    """`lib.reconciler.interfaces.NotebookRoutes`; notebooks answer while `answers` is true."""
 
     def __init__(self) -> None:
         self.answers = True
@@ -312,4 +312,4 @@ class MemoryDoor:
         self.let_in.pop(session, None)
 
 
-__all__ = ["STAGED_SCHEME", "MemoryDoor", "MemoryGate", "MemoryLink", "endpoint"]
+__all__ = ["STAGED_SCHEME", "MemoryGate", "MemoryLink", "MemoryRoutes", "endpoint"]

@@ -1,5 +1,5 @@
 """The portal's own origin for tests: the real Portal, API and front door, over a real
-store, a real scene folder and a keeper with a gate in memory."""
+store, a real scene folder and a reconciler with a gate in memory."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from lib.scenes import stac
 from lib.scenes.local_catalog import Catalogue
 from lib.web import api
 from lib.web.auth_middleware import FrontDoor
-from tests.fakes.kept import Kept, kept
+from tests.fakes.reconciler_harness import ReconcilerHarness, running_reconciler
 from tests.fakes.things import ALICE, BOB, FIRE, HERE, MEMBERSHIP
 
 ORIGIN = "http://localhost:8501"
@@ -43,7 +43,7 @@ SCENES = ("LC08_A", "LC08_B")
 class Site:
     """`app` is what a server serves; `client` speaks to it without a socket."""
 
-    def __init__(self, world: Kept) -> None:
+    def __init__(self, world: ReconcilerHarness) -> None:
         self.world = world
         self.auth = Auth(world.store, MEMBERSHIP)
         entry = ClusterEntry(HERE, "This computer", "Test institute", True, ("everyone",))
@@ -61,7 +61,7 @@ class Site:
             catalogs,
             self.catalogue,
             world.results,
-            world.keeper,
+            world.reconciler,
         )
         self.reached: list[Any] = []
         inner = Starlette(
@@ -185,9 +185,9 @@ def put_scene(root: Path, name: str, *, files: bool = True) -> None:
 @asynccontextmanager
 async def site(home: Path) -> AsyncIterator[Site]:
     """A whole portal whose cluster is connected."""
-    async with kept(home, start=False) as world:
+    async with running_reconciler(home, start=False) as world:
         it = Site(world)
-        world.keeper.start()
+        world.reconciler.start()
         await world.connected()
         facade.use(it.portal)
         try:

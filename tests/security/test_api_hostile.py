@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from lib.web import api as api_module
-from tests.fakes.kept import hurry, until
+from tests.fakes.reconciler_harness import hurry, until
 from tests.fakes.site import ALICE, Site, site
 
 HOSTILE = [

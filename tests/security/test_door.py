@@ -13,7 +13,7 @@ from lib.auth import COOKIE
 from lib.auth.logins import digest
 from lib.errors import Unavailable
 from lib.web import api
-from tests.fakes.kept import hurry
+from tests.fakes.reconciler_harness import hurry
 from tests.fakes.site import ALICE, BOB, ORIGIN, Site, site
 
 NAVIGATE = {"sec-fetch-mode": "navigate", "sec-fetch-site": "none", "accept": "text/html"}

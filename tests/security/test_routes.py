@@ -22,7 +22,7 @@ from lib.auth.authorization import Access, Act
 from lib.config import settings
 from lib.model import SceneId, SessionId, User
 from lib.portal import facade
-from lib.reconciler.reconciler import Keeper
+from lib.reconciler.reconciler import Reconciler
 from lib.scenes.local_catalog import Catalogue
 from lib.server import app
 from lib.store import Store
@@ -116,7 +116,7 @@ class Whole:
 @pytest.fixture
 async def whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Whole]:
     monkeypatch.setattr(app, "links", lambda *_: {})
-    monkeypatch.setattr(Keeper, "wake", lambda *_: None)
+    monkeypatch.setattr(Reconciler, "wake", lambda *_: None)
     plant_scene(tmp_path, "LC08_A")
     it = Whole(tmp_path)
     facade.use(it.it.portal)

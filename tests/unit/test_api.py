@@ -25,7 +25,7 @@ from lib.model import (
 from lib.portal import facade
 from lib.protocol.messages import ArtifactKind
 from tests.fakes.described import check
-from tests.fakes.kept import hurry, until
+from tests.fakes.reconciler_harness import hurry, until
 from tests.fakes.site import ALICE, BOB, Site, site
 from tests.fakes.things import HERE, a_detection, a_picture, new_id
 
@@ -189,7 +189,9 @@ async def test_modules_and_clusters(api: httpx.AsyncClient, here: Site) -> None:
     assert (cluster["reachability"], cluster["isolation"]) == ("REACHABLE", "none")
     assert cluster["modules"] == [["active-fire", "1.0.0"]]
     here.world.gate.go_away()
-    await until(lambda: not here.world.keeper.health(here.portal.clusters(ALICE)[0].id).reachable)
+    await until(
+        lambda: not here.world.reconciler.health(here.portal.clusters(ALICE)[0].id).reachable
+    )
     (cluster,) = (await api.get("/api/clusters")).json()
     assert cluster["reachability"] == "UNKNOWN"
     assert cluster["unreachable_reason"] == "The cluster does not answer."

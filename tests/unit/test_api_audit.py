@@ -13,7 +13,7 @@ import pytest
 from lib.auth import OWNER
 from lib.model import User
 from tests.fakes.described import check
-from tests.fakes.kept import hurry
+from tests.fakes.reconciler_harness import hurry
 from tests.fakes.site import ALICE, Site, site
 
 

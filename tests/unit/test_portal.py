@@ -27,7 +27,7 @@ from lib.model import (
 )
 from lib.portal import facade, logs
 from lib.protocol.messages import ArtifactKind
-from tests.fakes.kept import hurry, until
+from tests.fakes.reconciler_harness import hurry, until
 from tests.fakes.site import ALICE, BOB, Site, site
 from tests.fakes.things import HERE, a_detection, a_picture, new_id
 
@@ -48,7 +48,7 @@ async def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 async def ask(method: Any, *args: Any) -> Any:
-    """As the pages do: from another thread than the keeper's."""
+    """As the pages do: from another thread than the reconciler's."""
     return await asyncio.to_thread(method, *args)
 
 
@@ -136,17 +136,17 @@ async def test_unknown_is_a_second_axis(here: Site) -> None:
     session = await ready(here)
     assert session.reachability is Reachability.REACHABLE
     here.world.gate.go_away()
-    await until(lambda: not here.world.keeper.health(HERE).reachable)
+    await until(lambda: not here.world.reconciler.health(HERE).reachable)
     seen = await ask(here.portal.session, ALICE, session.id)
     assert (seen.state, seen.reachability) == (SessionState.READY, Reachability.UNKNOWN)
     assert here.portal.runs(ALICE)[0].reachability is Reachability.UNKNOWN
-    here.world.door.answers = False
+    here.world.routes.answers = False
     here.world.gate.come_back()
     await here.world.connected()
     seen = await ask(here.portal.session, ALICE, session.id)
     assert seen.reachability is Reachability.UNKNOWN, "it was not proved again yet"
-    here.world.door.answers = True
-    await until(lambda: here.world.keeper.connected(HERE, session.id))
+    here.world.routes.answers = True
+    await until(lambda: here.world.reconciler.connected(HERE, session.id))
     assert (await ask(here.portal.session, ALICE, session.id)) == session
 
 
@@ -246,7 +246,7 @@ async def test_a_cluster_in_the_catalogue_that_is_not_kept(here: Site) -> None:
 
 async def test_launching_while_the_cluster_is_away_waits(here: Site) -> None:
     here.world.gate.go_away()
-    await until(lambda: not here.world.keeper.health(HERE).reachable)
+    await until(lambda: not here.world.reconciler.health(HERE).reachable)
     run = await ask(here.portal.start_run, ALICE, REQUEST)
     assert run.reachability is Reachability.UNKNOWN
     here.world.gate.come_back()

@@ -12,10 +12,10 @@ import pytest
 
 from lib.errors import Refused
 from lib.model import EndReason, SessionState
-from lib.reconciler.asset_location import needed, place
-from lib.reconciler.submit import Errands
+from lib.reconciler.asset_location import locate, needed_assets
+from lib.reconciler.submit import Submitter
 from tests.fakes.gate import MemoryGate
-from tests.fakes.kept import Kept, hurry, kept, until
+from tests.fakes.reconciler_harness import ReconcilerHarness, hurry, running_reconciler, until
 from tests.fakes.things import FIRE, HERE, a_scene, add_session
 
 INFO = dataclasses.replace(
@@ -49,7 +49,7 @@ def asset(href: str, **alternates: Any) -> dict[str, Any]:
     ],
 )
 def test_the_best_place_is_chosen(given: dict[str, Any], chosen: str | Path) -> None:
-    found = place("S1", "red", given, INFO)
+    found = locate("S1", "red", given, INFO)
     assert (found, type(found) is str) == (chosen, isinstance(chosen, str))
 
 
@@ -65,27 +65,27 @@ def test_the_best_place_is_chosen(given: dict[str, Any], chosen: str | Path) -> 
 )
 def test_what_can_be_read_nowhere_is_refused(href: str, names: str) -> None:
     with pytest.raises(Refused, match="may not read") as refusal:
-        place("S1", "red", asset(href, disk="/etc/passwd"), INFO)
+        locate("S1", "red", asset(href, disk="/etc/passwd"), INFO)
     assert names in refusal.value.message
 
 
 def test_only_what_the_module_reads_is_needed() -> None:
     item = dict(a_scene(bands=("red", "swir22", "blue")).item)
     item["assets"]["qa_pixel"] = {"href": "/x"}
-    assert sorted(needed(item, FIRE)) == ["qa_pixel", "red", "swir22"]
+    assert sorted(needed_assets(item, FIRE)) == ["qa_pixel", "red", "swir22"]
 
 
-# --- as the keeper does it ------------------------------------------------------------------
+# --- as the reconciler does it ------------------------------------------------------------------
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[Kept]:
-    it = Kept(tmp_path)
+def world(tmp_path: Path) -> Iterator[ReconcilerHarness]:
+    it = ReconcilerHarness(tmp_path)
     yield it
     it.store.close()
 
 
-def with_files(world: Kept, folder: Path) -> Any:
+def with_files(world: ReconcilerHarness, folder: Path) -> Any:
     (folder / "LC08_A").mkdir()
     for band in ("red", "swir22"):
         (folder / "LC08_A" / f"{band}.tif").write_bytes(band.encode())
@@ -93,7 +93,7 @@ def with_files(world: Kept, folder: Path) -> Any:
 
 
 async def test_the_card_says_how_many_files_were_sent(
-    world: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: ReconcilerHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lib.reconciler.submit._TELL_EVERY_S", 0.01)
     session, begun = with_files(world, tmp_path), []
@@ -105,7 +105,7 @@ async def test_the_card_says_how_many_files_were_sent(
             await go_on.wait()
 
     world.gate.before["put"] = before
-    running = Errands(HERE, world.link, world.store, {FIRE.id: FIRE}, "http://localhost:8501")
+    running = Submitter(HERE, world.link, world.store, {FIRE.id: FIRE}, "http://localhost:8501")
     await running.run(world.gate.info())
     said = "Sending the scenes' files to the cluster: 1 of 2 sent."
     await until(lambda: world.session(session).reason == said)
@@ -115,12 +115,14 @@ async def test_the_card_says_how_many_files_were_sent(
     assert len(world.gate.staged) == 2
 
 
-async def test_the_first_file_that_fails_ends_the_others(world: Kept, tmp_path: Path) -> None:
+async def test_the_first_file_that_fails_ends_the_others(
+    world: ReconcilerHarness, tmp_path: Path
+) -> None:
     session = with_files(world, tmp_path)
     (tmp_path / "LC08_A" / "swir22.tif").unlink()
     hangs = asyncio.Event()
     world.gate.before["put"] = hangs.wait
-    running = Errands(HERE, world.link, world.store, {FIRE.id: FIRE}, "http://localhost:8501")
+    running = Submitter(HERE, world.link, world.store, {FIRE.id: FIRE}, "http://localhost:8501")
     await running.run(world.gate.info())
     await until(lambda: world.session(session).state is SessionState.ENDED)
     await running.close()
@@ -130,7 +132,7 @@ async def test_the_first_file_that_fails_ends_the_others(world: Kept, tmp_path: 
 
 
 async def test_who_may_no_longer_start_work_there_is_refused_before_anything_is_sent(
-    world: Kept, tmp_path: Path
+    world: ReconcilerHarness, tmp_path: Path
 ) -> None:
     """The tunnel changed hands while the session waited for the cluster."""
     session, asked = with_files(world, tmp_path), []
@@ -139,7 +141,7 @@ async def test_who_may_no_longer_start_work_there_is_refused_before_anything_is_
         asked.append((owner, cluster))
         return "The tunnel to here belongs to the group Coast. You are not in it."
 
-    running = Errands(
+    running = Submitter(
         HERE, world.link, world.store, {FIRE.id: FIRE}, "http://localhost:8501", refusal
     )
     await running.run(world.gate.info())
@@ -157,20 +159,20 @@ async def test_what_the_gate_says_of_itself_is_kept_fresh(
 ) -> None:
     hurry(monkeypatch)
     monkeypatch.setattr("lib.reconciler.cluster._INFO_EVERY_S", 0.05)
-    async with kept(tmp_path) as world:
+    async with running_reconciler(tmp_path) as world:
         await world.connected()
-        health = world.keeper.health(HERE)
+        health = world.reconciler.health(HERE)
         assert health.info is not None
         world.gate.data_paths = ["/fresh"]
 
         def paths() -> list[str]:
-            info = world.keeper.health(HERE).info
+            info = world.reconciler.health(HERE).info
             return info.data_paths if info else []
 
         await until(lambda: paths() == ["/fresh"])
-        assert world.keeper.health(HERE).since == health.since
+        assert world.reconciler.health(HERE).since == health.since
         world.gate.go_away()
-        await until(lambda: not world.keeper.health(HERE).reachable)
+        await until(lambda: not world.reconciler.health(HERE).reachable)
         world.gate.data_paths = ["/never asked"]
         await world.quiet(0.2)
         assert paths() == ["/fresh"], "the last that is known"

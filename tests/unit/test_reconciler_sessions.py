@@ -1,4 +1,4 @@
-"""Sessions as the keeper sees them through, with every fault on the way."""
+"""Sessions as the reconciler sees them through, with every fault on the way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lib.model import (
 )
 from lib.protocol.messages import STAGED_SCHEME, JobKind, SubmitRequest
 from tests.fakes.acts import launch, ready, stop
-from tests.fakes.kept import Kept, hurry, kept, until
+from tests.fakes.reconciler_harness import ReconcilerHarness, hurry, running_reconciler, until
 from tests.fakes.things import HERE, a_run, a_scene, a_session, add_session, new_id
 
 READY, ENDED, QUEUED = SessionState.READY, SessionState.ENDED, SessionState.QUEUED
@@ -31,13 +31,13 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[Kept]:
-    async with kept(tmp_path) as it:
+async def world(tmp_path: Path) -> AsyncIterator[ReconcilerHarness]:
+    async with running_reconciler(tmp_path) as it:
         await it.connected()
         yield it
 
 
-async def test_from_the_click_to_the_end(world: Kept) -> None:
+async def test_from_the_click_to_the_end(world: ReconcilerHarness) -> None:
     session = launch(world, "B", "A")
     queued = await world.session_is(session, QUEUED)
     assert queued.reason == "Waits for a free place."
@@ -58,32 +58,32 @@ async def test_from_the_click_to_the_end(world: Kept) -> None:
     assert starting.started_at is not None
     assert world.link.open == set()
 
-    world.door.answers = False
+    world.routes.answers = False
     world.gate.report_endpoint(session)
-    await until(lambda: world.door.tries > 2)
+    await until(lambda: world.routes.tries > 2)
     proving = world.session(session)
     assert proving.state is SessionState.STARTING, "READY only when it was proved"
     assert "does not answer" in proving.reason
-    assert not world.keeper.connected(HERE, session)
+    assert not world.reconciler.connected(HERE, session)
 
-    world.door.answers = True
+    world.routes.answers = True
     now = await world.session_is(session, READY)
     assert now.reason == "The notebook is ready."
     assert now.endpoint_at is not None
     assert now.ready_at is not None
-    assert world.door.let_in.keys() == world.link.open == {session}
+    assert world.routes.let_in.keys() == world.link.open == {session}
 
     stop(world, session)
     over = await world.session_is(session, ENDED)
     assert over.end_reason is EndReason.STOPPED
     assert over.reason == "It was stopped."
     assert over.files_until is not None
-    await until(lambda: not world.link.open and not world.door.let_in)
+    await until(lambda: not world.link.open and not world.routes.let_in)
     run = await world.run_is(over.run, RunState.CANCELLED)
     assert run.reason == "It was stopped."
 
 
-async def test_a_queue_is_told_and_held_is_a_reason(world: Kept) -> None:
+async def test_a_queue_is_told_and_held_is_a_reason(world: ReconcilerHarness) -> None:
     session = launch(world)
     await world.session_is(session, QUEUED)
     world.gate.change(session, state=JobState.HELD, reason="Held by the administrator.")
@@ -96,7 +96,7 @@ async def test_a_queue_is_told_and_held_is_a_reason(world: Kept) -> None:
     assert world.session(session).state is SessionState.STARTING
 
 
-async def test_a_lost_reply_costs_a_second_call_and_no_second_job(world: Kept) -> None:
+async def test_a_lost_reply_costs_a_second_call_and_no_second_job(world: ReconcilerHarness) -> None:
     world.gate.lose_replies["submit"] = 2
     session = launch(world)
     await world.session_is(session, QUEUED)
@@ -105,7 +105,7 @@ async def test_a_lost_reply_costs_a_second_call_and_no_second_job(world: Kept) -
     assert world.session(session).submitted_at is not None
 
 
-async def test_an_answer_that_is_not_understood_ends_nothing(world: Kept) -> None:
+async def test_an_answer_that_is_not_understood_ends_nothing(world: ReconcilerHarness) -> None:
     faults = iter([ProtocolError("The gate sent an answer that is not understood.")] * 2)
 
     def fail() -> None:
@@ -119,7 +119,7 @@ async def test_an_answer_that_is_not_understood_ends_nothing(world: Kept) -> Non
     assert world.gate.submitted == 1
 
 
-async def test_a_late_reply_changes_nothing_that_has_gone_on(world: Kept) -> None:
+async def test_a_late_reply_changes_nothing_that_has_gone_on(world: ReconcilerHarness) -> None:
     """The stream may tell that a job runs before its submit has answered."""
     release = asyncio.Event()
     answers = world.link.submit
@@ -142,7 +142,7 @@ async def test_a_late_reply_changes_nothing_that_has_gone_on(world: Kept) -> Non
     assert world.session(session).submitted_at is not None
 
 
-async def test_what_the_gate_refuses_ends_with_its_words(world: Kept) -> None:
+async def test_what_the_gate_refuses_ends_with_its_words(world: ReconcilerHarness) -> None:
     world.gate.refuse = Refused("No more than 4 notebooks at once.")
     session = launch(world)
     over = await world.session_is(session, ENDED)
@@ -152,7 +152,7 @@ async def test_what_the_gate_refuses_ends_with_its_words(world: Kept) -> None:
     assert "No more than 4" in run.reason
 
 
-async def test_a_full_disk_on_the_cluster_is_waited_out(world: Kept) -> None:
+async def test_a_full_disk_on_the_cluster_is_waited_out(world: ReconcilerHarness) -> None:
     world.gate.refuse = StorageFull("The cluster's disk is full.")
     session = launch(world)
     await until(lambda: "disk is full" in world.session(session).reason)
@@ -161,14 +161,18 @@ async def test_a_full_disk_on_the_cluster_is_waited_out(world: Kept) -> None:
     await world.session_is(session, QUEUED)
 
 
-async def test_a_file_that_is_gone_ends_it_with_a_sentence(world: Kept, tmp_path: Path) -> None:
+async def test_a_file_that_is_gone_ends_it_with_a_sentence(
+    world: ReconcilerHarness, tmp_path: Path
+) -> None:
     session = add_session(world.store, folder=str(tmp_path / "gone"))
     world.wake()
     over = await world.session_is(session.id, ENDED)
     assert re.search(r"The file \w+\.tif of the scene LC08_A cannot be read", over.reason)
 
 
-async def test_files_that_the_cluster_does_not_have_are_staged(world: Kept, tmp_path: Path) -> None:
+async def test_files_that_the_cluster_does_not_have_are_staged(
+    world: ReconcilerHarness, tmp_path: Path
+) -> None:
     for band in ("red", "swir22"):
         file = tmp_path / "LC08_A" / f"{band}.tif"
         file.parent.mkdir(exist_ok=True)
@@ -188,7 +192,9 @@ async def test_files_that_the_cluster_does_not_have_are_staged(world: Kept, tmp_
     }
 
 
-async def test_a_module_that_left_the_portal_ends_it_with_a_sentence(world: Kept) -> None:
+async def test_a_module_that_left_the_portal_ends_it_with_a_sentence(
+    world: ReconcilerHarness,
+) -> None:
     session_id = SessionId(new_id())
     run = a_run(session=session_id, module="old-module")
     world.store.work.add_session(a_session(run, session_id), run, [a_scene()])
@@ -200,9 +206,9 @@ async def test_a_module_that_left_the_portal_ends_it_with_a_sentence(world: Kept
 # --- cancelling, in every state ---------------------------------------------------
 
 
-async def test_cancel_before_anything_was_asked(world: Kept) -> None:
+async def test_cancel_before_anything_was_asked(world: ReconcilerHarness) -> None:
     world.gate.go_away()
-    await until(lambda: not world.keeper.health(HERE).reachable)
+    await until(lambda: not world.reconciler.health(HERE).reachable)
     session = launch(world)
     await world.quiet(0.1)
     stop(world, session)
@@ -215,7 +221,7 @@ async def test_cancel_before_anything_was_asked(world: Kept) -> None:
     assert world.gate.submitted == 0
 
 
-async def test_cancel_while_the_submit_is_under_way(world: Kept) -> None:
+async def test_cancel_while_the_submit_is_under_way(world: ReconcilerHarness) -> None:
     release = asyncio.Event()
     world.gate.before["submit"] = release.wait
     session = launch(world)
@@ -229,7 +235,7 @@ async def test_cancel_while_the_submit_is_under_way(world: Kept) -> None:
     assert world.gate.jobs[session].status.state is JobState.ENDED
 
 
-async def test_cancel_after_a_lost_reply_reaches_the_job(world: Kept) -> None:
+async def test_cancel_after_a_lost_reply_reaches_the_job(world: ReconcilerHarness) -> None:
     world.gate.lose_replies["submit"] = 1
     world.gate.before["submit"] = lambda: stop(world, session)
     session = add_session(world.store).id
@@ -238,7 +244,7 @@ async def test_cancel_after_a_lost_reply_reaches_the_job(world: Kept) -> None:
     assert world.gate.jobs[session].status.state is JobState.ENDED
 
 
-async def test_a_submit_that_overtakes_its_cancel_is_cancelled(world: Kept) -> None:
+async def test_a_submit_that_overtakes_its_cancel_is_cancelled(world: ReconcilerHarness) -> None:
     """The cancel finds no job, and the slow submit makes one afterwards."""
     arrived = []
 
@@ -259,7 +265,7 @@ async def test_a_submit_that_overtakes_its_cancel_is_cancelled(world: Kept) -> N
     await until(lambda: world.session(session).files_until is not None)
 
 
-async def test_cancel_while_queued(world: Kept) -> None:
+async def test_cancel_while_queued(world: ReconcilerHarness) -> None:
     session = launch(world)
     await world.session_is(session, QUEUED)
     stop(world, session)
@@ -267,7 +273,7 @@ async def test_cancel_while_queued(world: Kept) -> None:
     assert over.end_reason is EndReason.CANCELLED
 
 
-async def test_cancel_while_starting(world: Kept) -> None:
+async def test_cancel_while_starting(world: ReconcilerHarness) -> None:
     session = launch(world)
     await world.session_is(session, QUEUED)
     world.gate.start(session)
@@ -276,23 +282,23 @@ async def test_cancel_while_starting(world: Kept) -> None:
     assert (await world.session_is(session, ENDED)).end_reason is EndReason.STOPPED
 
 
-async def test_it_ends_while_it_is_being_connected(world: Kept) -> None:
+async def test_it_ends_while_it_is_being_connected(world: ReconcilerHarness) -> None:
     session = launch(world)
     await world.session_is(session, QUEUED)
-    world.door.answers = False
+    world.routes.answers = False
     world.gate.start(session)
     world.gate.report_endpoint(session)
-    await until(lambda: world.door.tries > 1)
+    await until(lambda: world.routes.tries > 1)
     world.gate.end(session, EndReason.OUT_OF_MEMORY)
     over = await world.session_is(session, ENDED)
     assert "Choose larger resources" in over.reason
-    world.door.answers = True
+    world.routes.answers = True
     await world.quiet()
     assert world.session(session) == over
-    assert (world.link.open, world.door.let_in) == (set(), {})
+    assert (world.link.open, world.routes.let_in) == (set(), {})
 
 
-async def test_a_cancel_whose_reply_is_lost_is_asked_again(world: Kept) -> None:
+async def test_a_cancel_whose_reply_is_lost_is_asked_again(world: ReconcilerHarness) -> None:
     session = await ready(world)
     world.gate.before["cancel"] = _once(StorageFull("The cluster's disk is full."))
     stop(world, session)
@@ -315,10 +321,10 @@ def _once(fault: Exception):  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("when", ["new", "queued", "starting", "ready"])
-async def test_unreachable_ends_nothing_and_goes_on(world: Kept, when: str) -> None:
+async def test_unreachable_ends_nothing_and_goes_on(world: ReconcilerHarness, when: str) -> None:
     if when == "new":
         world.gate.go_away()
-        await until(lambda: not world.keeper.health(HERE).reachable)
+        await until(lambda: not world.reconciler.health(HERE).reachable)
         session = launch(world)
     elif when == "ready":
         session = await ready(world)
@@ -330,12 +336,12 @@ async def test_unreachable_ends_nothing_and_goes_on(world: Kept, when: str) -> N
             await world.session_is(session, SessionState.STARTING)
     before = world.session(session).state
     world.gate.go_away()
-    await until(lambda: not world.keeper.health(HERE).reachable)
-    health = world.keeper.health(HERE)
+    await until(lambda: not world.reconciler.health(HERE).reachable)
+    health = world.reconciler.health(HERE)
     assert health.reason == "The cluster does not answer."
     await world.quiet()
     assert world.session(session).state is before
-    assert world.keeper.health(HERE).since == health.since
+    assert world.reconciler.health(HERE).since == health.since
 
     world.gate.come_back()
     await world.connected()
@@ -343,29 +349,31 @@ async def test_unreachable_ends_nothing_and_goes_on(world: Kept, when: str) -> N
     world.gate.start(session)
     world.gate.report_endpoint(session)
     await world.session_is(session, READY)
-    await until(lambda: world.keeper.connected(HERE, session))
+    await until(lambda: world.reconciler.connected(HERE, session))
 
 
-async def test_ready_stays_ready_and_keeps_its_reason_while_proved_again(world: Kept) -> None:
+async def test_ready_stays_ready_and_keeps_its_reason_while_proved_again(
+    world: ReconcilerHarness,
+) -> None:
     session = await ready(world)
     first = world.session(session).ready_at
     world.gate.go_away()
-    await until(lambda: not world.keeper.health(HERE).reachable)
+    await until(lambda: not world.reconciler.health(HERE).reachable)
     world.gate.come_back()
     await world.connected()
-    await until(lambda: world.keeper.connected(HERE, session))
+    await until(lambda: world.reconciler.connected(HERE, session))
     assert world.session(session).reason == "The notebook is ready."
     assert world.session(session).ready_at == first
 
 
-async def test_a_scheduler_that_does_not_answer_is_unknown(world: Kept) -> None:
+async def test_a_scheduler_that_does_not_answer_is_unknown(world: ReconcilerHarness) -> None:
     session = launch(world)
     await world.session_is(session, QUEUED)
     world.gate.asked_ok = False
     world.gate.tell()
-    await until(lambda: not world.keeper.health(HERE).reachable)
-    assert world.keeper.health(HERE).reason == "The scheduler does not answer."
-    assert world.keeper.health(HERE).info is not None
+    await until(lambda: not world.reconciler.health(HERE).reachable)
+    assert world.reconciler.health(HERE).reason == "The scheduler does not answer."
+    assert world.reconciler.health(HERE).info is not None
     assert world.session(session).state is QUEUED
     world.gate.asked_ok = True
     world.gate.tell()

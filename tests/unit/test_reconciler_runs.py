@@ -1,4 +1,4 @@
-"""Runs as the keeper sees them through: events, files, ends."""
+"""Runs as the reconciler sees them through: events, files, ends."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from lib.errors import ProtocolError
 from lib.model import EndReason, RunState, SceneId, SceneState
 from lib.protocol.messages import ArtifactKind, JobKind
-from lib.reconciler.results import Intake
+from lib.reconciler.results import ResultCollector
 from tests.fakes.acts import begun, done, write_results
-from tests.fakes.kept import Kept, hurry, kept, until
+from tests.fakes.reconciler_harness import ReconcilerHarness, hurry, running_reconciler, until
 from tests.fakes.things import (
     HERE,
     a_picture,
@@ -33,13 +33,15 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[Kept]:
-    async with kept(tmp_path) as it:
+async def world(tmp_path: Path) -> AsyncIterator[ReconcilerHarness]:
+    async with running_reconciler(tmp_path) as it:
         await it.connected()
         yield it
 
 
-async def test_found_objects_appear_while_it_runs_and_end_as_outlines(world: Kept) -> None:
+async def test_found_objects_appear_while_it_runs_and_end_as_outlines(
+    world: ReconcilerHarness,
+) -> None:
     run = await begun(world, "A", "B")
     assert world.gate.jobs[run.id].request.kind is JobKind.RUN
     write_results(world, run.id)
@@ -74,7 +76,9 @@ async def test_found_objects_appear_while_it_runs_and_end_as_outlines(world: Kep
     assert world.run(run.id) == over
 
 
-async def test_a_run_inside_a_session_ends_while_the_notebook_goes_on(world: Kept) -> None:
+async def test_a_run_inside_a_session_ends_while_the_notebook_goes_on(
+    world: ReconcilerHarness,
+) -> None:
     session = add_session(world.store, "A")
     world.wake()
     await until(lambda: session.id in world.gate.jobs)
@@ -88,7 +92,7 @@ async def test_a_run_inside_a_session_ends_while_the_notebook_goes_on(world: Kep
     assert str(found.state) in ("STARTING", "READY")
 
 
-async def test_some_scenes_failed(world: Kept) -> None:
+async def test_some_scenes_failed(world: ReconcilerHarness) -> None:
     run = await begun(world, "A", "B")
     write_results(world, run.id)
     world.gate.say(run.id, done())
@@ -98,7 +102,7 @@ async def test_some_scenes_failed(world: Kept) -> None:
     assert over.scenes[1].message == "B is broken."
 
 
-async def test_every_scene_failed(world: Kept) -> None:
+async def test_every_scene_failed(world: ReconcilerHarness) -> None:
     run = await begun(world, "A", "B")
     for scene in "AB":
         event = {"event": "scene_failed", "scene": scene, "message": f"{scene} is broken."}
@@ -107,7 +111,7 @@ async def test_every_scene_failed(world: Kept) -> None:
     assert over.reason == "No scene could be searched."
 
 
-async def test_a_run_that_is_stopped_keeps_what_it_has(world: Kept) -> None:
+async def test_a_run_that_is_stopped_keeps_what_it_has(world: ReconcilerHarness) -> None:
     run = await begun(world, "A", "B", "C")
     write_results(world, run.id)
     world.gate.say(run.id, object_event(1, "A"), done(), {"event": "scene_started", "scene": "B"})
@@ -134,7 +138,9 @@ async def test_a_run_that_is_stopped_keeps_what_it_has(world: Kept) -> None:
         (EndReason.FINISHED, "The module ended before it was through."),
     ],
 )
-async def test_a_job_that_ended_early_says_why(world: Kept, why: EndReason, words: str) -> None:
+async def test_a_job_that_ended_early_says_why(
+    world: ReconcilerHarness, why: EndReason, words: str
+) -> None:
     run = await begun(world, "A", "B")
     write_results(world, run.id)
     world.gate.say(run.id, done())
@@ -144,14 +150,14 @@ async def test_a_job_that_ended_early_says_why(world: Kept, why: EndReason, word
     assert over.scenes[1].state is SceneState.FAILED
 
 
-async def test_a_module_that_crashes_beside_a_living_notebook(world: Kept) -> None:
+async def test_a_module_that_crashes_beside_a_living_notebook(world: ReconcilerHarness) -> None:
     session = add_session(world.store, "A")
     world.wake()
     await until(lambda: session.id in world.gate.jobs)
     world.gate.start(session.id)
     world.gate.say(session.id, {"event": "run_started"}, {"event": "scene_started", "scene": "A"})
     await world.run_is(session.run, RUNNING)
-    await world.keeper.close()
+    await world.reconciler.close()
     message = "The module ended with code 1: ValueError: no such band"
     world.gate.change(session.id, module_exit_code=1, module_message=message)
     await world.restart()
@@ -160,7 +166,7 @@ async def test_a_module_that_crashes_beside_a_living_notebook(world: Kept) -> No
     assert world.session(session.id).state.value == "STARTING"
 
 
-async def test_the_end_of_the_job_waits_for_its_events(world: Kept) -> None:
+async def test_the_end_of_the_job_waits_for_its_events(world: ReconcilerHarness) -> None:
     """The status may come before the last events."""
     run = await begun(world)
     write_results(world, run.id)
@@ -174,7 +180,7 @@ async def test_the_end_of_the_job_waits_for_its_events(world: Kept) -> None:
 
 
 async def test_events_that_arrive_while_the_end_is_judged_count(
-    world: Kept, monkeypatch: pytest.MonkeyPatch
+    world: ReconcilerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The last events are stored between two looks of the judge."""
     run = await begun(world)
@@ -182,10 +188,10 @@ async def test_events_that_arrive_while_the_end_is_judged_count(
     world.gate.end(run.id)
     world.gate.change(run.id, events=4)
     await world.quiet(0.1)
-    really, loop, judged = Intake.all_here, asyncio.get_running_loop(), threading.Event()
+    really, loop, judged = ResultCollector.all_here, asyncio.get_running_loop(), threading.Event()
 
-    def look(intake: Intake) -> bool:
-        here = really(intake)
+    def look(collector: ResultCollector) -> bool:
+        here = really(collector)
         if not judged.is_set():
             judged.set()
             world.gate.jobs[run.id].events += [object_event(1, "A"), done()]
@@ -194,14 +200,14 @@ async def test_events_that_arrive_while_the_end_is_judged_count(
                 time.sleep(0.01)
         return here
 
-    monkeypatch.setattr(Intake, "all_here", look)
+    monkeypatch.setattr(ResultCollector, "all_here", look)
     world.gate.change(run.id, reason="Something new.")
     await until(lambda: world.run(run.id).state.over)
     assert judged.is_set()
     assert world.run(run.id).state is RunState.DONE
 
 
-async def test_rubbish_events_harm_nobody(world: Kept) -> None:
+async def test_rubbish_events_harm_nobody(world: ReconcilerHarness) -> None:
     run = await begun(world)
     other = await begun(world)
     write_results(world, run.id, numbers=(7,))
@@ -234,11 +240,11 @@ async def test_rubbish_events_harm_nobody(world: Kept) -> None:
     over = await world.run_is(run.id, RunState.DONE)
     assert over.scenes[0].searched == {"a": [None, {"b": {}}]}
     assert over.scenes[0].objects == 1, "counted in the file, not believed"
-    assert world.keeper.health(HERE).reachable
+    assert world.reconciler.health(HERE).reachable
     assert world.run(other.id).state is RUNNING
 
 
-async def test_events_after_the_end_of_a_scene_change_nothing(world: Kept) -> None:
+async def test_events_after_the_end_of_a_scene_change_nothing(world: ReconcilerHarness) -> None:
     run = await begun(world, "A", "B")
     write_results(world, run.id)
     world.gate.say(run.id, object_event(1, "A"), done(), object_event(9, "A"))
@@ -257,7 +263,7 @@ async def test_events_after_the_end_of_a_scene_change_nothing(world: Kept) -> No
     assert [d.n for d in world.store.detections.of_run(run.id)] == [1, 2]
 
 
-async def test_thumbnails_that_are_missing_broken_or_huge(world: Kept) -> None:
+async def test_thumbnails_that_are_missing_broken_or_huge(world: ReconcilerHarness) -> None:
     run = await begun(world)
     write_results(world, run.id, numbers=(1, 2, 3, 4, 5))
     del world.gate.jobs[run.id].files[ArtifactKind.CHIP, "A", 2]
@@ -283,7 +289,7 @@ async def test_thumbnails_that_are_missing_broken_or_huge(world: Kept) -> None:
     ],
 )
 async def test_outlines_that_cannot_be_read_leave_the_boxes(
-    world: Kept, content: bytes | None, words: str
+    world: ReconcilerHarness, content: bytes | None, words: str
 ) -> None:
     run = await begun(world)
     write_results(world, run.id)
@@ -298,7 +304,7 @@ async def test_outlines_that_cannot_be_read_leave_the_boxes(
     assert [d.n for d in world.store.detections.of_run(run.id)] == [1]
 
 
-async def test_a_gate_that_breaks_the_contract_for_one_file(world: Kept) -> None:
+async def test_a_gate_that_breaks_the_contract_for_one_file(world: ReconcilerHarness) -> None:
     run = await begun(world)
     write_results(world, run.id)
 
@@ -311,12 +317,12 @@ async def test_a_gate_that_breaks_the_contract_for_one_file(world: Kept) -> None
     assert "more bytes" in over.scenes[0].message
 
 
-async def test_events_that_the_gate_left_out_are_asked_for_again(world: Kept) -> None:
+async def test_events_that_the_gate_left_out_are_asked_for_again(world: ReconcilerHarness) -> None:
     run = await begun(world)
     write_results(world, run.id)
     job = world.gate.jobs[run.id]
     hidden, job.events = job.events, []
-    await world.keeper.close()
+    await world.reconciler.close()
     world.store.work.update_run(run.id, events_have=0)
     job.events = [*hidden, object_event(1, "A"), done()]
     world.gate.change(run.id, events=4)

@@ -1,4 +1,4 @@
-"""A keeper over a real store and a gate in memory, quick enough for tests."""
+"""A reconciler over a real store and a gate in memory, quick enough for tests."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ import pytest
 
 from lib.model import Run, RunId, Session, SessionId
 from lib.reconciler import cluster, connections, runs, submit
-from lib.reconciler.reconciler import Keeper
+from lib.reconciler.reconciler import Reconciler
 from lib.results.folder import ResultFolder
 from lib.store import Store
-from tests.fakes.gate import MemoryDoor, MemoryGate, MemoryLink
+from tests.fakes.gate import MemoryGate, MemoryLink, MemoryRoutes
 from tests.fakes.things import ALICE, BOB, FIRE, HERE, introduce
 
 
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the keeper try again after moments instead of seconds."""
+    """Let the reconciler try again after moments instead of seconds."""
     monkeypatch.setattr(cluster, "_FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr(cluster, "_LONGEST_PAUSE_S", 0.05)
-    monkeypatch.setattr(cluster, "_ERRANDS_EVERY_S", 0.02)
+    monkeypatch.setattr(cluster, "_SUBMIT_EVERY_S", 0.02)
     monkeypatch.setattr(submit, "_RETRY_S", 0.03)
     monkeypatch.setattr(runs, "_RETRY_S", 0.03)
     monkeypatch.setattr(connections, "_LONGEST_PAUSE_S", 0.05)
@@ -50,8 +50,8 @@ async def until(
         await asyncio.sleep(0.01)
 
 
-class Kept:
-    """One portal's store, results and keeper, and the gate that it keeps."""
+class ReconcilerHarness:
+    """One portal's store, results and reconciler, and the gate that it asks."""
 
     def __init__(self, home: Path, gate: MemoryGate | None = None) -> None:
         self.home = home
@@ -61,32 +61,32 @@ class Kept:
             introduce(self.store, user)
         self.results = ResultFolder(home / "results")
         self.link = MemoryLink(self.gate, home)
-        self.door = MemoryDoor()
-        self.keeper = self._keeper()
+        self.routes = MemoryRoutes()
+        self.reconciler = self._reconciler()
 
-    def _keeper(self) -> Keeper:
-        return Keeper(
+    def _reconciler(self) -> Reconciler:
+        return Reconciler(
             {HERE: self.link},
             self.store,
             self.results,
-            self.door,
+            self.routes,
             {FIRE.id: FIRE},
             "http://localhost:8501",
         )
 
     async def restart(self, *, forget_forwards: bool = False) -> None:
         """A new portal process on the same store; masters and forwards live on."""
-        await self.keeper.close()
+        await self.reconciler.close()
         self.store.close()
         self.store = Store(self.home / "portal.sqlite")
         if forget_forwards:
             await self.link.disconnect()
-        self.door = MemoryDoor()
-        self.keeper = self._keeper()
-        self.keeper.start()
+        self.routes = MemoryRoutes()
+        self.reconciler = self._reconciler()
+        self.reconciler.start()
 
     def wake(self) -> None:
-        self.keeper.wake(HERE)
+        self.reconciler.wake(HERE)
 
     def session(self, session_id: SessionId) -> Session:
         return self.store.work.session(session_id)
@@ -108,7 +108,7 @@ class Kept:
         return self.run(run_id)
 
     async def connected(self) -> None:
-        await until(lambda: self.keeper.health(HERE).reachable, "reachable")
+        await until(lambda: self.reconciler.health(HERE).reachable, "reachable")
 
     async def quiet(self, seconds: float = 0.2) -> None:
         """Time in which something wrong could happen."""
@@ -116,13 +116,13 @@ class Kept:
 
 
 @asynccontextmanager
-async def kept(home: Path, *, start: bool = True) -> AsyncIterator[Kept]:
-    """A keeper that runs until the end of the block."""
-    it = Kept(home)
+async def running_reconciler(home: Path, *, start: bool = True) -> AsyncIterator[ReconcilerHarness]:
+    """A reconciler that runs until the end of the block."""
+    it = ReconcilerHarness(home)
     if start:
-        it.keeper.start()
+        it.reconciler.start()
     try:
         yield it
     finally:
-        await it.keeper.close()
+        await it.reconciler.close()
         it.store.close()

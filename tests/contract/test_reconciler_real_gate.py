@@ -1,6 +1,6 @@
-"""The keeper over the real gate, the real ssh connection and real notebooks.
+"""The reconciler over the real gate, the real ssh connection and real notebooks.
 
-What `tests/unit/test_keeper_*.py` prove with a gate in memory must hold here too.
+What `tests/unit/test_reconciler_*.py` prove with a gate in memory must hold here too.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from lib.model import (
 from lib.notebook_proxy.upstream import Upstream
 from lib.portal.tunnels import OuterTunnels
 from lib.protocol.messages import JobKind
-from lib.reconciler.reconciler import Keeper
+from lib.reconciler.reconciler import Reconciler
 from lib.results.folder import ResultFolder
 from lib.store import Store
 from lib.tunnels.gate_address import GateAddress, TcpAddress
 from lib.tunnels.link import ClusterLink
-from tests.fakes.kept import hurry, until
+from tests.fakes.reconciler_harness import hurry, until
 from tests.fakes.supervisor import Supervisor
 from tests.fakes.things import ALICE, HERE, a_run, a_scene, a_session, new_id
 from tests.fixtures.gate_site import GateSite
@@ -56,7 +56,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
 
 
 class Notebooks:
-    """`keeper.NotebookDoor`: proves a notebook as the proxy does."""
+    """`reconciler.NotebookRoutes`: proves a notebook as the proxy does."""
 
     def __init__(self) -> None:
         self.open_now: dict[SessionId, Upstream] = {}
@@ -78,7 +78,7 @@ class Notebooks:
 
 
 class RealPortal:
-    """Store, results and keeper of one portal process; `again` is the next process."""
+    """Store, results and reconciler of one portal process; `again` is the next process."""
 
     def __init__(self, gate: GateSite, home: Path, runtime: Path) -> None:
         self.gate, self.home, self.runtime = gate, home, runtime
@@ -92,7 +92,7 @@ class RealPortal:
         self.store = Store(self.home / "portal.sqlite")
         self.store.people.ensure_user(ALICE)
         self.results = ResultFolder(self.home / "results")
-        self.door = Notebooks()
+        self.routes = Notebooks()
         self.link = ClusterLink(
             HERE,
             gate_address=self.reach,
@@ -100,21 +100,21 @@ class RealPortal:
             host_key=(self.gate.root / "known_hosts").read_text().partition(" ")[2],
             runtime=self.runtime,
         )
-        self.keeper = Keeper(
+        self.reconciler = Reconciler(
             {HERE: self.link},
             self.store,
             self.results,
-            self.door,
+            self.routes,
             {SMALL.id: SMALL},
             "http://localhost:8501",
             lambda _owner, _cluster: self.refused,
         )
-        self.keeper.start()
+        self.reconciler.start()
 
     async def end(self) -> None:
-        await self.keeper.close()
-        for session in list(self.door.open_now):
-            await self.door.close(session)
+        await self.reconciler.close()
+        for session in list(self.routes.open_now):
+            await self.routes.close(session)
         self.store.close()
 
     async def again(self) -> None:
@@ -129,7 +129,7 @@ class RealPortal:
     def start_run(self, **params: Any) -> Run:
         run = self._work(None, params)
         self.store.work.add_run(run, [self._scene()])
-        self.keeper.wake(HERE)
+        self.reconciler.wake(HERE)
         return run
 
     def open_notebook(self, **params: Any) -> Session:
@@ -137,7 +137,7 @@ class RealPortal:
         run = self._work(session_id, params)
         session = a_session(run, session_id)
         self.store.work.add_session(session, run, [self._scene()])
-        self.keeper.wake(HERE)
+        self.reconciler.wake(HERE)
         return session
 
     def _scene(self) -> Any:
@@ -150,7 +150,7 @@ class RealPortal:
     def stop(self, session: Session) -> None:
         self.store.work.update_session(session.id, stopping=True)
         self.store.work.update_run(session.run, stopping=True)
-        self.keeper.wake(HERE)
+        self.reconciler.wake(HERE)
 
     async def session_is(self, session: Session, state: SessionState) -> Session:
         def found() -> Session:
@@ -167,7 +167,9 @@ class RealPortal:
         return found()
 
     async def becomes(self, reachable: bool) -> None:
-        await until(lambda: self.keeper.health(HERE).reachable is reachable, "reachability", LONG_S)
+        await until(
+            lambda: self.reconciler.health(HERE).reachable is reachable, "reachability", LONG_S
+        )
 
 
 @pytest.fixture
@@ -200,7 +202,7 @@ async def here(
 async def test_a_notebook_through_restarts_of_portal_and_gate(here: RealPortal) -> None:
     session = here.open_notebook(linger_s=0)
     ready = await here.session_is(session, SessionState.READY)
-    assert session.id in here.door.open_now
+    assert session.id in here.routes.open_now
     assert ready.endpoint_at is not None
     staged = here.gate.work(session.id) / "in" / "S1"
     assert [p.read_bytes() for p in staged.rglob("red*")] == [b"II*\0 red"]
@@ -208,22 +210,22 @@ async def test_a_notebook_through_restarts_of_portal_and_gate(here: RealPortal) 
     assert run.objects == 1
 
     await here.again()
-    await until(lambda: here.keeper.connected(HERE, session.id), "proved again", LONG_S)
+    await until(lambda: here.reconciler.connected(HERE, session.id), "proved again", LONG_S)
     assert here.store.work.session(session.id).ready_at == ready.ready_at
 
     here.gate.stop(jobs=False)
     await here.becomes(reachable=False)
     assert here.store.work.session(session.id).state is SessionState.READY
-    assert here.keeper.health(HERE).reason
+    assert here.reconciler.health(HERE).reason
     here.gate.start()
     await here.becomes(reachable=True)
-    await until(lambda: here.keeper.connected(HERE, session.id), "proved again", LONG_S)
+    await until(lambda: here.reconciler.connected(HERE, session.id), "proved again", LONG_S)
 
     here.stop(session)
     over = await here.session_is(session, SessionState.ENDED)
     assert over.end_reason is EndReason.STOPPED
     assert over.files_until is not None
-    await until(lambda: not here.door.open_now, "the door is closed")
+    await until(lambda: not here.routes.open_now, "the route is gone")
     await until(_async(here.link.forwards, frozenset()), "the forward is gone")
     assert here.store.work.run(session.run) == run
 
@@ -267,7 +269,7 @@ async def test_queued_behind_another_and_cancelled(here: RealPortal) -> None:
 async def test_what_the_gate_refuses(here: RealPortal) -> None:
     run = a_run("S1", module=SMALL.id, module_version="9.9.9", params={})
     here.store.work.add_run(run, [here._scene()])
-    here.keeper.wake(HERE)
+    here.reconciler.wake(HERE)
     over = await here.run_is(run.id, RunState.FAILED)
     assert over.reason.startswith("The cluster refused it.")
     assert "9.9.9" in over.reason
@@ -295,7 +297,7 @@ async def test_start_again_has_the_files(here: RealPortal) -> None:
         here.store.work.run(session.run), SessionId(new_id()), continued_from=session.id
     )
     here.store.work.add_session(again, None, ())
-    here.keeper.wake(HERE)
+    here.reconciler.wake(HERE)
     await here.session_is(again, SessionState.READY)
     assert (here.gate.work(again.id) / "mine.txt").read_text() == "kept"
     assert here.gate.status(again.id).kind is JobKind.SESSION
@@ -328,7 +330,7 @@ async def far(
 
 
 async def test_a_notebook_through_a_tunnel_that_dies_and_is_opened_again(far: FarPortal) -> None:
-    health = far.keeper.health
+    health = far.reconciler.health
     session = far.open_notebook(linger_s=0)
     await until(lambda: "No tunnel to here has been opened" in health(HERE).reason)
     assert far.store.work.session(session.id).state is SessionState.NEW
@@ -347,8 +349,8 @@ async def test_a_notebook_through_a_tunnel_that_dies_and_is_opened_again(far: Fa
     second = far.open_tunnel(account="ben")
     try:
         await far.becomes(reachable=True)
-        await until(lambda: far.keeper.connected(HERE, session.id), "proved again", LONG_S)
-        assert session.id in far.door.open_now
+        await until(lambda: far.reconciler.connected(HERE, session.id), "proved again", LONG_S)
+        assert session.id in far.routes.open_now
         again = far.store.work.session(session.id)
         assert (again.job, again.ready_at) == (ready.job, ready.ready_at)
         assert submitted(far) == [session.id]
@@ -360,7 +362,7 @@ async def test_a_notebook_through_a_tunnel_that_dies_and_is_opened_again(far: Fa
         far.stop(session)
         await far.session_is(session, SessionState.ENDED)
     finally:
-        await far.keeper.close()
+        await far.reconciler.close()
         second.kill()
 
 
@@ -380,7 +382,7 @@ def _async(ask: Callable[[], Any], wanted: Any) -> Callable[[], Any]:
 
 
 def test_the_gate_in_memory_speaks_the_same_language() -> None:
-    """Both links have exactly the methods that the keeper's port names."""
+    """Both links have exactly the methods that the reconciler's port names."""
     from lib.reconciler.interfaces import Link
     from tests.fakes.gate import MemoryLink
 

@@ -102,7 +102,7 @@ def test_a_session_that_ended_stays_as_it_ended(store: Store) -> None:
     assert (found.end_reason, found.reason, found.stopping) == (EndReason.IDLE, "idle", False)
     assert found.ended_at is not None
     assert found.ended_at.timestamp() == 5.0
-    assert [s.id for s in store.work.kept_sessions(HERE)] == [session.id]
+    assert [s.id for s in store.work.sessions_with_files(HERE)] == [session.id]
 
 
 @pytest.mark.parametrize("over", [s for s in RunState if s.over])

@@ -1,4 +1,4 @@
-"""Errands whose answers are late or lost, with files to be staged: one job, never ended
+"""Submitter whose answers are late or lost, with files to be staged: one job, never ended
 by its own repetition."""
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from typing import Any
 import pytest
 
 from lib.model import SessionState
-from lib.reconciler.submit import Errands
-from tests.fakes.kept import Kept, until
+from lib.reconciler.submit import Submitter
+from tests.fakes.reconciler_harness import ReconcilerHarness, until
 from tests.fakes.things import FIRE, HERE, add_session
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[Kept]:
-    """A store and a gate; no keeper runs: the test itself sends for the errands."""
-    it = Kept(tmp_path)
+def world(tmp_path: Path) -> Iterator[ReconcilerHarness]:
+    """A store and a gate; no reconciler runs: the test itself calls it."""
+    it = ReconcilerHarness(tmp_path)
     yield it
     it.store.close()
 
 
-def errands(world: Kept) -> Errands:
-    return Errands(HERE, world.link, world.store, {FIRE.id: FIRE}, "http://localhost:8501")
+def a_submitter(world: ReconcilerHarness) -> Submitter:
+    return Submitter(HERE, world.link, world.store, {FIRE.id: FIRE}, "http://localhost:8501")
 
 
-def staged_session(world: Kept, folder: Path) -> Any:
+def staged_session(world: ReconcilerHarness, folder: Path) -> Any:
     file = folder / "LC08_A" / "red.tif"
     file.parent.mkdir()
     file.write_bytes(b"red")
@@ -37,12 +37,12 @@ def staged_session(world: Kept, folder: Path) -> Any:
 
 
 async def test_a_list_that_was_read_too_early_submits_nothing_twice(
-    world: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: ReconcilerHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The session was refused as “submitted already” when the store was read before its
     submit was written down, and looked at afterwards."""
     session = staged_session(world, tmp_path)
-    running, submitted = errands(world), threading.Event()
+    running, submitted = a_submitter(world), threading.Event()
     live_sessions = world.store.work.live_sessions
 
     def slow(cluster: Any) -> Any:
@@ -63,13 +63,13 @@ async def test_a_list_that_was_read_too_early_submits_nothing_twice(
 
 
 async def test_a_lost_answer_to_a_submit_with_staged_files(
-    world: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: ReconcilerHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gate takes no more files for a job that it has; the repetition finds the job."""
     monkeypatch.setattr("lib.reconciler.submit._RETRY_S", 0.0)
     world.gate.lose_replies["submit"] = 1
     session = staged_session(world, tmp_path)
-    running = errands(world)
+    running = a_submitter(world)
 
     async def again() -> bool:
         await running.run(world.gate.info())

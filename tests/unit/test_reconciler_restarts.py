@@ -19,7 +19,7 @@ from lib.model import (
 )
 from lib.protocol.messages import JobKind, SubmitRequest
 from tests.fakes.acts import launch, ready, stop
-from tests.fakes.kept import Kept, hurry, kept, until
+from tests.fakes.reconciler_harness import ReconcilerHarness, hurry, running_reconciler, until
 from tests.fakes.things import HERE, a_session, new_id
 
 READY, ENDED, QUEUED = SessionState.READY, SessionState.ENDED, SessionState.QUEUED
@@ -31,8 +31,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[Kept]:
-    async with kept(tmp_path) as it:
+async def world(tmp_path: Path) -> AsyncIterator[ReconcilerHarness]:
+    async with running_reconciler(tmp_path) as it:
         await it.connected()
         yield it
 
@@ -40,11 +40,11 @@ async def world(tmp_path: Path) -> AsyncIterator[Kept]:
 # --- what the gate does not know ------------------------------------------------------
 
 
-async def test_a_job_that_the_gate_lost_is_lost_with_its_run(world: Kept) -> None:
+async def test_a_job_that_the_gate_lost_is_lost_with_its_run(world: ReconcilerHarness) -> None:
     session = await ready(world)
     world.gate.forget(session)
     world.gate.go_away()
-    await until(lambda: not world.keeper.health(HERE).reachable)
+    await until(lambda: not world.reconciler.health(HERE).reachable)
     assert world.session(session).state is READY
     world.gate.come_back()
     over = await world.session_is(session, ENDED)
@@ -53,10 +53,10 @@ async def test_a_job_that_the_gate_lost_is_lost_with_its_run(world: Kept) -> Non
     assert (await world.run_is(over.run, RunState.FAILED)).reason == (
         "The cluster does not know it any more."
     )
-    await until(lambda: not world.link.open and not world.door.let_in)
+    await until(lambda: not world.link.open and not world.routes.let_in)
 
 
-async def test_one_that_is_being_submitted_is_not_lost(world: Kept) -> None:
+async def test_one_that_is_being_submitted_is_not_lost(world: ReconcilerHarness) -> None:
     """The gate makes a snapshot while a submit is on its way."""
     release = asyncio.Event()
     world.gate.before["submit"] = release.wait
@@ -64,7 +64,7 @@ async def test_one_that_is_being_submitted_is_not_lost(world: Kept) -> None:
     await until(lambda: ("submit", session) in world.gate.calls)
     info_calls = world.gate.calls.count(("info", ""))
     world.gate.go_away()
-    await until(lambda: not world.keeper.health(HERE).reachable)
+    await until(lambda: not world.reconciler.health(HERE).reachable)
     world.gate.come_back()
     await world.connected()
     await until(lambda: world.gate.calls.count(("info", "")) > info_calls)
@@ -77,17 +77,17 @@ async def test_one_that_is_being_submitted_is_not_lost(world: Kept) -> None:
     assert world.gate.submitted == 1
 
 
-async def test_files_that_the_gate_removed_are_no_longer_offered(world: Kept) -> None:
+async def test_files_that_the_gate_removed_are_no_longer_offered(world: ReconcilerHarness) -> None:
     session = await ready(world)
     world.gate.end(session, EndReason.IDLE)
     await world.session_is(session, ENDED)
-    assert world.store.work.kept_sessions(HERE)
+    assert world.store.work.sessions_with_files(HERE)
     world.gate.forget(session)
     await world.restart()
-    await until(lambda: not world.store.work.kept_sessions(HERE))
+    await until(lambda: not world.store.work.sessions_with_files(HERE))
 
 
-async def test_jobs_of_somebody_else_s_portal_are_left_alone(world: Kept) -> None:
+async def test_jobs_of_somebody_else_s_portal_are_left_alone(world: ReconcilerHarness) -> None:
     theirs = new_id()
     world.gate.submit(
         SubmitRequest(theirs, JobKind.SESSION, "x", "active-fire", "1.0.0", {}, [], "small", 60)
@@ -98,24 +98,26 @@ async def test_jobs_of_somebody_else_s_portal_are_left_alone(world: Kept) -> Non
     await world.quiet()
     assert world.gate.jobs[theirs].status.state is JobState.RUNNING
     assert world.link.open == set()
-    assert world.keeper.health(HERE).reachable
+    assert world.reconciler.health(HERE).reachable
 
 
 # --- restarts -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("forget_forwards", [False, True])
-async def test_a_new_portal_finds_the_notebook_ready(world: Kept, forget_forwards: bool) -> None:
+async def test_a_new_portal_finds_the_notebook_ready(
+    world: ReconcilerHarness, forget_forwards: bool
+) -> None:
     session = await ready(world)
     before = world.session(session)
     await world.restart(forget_forwards=forget_forwards)
-    await until(lambda: world.keeper.connected(HERE, session))
-    await until(lambda: session in world.door.let_in)
+    await until(lambda: world.reconciler.connected(HERE, session))
+    await until(lambda: session in world.routes.let_in)
     assert world.session(session) == before
     assert world.gate.submitted == 1
 
 
-async def test_a_portal_that_died_while_submitting_submits_once(world: Kept) -> None:
+async def test_a_portal_that_died_while_submitting_submits_once(world: ReconcilerHarness) -> None:
     release = asyncio.Event()
     answers = world.link.submit
 
@@ -133,10 +135,10 @@ async def test_a_portal_that_died_while_submitting_submits_once(world: Kept) -> 
     assert world.gate.submitted == 1
 
 
-async def test_stopped_while_the_portal_was_down(world: Kept) -> None:
+async def test_stopped_while_the_portal_was_down(world: ReconcilerHarness) -> None:
     """A NEW session of an earlier process may have reached the gate: the gate is asked."""
     world.gate.go_away()
-    await until(lambda: not world.keeper.health(HERE).reachable)
+    await until(lambda: not world.reconciler.health(HERE).reachable)
     session = launch(world)
     await world.restart()
     stop(world, session)
@@ -148,11 +150,11 @@ async def test_stopped_while_the_portal_was_down(world: Kept) -> None:
     assert world.gate.submitted == 0
 
 
-async def test_forwards_of_a_portal_that_died_are_dropped(world: Kept) -> None:
+async def test_forwards_of_a_portal_that_died_are_dropped(world: ReconcilerHarness) -> None:
     session = await ready(world)
     stray = SessionId(new_id())
     world.link.open.add(stray)
-    await world.keeper.close()
+    await world.reconciler.close()
     world.gate.end(session, EndReason.WALLTIME)
     await world.restart()
     over = await world.session_is(session, ENDED)
@@ -160,9 +162,9 @@ async def test_forwards_of_a_portal_that_died_are_dropped(world: Kept) -> None:
     await until(lambda: world.link.open == set())
 
 
-async def test_closing_leaves_jobs_and_forwards_alone(world: Kept) -> None:
+async def test_closing_leaves_jobs_and_forwards_alone(world: ReconcilerHarness) -> None:
     session = await ready(world)
-    await world.keeper.close()
+    await world.reconciler.close()
     assert world.gate.jobs[session].status.state is JobState.RUNNING
     assert world.link.open == {session}
     assert world.link.watching == 0
@@ -171,7 +173,7 @@ async def test_closing_leaves_jobs_and_forwards_alone(world: Kept) -> None:
 # --- starting again ---------------------------------------------------------------------
 
 
-async def ended(world: Kept) -> SessionId:
+async def ended(world: ReconcilerHarness) -> SessionId:
     session = await ready(world)
     world.gate.end(session, EndReason.WALLTIME)
     await world.session_is(session, ENDED)
@@ -179,7 +181,7 @@ async def ended(world: Kept) -> SessionId:
     return session
 
 
-def continue_it(world: Kept, old: SessionId) -> SessionId:
+def continue_it(world: ReconcilerHarness, old: SessionId) -> SessionId:
     before = world.session(old)
     session = a_session(
         world.run(before.run),
@@ -192,7 +194,7 @@ def continue_it(world: Kept, old: SessionId) -> SessionId:
     return session.id
 
 
-async def test_start_again_takes_the_files_over(world: Kept) -> None:
+async def test_start_again_takes_the_files_over(world: ReconcilerHarness) -> None:
     old = await ended(world)
     fresh = continue_it(world, old)
     await world.session_is(fresh, QUEUED)
@@ -204,7 +206,7 @@ async def test_start_again_takes_the_files_over(world: Kept) -> None:
     assert world.session(fresh).run == world.session(old).run
 
 
-async def test_start_again_that_is_refused_may_be_tried_again(world: Kept) -> None:
+async def test_start_again_that_is_refused_may_be_tried_again(world: ReconcilerHarness) -> None:
     old = await ended(world)
     run_before = world.run(world.session(old).run)
     world.gate.refuse = Refused("No more than 4 notebooks at once.")

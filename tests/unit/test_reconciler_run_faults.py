@@ -14,7 +14,7 @@ from lib.errors import StorageFull
 from lib.model import JobState, RunId, RunState, SceneId, SceneState
 from lib.store import Store
 from tests.fakes.acts import begun, done, write_results
-from tests.fakes.kept import Kept, hurry, kept, until
+from tests.fakes.reconciler_harness import ReconcilerHarness, hurry, running_reconciler, until
 from tests.fakes.things import (
     HERE,
     add_run,
@@ -32,8 +32,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[Kept]:
-    async with kept(tmp_path) as it:
+async def world(tmp_path: Path) -> AsyncIterator[ReconcilerHarness]:
+    async with running_reconciler(tmp_path) as it:
         await it.connected()
         yield it
 
@@ -41,13 +41,13 @@ async def world(tmp_path: Path) -> AsyncIterator[Kept]:
 # --- the cluster cannot be asked, the portal restarts ----------------------------------
 
 
-async def test_unreachable_while_fetching_ends_nothing(world: Kept) -> None:
+async def test_unreachable_while_fetching_ends_nothing(world: ReconcilerHarness) -> None:
     run = await begun(world)
     write_results(world, run.id)
     world.gate.before["get"] = world.gate.go_away
     world.gate.say(run.id, object_event(1, "A"), object_event(2, "A"), done())
     world.gate.end(run.id)
-    await until(lambda: not world.keeper.health(HERE).reachable)
+    await until(lambda: not world.reconciler.health(HERE).reachable)
     await world.quiet()
     assert world.run(run.id).state is RUNNING
     del world.gate.before["get"]
@@ -59,7 +59,7 @@ async def test_unreachable_while_fetching_ends_nothing(world: Kept) -> None:
 
 @pytest.mark.parametrize("gets", [0, 1, 3, 5, 7])
 async def test_a_portal_that_dies_while_fetching_ends_at_the_same_result(
-    world: Kept, gets: int
+    world: ReconcilerHarness, gets: int
 ) -> None:
     run = await begun(world)
     write_results(world, run.id, numbers=(1, 2, 3))
@@ -78,7 +78,7 @@ async def test_a_portal_that_dies_while_fetching_ends_at_the_same_result(
     world.gate.end(run.id)
     if gets < 7:
         await stuck.wait()
-    await world.keeper.close()
+    await world.reconciler.close()
     del world.gate.before["get"]
     await world.restart()
     over = await world.run_is(run.id, RunState.DONE)
@@ -89,7 +89,7 @@ async def test_a_portal_that_dies_while_fetching_ends_at_the_same_result(
     ]
 
 
-async def test_another_run_s_slow_files_do_not_hold_up_the_stream(world: Kept) -> None:
+async def test_another_run_s_slow_files_do_not_hold_up_the_stream(world: ReconcilerHarness) -> None:
     run = await begun(world)
     write_results(world, run.id)
     stuck = asyncio.Event()
@@ -107,11 +107,11 @@ async def test_another_run_s_slow_files_do_not_hold_up_the_stream(world: Kept) -
     assert world.run(other.id).state is RUNNING
 
 
-async def test_a_lost_run_is_over(world: Kept) -> None:
+async def test_a_lost_run_is_over(world: ReconcilerHarness) -> None:
     run = await begun(world, "A", "B")
     world.gate.say(run.id, object_event(1, "A"))
     await until(lambda: world.run(run.id).objects == 1)
-    await world.keeper.close()
+    await world.reconciler.close()
     world.store.work.update_scene(run.id, A, state=SceneState.DONE)
     world.gate.forget(run.id)
     await world.restart()
@@ -121,14 +121,14 @@ async def test_a_lost_run_is_over(world: Kept) -> None:
     assert len(world.store.detections.of_run(run.id)) == 1
 
 
-async def test_a_run_of_a_session_that_ended_long_ago_is_over(world: Kept) -> None:
+async def test_a_run_of_a_session_that_ended_long_ago_is_over(world: ReconcilerHarness) -> None:
     """The portal was down until the gate had removed the files."""
     session = add_session(world.store, "A")
     world.wake()
     await until(lambda: session.id in world.gate.jobs)
     world.gate.start(session.id)
     await world.run_is(session.run, RUNNING)
-    await world.keeper.close()
+    await world.reconciler.close()
     world.store.work.update_session(session.id, state=type(session.state).ENDED)
     world.gate.forget(session.id)
     await world.restart()
@@ -136,9 +136,11 @@ async def test_a_run_of_a_session_that_ended_long_ago_is_over(world: Kept) -> No
     assert "does not know it any more" in over.reason
 
 
-async def test_a_run_cancelled_before_it_was_submitted_never_starts(world: Kept) -> None:
+async def test_a_run_cancelled_before_it_was_submitted_never_starts(
+    world: ReconcilerHarness,
+) -> None:
     world.gate.go_away()
-    await until(lambda: not world.keeper.health(HERE).reachable)
+    await until(lambda: not world.reconciler.health(HERE).reachable)
     run = add_run(world.store, "A")
     world.store.work.update_run(run.id, stopping=True)
     world.wake()
@@ -150,9 +152,11 @@ async def test_a_run_cancelled_before_it_was_submitted_never_starts(world: Kept)
     assert world.gate.jobs == {}
 
 
-async def test_a_job_that_runs_though_its_run_was_cancelled_is_ended(world: Kept) -> None:
+async def test_a_job_that_runs_though_its_run_was_cancelled_is_ended(
+    world: ReconcilerHarness,
+) -> None:
     run = await begun(world)
-    await world.keeper.close()
+    await world.reconciler.close()
     world.store.work.update_run(run.id, state=RunState.CANCELLED)
     await world.restart()
     await until(lambda: world.gate.jobs[run.id].status.state is JobState.ENDED)
@@ -161,7 +165,9 @@ async def test_a_job_that_runs_though_its_run_was_cancelled_is_ended(world: Kept
 # --- full disks -------------------------------------------------------------------------
 
 
-async def test_a_disk_that_is_full_while_results_arrive_loses_nothing(world: Kept) -> None:
+async def test_a_disk_that_is_full_while_results_arrive_loses_nothing(
+    world: ReconcilerHarness,
+) -> None:
     run = await begun(world)
     write_results(world, run.id)
     get = world.link.get
@@ -181,7 +187,9 @@ async def test_a_disk_that_is_full_while_results_arrive_loses_nothing(world: Kep
     assert [d.has_chip for d in world.store.detections.of_run(run.id)] == [True, False]
 
 
-async def test_results_that_cannot_be_written_say_so_and_arrive_later(world: Kept) -> None:
+async def test_results_that_cannot_be_written_say_so_and_arrive_later(
+    world: ReconcilerHarness,
+) -> None:
     """A file stands where the run's folder belongs."""
     run = await begun(world)
     write_results(world, run.id)
@@ -195,7 +203,7 @@ async def test_results_that_cannot_be_written_say_so_and_arrive_later(world: Kep
 
 
 async def test_a_full_disk_under_the_store_itself(
-    world: Kept, monkeypatch: pytest.MonkeyPatch
+    world: ReconcilerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = await begun(world)
     write_results(world, run.id)
@@ -207,7 +215,7 @@ async def test_a_full_disk_under_the_store_itself(
     await world.quiet()
     assert world.run(run.id).state is RUNNING
     assert world.store.work.events_have(run.id) == 2
-    assert world.keeper.health(HERE).reachable, "the cluster is well"
+    assert world.reconciler.health(HERE).reachable, "the cluster is well"
     full = False
     over = await world.run_is(run.id, RunState.DONE)
     assert over.objects == 2
@@ -224,14 +232,14 @@ def _fill(patch: pytest.MonkeyPatch, store: Store, part: str, name: str, full: A
     patch.setattr(getattr(store, part), name, write)
 
 
-async def test_two_new_events_are_one_step_and_repeat_harmlessly(world: Kept) -> None:
+async def test_two_new_events_are_one_step_and_repeat_harmlessly(world: ReconcilerHarness) -> None:
     """A portal that died between storing objects and their number takes them in twice."""
     run = await begun(world)
     write_results(world, run.id)
     world.gate.say(run.id, object_event(1, "A"), object_event(2, "A"))
     await until(lambda: world.run(run.id).objects == 2)
     await until(lambda: all(d.has_chip for d in world.store.detections.of_run(run.id)))
-    await world.keeper.close()
+    await world.reconciler.close()
     world.store.work.update_run(run.id, events_have=1)
     await world.restart()
     await until(lambda: world.store.work.events_have(run.id) == 4)
