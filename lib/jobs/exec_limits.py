@@ -1,6 +1,6 @@
 """Become another program that dies with its starter and writes no huge file.
 
-`python -I -S confine.py PARENT_PID MAX_FILE_BYTES exec|watch COMMAND...`: a script by
+`python -I -S exec_limits.py PARENT_PID MAX_FILE_BYTES exec|watch COMMAND...`: a script by
 itself, so that nothing has to run between fork and exec in the session script, which has
 threads. `watch` stays beside the command: for programs that lose the kernel's notice of
 their parent's death, as those that enter a user namespace do.

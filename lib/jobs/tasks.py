@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lib.jobs.interfaces import Invocation
 
-_CONFINE = Path(__file__).with_name("confine.py")
+_EXEC_LIMITS = Path(__file__).with_name("exec_limits.py")
 _HALF_LOG_BYTES = 2 * 2**20
 _TAIL_BYTES = 8 * 1024
 
@@ -64,7 +64,7 @@ class RunningTask:
     async def start(cls, what: Invocation, log: Path, *, max_file_bytes: int) -> RunningTask:
         """Start it in a process group of its own. Raises `OSError`."""
         argv: Sequence[str] = (
-            *(sys.executable, "-I", "-S", str(_CONFINE)),
+            *(sys.executable, "-I", "-S", str(_EXEC_LIMITS)),
             *(str(os.getpid()), str(max_file_bytes), "watch" if what.watched else "exec"),
             *what.argv,
         )
