@@ -24,9 +24,9 @@ else:
     from ui import layout, script_turns
 
     with script_turns.turn():
-        layout.begin()
-        portal, user = layout.signed_in()
-        page = st.navigation(layout.pages(user), position="top")
-        with layout.in_words():
-            layout.top(portal, user)
+        layout.set_up_page()
+        portal, user = layout.require_user()
+        page = st.navigation(layout.navigation_pages(user), position="top")
+        with layout.errors_on_page():
+            layout.header(portal, user)
         page.run()

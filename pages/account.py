@@ -39,12 +39,12 @@ def parts(portal: Portal, user: User) -> None:
     tokens.show(portal, user)
 
 
-@layout.in_words()
+@layout.errors_on_page()
 def main() -> None:
     """The page."""
-    portal, user = layout.signed_in()
+    portal, user = layout.require_user()
     layout.heading("Account", "Who you are here, and what may act in your name.")
-    confirm.say()
+    confirm.show_outcome()
     parts(portal, user)
 
 

@@ -21,12 +21,12 @@ PARTS = {
 def part() -> str:
     """Which part is shown; it stands in the address."""
     wish = st.query_params.get("part", "work")
-    st.session_state.setdefault("office-part", wish if wish in PARTS else "work")
+    st.session_state.setdefault("admin-part", wish if wish in PARTS else "work")
     chosen = st.segmented_control(
         "Part",
         list(PARTS),
         format_func=PARTS.__getitem__,
-        key="office-part",
+        key="admin-part",
         label_visibility="collapsed",
         required=True,
         on_change=leave_part,
@@ -38,7 +38,7 @@ def part() -> str:
 
 def leave_part() -> None:
     """Another part begins without what was chosen in this one."""
-    confirm.forget()
+    confirm.dismiss()
     admin_audit.forget_page()
     st.query_params.clear()
 
@@ -73,12 +73,12 @@ SAYS = {
 }
 
 
-@layout.in_words()
+@layout.errors_on_page()
 def main() -> None:
     """The page."""
-    portal, user = layout.signed_in()
-    layout.heading(layout.OFFICE_TITLES.get(user.role, "Administration"), SAYS[user.role])
-    confirm.say()
+    portal, user = layout.require_user()
+    layout.heading(layout.ADMINISTRATION_TITLES.get(user.role, "Administration"), SAYS[user.role])
+    confirm.show_outcome()
     portal.office.names(user)  # Refused for whoever has nothing to look for here
     if user.role is Role.ADMINISTRATOR:
         administrator(portal, user)

@@ -19,10 +19,10 @@ def show_cards(portal: Portal, user: User) -> None:
     try:
         clusters, modules = portal.all_clusters(user), portal.modules(user)
     except SceneBridgeError as exc:
-        layout.problem(exc)
+        layout.show_error(exc)
         return
     if not clusters:
-        layout.empty(
+        layout.empty_state(
             "No cluster is set up",
             "The administrator of this portal can add one: docs/operate.md says how.",
         )
@@ -30,10 +30,10 @@ def show_cards(portal: Portal, user: User) -> None:
         cluster_card.show(cluster, modules)
 
 
-@layout.in_words()
+@layout.errors_on_page()
 def main() -> None:
     """The page."""
-    portal, user = layout.signed_in()
+    portal, user = layout.require_user()
     layout.heading("Clusters", "Where work can run, what is free there, and who can mend what.")
     show_cards(portal, user)
 

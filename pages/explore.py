@@ -61,16 +61,16 @@ def show_search(
         hits = portal.search(user, choice.query(limit=1))
         st.caption(count(hits.total, "scene matches", "scenes match") + " these filters.")
     except SceneBridgeError as exc:
-        layout.problem(exc)
+        layout.show_error(exc)
     scene_table.show(
         url, choice.scenes, platforms, key="explore-table", on_event=explore_state.on_event
     )
 
 
-@layout.in_words()
+@layout.errors_on_page()
 def main() -> None:
     """The page."""
-    portal, user = layout.signed_in()
+    portal, user = layout.require_user()
     from_link = explore_state.read_address()
     layout.heading("Explore", "Choose scenes, a detection module and a cluster.")
     problems = st.container()

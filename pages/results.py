@@ -22,13 +22,13 @@ def choose_run(portal: Portal, user: User) -> Run | None:
         layout.notice("The run of this link is not known here, or it is not yours.", "bad")
         wish = ""
     if not runs:
-        layout.empty(
+        layout.empty_state(
             "No results yet",
             "On Explore, choose scenes and a module, then press Open notebook or Run. "
             "Thumbnails appear here as the module finds something.",
         )
         st.page_link(
-            layout.link(layout.EXPLORE), label="Go to Explore", icon=":material/travel_explore:"
+            layout.page(layout.EXPLORE), label="Go to Explore", icon=":material/travel_explore:"
         )
         return None
     names = list(runs)
@@ -100,10 +100,10 @@ def show_run(portal: Portal, user: User, run_id: RunId) -> None:
         st.html(results_summary.scenes_table(run, titles, synthetic))
 
 
-@layout.in_words()
+@layout.errors_on_page()
 def main() -> None:
     """The page."""
-    portal, user = layout.signed_in()
+    portal, user = layout.require_user()
     layout.heading("Results", "What the modules found, best first.")
     run = choose_run(portal, user)
     if run is None:
@@ -118,7 +118,7 @@ def main() -> None:
             show_run(portal, user, run.id)
             finished = portal.run(user, run.id).state.over
         except SceneBridgeError as exc:
-            layout.problem(exc)
+            layout.show_error(exc)
             return
         if finished:
             st.rerun()

@@ -37,7 +37,7 @@ def notebook_here(portal: Portal, user: User) -> None:
     try:
         session = portal.session(user, SessionId(session_id))
     except SceneBridgeError as exc:
-        layout.problem(exc)
+        layout.show_error(exc)
         return
     if session.state is not SessionState.READY:
         st.session_state.pop("notebook-here", None)
@@ -94,7 +94,7 @@ def show_cards(portal: Portal, user: User) -> None:
         picture = st.session_state[_DRAWN] = take(portal, user)
     except SceneBridgeError as exc:
         st.session_state[_DRAWN] = Picture(problem=exc.message)
-        layout.problem(exc)
+        layout.show_error(exc)
         return
     if st.session_state.get(_PACE, picture.every_s) != picture.every_s:
         st.rerun()  # the whole page, which looks that often
@@ -102,19 +102,21 @@ def show_cards(portal: Portal, user: User) -> None:
     if refused is not None:
         st.toast(md(refused.message), icon=":material/error:")
     if not picture.live and not picture.ended:
-        layout.empty(
+        layout.empty_state(
             "Nothing has been started yet",
             "On Explore, choose scenes and a module, then press Open notebook or Run. "
             "You can close the browser afterwards: the work goes on.",
         )
         st.page_link(
-            layout.link(layout.EXPLORE), label="Go to Explore", icon=":material/travel_explore:"
+            layout.page(layout.EXPLORE), label="Go to Explore", icon=":material/travel_explore:"
         )
         return
     for one in picture.live:
         work_cards.show(portal, user, one)
     if not picture.live:
-        layout.empty("Nothing runs at the moment", "What has ended is below; Explore starts more.")
+        layout.empty_state(
+            "Nothing runs at the moment", "What has ended is below; Explore starts more."
+        )
     if picture.ended:
         st.html('<h2 class="sb-section">Ended</h2>')
         for one in picture.ended:
@@ -140,10 +142,10 @@ def show_more() -> None:
     st.session_state[_SHOWN] = st.session_state.get(_SHOWN, EARLIER_SHOWN) + EARLIER_SHOWN * 2
 
 
-@layout.in_words()
+@layout.errors_on_page()
 def main() -> None:
     """The page."""
-    portal, user = layout.signed_in()
+    portal, user = layout.require_user()
     layout.heading("Work", "Closing the browser changes nothing: the cluster goes on.")
     clocks.run()
     notebook_here(portal, user)

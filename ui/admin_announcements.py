@@ -50,16 +50,16 @@ def show(portal: Portal, user: User) -> None:
                 )
                 for a in current
             ],
-            key="office-news",
-            on_press=lambda number, _: confirm.for_(_END, number),
+            key="admin-announcements",
+            on_press=lambda number, _: confirm.request(_END, number),
         )
     else:
-        layout.empty("Nothing is announced", "What you write here stands above every page.")
+        layout.empty_state("Nothing is announced", "What you write here stands above every page.")
     _form(portal, user)
-    action, number = confirm.asked()
+    action, number = confirm.pending()
     text = next((a.text for a in current if str(a.id) == number), "")
     if action == _END and text:
-        confirm.sure(
+        confirm.dialog(
             "End this announcement?",
             f"“{md(text)}” is shown to nobody any more.",
             "End it",
@@ -71,25 +71,31 @@ def show(portal: Portal, user: User) -> None:
 def _form(portal: Portal, user: User) -> None:
     with st.form("new-announcement"):
         st.html('<h2 class="sb-section">New announcement</h2>')
-        st.text_area("Text", key="news-text", max_chars=_LONGEST, height=90)
+        st.text_area("Text", key="announcement-text", max_chars=_LONGEST, height=90)
         with st.container(horizontal=True, vertical_alignment="bottom"):
             st.selectbox(
-                "Kind", list(WORDS), format_func=WORDS.__getitem__, key="news-kind", width=180
+                "Kind",
+                list(WORDS),
+                format_func=WORDS.__getitem__,
+                key="announcement-kind",
+                width=180,
             )
-            st.selectbox("Shown for", list(LASTS_S), index=2, key="news-lasts", width=180)
+            st.selectbox("Shown for", list(LASTS_S), index=2, key="announcement-lasts", width=180)
             st.form_submit_button(
                 "Announce", type="primary", on_click=_announce, args=(portal, user)
             )
-        problem = layout.once().pop(_FAILED, "")
+        problem = layout.page_state().pop(_FAILED, "")
         if problem:
             layout.notice(problem, "bad")
 
 
 def _announce(portal: Portal, user: User) -> None:
-    text, kind, lasts = (st.session_state[f"news-{name}"] for name in ("text", "kind", "lasts"))
+    text, kind, lasts = (
+        st.session_state[f"announcement-{name}"] for name in ("text", "kind", "lasts")
+    )
     try:
         portal.office.announce(user, text, kind, LASTS_S[lasts])
     except SceneBridgeError as exc:
-        layout.once()[_FAILED] = exc.message
+        layout.page_state()[_FAILED] = exc.message
         return
-    st.session_state["news-text"] = ""
+    st.session_state["announcement-text"] = ""

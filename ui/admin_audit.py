@@ -29,13 +29,13 @@ def show(portal: Portal, user: User) -> None:
         to_address(name, value)
     found = portal.office.audit(user, chosen.query(), limit=PAGE + 1)
     if not found:
-        layout.empty("No line matches", "Search for less, or over more days.")
+        layout.empty_state("No line matches", "Search for less, or over more days.")
     else:
         data_table.show(
             "Audit log, newest first",
             ("Time", "Who", "Action", "What", "Result", "Detail", "From"),
             [_row(entry, names) for entry in found[:PAGE]],
-            key="office-audit",
+            key="admin-audit",
         )
     with st.container(horizontal=True, vertical_alignment="center"):
         if chosen.before:

@@ -25,7 +25,9 @@ def show(portal: Portal, user: User, sought: str) -> None:
     _question(portal, user, people)
     found = [p for p in people if _has(p, sought)]
     if not found:
-        layout.empty("Nobody matches", "Search for a part of a name, an e-mail address or an id.")
+        layout.empty_state(
+            "Nobody matches", "Search for a part of a name, an e-mail address or an id."
+        )
         return
     left = f"; the first {MOST} are shown: search to narrow" if len(found) > MOST else ""
     st.caption(f"{count(len(found), 'person', 'people')}{left}")
@@ -33,8 +35,8 @@ def show(portal: Portal, user: User, sought: str) -> None:
         "People",
         ("Name", "Role", "Groups", "From", "E-mail", "Last seen", "Signed in"),
         [_row(person, groups, user) for person in found[:MOST]],
-        key="office-people",
-        on_press=lambda who, action: confirm.for_(_ACTIONS[action], who),
+        key="admin-people",
+        on_press=lambda who, action: confirm.request(_ACTIONS[action], who),
     )
 
 
@@ -69,13 +71,13 @@ def _row(person: Person, groups: Mapping[str, str], asker: User) -> Row:
 
 
 def _question(portal: Portal, user: User, people: tuple[Person, ...]) -> None:
-    action, who = confirm.asked()
+    action, who = confirm.pending()
     person = next((p for p in people if p.user.id == who), None)
     if person is None:
         return
     name = f"**{md(person.user.name)}**"
     if action == _SIGN_OUT:
-        confirm.sure(
+        confirm.dialog(
             "Sign this person out?",
             f"{name} is signed out in {count(person.logins, 'browser')}. Open pages and "
             "notebooks close at once; what runs goes on. They can sign in again.",
@@ -84,7 +86,7 @@ def _question(portal: Portal, user: User, people: tuple[Person, ...]) -> None:
             done="Signed out everywhere.",
         )
     elif action == _BLOCK:
-        confirm.sure(
+        confirm.dialog(
             "Block this person?",
             f"{name} is signed out at once, cannot sign in again, and their access tokens are "
             "withdrawn. Their notebooks and runs go on until somebody stops them.",
@@ -93,7 +95,7 @@ def _question(portal: Portal, user: User, people: tuple[Person, ...]) -> None:
             done="Blocked.",
         )
     elif action == _UNBLOCK:
-        confirm.sure(
+        confirm.dialog(
             "Let this person in again?",
             f"{name} can sign in again. Access tokens that were withdrawn stay withdrawn.",
             "Unblock",

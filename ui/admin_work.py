@@ -29,14 +29,14 @@ def show(portal: Portal, user: User) -> None:
 
 @st.fragment(run_every=5.0)
 def _tables(portal: Portal, user: User) -> None:
-    confirm.whole_page()
+    confirm.rerun_if_requested()
     try:
         work = portal.office.work(user)
         names = portal.office.names(user)
         clusters = {str(c.id): c.title for c in portal.all_clusters(user)}
         modules = {str(m.id): m.title for m in portal.modules(user)}
     except SceneBridgeError as exc:
-        layout.problem(exc)
+        layout.show_error(exc)
         return
 
     def row(item: Work) -> Row:
@@ -63,15 +63,15 @@ def _tables(portal: Portal, user: User) -> None:
             "Notebooks and runs that live",
             _COLUMNS,
             [row(item) for item in live],
-            key="office-live",
-            on_press=lambda work_id, _: confirm.for_(_STOP, work_id),
+            key="admin-live",
+            on_press=lambda work_id, _: confirm.request(_STOP, work_id),
         )
     else:
-        layout.empty("Nothing runs and nothing waits", "What has ended lately is below.")
+        layout.empty_state("Nothing runs and nothing waits", "What has ended lately is below.")
     if ended:
         st.html('<h2 class="sb-section">Ended lately</h2>')
         data_table.show(
-            "What has ended lately", _COLUMNS, [row(i) for i in ended], key="office-ended"
+            "What has ended lately", _COLUMNS, [row(i) for i in ended], key="admin-ended"
         )
 
 
@@ -88,12 +88,12 @@ def _state(work: Work) -> tuple[str, str]:
 
 
 def _question(portal: Portal, user: User) -> None:
-    action, work_id = confirm.asked()
+    action, work_id = confirm.pending()
     if action != _STOP:
         return
     work = next((w for w in portal.office.work(user) if str(w.id) == work_id), None)
     if work is None or work_status.over(work):
-        confirm.forget()
+        confirm.dismiss()
         return
     owner = portal.office.names(user).get(work.owner, str(work.owner))
     kept = (
@@ -103,7 +103,7 @@ def _question(portal: Portal, user: User) -> None:
         else "Scenes that are not done yet are left out. What was found is kept."
     )
     thing = RunId(work_id) if isinstance(work, Run) else SessionId(work_id)
-    confirm.sure(
+    confirm.dialog(
         "Stop this notebook?" if isinstance(work, Session) else "Stop this run?",
         f"**{md(work.title)}** of **{md(owner)}**. {kept}",
         "Stop now",

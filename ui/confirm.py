@@ -1,77 +1,79 @@
-"""Questions before what cannot be undone, and what came of it.
+"""Confirmation dialogs before what cannot be undone, and the outcome of the action.
 
-A page keeps what it was asked to do in `frame.once()` until it is answered, so a question
+A page keeps the requested action in `layout.page_state()` until it is answered, so a dialog
 stands until then and is gone with the page.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import streamlit as st
 
 from lib.errors import SceneBridgeError
 from ui import layout
 
-_ASKED = "asked"
-_SAID = "said"
-_FRESH = "asked-fresh"
+_PENDING = "confirm-pending"
+_OUTCOME = "confirm-outcome"
+_NEW = "confirm-new"
 
 
-def for_(action: str, thing: str = "") -> None:
-    """Remember that the user wants this; the page asks them whether they are sure."""
-    layout.once().update({_ASKED: (action, thing), _FRESH: True})
+def request(action: str, target: str = "") -> None:
+    """Remember that the user wants `action` on `target`; the page asks whether they are sure."""
+    layout.page_state().update({_PENDING: (action, target), _NEW: True})
 
 
-def asked() -> tuple[str, str]:
-    """(action, thing) that waits for an answer; two empty texts where nothing does."""
-    action, thing = layout.once().get(_ASKED, ("", ""))
-    return action, thing
+def pending() -> tuple[str, str]:
+    """(action, target) that waits for an answer; two empty texts where nothing does."""
+    action, target = layout.page_state().get(_PENDING, ("", ""))
+    return action, target
 
 
-def whole_page() -> None:
-    """In a part that is drawn by itself: have the whole page drawn, with the question."""
-    if layout.once().pop(_FRESH, False):
+def rerun_if_requested() -> None:
+    """In a fragment: have the whole page drawn, with the dialog of a new request."""
+    if layout.page_state().pop(_NEW, False):
         st.rerun()
 
 
-def sure(
-    title: str, text: str, yes: str, act: Callable[[], Any], *, done: str, key: str = "yes"
+def dialog(
+    title: str, text: str, yes: str, act: Callable[[], object], *, done: str, key: str = "yes"
 ) -> None:
-    """Ask. `title`, `yes` and `done` are words of our own, `text` is Markdown (`ui.text.md`)."""
-    layout.once().pop(_FRESH, None)
+    """Ask in a dialog; `yes` is the button that carries out `act`, `done` what is said then.
 
-    @st.dialog(title, on_dismiss=forget)
+    `title`, `yes` and `done` are words of our own, `text` is Markdown (`ui.text.md`).
+    """
+    layout.page_state().pop(_NEW, None)
+
+    @st.dialog(title, on_dismiss=dismiss)
     def question() -> None:
-        if not asked()[0]:
+        if not pending()[0]:
             st.rerun()  # it was answered
         st.markdown(text)
         with st.container(horizontal=True):
-            st.button(yes, type="primary", key=key, on_click=carry_out, args=(act, done))
-            st.button("Cancel", key=f"{key}-not", on_click=forget)
+            st.button(yes, type="primary", key=key, on_click=run_action, args=(act, done))
+            st.button("Cancel", key=f"{key}-not", on_click=dismiss)
 
     question()
 
 
-def carry_out(act: Callable[[], Any], done: str) -> None:
-    """Do it, and remember what came of it."""
-    forget()
+def run_action(act: Callable[[], object], done: str) -> None:
+    """Carry the action out, and remember its outcome."""
+    dismiss()
     try:
         act()
     except SceneBridgeError as exc:
-        layout.once()[_SAID] = (exc.message, "bad")
+        layout.page_state()[_OUTCOME] = (exc.message, "bad")
     else:
-        layout.once()[_SAID] = (done, "info")
+        layout.page_state()[_OUTCOME] = (done, "info")
 
 
-def forget() -> None:
-    """The question was answered, or is no longer asked."""
-    layout.once().pop(_ASKED, None)
+def dismiss() -> None:
+    """The request was answered, or is no longer asked."""
+    layout.page_state().pop(_PENDING, None)
 
 
-def say() -> None:
-    """What came of the last answer; once."""
-    text, kind = layout.once().pop(_SAID, ("", ""))
+def show_outcome() -> None:
+    """What came of the last action; once."""
+    text, kind = layout.page_state().pop(_OUTCOME, ("", ""))
     if text:
         layout.notice(text, kind)

@@ -79,7 +79,7 @@ def _module(fits: Sequence[Fit]) -> Module | None:
     elif fits:
         layout.notice("No module fits all the chosen scenes together. The reasons are below.")
     else:
-        layout.empty("No detection module is offered", "The administrator can offer modules.")
+        layout.empty_state("No detection module is offered", "The administrator can offer modules.")
     if others:
         with st.expander(count(len(others), "module does", "modules do") + " not fit these scenes"):
             st.html(_reasons(others))
@@ -298,6 +298,6 @@ def _start(portal: Portal, user: User, request: LaunchRequest, *, notebook: bool
         else:
             portal.start_run(user, request)
     except SceneBridgeError as exc:
-        layout.problem(exc)
+        layout.show_error(exc)
         return
     st.switch_page(layout.WORK)

@@ -1,7 +1,7 @@
 """What every page shares: page settings, style, the header, who is signed in.
 
-`app.py` calls `begin()`, `signed_in()`, `st.navigation(pages(user), position="top")`, and
-`top()`; then the page runs.
+`app.py` calls `set_up_page()`, `require_user()`, `st.navigation(navigation_pages(user),
+position="top")`, and `header()`; then the page runs.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ CLUSTERS = "pages/clusters.py"
 ACCOUNT = "pages/account.py"
 ADMINISTRATION = "pages/administration.py"
 #: What the page for leads and administrators is called, by who looks at it.
-OFFICE_TITLES = {Role.ADMINISTRATOR: "Administration", Role.LEAD: "Group"}
-_BEGUN = "frame-begun"
-_USER = "frame-user"
-_ONCE = "frame-once"
+ADMINISTRATION_TITLES = {Role.ADMINISTRATOR: "Administration", Role.LEAD: "Group"}
+_SET_UP = "layout-set-up"
+_USER = "layout-user"
+_PAGE_STATE = "page-state"
 _PAGE = "page"
 
 #: No emoji and no Material icon: for those the browser would ask a foreign host for a favicon.
@@ -39,17 +39,17 @@ _ICON = str(_HERE / "icon.svg")
 _watch = components.load("sign_in_watch")
 
 
-def begin() -> None:
+def set_up_page() -> None:
     """Page settings and style; the first thing a script run does."""
-    st.session_state[_BEGUN] = True
+    st.session_state[_SET_UP] = True
     st.set_page_config(page_title="SceneBridge", page_icon=_ICON, layout="wide")
     st.html(f"<style>{_style()}</style>")
     st.logo(_ICON, size="medium")
 
 
-def pages(user: User | None = None) -> list[Any]:
+def navigation_pages(user: User | None = None) -> list[Any]:
     """The pages in the order of the navigation; what is not for this user is not in it."""
-    office = OFFICE_TITLES.get(user.role) if user else None
+    administration = ADMINISTRATION_TITLES.get(user.role) if user else None
     return [
         st.Page(EXPLORE, title="Explore", default=True),
         st.Page(WORK, title="Work", url_path="work"),
@@ -57,33 +57,33 @@ def pages(user: User | None = None) -> list[Any]:
         st.Page(CLUSTERS, title="Clusters", url_path="clusters"),
         st.Page(
             ADMINISTRATION,
-            title=office or "Administration",
+            title=administration or "Administration",
             url_path="administration",
-            visibility="visible" if office else "hidden",
+            visibility="visible" if administration else "hidden",
         ),
         st.Page(ACCOUNT, title="Account", url_path="account"),
     ]
 
 
 @lru_cache
-def link(page: str) -> Any:
+def page(path: str) -> Any:
     """A page, to be linked to. Given a path instead, Streamlit 1.67 looks it up on the disk for
     every link that it draws."""
-    kind = {"default": True} if page == EXPLORE else {"url_path": Path(page).stem}
-    return st.Page(page, **cast(Any, kind))
+    kind = {"default": True} if path == EXPLORE else {"url_path": Path(path).stem}
+    return st.Page(path, **cast(Any, kind))
 
 
-def top(portal: facade.Portal, user: User) -> None:
+def header(portal: facade.Portal, user: User) -> None:
     """What stands above every page: who is signed in, and what everybody is told."""
     _watch(key="sign-in-watch", data={"user": str(user.id)})
     with st.container(key="who"):
-        st.page_link(link(ACCOUNT), label=md(user.name), icon=":material/person:")
+        st.page_link(page(ACCOUNT), label=md(user.name), icon=":material/person:")
     announcements.show(portal, user)
 
 
-def once() -> dict[str, Any]:
+def page_state() -> dict[str, Any]:
     """What a page keeps for itself; gone when another page is opened."""
-    kept: dict[str, Any] = st.session_state.setdefault(_ONCE, {})
+    kept: dict[str, Any] = st.session_state.setdefault(_PAGE_STATE, {})
     return kept
 
 
@@ -92,39 +92,39 @@ def _style() -> str:
     return (_HERE / "style.css").read_text(encoding="utf-8")
 
 
-def signed_in() -> tuple[facade.Portal, User]:
+def require_user() -> tuple[facade.Portal, User]:
     """The portal and who asks; ends the page with how to sign in when nobody does."""
-    if _BEGUN not in st.session_state:
+    if _SET_UP not in st.session_state:
         # Streamlit 1.67 runs a script of `pages/` without app.py when a page's own address
         # is the first that a fresh process is asked for. Once `st.navigation` was called,
         # it does not any more, and the next run goes through app.py.
-        st.navigation(pages(), position="top")
+        st.navigation(navigation_pages(), position="top")
         st.rerun()
     try:
         portal = facade.current()
         user = portal.user_of_browser(st.context.cookies, st.context.headers)
     except SceneBridgeError as exc:
-        problem(exc)
+        show_error(exc)
         st.stop()
     if user is None:
-        not_signed_in()
+        require_sign_in()
     if st.session_state.setdefault(_USER, user.id) != user.id:
         # Streamlit hands a session's state to whoever knows its id: not to somebody else.
         st.session_state.clear()
-        st.session_state.update({_USER: user.id, _BEGUN: True})
+        st.session_state.update({_USER: user.id, _SET_UP: True})
     return portal, user
 
 
 @contextmanager
-def in_words() -> Iterator[None]:
+def errors_on_page() -> Iterator[None]:
     """Around each page: what it could not handle itself, as a sign-in that ended meanwhile."""
     try:
         yield
     except SceneBridgeError as exc:
-        problem(exc)
+        show_error(exc)
 
 
-def not_signed_in(said: str = "Your sign-in has ended.") -> NoReturn:
+def require_sign_in(said: str = "Your sign-in has ended.") -> NoReturn:
     """Say how to sign in and end the page; the browser goes there by itself."""
     _watch(key="sign-in-watch-over", data={"user": ""})
     st.html(
@@ -136,23 +136,23 @@ def not_signed_in(said: str = "Your sign-in has ended.") -> NoReturn:
 
 def heading(title: str, text: str) -> None:
     """The page's own heading: one per page, for people and for screen readers."""
-    if once().get(_PAGE) != title:
-        st.session_state[_ONCE] = {_PAGE: title}
+    if page_state().get(_PAGE) != title:
+        st.session_state[_PAGE_STATE] = {_PAGE: title}
     st.set_page_config(page_title=f"{title} · SceneBridge")
     st.html(f'<div class="sb-heading"><h1>{esc(title)}</h1><p>{esc(text)}</p></div>')
 
 
-def empty(title: str, text: str) -> None:
+def empty_state(title: str, text: str) -> None:
     """A page or part with nothing to show yet, and what to do next."""
     st.html(
         f'<div class="sb-empty" role="status"><strong>{esc(title)}</strong><p>{esc(text)}</p></div>'
     )
 
 
-def problem(error: SceneBridgeError) -> None:
+def show_error(error: SceneBridgeError) -> None:
     """Show an error; its message is fit for the user."""
     if isinstance(error, SignInEnded):
-        not_signed_in(error.message)
+        require_sign_in(error.message)
     kind = "warn" if error.transient else "bad"
     st.html(f'<div class="sb-problem {kind}" role="alert">{esc(error.message)}</div>')
 

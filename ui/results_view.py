@@ -89,13 +89,13 @@ def show(
                 on_mark=set_mark,
             )
         elif run.objects:
-            layout.empty(
+            layout.empty_state(
                 "Nothing matches this filter", "Lower the score, or show all classes and scenes."
             )
         elif run.state.over:
-            layout.empty("Nothing was found", results_summary.nothing_found(run, module))
+            layout.empty_state("Nothing was found", results_summary.nothing_found(run, module))
         else:
-            layout.empty(
+            layout.empty_state(
                 "Nothing found so far", "Thumbnails appear here as the module finds something."
             )
         if more:

@@ -35,7 +35,7 @@ def show(scenes: Sequence[Scene], platforms: Mapping[str, str]) -> None:
                 on_click=explore_state.clear,
             )
     if not scenes:
-        layout.empty(
+        layout.empty_state(
             "Nothing chosen yet",
             "Click footprints on the map, or tick scenes in the table below it.",
         )

@@ -24,7 +24,7 @@ def show(portal: Portal, user: User) -> None:
         ("Browser", "Network address", "Since", "Last act", "Ends at the latest"),
         [_row(login, this=user.via == f"login:{login.id}") for login in logins],
         key="sign-ins",
-        on_press=lambda login_id, _: confirm.carry_out(
+        on_press=lambda login_id, _: confirm.run_action(
             partial(portal.account.end_login, user, login_id), "Signed out there."
         ),
     )
@@ -32,11 +32,11 @@ def show(portal: Portal, user: User) -> None:
         "Sign out everywhere",
         key=_EVERYWHERE,
         icon=":material/logout:",
-        on_click=confirm.for_,
+        on_click=confirm.request,
         args=(_EVERYWHERE,),
     )
-    if confirm.asked()[0] == _EVERYWHERE:
-        confirm.sure(
+    if confirm.pending()[0] == _EVERYWHERE:
+        confirm.dialog(
             "Sign out everywhere?",
             "You are signed out in all browsers, in this one too. Notebooks that are open in "
             "them close at once, but go on running with everything they hold: sign in again "
@@ -54,7 +54,7 @@ def sign_out_button(portal: Portal, user: User) -> None:
         "Sign out",
         key="sign-out",
         icon=":material/logout:",
-        on_click=confirm.carry_out,
+        on_click=confirm.run_action,
         args=(partial(portal.account.sign_out, user), "You are signed out."),
     )
 

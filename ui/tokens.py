@@ -32,15 +32,17 @@ def show(portal: Portal, user: User) -> None:
             ("Name", "May", "Made", "Last used", "Ends"),
             [_row(token) for token in tokens],
             key="tokens",
-            on_press=lambda token_id, _: confirm.for_(_WITHDRAW, token_id),
+            on_press=lambda token_id, _: confirm.request(_WITHDRAW, token_id),
         )
     else:
-        layout.empty("No access token", "A program needs one to use the HTTP API in your name.")
+        layout.empty_state(
+            "No access token", "A program needs one to use the HTTP API in your name."
+        )
     _form(portal, user)
-    action, token_id = confirm.asked()
+    action, token_id = confirm.pending()
     name = next((t.name for t in tokens if t.id == token_id), "")
     if action == _WITHDRAW and name:
-        confirm.sure(
+        confirm.dialog(
             "Withdraw this token?",
             f"Programs that use **{md(name)}** are refused from now on. This cannot be undone.",
             "Withdraw",
@@ -78,7 +80,7 @@ def _form(portal: Portal, user: User) -> None:
         st.checkbox("Read: search scenes, follow work, fetch results", key="token-read")
         st.checkbox("Launch: start and stop notebooks and runs", key="token-launch")
         st.form_submit_button("Create token", type="primary", on_click=_create, args=(portal, user))
-        problem = layout.once().pop(_FAILED, "")
+        problem = layout.page_state().pop(_FAILED, "")
         if problem:
             layout.notice(problem, "bad")
 
@@ -86,19 +88,19 @@ def _form(portal: Portal, user: User) -> None:
 def _create(portal: Portal, user: User) -> None:
     name = st.session_state["token-name"].strip()
     scopes = [scope for scope in TokenScope if st.session_state[f"token-{scope}"]]
-    layout.once().pop(_MADE, None)
+    layout.page_state().pop(_MADE, None)
     try:
         token = portal.account.new_token(user, name, scopes, int(st.session_state["token-days"]))
     except SceneBridgeError as exc:
-        layout.once()[_FAILED] = exc.message
+        layout.page_state()[_FAILED] = exc.message
         return
-    layout.once()[_MADE] = (name, token)
+    layout.page_state()[_MADE] = (name, token)
     st.session_state["token-name"] = ""
 
 
 def _made() -> None:
     """Once: it is gone when the user says so, or opens another page."""
-    name, token = layout.once().get(_MADE, ("", ""))
+    name, token = layout.page_state().get(_MADE, ("", ""))
     if not token:
         return
     with st.container(border=True, key="token-shown"):
@@ -111,4 +113,4 @@ def _made() -> None:
 
 
 def _taken() -> None:
-    layout.once().pop(_MADE, None)
+    layout.page_state().pop(_MADE, None)

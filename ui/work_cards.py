@@ -65,7 +65,7 @@ def _actions(portal: Portal, user: User, face: Face) -> None:
     if face.results:
         run, objects = face.results
         st.page_link(
-            layout.link(layout.RESULTS),
+            layout.page(layout.RESULTS),
             label=f"Results ({objects:,})",
             icon=":material/grid_view:",
             query_params={"run": run},
@@ -137,7 +137,7 @@ def _log(portal: Portal, user: User, face: Face) -> None:
     work, name = face.work, str(kind or face.log)
     shown = logs.read(f"{work}-{name}", lambda: portal.log(user, work, name), live=not face.over)
     if shown.error is not None:
-        layout.problem(shown.error)
+        layout.show_error(shown.error)
     if shown.log is None:
         if shown.error is None:
             st.caption("Asking the cluster for the log …")

@@ -186,7 +186,10 @@ def test_somebody_elses_token_is_not_withdrawn(open_page, site):
     site.portal.account.new_token(other, "theirs", [TokenScope.READ], 3)
     (token,) = site.auth.tokens_of(other.id)
     app = open_page("account", me)
-    app.session_state["frame-once"] = {"page": "account", "asked": ("withdraw-token", token.id)}
+    app.session_state["page-state"] = {
+        "page": "account",
+        "confirm-pending": ("withdraw-token", token.id),
+    }
     app.run()
     assert "Withdraw" not in labels(app)
     with pytest.raises(NotFound):

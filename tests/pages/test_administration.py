@@ -54,8 +54,8 @@ def test_a_lead_sees_the_work_of_their_group_alone(open_page, site, people, part
     site.add_session(["LC08_A"], SessionState.QUEUED, owner=people["user"], title="in the group")
     site.add_session(["LC08_A"], SessionState.QUEUED, owner=people["other"], title="outside")
     app = open_page("administration", people["lead"], part=part)
-    assert first(rows(app, "office-live")) == ["in the group"]
-    assert all(rows(app, f"office-{name}") is None for name in ("people", "news", "audit"))
+    assert first(rows(app, "admin-live")) == ["in the group"]
+    assert all(rows(app, f"admin-{name}") is None for name in ("people", "announcements", "audit"))
     assert not app.get("button_group")
     assert "Group" in all_html(app)
 
@@ -79,13 +79,13 @@ def test_everybodys_work_with_owner_cluster_module_state(open_page, site, people
         ["LC08_A"], SessionState.ENDED, owner=user, end_reason=EndReason.STOPPED, title="past"
     )
     app = open_page("administration", people["administrator"])
-    live = rows(app, "office-live")
+    live = rows(app, "admin-live")
     assert sorted(cells[1] for cells, _ in live) == ["Sam Other", "Uma User"]
     run = next(cells for cells, _ in live if cells[1] == "Sam Other")
     assert run[:5] == ["mine | Run, 2 scenes", "Sam Other", "Far cluster", "Active fire", "Running"]
     notebook = next(cells for cells, _ in live if cells[1] == "Uma User")
     assert notebook[4] == "3 jobs are before it. | Queued"
-    (past,) = rows(app, "office-ended")
+    (past,) = rows(app, "admin-ended")
     assert past[0][0] == "past | Notebook, 1 scene"
     assert past[0][4] == "Ended: stopped"
     assert past[1] == []
@@ -103,17 +103,17 @@ def test_nobodys_notebook_is_opened_from_here(open_page, site, people):
 def test_work_is_stopped_after_a_question(open_page, site, people, who):
     run = site.add_run(["LC08_A"], RunState.RUNNING, owner=people["user"], title=HOSTILE)
     app = open_page("administration", people[who])
-    press_row(app, "office-live", run.id, "stop")
+    press_row(app, "admin-live", run.id, "stop")
     assert "Uma User" in said(app)
     assert "\\<img" in said(app)
     press(app, "Cancel")
     assert not site.store.work.run(run.id).stopping
     assert "Stop now" not in labels(app)
-    press_row(app, "office-live", run.id, "stop")
+    press_row(app, "admin-live", run.id, "stop")
     press(app, "Stop now")
     assert site.store.work.run(run.id).stopping
     assert "It is being stopped." in all_html(app)
-    ((cells, actions),) = rows(app, "office-live")
+    ((cells, actions),) = rows(app, "admin-live")
     assert cells[4] == "Stopping"
     assert actions == []
     (line,) = [e for e in site.store.audit.latest(10) if e.action == "stop"]
@@ -124,9 +124,9 @@ def test_a_lead_cannot_stop_what_is_not_of_their_group(open_page, site, people):
     other = site.add_run(["LC08_A"], RunState.RUNNING, owner=people["other"])
     mine = site.add_run(["LC08_A"], RunState.RUNNING, owner=people["user"])
     app = open_page("administration", people["lead"])
-    press_row(app, "office-live", other.id, "stop")
+    press_row(app, "admin-live", other.id, "stop")
     assert "Stop now" not in labels(app)
-    press_row(app, "office-live", mine.id, "open")
+    press_row(app, "admin-live", mine.id, "open")
     assert "Stop now" not in labels(app)
     with pytest.raises(NotFound):
         site.portal.stop(people["lead"], other.id)
@@ -136,7 +136,7 @@ def test_what_ended_meanwhile_is_not_asked_about(open_page, site, people):
     run = site.add_run(["LC08_A"], RunState.RUNNING, owner=people["user"])
     app = open_page("administration", people["administrator"])
     site.store.work.update_run(run.id, state=RunState.DONE)
-    press_row(app, "office-live", run.id, "stop")
+    press_row(app, "admin-live", run.id, "stop")
     assert "Stop now" not in labels(app)
 
 
@@ -146,7 +146,7 @@ def test_what_ended_meanwhile_is_not_asked_about(open_page, site, people):
 def test_people_with_role_groups_and_sign_ins(open_page, site, people):
     site.person("user")
     found = rows(
-        open_page("administration", people["administrator"], part="people"), "office-people"
+        open_page("administration", people["administrator"], part="people"), "admin-people"
     )
     by_name = {cells[0].partition(" | ")[0]: (cells, actions) for cells, actions in found}
     cells, actions = by_name["Uma User"]
@@ -169,7 +169,7 @@ def test_people_with_role_groups_and_sign_ins(open_page, site, people):
 )
 def test_people_are_searched_and_the_address_says_so(open_page, people, text, names):
     app = open_page("administration", people["administrator"], part="people", text=text)
-    assert first(rows(app, "office-people")) == names
+    assert first(rows(app, "admin-people")) == names
     assert app.text_input(key="people-text").value == text
     assert app.query_params["text"] == text
 
@@ -177,7 +177,7 @@ def test_people_are_searched_and_the_address_says_so(open_page, people, text, na
 def test_somebody_is_signed_out_everywhere(open_page, site, people):
     who = people["user"]
     app = open_page("administration", people["administrator"], part="people")
-    press_row(app, "office-people", who.id, "sign-out")
+    press_row(app, "admin-people", who.id, "sign-out")
     assert "Uma User" in said(app)
     press(app, "Sign out everywhere")
     assert not site.auth.logins_of(who.id)
@@ -187,15 +187,15 @@ def test_somebody_is_signed_out_everywhere(open_page, site, people):
 def test_somebody_is_blocked_and_let_in_again(open_page, site, people):
     who = people["user"]
     app = open_page("administration", people["administrator"], part="people")
-    press_row(app, "office-people", who.id, "block")
+    press_row(app, "admin-people", who.id, "block")
     press(app, "Block")
     with pytest.raises(Refused):
         site.person("user")
-    cells, actions = next(r for r in rows(app, "office-people") if r[0][0].startswith("Uma User"))
+    cells, actions = next(r for r in rows(app, "admin-people") if r[0][0].startswith("Uma User"))
     assert cells[0].endswith("blocked")
     assert cells[6] == "no"
     assert actions == ["unblock"]
-    press_row(app, "office-people", who.id, "unblock")
+    press_row(app, "admin-people", who.id, "unblock")
     press(app, "Unblock")
     assert site.person("user").id == who.id
 
@@ -203,9 +203,9 @@ def test_somebody_is_blocked_and_let_in_again(open_page, site, people):
 def test_hostile_people_stay_text(open_page, site, people):
     bad = site.person("bad", name=HOSTILE, claims={"groups": ["fires"], "email": HOSTILE})
     app = open_page("administration", people["administrator"], part="people")
-    cells, _ = next(r for r in rows(app, "office-people") if HOSTILE in r[0][0])
+    cells, _ = next(r for r in rows(app, "admin-people") if HOSTILE in r[0][0])
     assert cells[4] == HOSTILE
-    press_row(app, "office-people", bad.id, "block")
+    press_row(app, "admin-people", bad.id, "block")
     assert "<img" not in all_html(app)
     assert "\\<img" in said(app)
 
@@ -215,15 +215,15 @@ def test_hostile_people_stay_text(open_page, site, people):
 
 def test_an_announcement_is_written_seen_by_everybody_and_ended(open_page, site, people):
     app = open_page("administration", people["administrator"], part="announcements")
-    app.text_area(key="news-text").input(f"Rest on Friday {HOSTILE}")
-    app.selectbox(key="news-kind").select(AnnouncementKind.WARNING)
-    app.selectbox(key="news-lasts").select("4 hours")
+    app.text_area(key="announcement-text").input(f"Rest on Friday {HOSTILE}")
+    app.selectbox(key="announcement-kind").select(AnnouncementKind.WARNING)
+    app.selectbox(key="announcement-lasts").select("4 hours")
     press(app, "Announce")
     (announcement,) = site.store.announcements.current()
     assert announcement.kind is AnnouncementKind.WARNING
     assert round((announcement.until - announcement.since).total_seconds()) == 4 * 3600
-    assert app.text_area(key="news-text").value == ""
-    assert first(rows(app, "office-news")) == [announcement.text]
+    assert app.text_area(key="announcement-text").value == ""
+    assert first(rows(app, "admin-announcements")) == [announcement.text]
 
     seen = open_page("explore", people["user"])
     assert 'role="status"><b>Important</b> Rest on Friday &lt;img' in all_html(seen)
@@ -234,7 +234,7 @@ def test_an_announcement_is_written_seen_by_everybody_and_ended(open_page, site,
     assert "Rest on Friday" not in all_html(seen)
 
     site.asking = people["administrator"]
-    press_row(app, "office-news", str(announcement.id), "end")
+    press_row(app, "admin-announcements", str(announcement.id), "end")
     press(app, "End it")
     assert not site.store.announcements.current()
     assert "Nothing is announced" in all_html(app)
@@ -258,16 +258,16 @@ def fill(site, n=130):
 def test_the_log_is_paged(open_page, site, people):
     fill(site)
     app = open_page("administration", people["administrator"], part="audit", action="many")
-    found = rows(app, "office-audit")
+    found = rows(app, "admin-audit")
     assert [cells[3] for cells, _ in found] == [f"thing-{i:03}" for i in range(129, 29, -1)]
     press(app, "Older")
-    assert [cells[3] for cells, _ in rows(app, "office-audit")] == [
+    assert [cells[3] for cells, _ in rows(app, "admin-audit")] == [
         f"thing-{i:03}" for i in range(29, -1, -1)
     ]
     assert "Older" not in labels(app)
     assert app.query_params["before"]
     press(app, "Newest")
-    assert rows(app, "office-audit") == found
+    assert rows(app, "admin-audit") == found
     assert "before" not in app.query_params
 
 
@@ -276,7 +276,7 @@ def test_the_log_is_filtered_and_the_download_holds_the_same(open_page, site, pe
     site.store.audit.write(people["user"].id, "try", "b")
     app = open_page("administration", people["administrator"], part="audit")
     app.text_input(key="audit-text").input("img src").run()
-    (found,) = rows(app, "office-audit")
+    (found,) = rows(app, "admin-audit")
     assert found[0][1].startswith("Uma User")
     assert found[0][3:6] == ["a", "refused", HOSTILE]
     assert "<img" not in all_html(app)
@@ -284,7 +284,7 @@ def test_the_log_is_filtered_and_the_download_holds_the_same(open_page, site, pe
     app.selectbox(key="audit-user").select(people["user"].id).run()
     app.selectbox(key="audit-action").select("try").run()
     app.checkbox(key="audit-refused").check().run()
-    assert [cells[3] for cells, _ in rows(app, "office-audit")] == ["a"]
+    assert [cells[3] for cells, _ in rows(app, "admin-audit")] == ["a"]
     (link,) = app.get("link_button")
     assert link.proto.url == (f"/api/audit.jsonl?user={people['user'].id}&action=try&refused=1")
     assert app.query_params["person"] == people["user"].id
@@ -296,7 +296,7 @@ def test_another_filter_begins_with_the_newest_line(open_page, site, people):
     app = open_page("administration", people["administrator"], part="audit", action="many")
     press(app, "Older")
     app.text_input(key="audit-text").input("thing-12").run()
-    assert len(rows(app, "office-audit")) == 10
+    assert len(rows(app, "admin-audit")) == 10
     assert "before" not in app.query_params
 
 
@@ -313,7 +313,7 @@ def test_another_part_begins_without_what_was_chosen(open_page, people):
     app = open_page("administration", people["administrator"], part="audit", text="x", before="5")
     app.get("button_group")[0].set_value("people").run()
     assert app.query_params == {"part": "people"}
-    assert len(rows(app, "office-people")) == 5
+    assert len(rows(app, "admin-people")) == 5
 
 
 def test_the_address_and_the_filter_are_inverse():
