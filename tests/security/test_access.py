@@ -392,7 +392,7 @@ def test_leads_and_administrators_see_what_they_look_after(world: World) -> None
 
 def test_every_page_begins_with_who_is_signed_in() -> None:
     files = sorted((ROOT / "pages").glob("*.py"))
-    listed = set(re.findall(r'"(pages/\w+\.py)"', (ROOT / "ui" / "frame.py").read_text()))
+    listed = set(re.findall(r'"(pages/\w+\.py)"', (ROOT / "ui" / "layout.py").read_text()))
     assert {f"pages/{f.name}" for f in files if f.name != "__init__.py"} == listed
     for file in files:
         if file.name == "__init__.py":
@@ -403,6 +403,6 @@ def test_every_page_begins_with_who_is_signed_in() -> None:
         assert [ast.unparse(node) for node in acts] == ["main()"], file.name
         (main,) = [n for n in body if isinstance(n, ast.FunctionDef) and n.name == "main"]
         first = main.body[1] if ast.get_docstring(main) else main.body[0]
-        assert "= frame.signed_in()" in ast.unparse(first), file.name
+        assert "= layout.signed_in()" in ast.unparse(first), file.name
     script = ast.unparse(ast.parse((ROOT / "app.py").read_text("utf-8")))
-    assert script.index("frame.signed_in()") < script.index("st.navigation")
+    assert script.index("layout.signed_in()") < script.index("st.navigation")

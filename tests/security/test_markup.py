@@ -119,7 +119,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     try:
         origin = f"http://localhost:{port}"
         wait_for("the portal", lambda: _answers(f"{origin}/healthz"))
-        written = (ROOT / "ui" / "frame.py").read_text("utf-8")
+        written = (ROOT / "ui" / "layout.py").read_text("utf-8")
         paths = ["/", *(f"/{path}" for path in re.findall(r'url_path="([\w-]+)"', written))]
         yield Served(site, origin, run, paths)
     finally:
