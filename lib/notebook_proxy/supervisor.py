@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from lib.backoff import Backoff
 from lib.config.settings import PROJECT
 from lib.errors import SceneBridgeError, Unavailable, from_code
 from lib.http.listeners import listen
@@ -34,7 +35,6 @@ PROBE_EVERY_S = 5.0
 _STOP_S = 6.0
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
-_STEADY_S = 30.0
 #: How long somebody who opens a notebook waits for a process that is being started again.
 _PATIENCE_S = 5.0
 _REASONS_KEPT = 1000
@@ -164,18 +164,15 @@ class NotebookProcess:
     # --- keeping it alive ----------------------------------------------------------------
 
     async def _keep(self) -> None:
-        pause = _FIRST_PAUSE_S
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         while True:
             began = time.monotonic()
             try:
                 await self._run()
             except (OSError, SceneBridgeError, TimeoutError) as exc:
                 log.warning("the notebooks' process: %s", exc)
-            if time.monotonic() - began > _STEADY_S:
-                pause = _FIRST_PAUSE_S
             log.warning("the notebooks' process has ended and is started again")
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
+            await asyncio.sleep(backoff.next_s(held_s=time.monotonic() - began))
 
     async def _run(self) -> None:
         """From the start of one process to its end."""

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from lib.backoff import Backoff
 from lib.errors import ClusterUnreachable, NotFound, SceneBridgeError, StorageFull
 from lib.model import (
     EndReason,
@@ -131,7 +132,7 @@ class ClusterReconciler:
     # --- the stream ---------------------------------------------------------
 
     async def _follow_for_ever(self) -> None:
-        pause = _FIRST_PAUSE_S
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         while True:
             started = time.monotonic()
             fault = ""
@@ -148,10 +149,7 @@ class ClusterReconciler:
                 reason = "The portal failed while it followed the cluster; it tries again."
             if reason:
                 self._unreachable(reason, fault)
-            if time.monotonic() - started > 30.0:
-                pause = _FIRST_PAUSE_S
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
+            await asyncio.sleep(backoff.next_s(held_s=time.monotonic() - started))
 
     async def _follow(self) -> None:
         await self.link.ensure()

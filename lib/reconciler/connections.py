@@ -9,6 +9,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from lib.backoff import Backoff
 from lib.errors import SceneBridgeError
 from lib.model import SessionState
 from lib.reconciler.states import CONNECTING, READY
@@ -72,11 +73,12 @@ class Connections:
         self._tasks.clear()
 
     async def _connect(self, session: SessionId, endpoint: Endpoint) -> None:
-        pause = _FIRST_PAUSE_S
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         try:
-            while not await self._try(session, endpoint):
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
+            while True:
+                if await self._try(session, endpoint):
+                    return
+                await asyncio.sleep(backoff.next_s())
         except asyncio.CancelledError:
             raise
         except Exception:

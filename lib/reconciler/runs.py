@@ -7,6 +7,7 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING
 
+from lib.backoff import Backoff
 from lib.errors import StorageFull, Unavailable
 from lib.model import EndReason, JobState, SceneState
 from lib.protocol.events import MAX_EVENTS
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 
 _SCENE_OVER = (SceneState.DONE, SceneState.FAILED)
 _STOPPED = (EndReason.STOPPED, EndReason.CANCELLED)
-_RETRY_S = 10.0
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 10.0
 
 
 class Runs:
@@ -95,6 +97,7 @@ class Runs:
 
     async def _settle(self, run_id: RunId) -> None:
         trouble = ""
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         try:
             while run_id in self._again:
                 self._again.discard(run_id)
@@ -102,21 +105,22 @@ class Runs:
                     await self._collectors[run_id].fetch(self._link)
                     await asyncio.to_thread(self._conclude_if_over, run_id, trouble)
                     trouble = ""
+                    backoff.reset()
                 except StorageFull as exc:
                     trouble = exc.message
                     await self._tell(run_id, trouble)
-                    await self._later(run_id)
+                    await self._later(run_id, backoff)
                 except Unavailable as exc:
                     log.info("run %s: its results come later: %s", run_id, exc)
-                    await self._later(run_id)
+                    await self._later(run_id, backoff)
         except Exception:
             log.exception("run %s could not be settled", run_id)
         finally:
             del self._settling[run_id]
 
-    async def _later(self, run_id: RunId) -> None:
+    async def _later(self, run_id: RunId, backoff: Backoff) -> None:
         self._again.add(run_id)
-        await asyncio.sleep(_RETRY_S)
+        await asyncio.sleep(backoff.next_s())
 
     async def _tell(self, run_id: RunId, reason: str) -> None:
         # The store may lie on the same full disk: then the reason cannot be shown.

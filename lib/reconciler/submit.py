@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lib.backoff import Backoff
 from lib.errors import (
     Conflict,
     InvalidInput,
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_RETRY_S = 3.0
+_FIRST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 5.0
 #: How often a card says how many files were sent, and how many are read at the same time.
 _TELL_EVERY_S = 0.5
 _FILES_AT_ONCE = 4
@@ -65,7 +67,8 @@ class Submitter:
         self._started = time.time()
         self._asked: set[str] = set()
         self._busy: dict[str, asyncio.Task[None]] = {}
-        self._not_before: dict[str, float] = {}
+        self._backoffs: dict[str, Backoff] = {}
+        self._not_before: dict[str, float] = {}  # time.monotonic()
         self._files = asyncio.Semaphore(_FILES_AT_ONCE)
 
     async def run(self, info: GateInfo | None) -> None:
@@ -75,10 +78,11 @@ class Submitter:
         sessions = await asyncio.to_thread(self._work.live_sessions, self._cluster)
         runs = await asyncio.to_thread(self._work.live_runs, self._cluster)
         due: list[Session | Run] = [*sessions, *(r for r in runs if r.session is None)]
+        self._forget_waits(frozenset(work.id for work in due))
         for work in due:
             if work.id in was_busy or work.id in self._busy:
                 continue
-            if time.time() < self._not_before.get(work.id, 0.0):
+            if time.monotonic() < self._not_before.get(work.id, 0.0):
                 continue
             is_new = work.state in (SessionState.NEW, RunState.NEW)
             if work.stopping and is_new and self._never_asked(work):
@@ -108,12 +112,22 @@ class Submitter:
             try:
                 await call
             except Exception as exc:
-                self._not_before[work.id] = time.time() + _RETRY_S
+                self._wait(work.id)
                 await self._tell(work, doing, exc)
             finally:
                 del self._busy[work.id]
 
         self._busy[work.id] = asyncio.create_task(guarded())
+
+    def _wait(self, job_id: str) -> None:
+        """Nothing of this work is due for a while."""
+        if job_id not in self._backoffs:
+            self._backoffs[job_id] = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+        self._not_before[job_id] = time.monotonic() + self._backoffs[job_id].next_s()
+
+    def _forget_waits(self, live: frozenset[str]) -> None:
+        for job_id in self._backoffs.keys() - live:
+            del self._backoffs[job_id], self._not_before[job_id]
 
     async def _tell(self, work: Session | Run, doing: str, exc: Exception) -> None:
         if isinstance(exc, SceneBridgeError):
@@ -237,7 +251,7 @@ class Submitter:
             await self._link.cancel(work.id)
         except NotFound:
             await asyncio.to_thread(self._end_unsubmitted, work, EndReason.CANCELLED, "")
-        self._not_before[work.id] = time.time() + _RETRY_S
+        self._wait(work.id)
 
     async def _end(self, job_id: str) -> None:
         try:

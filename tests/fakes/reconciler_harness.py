@@ -26,8 +26,8 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "_FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr(cluster, "_LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr(cluster, "_SUBMIT_EVERY_S", 0.02)
-    monkeypatch.setattr(submit, "_RETRY_S", 0.03)
-    monkeypatch.setattr(runs, "_RETRY_S", 0.03)
+    monkeypatch.setattr(submit, "_LONGEST_PAUSE_S", 0.03)
+    monkeypatch.setattr(runs, "_LONGEST_PAUSE_S", 0.03)
     monkeypatch.setattr(connections, "_LONGEST_PAUSE_S", 0.05)
 
 

@@ -66,7 +66,7 @@ async def test_a_lost_answer_to_a_submit_with_staged_files(
     world: ReconcilerHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The gate takes no more files for a job that it has; the repetition finds the job."""
-    monkeypatch.setattr("lib.reconciler.submit._RETRY_S", 0.0)
+    monkeypatch.setattr("lib.reconciler.submit._LONGEST_PAUSE_S", 0.0)
     world.gate.lose_replies["submit"] = 1
     session = staged_session(world, tmp_path)
     running = a_submitter(world)
