@@ -33,7 +33,7 @@ import uvicorn
 import uvloop
 
 from lib.model import ClusterId, Endpoint, SessionId, UserId
-from lib.notebook_proxy.asgi import NotebookProxy, Proxy, ProxySettings
+from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
 from lib.notebook_proxy.port_listeners import SERVER_SETTINGS
 from lib.notebook_proxy.upstream import Upstream
 from lib.protocol.messages import JobKind, SubmitRequest
@@ -200,13 +200,12 @@ async def serve() -> None:
     """The proxy's own process: read where the notebook is, say where we are, serve."""
     given = json.loads(sys.stdin.readline())
     session = SessionId(given["session"])
-    proxy = Proxy(ProxySettings(ORIGIN, b"benchmark" * 4), _Anyone())
+    proxy = NotebookProxy(ProxySettings(ORIGIN, b"benchmark" * 4), _Anyone())
     upstream = Upstream(Path(given["socket"]), Endpoint(**given["endpoint"]))
     await upstream.probe()
     await proxy.open(session, upstream)
-    app = NotebookProxy(_nothing, proxy)
     config = uvicorn.Config(
-        app, port=0, lifespan="off", log_level="error", access_log=False, **SERVER_SETTINGS
+        proxy, port=0, lifespan="off", log_level="error", access_log=False, **SERVER_SETTINGS
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
@@ -216,10 +215,6 @@ async def serve() -> None:
     entry = proxy.entry_url(session, UserId("bench"), "bench")
     print(json.dumps({"port": port, "entry": entry}), flush=True)
     await serving
-
-
-async def _nothing(*_: Any) -> None:
-    raise RuntimeError("the benchmark asks for notebooks only")
 
 
 async def _enter(port: int, entry: str) -> dict[str, str]:

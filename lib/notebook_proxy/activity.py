@@ -1,5 +1,5 @@
-"""That somebody works in a notebook keeps their sign-in alive, although they ask the portal
-for nothing: requests that change something, and what their page sends over a WebSocket."""
+"""Idle time of sign-ins: work in a notebook counts as use, although it asks the portal for
+nothing. Counted are requests that change something, and what a page sends over a WebSocket."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lib.errors import SceneBridgeError
 
 log = logging.getLogger(__name__)
 
-EVERY_S = 60.0
+REPORT_EVERY_S = 60.0
 _MOST_KNOWN = 1000
 
 #: Told the id of a sign-in that is in use.
-Active = Callable[[str], Awaitable[None]]
+OnSignInUse = Callable[[str], Awaitable[None]]
 
 
-class Activity:
-    """Tells `active` of each sign-in at most once in `EVERY_S`. Belongs to one event loop."""
+class SignInActivity:
+    """Tells `active` of each sign-in at most every `REPORT_EVERY_S`; on one event loop."""
 
-    def __init__(self, active: Active | None) -> None:
+    def __init__(self, active: OnSignInUse | None) -> None:
         self._active = active
         self._told: dict[str, float] = {}
         self._telling: set[asyncio.Task[None]] = set()
@@ -30,7 +30,7 @@ class Activity:
     def note(self, login: str) -> None:
         """Costs next to nothing; for every message."""
         now = time.monotonic()
-        if self._active is None or now - self._told.get(login, -EVERY_S) < EVERY_S:
+        if self._active is None or now - self._told.get(login, -REPORT_EVERY_S) < REPORT_EVERY_S:
             return
         if len(self._told) >= _MOST_KNOWN:
             self._told.clear()
@@ -39,7 +39,7 @@ class Activity:
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 
-    async def _tell(self, active: Active, login: str) -> None:
+    async def _tell(self, active: OnSignInUse, login: str) -> None:
         try:
             await active(login)
         except SceneBridgeError as exc:

@@ -1,4 +1,4 @@
-"""`Proxy`, what the portal holds of this package, and the middleware it goes through."""
+"""`NotebookProxy`: the reverse proxy as an ASGI application, with what is open behind it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Literal
 
 from lib.errors import NotFound, SceneBridgeError
 from lib.model import SessionId, UserId
-from lib.notebook_proxy.activity import Active, Activity
-from lib.notebook_proxy.error_pages import Answers, Receive, Send
-from lib.notebook_proxy.notebook_site import ENTER, NotebookSite
-from lib.notebook_proxy.open_notebooks import Notebooks, Visits
+from lib.notebook_proxy.activity import OnSignInUse, SignInActivity
+from lib.notebook_proxy.error_pages import ErrorPages, Receive, Send
+from lib.notebook_proxy.notebook_app import ENTER, NotebookApp
+from lib.notebook_proxy.open_notebooks import ActiveRequests, OpenNotebooks
 from lib.notebook_proxy.origins import Addresses, HostAddresses, PortAddresses, Scope
-from lib.notebook_proxy.port_listeners import App, Doors
-from lib.notebook_proxy.tickets import Cookies, Gatekeeper, Tickets, Visitor, local_path
+from lib.notebook_proxy.port_listeners import PortListeners
+from lib.notebook_proxy.tickets import Cookies, Grant, NotebookAccessCheck, Tickets, local_path
 from lib.notebook_proxy.upstream import Upstream
 
 
@@ -38,34 +38,63 @@ class ProxySettings:
     ports: tuple[int, int] = (0, 0)
 
 
-class Proxy:
-    """The notebooks that are open, and the way in. Belongs to one event loop."""
+class NotebookProxy:
+    """The notebooks that are open, and the ASGI application that serves their addresses.
+
+    Belongs to one event loop.
+    """
 
     def __init__(
-        self, settings: ProxySettings, gatekeeper: Gatekeeper, active: Active | None = None
+        self,
+        settings: ProxySettings,
+        access_check: NotebookAccessCheck,
+        active: OnSignInUse | None = None,
     ) -> None:
         """
         Args:
             active: told of sign-ins that are in use, at most once a minute each.
         """
-        self._notebooks = Notebooks()
-        self._visits = Visits(gatekeeper)
+        self._notebooks = OpenNotebooks()
+        self._requests = ActiveRequests(access_check)
         self._tickets = Tickets()
-        self._doors: Doors | None = None
+        self._listeners: PortListeners | None = None
         cookies = Cookies(settings.secret)
         parts = (
-            *(self._notebooks, self._visits, self._tickets),
-            *(cookies, gatekeeper, Activity(active)),
+            *(self._notebooks, self._requests, self._tickets),
+            *(cookies, access_check, SignInActivity(active)),
         )
         self.addresses: Addresses
         if settings.notebooks == "port":
             ports = PortAddresses(settings.portal_origin)
             self.addresses = ports
-            self.site = NotebookSite(ports, *parts)
-            self._doors = Doors(NotebookProxy(_nothing, self), ports, settings.ports)
+            self._app = NotebookApp(ports, *parts)
+            self._listeners = PortListeners(self, ports, settings.ports)
         else:
             self.addresses = HostAddresses(settings.portal_origin, settings.base)
-            self.site = NotebookSite(self.addresses, *parts)
+            self._app = NotebookApp(self.addresses, *parts)
+        self._error_pages = ErrorPages(self.addresses.portal_origin)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request or WebSocket. At these ports there are notebooks and nothing else."""
+        try:
+            session = self.addresses.session_of(scope)
+        except SceneBridgeError as exc:
+            status = 404 if isinstance(exc, NotFound) else 400
+            await self._refuse(scope, receive, send, status, exc.message)
+            return
+        if session is not None:
+            await self._app.serve(session, scope, receive, send)
+        elif self._listeners is not None:  # its own port, which is being closed
+            await self._refuse(scope, receive, send, 503, "This notebook is not open.")
+        else:
+            await self._refuse(scope, receive, send, 404, "There is no notebook at this address.")
+
+    async def _refuse(
+        self, scope: Scope, receive: Receive, send: Send, status: int, sentence: str
+    ) -> None:
+        if scope["type"] == "websocket":
+            await receive()  # "websocket.connect" comes before anything may be said
+        await self._error_pages.send(scope, send, status, sentence)
 
     async def open(self, session: SessionId, upstream: Upstream, *, port: int = 0) -> None:
         """Let visitors in; safe to repeat, the newer upstream counts (the older is closed).
@@ -75,19 +104,19 @@ class Proxy:
         Raises:
             Unavailable: no port could be opened (setting ``port``).
         """
-        if self._doors is not None:
-            await self._doors.open(session, port)
+        if self._listeners is not None:
+            await self._listeners.open(session, port)
         previous = self._notebooks.add(session, upstream)
         if previous is not None and previous is not upstream:
-            self._visits.end(session=session)
+            self._requests.end(session=session)
             await previous.aclose()
 
     async def close(self, session: SessionId, reason: str = "") -> None:
         """End its requests and WebSockets; from now on `reason` is what visitors read."""
         upstream = self._notebooks.remove(session, reason)
-        self._visits.end(session=session)
-        if self._doors is not None:
-            await self._doors.close(session)
+        self._requests.end(session=session)
+        if self._listeners is not None:
+            await self._listeners.close(session)
         if upstream is not None:
             await upstream.aclose()
 
@@ -101,12 +130,12 @@ class Proxy:
         return found.get(session, 0)
 
     def counts(self) -> dict[str, int]:
-        """How many notebooks are open, and visits to them under way."""
-        return {"notebooks": len(self._notebooks.sessions()), "visits": len(self._visits)}
+        """How many notebooks are open, and requests to them under way."""
+        return {"notebooks": len(self._notebooks.sessions()), "requests": len(self._requests)}
 
     def sign_out(self, login: str) -> None:
-        """End whatever is open under that sign-in at once; the gatekeeper refuses the rest."""
-        self._visits.end(login=login)
+        """End whatever is open under that sign-in at once; the access check refuses the rest."""
+        self._requests.end(login=login)
 
     def origin(self, session: SessionId) -> str:
         """The notebook's origin. Raises Conflict while it has none (setting ``port``)."""
@@ -118,48 +147,15 @@ class Proxy:
         To be given as a redirect, after the portal has checked who asks.
 
         Args:
-            login: names the sign-in; handed to the gatekeeper at every request.
+            login: names the sign-in; handed to the access check at every request.
             onward: local path to open; anything else becomes ``/``.
         Raises:
             Conflict: the notebook is not open (setting ``port``).
         """
-        ticket = self._tickets.issue(Visitor(session, user, login), local_path(onward))
+        ticket = self._tickets.issue(Grant(session, user, login), local_path(onward))
         return f"{self.origin(session)}{ENTER}?t={ticket}"
 
     async def aclose(self) -> None:
         """Close everything; visitors of a portal that stops see their connections end."""
-        self._visits.close()
+        self._requests.close()
         await asyncio.gather(*(self.close(session) for session in self._notebooks.sessions()))
-
-
-class NotebookProxy:
-    """Pure ASGI middleware, to be the outermost: notebooks' addresses never go further in."""
-
-    def __init__(self, app: App, proxy: Proxy) -> None:
-        self._app = app
-        self._proxy = proxy
-        self._answers = Answers(proxy.addresses.portal_origin)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
-        try:
-            session = self._proxy.addresses.session_of(scope)
-        except SceneBridgeError as exc:
-            status = 404 if isinstance(exc, NotFound) else 400
-            if scope["type"] == "websocket":
-                await receive()
-            await self._answers.say(scope, send, status, exc.message)
-            return
-        if session is None:
-            await self._app(scope, receive, send)
-        else:
-            await self._proxy.site.serve(session, scope, receive, send)
-
-
-async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001
-    """Behind a notebook's own port there is nothing but the notebook, which is closing."""
-    if scope["type"] == "http":
-        await send({"type": "http.response.start", "status": 503, "headers": []})
-        await send({"type": "http.response.body", "body": b""})

@@ -1,4 +1,4 @@
-"""Which requests a notebook's origin takes from whom.
+"""CSRF protection: which requests a notebook's origin takes from whom.
 
 Jupyter skips its own checks for requests that carry its token, and here all do, so they
 are made before: a page of another origin, the portal's included, may navigate to a

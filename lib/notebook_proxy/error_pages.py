@@ -1,4 +1,4 @@
-"""What the proxy itself says: a small page for people, JSON for programs."""
+"""Error pages of the proxy itself: a small page for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ h1{{font-size:1.3rem}}</style></head>
 """
 
 
-class Answers:
-    """Says things in the name of a notebook's origin."""
+class ErrorPages:
+    """Answers of our own, in the name of a notebook's origin."""
 
     def __init__(self, portal_origin: str) -> None:
         self._portal = portal_origin
 
-    async def say(
+    async def send(
         self,
         scope: Scope,
         send: Send,

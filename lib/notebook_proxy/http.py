@@ -22,7 +22,7 @@ from lib.notebook_proxy.upstream import Upstream
 log = logging.getLogger(__name__)
 
 
-class NoAnswer(Exception):
+class UpstreamError(Exception):
     """The notebook gave no answer, and nothing has been sent to the browser yet."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -31,8 +31,8 @@ class NoAnswer(Exception):
         self.sentence = sentence
 
 
-class Exchange:
-    """Use once: `await Exchange(...).run(ended)`."""
+class ProxiedRequest:
+    """Use once: `await ProxiedRequest(...).run(ended)`."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Exchange:
         """Until the answer is complete, the browser has left, or `ended` completes.
 
         Raises:
-            NoAnswer: the caller has to say so to the browser.
+            UpstreamError: the caller has to say so to the browser.
         """
         passing = asyncio.create_task(self._pass())
         leaving = asyncio.create_task(self._wait_for_leaving())
@@ -72,7 +72,7 @@ class Exchange:
             await asyncio.gather(passing, leaving, return_exceptions=True)
         if not finished or passing.cancelled():
             if ended.done() and not self._started and not self._left:
-                raise NoAnswer(503, "This notebook was closed while it was asked.")
+                raise UpstreamError(503, "This notebook was closed while it was asked.")
             return
         self._tell(passing.exception())
 
@@ -86,12 +86,12 @@ class Exchange:
         if self._started:
             return
         if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
-            raise NoAnswer(400, "This address is not valid.") from error
+            raise UpstreamError(400, "This address is not valid.") from error
         if isinstance(error, aiohttp.SocketTimeoutError):
-            raise NoAnswer(504, "The notebook did not answer in time.") from error
+            raise UpstreamError(504, "The notebook did not answer in time.") from error
         if isinstance(error, aiohttp.ClientResponseError):
-            raise NoAnswer(502, "The notebook gave an answer that is not valid.") from error
-        raise NoAnswer(502, "The notebook cannot be reached at the moment.") from error
+            raise UpstreamError(502, "The notebook gave an answer that is not valid.") from error
+        raise UpstreamError(502, "The notebook cannot be reached at the moment.") from error
 
     async def _pass(self) -> None:
         scope = self._scope

@@ -29,7 +29,7 @@ from lib.errors import Conflict, InvalidInput, SceneBridgeError, Unavailable
 from lib.http.hardening import allow_many_files
 from lib.model import SessionId, UserId
 from lib.notebook_proxy import messages
-from lib.notebook_proxy.asgi import NotebookProxy, Proxy, ProxySettings
+from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
 from lib.notebook_proxy.messages import Open, Start
 from lib.notebook_proxy.port_listeners import SERVER_SETTINGS, QuietServer
 from lib.notebook_proxy.upstream import Upstream
@@ -38,22 +38,19 @@ from lib.store import Store
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from lib.notebook_proxy.error_pages import Receive, Send
-    from lib.notebook_proxy.origins import Scope
-
 log = logging.getLogger(__name__)
 
 _STOP_S = 3.0
 
 
-class Orders:
-    """Does what the portal asks, over `Proxy`."""
+class CommandHandler:
+    """Carries out what the portal asks, on one `NotebookProxy`."""
 
-    def __init__(self, proxy: Proxy) -> None:
+    def __init__(self, proxy: NotebookProxy) -> None:
         self._proxy = proxy
         self._where: dict[SessionId, Open] = {}
         self._opening: dict[SessionId, asyncio.Task[int]] = {}
-        self._acts: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+        self._handlers: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
             "restore": self._restore,
             "open": self._open,
             "close": self._close,
@@ -62,27 +59,27 @@ class Orders:
             "probe": self._probe,
         }
 
-    async def answer(self, asked: dict[str, Any]) -> dict[str, Any]:
+    async def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """The message to send back, whatever happens."""
         try:
-            act = self._acts.get(str(asked.get("do")))
-            if act is None:
+            handler = self._handlers.get(str(request.get("do")))
+            if handler is None:
                 raise InvalidInput("The notebooks' process does not know this order.")
-            return {"n": asked.get("n"), "ok": await act(asked)}
+            return {"n": request.get("n"), "ok": await handler(request)}
         except SceneBridgeError as exc:
-            return _error(asked, exc)
+            return _error(request, exc)
         except asyncio.CancelledError:
-            return _error(asked, Conflict("The notebook was closed while it was opened."))
+            return _error(request, Conflict("The notebook was closed while it was opened."))
         except Exception:
-            log.exception("an order could not be carried out: %s", asked.get("do"))
-            return _error(asked, Unavailable("The notebooks' process has a fault; see its log."))
+            log.exception("a command could not be carried out: %s", request.get("do"))
+            return _error(request, Unavailable("The notebooks' process has a fault; see its log."))
 
-    async def _restore(self, asked: dict[str, Any]) -> dict[str, Any]:
+    async def _restore(self, request: dict[str, Any]) -> dict[str, Any]:
         """All that was open and closed before this process was. Requests prove the rest."""
-        for session, reason in asked["closed"].items():
+        for session, reason in request["closed"].items():
             await self._proxy.close(SessionId(session), str(reason))
         ports = {}
-        for values in asked["open"]:
+        for values in request["open"]:
             wanted = Open.of(values)
             try:
                 await self._let_in(wanted, Upstream(Path(wanted.socket), wanted.endpoint))
@@ -92,8 +89,8 @@ class Orders:
             ports[wanted.session] = self._proxy.port(wanted.session)
         return {"ports": ports}
 
-    async def _open(self, asked: dict[str, Any]) -> dict[str, Any]:
-        wanted = Open.of(asked)
+    async def _open(self, request: dict[str, Any]) -> dict[str, Any]:
+        wanted = Open.of(request)
         await self._give_up(wanted.session)
         task = asyncio.create_task(self._prove(wanted))
         self._opening[wanted.session] = task
@@ -127,34 +124,34 @@ class Orders:
         self._where[wanted.session] = wanted
         return self._proxy.port(wanted.session)
 
-    async def _close(self, asked: dict[str, Any]) -> dict[str, Any]:
-        session = SessionId(asked["session"])
+    async def _close(self, request: dict[str, Any]) -> dict[str, Any]:
+        session = SessionId(request["session"])
         await self._give_up(session)
         self._where.pop(session, None)
-        await self._proxy.close(session, str(asked["reason"]))
+        await self._proxy.close(session, str(request["reason"]))
         return {}
 
     async def _give_up(self, session: SessionId) -> None:
-        """Orders come in the portal's order: one that is under way has been overtaken."""
+        """Commands come in the portal's order: one that is under way has been overtaken."""
         task = self._opening.pop(session, None)
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _ticket(self, asked: dict[str, Any]) -> dict[str, Any]:
-        session, user = SessionId(asked["session"]), UserId(asked["user"])
-        return {"url": self._proxy.entry_url(session, user, asked["login"], asked["onward"])}
+    async def _ticket(self, request: dict[str, Any]) -> dict[str, Any]:
+        session, user = SessionId(request["session"]), UserId(request["user"])
+        return {"url": self._proxy.entry_url(session, user, request["login"], request["onward"])}
 
-    async def _sign_out(self, asked: dict[str, Any]) -> dict[str, Any]:
-        self._proxy.sign_out(str(asked["login"]))
+    async def _sign_out(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._proxy.sign_out(str(request["login"]))
         return {}
 
-    async def _probe(self, _asked: dict[str, Any]) -> dict[str, Any]:
+    async def _probe(self, _request: dict[str, Any]) -> dict[str, Any]:
         return self._proxy.counts()
 
 
-def _error(asked: dict[str, Any], exc: SceneBridgeError) -> dict[str, Any]:
-    return {"n": asked.get("n"), "error": {"code": exc.code, "message": exc.message}}
+def _error(request: dict[str, Any], exc: SceneBridgeError) -> dict[str, Any]:
+    return {"n": request.get("n"), "error": {"code": exc.code, "message": exc.message}}
 
 
 # --- the process ------------------------------------------------------------------------------
@@ -173,12 +170,12 @@ async def run(control_fd: int, listen: list[int], data: Path) -> None:
     server = QuietServer(_server_config(proxy))
     serving = asyncio.create_task(server.serve([socket.socket(fileno=fd) for fd in listen]))
     await server.listening.wait()
-    writer.write(messages.line({"n": first["n"], "ok": {}}))
+    writer.write(messages.encode_line({"n": first["n"], "ok": {}}))
     # What was loaded stays: no collection has to look at it again.
     gc.collect()
     gc.freeze()
     try:
-        await _obey(Orders(proxy), reader, writer)
+        await _obey(CommandHandler(proxy), reader, writer)
     finally:
         await proxy.aclose()
         server.should_exit = True
@@ -187,24 +184,26 @@ async def run(control_fd: int, listen: list[int], data: Path) -> None:
         store.close()
 
 
-async def _obey(orders: Orders, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _obey(
+    handler: CommandHandler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     under_way: set[asyncio.Task[None]] = set()
 
-    async def act(asked: dict[str, Any]) -> None:
-        writer.write(messages.line(await orders.answer(asked)))
+    async def act(request: dict[str, Any]) -> None:
+        writer.write(messages.encode_line(await handler.handle(request)))
 
-    while (asked := await messages.read(reader)) is not None:
-        task = asyncio.create_task(act(asked))
+    while (request := await messages.read(reader)) is not None:
+        task = asyncio.create_task(act(request))
         under_way.add(task)
         task.add_done_callback(under_way.discard)
     for task in under_way:
         task.cancel()
 
 
-def _proxy(start: Start, data: Path, store: Store) -> Proxy:
+def _proxy(start: Start, data: Path, store: Store) -> NotebookProxy:
     chosen = settings.load(data, port=start.portal_port)
     keeper = gatekeeper(chosen, store)
-    return Proxy(
+    return NotebookProxy(
         ProxySettings(
             portal_origin=start.portal_origin,
             secret=bytes.fromhex(start.secret),
@@ -217,22 +216,15 @@ def _proxy(start: Start, data: Path, store: Store) -> Proxy:
     )
 
 
-def _server_config(proxy: Proxy) -> uvicorn.Config:
+def _server_config(proxy: NotebookProxy) -> uvicorn.Config:
     return uvicorn.Config(
-        NotebookProxy(_nothing, proxy),
+        proxy,
         lifespan="off",
         log_config=None,
         log_level="warning",
         access_log=False,
         **{**SERVER_SETTINGS, "timeout_graceful_shutdown": 1},
     )
-
-
-async def _nothing(scope: Scope, _receive: Receive, send: Send) -> None:
-    """At this port there are notebooks and nothing else."""
-    if scope["type"] == "http":
-        await send({"type": "http.response.start", "status": 404, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ open      `Open`                                port, when the notebook has answ
 close     session, reason                       ``{}``
 ticket    session, user, login, onward          url, of one use
 sign_out  login                                 ``{}``
-probe                                           notebooks, visits: how many are open
+probe                                           notebooks, requests: how many are open
 ========  ====================================  =================================================
 """
 
@@ -107,5 +107,5 @@ async def read(reader: asyncio.StreamReader) -> dict[str, Any] | None:
     return message
 
 
-def line(message: dict[str, Any]) -> bytes:
+def encode_line(message: dict[str, Any]) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"

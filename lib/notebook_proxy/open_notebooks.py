@@ -11,65 +11,65 @@ from contextlib import contextmanager
 
 from lib.errors import SceneBridgeError
 from lib.model import SessionId
-from lib.notebook_proxy.tickets import Gatekeeper, Visitor
+from lib.notebook_proxy.tickets import Grant, NotebookAccessCheck
 from lib.notebook_proxy.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
-#: How often the gatekeeper is asked about WebSockets and transfers that stay open.
+#: How often access is checked again for WebSockets and transfers that stay open.
 RECHECK_S = 0.4
-#: Visits go on for so long while the gatekeeper cannot be asked.
+#: Requests go on for so long while the access check cannot be made.
 _UNASKED_S = 30.0
 _REMEMBERED = 1000
 _CLOSED = "This notebook is not running. Its card on the portal says why."
 _NOT_YET = "This notebook is not connected at the moment. It is tried again by itself."
 
 
-class Notebooks:
+class OpenNotebooks:
     """Session -> upstream. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self._open: dict[SessionId, Upstream] = {}
-        self._why_not: OrderedDict[SessionId, str] = OrderedDict()
+        self._closed_reason: OrderedDict[SessionId, str] = OrderedDict()
 
     def get(self, session: SessionId) -> Upstream | None:
         return self._open.get(session)
 
     def closed(self, session: SessionId) -> bool:
         """Whether it was open and is over, not just unknown (as after a restart)."""
-        return session in self._why_not
+        return session in self._closed_reason
 
-    def why_not(self, session: SessionId) -> str:
+    def closed_reason(self, session: SessionId) -> str:
         """One sentence for who asks for a notebook that is not open."""
-        return self._why_not.get(session, _NOT_YET)
+        return self._closed_reason.get(session, _NOT_YET)
 
     def add(self, session: SessionId, upstream: Upstream) -> Upstream | None:
         """Returns the upstream that was there before; the caller closes it."""
         previous = self._open.get(session)
         self._open[session] = upstream
-        self._why_not.pop(session, None)
+        self._closed_reason.pop(session, None)
         return previous
 
     def remove(self, session: SessionId, reason: str) -> Upstream | None:
         """Returns the upstream that was there; the caller closes it."""
-        self._why_not[session] = reason or _CLOSED
-        while len(self._why_not) > _REMEMBERED:
-            self._why_not.popitem(last=False)
+        self._closed_reason[session] = reason or _CLOSED
+        while len(self._closed_reason) > _REMEMBERED:
+            self._closed_reason.popitem(last=False)
         return self._open.pop(session, None)
 
     def sessions(self) -> frozenset[SessionId]:
         return frozenset(self._open)
 
 
-class Visits:
+class ActiveRequests:
     """Requests and WebSockets under way; each can be ended from outside.
 
-    While there are any, the gatekeeper is asked about each visitor every `RECHECK_S`.
+    While there are any, the access of each grant is checked again every `RECHECK_S`.
     """
 
-    def __init__(self, gatekeeper: Gatekeeper) -> None:
-        self._gatekeeper = gatekeeper
-        self._under_way: dict[asyncio.Future[None], Visitor] = {}
+    def __init__(self, access_check: NotebookAccessCheck) -> None:
+        self._access_check = access_check
+        self._under_way: dict[asyncio.Future[None], Grant] = {}
         self._rechecking: asyncio.Task[None] | None = None
         self._asked_at = time.monotonic()
 
@@ -77,10 +77,10 @@ class Visits:
         return len(self._under_way)
 
     @contextmanager
-    def enter(self, visitor: Visitor) -> Iterator[asyncio.Future[None]]:
-        """While inside, the future completes when the visit has to end."""
+    def track(self, grant: Grant) -> Iterator[asyncio.Future[None]]:
+        """While inside, the future completes when the request has to end."""
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._under_way[ended] = visitor
+        self._under_way[ended] = grant
         if self._rechecking is None:
             self._asked_at = time.monotonic()
             self._rechecking = asyncio.create_task(self._recheck())
@@ -91,9 +91,9 @@ class Visits:
             ended.cancel()
 
     def end(self, *, session: SessionId | None = None, login: str | None = None) -> None:
-        """End the visits to a session, or of a sign-in; all of them where both are None."""
-        for ended, visitor in self._under_way.items():
-            if session in (None, visitor.session) and login in (None, visitor.login):
+        """End the requests to a session, or of a sign-in; all of them where both are None."""
+        for ended, grant in self._under_way.items():
+            if session in (None, grant.session) and login in (None, grant.login):
                 _finish(ended)
 
     def close(self) -> None:
@@ -106,24 +106,24 @@ class Visits:
         try:
             while self._under_way:
                 await asyncio.sleep(RECHECK_S)
-                for visitor in set(self._under_way.values()):
-                    if not await self._still_allowed(visitor):
-                        self._end_of(visitor)
+                for grant in set(self._under_way.values()):
+                    if not await self._still_allowed(grant):
+                        self._end_grant(grant)
         finally:
             self._rechecking = None
 
-    async def _still_allowed(self, visitor: Visitor) -> bool:
+    async def _still_allowed(self, grant: Grant) -> bool:
         try:
-            allowed = await self._gatekeeper.may_open(visitor.session, visitor.user, visitor.login)
+            allowed = await self._access_check.may_open(grant.session, grant.user, grant.login)
         except SceneBridgeError as exc:  # could not ask: nothing ends for a moment of that
-            log.warning("visits go on unchecked: %s", exc)
+            log.warning("requests go on unchecked: %s", exc)
             return time.monotonic() - self._asked_at < _UNASKED_S
         self._asked_at = time.monotonic()
         return allowed
 
-    def _end_of(self, visitor: Visitor) -> None:
+    def _end_grant(self, grant: Grant) -> None:
         for ended, other in self._under_way.items():
-            if other == visitor:
+            if other == grant:
                 _finish(ended)
 
 

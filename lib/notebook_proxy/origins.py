@@ -77,7 +77,7 @@ class HostAddresses:
 
 
 class PortAddresses:
-    """A port per notebook on 127.0.0.1; `doors` keeps `ports` in step with its listeners."""
+    """A port per notebook on 127.0.0.1; `ports` is kept up to date by `PortListeners`."""
 
     host = "127.0.0.1"
 

@@ -33,7 +33,7 @@ SERVER_SETTINGS: dict[str, Any] = {
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
-class Doors:
+class PortListeners:
     """Opens and closes a port per notebook; `addresses.ports` says which."""
 
     def __init__(self, app: App, addresses: PortAddresses, ports: tuple[int, int] = (0, 0)) -> None:
@@ -74,9 +74,9 @@ class Doors:
             await self.close(session)
             raise Unavailable("The notebook's port could not be opened.")
 
-    def _listener(self, wish: int) -> socket.socket:
+    def _listener(self, wanted: int) -> socket.socket:
         first, last = self._ports
-        for port in dict.fromkeys([*([wish] if wish else []), *range(first, last + 1)]):
+        for port in dict.fromkeys([*([wanted] if wanted else []), *range(first, last + 1)]):
             listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -89,7 +89,7 @@ class Doors:
         raise Unavailable("This computer has no port left for the notebook.")
 
     async def close(self, session: SessionId) -> None:
-        """Stop listening; no error if there is no such door."""
+        """Stop listening; no error if it has no port."""
         server, serving = self._servers.pop(session, (None, None))
         self._addresses.ports.pop(session, None)
         if server is not None and serving is not None:

@@ -1,4 +1,4 @@
-"""The portal's hold on the notebooks' process: started, watched, told what to do."""
+"""Supervisor of the notebooks' process, in the portal: started, watched, told what to do."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class NotebookProcess:
         self._listeners: list[socket.socket] = []
         self._open: dict[SessionId, Open] = {}
         self._closed: OrderedDict[SessionId, str] = OrderedDict()
-        self._line: _Line | None = None
+        self._channel: _Channel | None = None
         self._up = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
         self._asides: set[asyncio.Task[None]] = set()
@@ -68,7 +68,7 @@ class NotebookProcess:
     @property
     def pid(self) -> int | None:
         """The process, while it answers."""
-        return self._line.pid if self._line is not None else None
+        return self._channel.pid if self._channel is not None else None
 
     async def start(self) -> None:
         """Start it and wait until it listens.
@@ -121,7 +121,7 @@ class NotebookProcess:
             await self._call("close", session=session, reason=reason)
 
     def sign_out(self, login: str) -> None:
-        """End at once what is open under that sign-in; the gatekeeper refuses the rest."""
+        """End at once what is open under that sign-in; the access check refuses the rest."""
         task = asyncio.create_task(self._sign_out(login))
         self._asides.add(task)
         task.add_done_callback(self._asides.discard)
@@ -133,7 +133,7 @@ class NotebookProcess:
     async def entry_url(
         self, session: SessionId, user: UserId, login: str, onward: str = "/"
     ) -> str:
-        """An address that lets this visitor in once, within 30 seconds; see `Proxy.entry_url`.
+        """See `NotebookProxy.entry_url`.
 
         Raises:
             Conflict: the notebook is not open (setting ``port``).
@@ -144,13 +144,13 @@ class NotebookProcess:
         return str(answer["url"])
 
     async def probe(self) -> dict[str, int]:
-        """How many notebooks and visits are open. Raises Unavailable."""
+        """How many notebooks and requests are open. Raises Unavailable."""
         return await self._call("probe")
 
     async def _call(self, do: str, **values: Any) -> dict[str, Any]:
-        if self._line is None:
+        if self._channel is None:
             raise Unavailable("Notebooks cannot be reached for a moment. They are tried again.")
-        return await self._line.call(do, CALL_S, **values)
+        return await self._channel.call(do, CALL_S, **values)
 
     async def _wait_until_up(self, seconds: float) -> None:
         try:
@@ -176,33 +176,33 @@ class NotebookProcess:
 
     async def _run(self) -> None:
         """From the start of one process to its end."""
-        line = await _Line.to_new_process(self._data, self._listeners)
+        channel = await _Channel.to_new_process(self._data, self._listeners)
         try:
-            await line.call("start", START_S, start=asdict(self._start))
-            await self._restore(line)
-            self._line = line
+            await channel.call("start", START_S, start=asdict(self._start))
+            await self._restore(channel)
+            self._channel = channel
             self._up.set()
-            while not line.ended.is_set():
+            while not channel.ended.is_set():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(line.ended.wait(), PROBE_EVERY_S)
+                    await asyncio.wait_for(channel.ended.wait(), PROBE_EVERY_S)
                     return
-                await line.call("probe", CALL_S)
+                await channel.call("probe", CALL_S)
         finally:
-            self._line = None
+            self._channel = None
             self._up.clear()
-            await line.aclose()
+            await channel.aclose()
 
-    async def _restore(self, line: _Line) -> None:
+    async def _restore(self, channel: _Channel) -> None:
         if not self._open and not self._closed:
             return
         known = [entry.values() for entry in self._open.values()]
-        answer = await line.call("restore", CALL_S, open=known, closed=dict(self._closed))
+        answer = await channel.call("restore", CALL_S, open=known, closed=dict(self._closed))
         for session, port in answer["ports"].items():
             if session in self._open:
                 self._open[session] = replace(self._open[session], port=port)
 
 
-class _Line:
+class _Channel:
     """One process and the conversation with it."""
 
     def __init__(
@@ -220,7 +220,7 @@ class _Line:
         self._reading = asyncio.create_task(self._read(reader))
 
     @classmethod
-    async def to_new_process(cls, data: Path, listeners: list[socket.socket]) -> _Line:
+    async def to_new_process(cls, data: Path, listeners: list[socket.socket]) -> _Channel:
         ours, theirs = socket.socketpair()
         handed = [theirs.fileno(), *(listener.fileno() for listener in listeners)]
         try:
@@ -256,7 +256,7 @@ class _Line:
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
-            self._writer.write(messages.line({"n": number, "do": do, **values}))
+            self._writer.write(messages.encode_line({"n": number, "do": do, **values}))
             return await asyncio.wait_for(answer, timeout_s)
         except TimeoutError as exc:
             raise Unavailable("The notebooks' process does not answer.") from exc

@@ -1,4 +1,4 @@
-"""Who may use a notebook: one-time tickets, the cookie they are changed into, the gatekeeper."""
+"""One-time tickets, the signed cookie they are changed into, and the check of access."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _MAX_KNOWN = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Visitor:
-    """A user who came to a notebook from the portal, and the sign-in they came with."""
+class Grant:
+    """Who may use which notebook, under which sign-in: what a ticket and the cookie carry."""
 
     session: SessionId
     user: UserId
     login: str
 
 
-class Gatekeeper(Protocol):
+class NotebookAccessCheck(Protocol):
     """The portal's word on who may use a notebook.
 
     Asked at every request, every WebSocket, and every few seconds while one is open:
@@ -49,33 +49,33 @@ class Tickets:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._issued: dict[str, tuple[float, Visitor, str]] = {}
+        self._issued: dict[str, tuple[float, Grant, str]] = {}
 
-    def issue(self, visitor: Visitor, onward: str) -> str:
-        """A ticket that brings `visitor` to the local path `onward`."""
+    def issue(self, grant: Grant, onward: str) -> str:
+        """A ticket that brings the holder of `grant` to the local path `onward`."""
         now = self._clock()
         for ticket in [t for t, (until, _, _) in self._issued.items() if until <= now]:
             del self._issued[ticket]
         if len(self._issued) >= _MAX_TICKETS:
             raise Refused("Too many notebooks are being opened at once. Try again in a minute.")
         ticket = secrets.token_urlsafe(32)
-        self._issued[ticket] = (now + TICKET_LIFE_S, visitor, onward)
+        self._issued[ticket] = (now + TICKET_LIFE_S, grant, onward)
         return ticket
 
-    def redeem(self, ticket: str, session: SessionId) -> tuple[Visitor, str]:
-        """The visitor and where they go. Whatever comes of it, the ticket is spent.
+    def redeem(self, ticket: str, session: SessionId) -> tuple[Grant, str]:
+        """The grant and where its holder goes. Whatever comes of it, the ticket is spent.
 
         Raises:
             Refused: unknown, spent, too old, or for another notebook.
         """
-        until, visitor, onward = self._issued.pop(ticket, (0.0, None, ""))
-        if visitor is None or until <= self._clock() or visitor.session != session:
+        until, grant, onward = self._issued.pop(ticket, (0.0, None, ""))
+        if grant is None or until <= self._clock() or grant.session != session:
             raise Refused("This link was used already or is too old.")
-        return visitor, onward
+        return grant, onward
 
 
 class Cookies:
-    """The signed cookie that a notebook's origin keeps for one visitor."""
+    """The signed cookie that a notebook's origin keeps for one user."""
 
     def __init__(self, secret: bytes) -> None:
         self._signer = URLSafeTimedSerializer(
@@ -84,16 +84,16 @@ class Cookies:
             signer_kwargs={"digest_method": hashlib.sha256},
         )
         #: Values that were found good: checking one costs more than all else we do per request.
-        self._known: dict[str, tuple[float, Visitor]] = {}
+        self._known: dict[str, tuple[float, Grant]] = {}
 
-    def set(self, visitor: Visitor) -> str:
+    def set(self, grant: Grant) -> str:
         """A `Set-Cookie` value."""
-        value = self._signer.dumps([visitor.session, visitor.user, visitor.login])
+        value = self._signer.dumps([grant.session, grant.user, grant.login])
         text = value if isinstance(value, str) else value.decode("ascii")
-        return f"{_name(visitor.session)}={text}; Max-Age={COOKIE_LIFE_S}; {_COOKIE_FLAGS}"
+        return f"{_name(grant.session)}={text}; Max-Age={COOKIE_LIFE_S}; {_COOKIE_FLAGS}"
 
-    def read(self, session: SessionId, cookie_headers: Iterable[bytes]) -> Visitor | None:
-        """The visitor whom the cookie names, or None.
+    def read(self, session: SessionId, cookie_headers: Iterable[bytes]) -> Grant | None:
+        """The grant that the cookie holds, or None.
 
         Two cookies of that name mean that somebody planted one: neither counts.
         """
@@ -106,20 +106,20 @@ class Cookies:
         values = [value for key, _, value in pairs if key == name]
         if len(values) != 1:
             return None
-        signed_at, visitor = self._known.get(values[0]) or self._check(values[0])
-        if visitor is None or visitor.session != session:
+        signed_at, grant = self._known.get(values[0]) or self._check(values[0])
+        if grant is None or grant.session != session:
             return None
-        return visitor if time.time() - signed_at < COOKIE_LIFE_S else None
+        return grant if time.time() - signed_at < COOKIE_LIFE_S else None
 
-    def _check(self, value: str) -> tuple[float, Visitor | None]:
+    def _check(self, value: str) -> tuple[float, Grant | None]:
         try:
             (session, user, login), signed = self._signer.loads(value, return_timestamp=True)
         except (BadData, ValueError, TypeError):
             return 0.0, None
-        visitor = Visitor(SessionId(session), UserId(user), login)
+        grant = Grant(SessionId(session), UserId(user), login)
         if len(self._known) >= _MAX_KNOWN:
             self._known.clear()
-        self._known[value] = (signed.timestamp(), visitor)
+        self._known[value] = (signed.timestamp(), grant)
         return self._known[value]
 
 

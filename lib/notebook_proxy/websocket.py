@@ -15,13 +15,13 @@ from aiohttp import ClientWebSocketResponse, WSMsgType
 
 from lib.notebook_proxy import headers
 from lib.notebook_proxy.error_pages import Receive, Send, refuse_handshake
-from lib.notebook_proxy.http import NoAnswer
+from lib.notebook_proxy.http import UpstreamError
 from lib.notebook_proxy.origins import Scope
 from lib.notebook_proxy.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
-#: Longest message, bytes; the server in front has the same limit (`doors.SERVER_SETTINGS`).
+#: Longest message, bytes; the same in the server in front (`port_listeners.SERVER_SETTINGS`).
 MAX_MESSAGE_BYTES = 200 * 2**20
 _HEARTBEAT_S = 30.0
 _HANDSHAKE_TIMEOUT_S = 30.0
@@ -37,7 +37,7 @@ async def connect(scope: Scope, upstream: Upstream, *, origin: str) -> ClientWeb
 
     Raises:
         aiohttp.WSServerHandshakeError: the notebook answered with another status.
-        NoAnswer: it cannot be reached.
+        UpstreamError: it cannot be reached.
     """
     try:
         async with asyncio.timeout(_HANDSHAKE_TIMEOUT_S):
@@ -56,11 +56,11 @@ async def connect(scope: Scope, upstream: Upstream, *, origin: str) -> ClientWeb
             )
     except aiohttp.WSServerHandshakeError as exc:
         if exc.status < 300:  # it said yes, but not as RFC 6455 asks
-            raise NoAnswer(502, "The notebook gave an answer that is not valid.") from exc
+            raise UpstreamError(502, "The notebook gave an answer that is not valid.") from exc
         raise
     except (aiohttp.ClientError, OSError, TimeoutError) as exc:
         log.info("%r: %s", upstream, type(exc).__name__)
-        raise NoAnswer(502, "The notebook cannot be reached at the moment.") from exc
+        raise UpstreamError(502, "The notebook cannot be reached at the moment.") from exc
 
 
 async def join(
@@ -75,7 +75,7 @@ async def join(
     """Pass messages until one side closes or `ended` completes.
 
     Raises:
-        NoAnswer: before the browser's handshake was answered.
+        UpstreamError: before the browser's handshake was answered.
     """
     try:
         notebook = await connect(scope, upstream, origin=origin)

@@ -20,10 +20,11 @@ import aiohttp
 import uvicorn
 from aiohttp import web
 
+from lib.errors import SceneBridgeError
 from lib.gate.certificates import make_pair
 from lib.jobs.relay import Relay, bind, server_context
 from lib.model import Endpoint, SessionId, UserId
-from lib.notebook_proxy.asgi import NotebookProxy, Proxy, ProxySettings
+from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
 from lib.notebook_proxy.port_listeners import SERVER_SETTINGS
 from lib.notebook_proxy.upstream import Upstream
 
@@ -52,7 +53,7 @@ class Porter:
 
 @dataclass
 class Stage:
-    proxy: Proxy
+    proxy: NotebookProxy
     session: SessionId
     endpoint: Endpoint
     socket: Path
@@ -188,10 +189,20 @@ async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.close()
 
 
-async def inner(scope: Any, receive: Any, send: Any) -> None:
-    """The portal itself."""
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"the portal"})
+def beside(portal: Any, proxy: NotebookProxy) -> Any:
+    """Both at one port: what is for no notebook goes to the portal."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await (proxy if _is_for_a_notebook(proxy, scope) else portal)(scope, receive, send)
+
+    return app
+
+
+def _is_for_a_notebook(proxy: NotebookProxy, scope: Any) -> bool:
+    try:
+        return proxy.addresses.session_of(scope) is not None
+    except SceneBridgeError:
+        return True
 
 
 @asynccontextmanager
@@ -200,13 +211,13 @@ async def stage(
     | Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
     *,
     notebooks: Any = "host",
-    portal: Callable[[Proxy, SessionId], Any] = lambda proxy, session: inner,
+    portal: Callable[[NotebookProxy, SessionId], Any] | None = None,
     listener: socket.socket | None = None,
 ) -> AsyncIterator[Stage]:
     """A notebook server (aiohttp's, or any stream handler) on stage, and a visitor inside.
 
     Args:
-        portal: makes the application behind the proxy.
+        portal: makes an application that serves all but notebooks at the same port.
         listener: where the portal listens; its origin is then the real one.
     """
     session = SessionId(str(uuid.uuid4()))
@@ -225,8 +236,8 @@ async def stage(
             server = await asyncio.start_unix_server(target, str(listening))
             stack.callback(server.close)
         endpoint = await stack.enter_async_context(relayed(listening, folder, session))
-        proxy = Proxy(settings, porter, porter.active)
-        app = NotebookProxy(portal(proxy, session), proxy)
+        proxy = NotebookProxy(settings, porter, porter.active)
+        app = beside(portal(proxy, session), proxy) if portal else proxy
         port = await stack.enter_async_context(serving(app, listener))
         stack.push_async_callback(proxy.aclose)
         await proxy.open(session, Upstream(folder / "f.sock", endpoint))

@@ -27,7 +27,7 @@ from lib.model import Endpoint, SessionId, SessionState, UserId
 from lib.notebook_proxy import supervisor
 from lib.notebook_proxy.messages import Start
 from lib.notebook_proxy.origins import PortAddresses
-from lib.notebook_proxy.port_listeners import Doors
+from lib.notebook_proxy.port_listeners import PortListeners
 from lib.notebook_proxy.supervisor import NotebookProcess
 from tests.contract.small_notebook import relayed
 from tests.pages import sample_portal
@@ -163,7 +163,7 @@ async def test_a_visitor_comes_in_with_a_ticket_of_one_use(site: sample_portal.S
         async with on.websocket(inside) as ws:
             await ws.send_str("x")
             assert await ws.receive_str() == "x"
-            assert await on.process.probe() == {"notebooks": 1, "visits": 1}
+            assert await on.process.probe() == {"notebooks": 1, "requests": 1}
 
 
 async def test_who_the_store_does_not_let_in_stays_out(site: sample_portal.Site) -> None:
@@ -269,12 +269,14 @@ async def test_notebooks_with_a_port_each_get_the_ports_of_the_settings(
     with socket.socket() as taken:
         first = free_port()
         taken.bind(("127.0.0.1", first))
-        doors = Doors(no_app, addresses := PortAddresses("http://localhost:1"), (first, first + 1))
-        await doors.open(SessionId("a"))
+        listeners = PortListeners(
+            no_app, addresses := PortAddresses("http://localhost:1"), (first, first + 1)
+        )
+        await listeners.open(SessionId("a"))
         assert addresses.ports == {"a": first + 1}
         with pytest.raises(Unavailable):
-            await doors.open(SessionId("b"))
-        await doors.close(SessionId("a"))
+            await listeners.open(SessionId("b"))
+        await listeners.close(SessionId("a"))
 
 
 async def no_app(scope: Any, receive: Any, send: Any) -> None:
@@ -326,7 +328,7 @@ from pathlib import Path
 from lib.notebook_proxy.supervisor import NotebookProcess
 from lib.notebook_proxy.messages import Start
 from lib.notebook_proxy.origins import PortAddresses
-from lib.notebook_proxy.port_listeners import Doors
+from lib.notebook_proxy.port_listeners import PortListeners
 
 async def main():
     data, port = Path(sys.argv[1]), int(sys.argv[2])

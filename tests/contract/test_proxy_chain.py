@@ -20,11 +20,11 @@ import pytest
 import lib.tunnels.link as module
 from lib.errors import ClusterUnreachable, InvalidInput, Unavailable
 from lib.model import ClusterId, Endpoint, JobState, SessionId
-from lib.notebook_proxy.asgi import NotebookProxy, Proxy, ProxySettings
+from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
 from lib.notebook_proxy.upstream import Upstream
 from lib.protocol.messages import JobKind, JobStatus, Verb
 from lib.tunnels import ClusterLink, TcpAddress
-from tests.contract.small_notebook import Porter, Stage, inner, serving
+from tests.contract.small_notebook import Porter, Stage, serving
 from tests.fixtures.gate_site import GateSite, running_site
 
 ORIGIN = "http://localhost:8501"
@@ -71,12 +71,12 @@ async def until(link: ClusterLink, job: str, state: JobState) -> JobStatus:
 async def portal(link: ClusterLink, session: SessionId, endpoint: Endpoint) -> AsyncIterator[Stage]:
     """What the portal does once a notebook has its endpoint; and a visitor inside."""
     porter = Porter()
-    proxy = Proxy(ProxySettings(ORIGIN, b"s" * 32), porter)
+    proxy = NotebookProxy(ProxySettings(ORIGIN, b"s" * 32), porter)
     async with AsyncExitStack() as stack:
         socket = await link.open_forward(session)
         upstream = Upstream(socket, endpoint)
         await upstream.probe()
-        port = await stack.enter_async_context(serving(NotebookProxy(inner, proxy)))
+        port = await stack.enter_async_context(serving(proxy))
         stack.push_async_callback(proxy.aclose)
         await proxy.open(session, upstream)
         http = await stack.enter_async_context(

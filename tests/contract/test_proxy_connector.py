@@ -30,7 +30,7 @@ SESSION = SessionId(str(uuid.uuid4()))
 
 
 class Jupyter:
-    """Answers `/api/status` as a Jupyter server does."""
+    """ErrorPages `/api/status` as a Jupyter server does."""
 
     def __init__(self) -> None:
         self.status = 200

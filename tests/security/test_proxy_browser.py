@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from lib.model import SessionId
-from lib.notebook_proxy.asgi import Proxy
+from lib.notebook_proxy.asgi import NotebookProxy
 from tests.chromium import chromium, find_chromium, fresh_context
 from tests.contract.small_notebook import LOGIN, USER, Stage, stage
 
@@ -83,7 +83,7 @@ class Notebook:
         return ws
 
 
-def portal(proxy: Proxy, session: SessionId) -> Starlette:
+def portal(proxy: NotebookProxy, session: SessionId) -> Starlette:
     """A portal with a page that shows the notebook and links to it."""
 
     async def page(request: Request) -> Response:

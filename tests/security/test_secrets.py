@@ -22,7 +22,7 @@ from lib.config.settings import Provider, Settings
 from lib.jobs import control_files
 from lib.model import Endpoint, SessionId, User, UserId
 from lib.notebook_proxy.asgi import ProxySettings
-from lib.notebook_proxy.tickets import Cookies, Tickets, Visitor
+from lib.notebook_proxy.tickets import Cookies, Grant, Tickets
 from lib.notebook_proxy.upstream import Upstream
 from lib.portal.admin import json_line
 from lib.store.audit import AuditQuery
@@ -172,7 +172,7 @@ def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
     text = "s3cr3t-that-must-not-be-shown"
     user = User(UserId("u"), "U", via="login:1")
     tickets = Tickets()
-    visitor = Visitor(SessionId("s"), user.id, "1")
+    visitor = Grant(SessionId("s"), user.id, "1")
     issued = tickets.issue(visitor, "/")
     endpoint = Endpoint("s-1", text, text, text, text)
     upstream = Upstream.__new__(Upstream)  # without its certificates

@@ -230,7 +230,7 @@ async def test_messages_of_the_browser_are_use_of_the_sign_in(
             await ws.send_str("x")
             await ws.receive_str()
         assert on.porter.in_use == ["login-1"]
-        monkeypatch.setattr("lib.notebook_proxy.activity.EVERY_S", 0.0)
+        monkeypatch.setattr("lib.notebook_proxy.activity.REPORT_EVERY_S", 0.0)
         await ws.send_str("x")
         await ws.receive_str()
         assert on.porter.in_use == ["login-1"] * 2

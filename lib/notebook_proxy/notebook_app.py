@@ -9,12 +9,12 @@ from urllib.parse import parse_qs, quote
 from lib.errors import Refused, SceneBridgeError
 from lib.model import SessionId
 from lib.notebook_proxy import csrf, headers, websocket
-from lib.notebook_proxy.activity import Activity
-from lib.notebook_proxy.error_pages import Answers, Receive, Send
-from lib.notebook_proxy.http import Exchange, NoAnswer
-from lib.notebook_proxy.open_notebooks import Notebooks, Visits
+from lib.notebook_proxy.activity import SignInActivity
+from lib.notebook_proxy.error_pages import ErrorPages, Receive, Send
+from lib.notebook_proxy.http import ProxiedRequest, UpstreamError
+from lib.notebook_proxy.open_notebooks import ActiveRequests, OpenNotebooks
 from lib.notebook_proxy.origins import Addresses, Scope
-from lib.notebook_proxy.tickets import Cookies, Gatekeeper, Tickets, Visitor, local_path
+from lib.notebook_proxy.tickets import Cookies, Grant, NotebookAccessCheck, Tickets, local_path
 
 #: Everything below belongs to the proxy, whatever the notebook's server has there.
 OWN_PATHS = "/_portal/"
@@ -22,27 +22,27 @@ ENTER = "/_portal/enter"
 ENTERED = "/_portal/entered"
 
 
-class NotebookSite:
-    """Answers for every notebook; which one is said by the caller."""
+class NotebookApp:
+    """Serves every notebook; which one is said by the caller."""
 
     def __init__(
         self,
         addresses: Addresses,
-        notebooks: Notebooks,
-        visits: Visits,
+        notebooks: OpenNotebooks,
+        requests: ActiveRequests,
         tickets: Tickets,
         cookies: Cookies,
-        gatekeeper: Gatekeeper,
-        activity: Activity,
+        access_check: NotebookAccessCheck,
+        activity: SignInActivity,
     ) -> None:
         self._addresses = addresses
         self._notebooks = notebooks
-        self._visits = visits
+        self._requests = requests
         self._tickets = tickets
         self._cookies = cookies
-        self._gatekeeper = gatekeeper
+        self._access_check = access_check
         self._activity = activity
-        self._answers = Answers(addresses.portal_origin)
+        self._pages = ErrorPages(addresses.portal_origin)
 
     async def serve(self, session: SessionId, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request or WebSocket to the notebook of `session`."""
@@ -50,11 +50,11 @@ class NotebookSite:
             await receive()  # "websocket.connect" comes before anything may be said
         own = self._addresses.origin(session)
         if headers.size(scope) > csrf.MAX_HEADER_BYTES:
-            await self._answers.say(scope, send, 431, "The request's headers are too large.")
+            await self._pages.send(scope, send, 431, "The request's headers are too large.")
         elif not _raw_path(scope).startswith(b"/"):
-            await self._answers.say(scope, send, 400, "This address is not valid.")
+            await self._pages.send(scope, send, 400, "This address is not valid.")
         elif (refused := csrf.refusal(scope, own)) is not None:
-            await self._answers.say(scope, send, 403, refused)
+            await self._pages.send(scope, send, 403, refused)
         elif scope["path"].startswith(OWN_PATHS):
             await self._own(session, scope, send)
         else:
@@ -64,28 +64,28 @@ class NotebookSite:
         self, session: SessionId, own: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         try:
-            visitor = await self._visitor(session, scope)
+            grant = await self._grant(session, scope)
         except SceneBridgeError as exc:
-            await self._answers.say(scope, send, 503, exc.message, refresh_s=5)
+            await self._pages.send(scope, send, 503, exc.message, refresh_s=5)
             return
-        if visitor is None:
+        if grant is None:
             await self._send_to_portal(session, scope, send)
             return
         upstream = self._notebooks.get(session)
         if upstream is None:
             again = 0 if self._notebooks.closed(session) else 5
-            sentence = self._notebooks.why_not(session)
-            await self._answers.say(scope, send, 503, sentence, refresh_s=again)
+            sentence = self._notebooks.closed_reason(session)
+            await self._pages.send(scope, send, 503, sentence, refresh_s=again)
             return
         try:
-            with self._visits.enter(visitor) as ended:
+            with self._requests.track(grant) as ended:
                 if scope["type"] == "websocket":
-                    heard = self._heard(receive, visitor)
+                    heard = self._heard(receive, grant)
                     await websocket.join(scope, heard, send, upstream, origin=own, ended=ended)
                 else:
                     if scope["method"] not in csrf.SAFE_METHODS:
-                        self._activity.note(visitor.login)
-                    await Exchange(
+                        self._activity.note(grant.login)
+                    await ProxiedRequest(
                         scope,
                         receive,
                         send,
@@ -93,82 +93,82 @@ class NotebookSite:
                         origin=own,
                         portal_origin=self._addresses.portal_origin,
                     ).run(ended)
-        except NoAnswer as none:
+        except UpstreamError as error:
             still_open = self._notebooks.get(session) is not None
-            sentence = none.sentence if still_open else self._notebooks.why_not(session)
-            again = 5 if still_open and none.status == 502 else 0
-            await self._answers.say(scope, send, none.status, sentence, refresh_s=again)
+            sentence = error.sentence if still_open else self._notebooks.closed_reason(session)
+            again = 5 if still_open and error.status == 502 else 0
+            await self._pages.send(scope, send, error.status, sentence, refresh_s=again)
 
-    def _heard(self, receive: Receive, visitor: Visitor) -> Receive:
+    def _heard(self, receive: Receive, grant: Grant) -> Receive:
         """`receive`, where each message of the browser counts as use of the sign-in."""
 
         async def heard() -> MutableMapping[str, Any]:
             message = await receive()
             if message["type"] == "websocket.receive":
-                self._activity.note(visitor.login)
+                self._activity.note(grant.login)
             return message
 
         return heard
 
-    async def _visitor(self, session: SessionId, scope: Scope) -> Visitor | None:
-        """The visitor of the cookie, while the portal lets them."""
+    async def _grant(self, session: SessionId, scope: Scope) -> Grant | None:
+        """The grant in the cookie, while the portal lets them."""
         sent = [value for name, value in scope["headers"] if name == b"cookie"]
-        visitor = self._cookies.read(session, sent) if sent else None
-        if visitor is None:
+        grant = self._cookies.read(session, sent) if sent else None
+        if grant is None:
             return None
-        allowed = await self._gatekeeper.may_open(session, visitor.user, visitor.login)
-        return visitor if allowed else None
+        allowed = await self._access_check.may_open(session, grant.user, grant.login)
+        return grant if allowed else None
 
     async def _send_to_portal(self, session: SessionId, scope: Scope, send: Send) -> None:
         """Somebody without a valid cookie: the portal knows who they are, we do not."""
         if not csrf.is_navigation(scope):
-            await self._answers.say(scope, send, 401, "Open this notebook from the portal again.")
+            await self._pages.send(scope, send, 401, "Open this notebook from the portal again.")
             return
         query = scope["query_string"].decode("latin-1")
         wanted = _raw_path(scope).decode("latin-1") + (f"?{query}" if query else "")
-        await self._answers.redirect(scope, send, self._door(session, local_path(wanted)))
+        await self._pages.redirect(scope, send, self._portal_url(session, local_path(wanted)))
 
     async def _own(self, session: SessionId, scope: Scope, send: Send) -> None:
         query = parse_qs(scope["query_string"].decode("latin-1"))
         if not csrf.is_navigation(scope) or scope["method"] != "GET":
-            await self._answers.say(scope, send, 404, "There is nothing at this address.")
+            await self._pages.send(scope, send, 404, "There is nothing at this address.")
         elif scope["path"] == ENTER:
             await self._enter(session, query.get("t", [""])[0], scope, send)
         elif scope["path"] == ENTERED:
             await self._entered(session, local_path(query.get("next", ["/"])[0]), scope, send)
         else:
-            await self._answers.say(scope, send, 404, "There is nothing at this address.")
+            await self._pages.send(scope, send, 404, "There is nothing at this address.")
 
     async def _enter(self, session: SessionId, ticket: str, scope: Scope, send: Send) -> None:
         """Change a ticket into the cookie."""
-        again = (self._door(session, "/"), "Open this notebook from the portal")
+        again = (self._portal_url(session, "/"), "Open this notebook from the portal")
         try:
-            visitor, onward = self._tickets.redeem(ticket, session)
-            if not await self._gatekeeper.may_open(session, visitor.user, visitor.login):
+            grant, onward = self._tickets.redeem(ticket, session)
+            if not await self._access_check.may_open(session, grant.user, grant.login):
                 raise Refused("The portal does not let you use this notebook.")
         except SceneBridgeError as exc:
-            await self._answers.say(scope, send, 403, exc.message, link=again)
+            await self._pages.send(scope, send, 403, exc.message, link=again)
             return
-        cookie = (b"set-cookie", self._cookies.set(visitor).encode("ascii"))
+        cookie = (b"set-cookie", self._cookies.set(grant).encode("ascii"))
         check = f"{ENTERED}?next={quote(onward, safe='/')}"
-        await self._answers.redirect(scope, send, check, cookie)
+        await self._pages.redirect(scope, send, check, cookie)
 
     async def _entered(self, session: SessionId, onward: str, scope: Scope, send: Send) -> None:
         """Go on, once the cookie has come back: without this step a browser that keeps
         no cookies would go round between portal and notebook for ever."""
-        if await self._visitor(session, scope) is not None:
-            await self._answers.redirect(scope, send, onward)
+        if await self._grant(session, scope) is not None:
+            await self._pages.redirect(scope, send, onward)
             return
-        await self._answers.say(
+        await self._pages.send(
             scope,
             send,
             403,
             "Your browser did not keep the notebook's cookie. Allow cookies for this address, "
             "or open the notebook in a tab of its own.",
-            link=(self._door(session, "/"), "Open it in a new tab"),
+            link=(self._portal_url(session, "/"), "Open it in a new tab"),
         )
 
-    def _door(self, session: SessionId, onward: str) -> str:
+    def _portal_url(self, session: SessionId, onward: str) -> str:
         """Where the portal checks who is asking and sends them back with a ticket."""
         return f"{self._addresses.portal_origin}/open/{session}?next={quote(onward, safe='/')}"
 
