@@ -28,10 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.gate.audit import Audit
-from lib.gate.job_record import Folders, Record
+from lib.gate.job_record import JobRecord, SessionFolders
 from lib.gate.jobs import Jobs
-from lib.gate.ssh_server import CIPHERS, USER, Door
-from lib.gate.state_dir import Home, public_text
+from lib.gate.ssh_server import CIPHERS, USER, GateServer
+from lib.gate.state_dir import StateDir, public_text
 from lib.gate.verbs import Verbs
 from lib.protocol.messages import JobKind
 
@@ -146,7 +146,7 @@ def byte_source(megabytes: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def gate_process(folder: Path, source: int) -> Iterator[Server]:
-    """The gate's own door in a process of its own, with `source` as a live notebook."""
+    """The gate's own server in a process of its own, with `source` as a live notebook."""
     command = [sys.executable, "-m", "benchmarks.gate", "--serve", str(folder), str(source)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
@@ -226,24 +226,24 @@ class OneNotebook(Jobs):
     def where(self, job_id: str) -> tuple[str, int] | None:
         return (HERE, self.source) if job_id == SESSION else super().where(job_id)
 
-    def record(self, job_id: str) -> Record:
+    def record(self, job_id: str) -> JobRecord:
         if job_id != SESSION:
             return super().record(job_id)
-        return Record(
+        return JobRecord(
             SESSION, JobKind.SESSION, "bench", "m", "1", "", "n", "small", 60, [], time.time()
         )
 
 
 async def serve_gate(folder: Path, source: int) -> None:
-    """The real door on a home of its own, until killed."""
-    home = Home(folder / "home")
+    """The real server on a home of its own, until killed."""
+    home = StateDir(folder / "home")
     first = {"python": sys.executable, "code": str(ROOT)}
     home.init("bench", folder / "key.pub", None, first)
-    policy, folders, audit = home.policy(), Folders(home.path), Audit(home.audit)
+    policy, folders, audit = home.policy(), SessionFolders(home.path), Audit(home.audit)
     jobs = OneNotebook(folders, policy, policy.scheduler(home.path), audit)
     jobs.source = source
-    door = Door(home.portal_key(), jobs, Verbs(policy, folders, jobs, audit), audit)
-    acceptor = await door.listen(0, home.host_key())
+    server = GateServer(home.portal_key(), jobs, Verbs(policy, folders, jobs, audit), audit)
+    acceptor = await server.listen(0, home.host_key())
     print(acceptor.get_port(), public_text(home.host_key()), flush=True)
     await asyncio.Event().wait()
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from lib.errors import SceneBridgeError
 from lib.gate.serve import serve, serve_detached, stop
-from lib.gate.state_dir import Home
+from lib.gate.state_dir import StateDir
 from lib.gate.status import check, status
 from lib.jobs.control_files import ROOT
 
@@ -27,9 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns its exit code."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    home = Home(arguments.home.absolute())
+    state_dir = StateDir(arguments.home.absolute())
     try:
-        answer = _COMMANDS[arguments.command](home, arguments)
+        answer = _COMMANDS[arguments.command](state_dir, arguments)
     except SceneBridgeError as exc:
         print(exc.message, file=sys.stderr)
         return 1
@@ -41,30 +41,30 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _init(home: Home, arguments: argparse.Namespace) -> Mapping[str, Any]:
+def _init(state_dir: StateDir, arguments: argparse.Namespace) -> Mapping[str, Any]:
     first = {"python": sys.executable, "code": str(ROOT)}
     key, policy, fix_node = arguments.portal_key, arguments.policy, arguments.fix_node
-    host_key = home.init(arguments.cluster, key, policy, first, fix_node=fix_node)
-    return {"home": str(home.path), "cluster": arguments.cluster, "host_key": host_key}
+    host_key = state_dir.init(arguments.cluster, key, policy, first, fix_node=fix_node)
+    return {"home": str(state_dir.path), "cluster": arguments.cluster, "host_key": host_key}
 
 
-def _serve(home: Home, arguments: argparse.Namespace) -> Mapping[str, Any] | None:
+def _serve(state_dir: StateDir, arguments: argparse.Namespace) -> Mapping[str, Any] | None:
     if arguments.detach:
-        return asdict(serve_detached(home))
-    asyncio.run(serve(home))
+        return asdict(serve_detached(state_dir))
+    asyncio.run(serve(state_dir))
     return None
 
 
-def _stop(home: Home, arguments: argparse.Namespace) -> Mapping[str, Any]:
-    return {"was_running": stop(home, jobs=arguments.jobs)}
+def _stop(state_dir: StateDir, arguments: argparse.Namespace) -> Mapping[str, Any]:
+    return {"was_running": stop(state_dir, jobs=arguments.jobs)}
 
 
-def _check(home: Home, arguments: argparse.Namespace) -> Mapping[str, Any]:
-    return check(home, arguments.policy)
+def _check(state_dir: StateDir, arguments: argparse.Namespace) -> Mapping[str, Any]:
+    return check(state_dir, arguments.policy)
 
 
-def _status(home: Home, _: argparse.Namespace) -> Mapping[str, Any]:
-    return status(home)
+def _status(state_dir: StateDir, _: argparse.Namespace) -> Mapping[str, Any]:
+    return status(state_dir)
 
 
 _COMMANDS = {"init": _init, "serve": _serve, "stop": _stop, "check": _check, "status": _status}

@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 
 from lib.errors import Conflict, InvalidInput, NotFound, Refused
-from lib.gate.job_record import Folders, Record
+from lib.gate.job_record import JobRecord, SessionFolders
 from lib.gate.safe_open import OpenFile, open_file
 from lib.jobs import control_files
 from lib.protocol.messages import (
@@ -49,7 +49,7 @@ _LOGS: Mapping[LogKind, str] = {
 _MAX_LOG_FILE_BYTES = 2**40
 
 
-def open_artifact(request: GetRequest, record: Record, folders: Folders) -> OpenFile:
+def open_artifact(request: GetRequest, record: JobRecord, folders: SessionFolders) -> OpenFile:
     """Open what is asked for; the caller closes it.
 
     Raises:
@@ -73,7 +73,7 @@ async def pieces(file: OpenFile) -> AsyncIterator[bytes]:
         yield piece
 
 
-def read_log(request: LogRequest, record: Record, folders: Folders) -> LogReply:
+def read_log(request: LogRequest, record: JobRecord, folders: SessionFolders) -> LogReply:
     """The end of a log as text; what is no text is replaced."""
     wanted = min(max(request.max_bytes, 0), MAX_LOG_BYTES)
     name = _LOGS[request.log]
@@ -84,7 +84,7 @@ def read_log(request: LogRequest, record: Record, folders: Folders) -> LogReply:
     return LogReply((older + newer).decode("utf-8", "replace"), truncated=more or older_more)
 
 
-def _parts(request: GetRequest, record: Record) -> tuple[str, ...]:
+def _parts(request: GetRequest, record: JobRecord) -> tuple[str, ...]:
     if request.artifact is ArtifactKind.CATALOG:
         return ("catalog.json",)
     if request.scene not in record.scenes:
@@ -98,7 +98,7 @@ def _parts(request: GetRequest, record: Record) -> tuple[str, ...]:
     return (request.scene, _IN_SCENE[request.artifact])
 
 
-def _tail(record: Record, folders: Folders, name: str, wanted: int) -> tuple[bytes, bool]:
+def _tail(record: JobRecord, folders: SessionFolders, name: str, wanted: int) -> tuple[bytes, bool]:
     """The last `wanted` bytes, and whether there are more before them."""
     control = folders.control(record.id)
     try:

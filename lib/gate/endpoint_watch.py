@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterable
 
-from lib.gate.job_record import Folders, Known
+from lib.gate.job_record import SessionFolders, TrackedJob
 from lib.jobs import control_files
 from lib.protocol.messages import JobKind
 
@@ -19,21 +19,21 @@ LOOK_EVERY_S = 0.1
 _LIST_EVERY_S = 1.0
 
 
-def awaited(known: Known) -> bool:
+def awaits_endpoint(known: TrackedJob) -> bool:
     """Whether this job may report an endpoint that is not known yet."""
     r = known.record
     return r.live and r.kind is JobKind.SESSION and bool(r.job) and not r.port
 
 
-class Lookout:
+class EndpointWatch:
     """Which jobs have an endpoint file that nobody has looked at."""
 
-    def __init__(self, folders: Folders) -> None:
+    def __init__(self, folders: SessionFolders) -> None:
         self._folders = folders
         self._seen: dict[str, tuple[int, int]] = {}
         self._list_at = 0.0
 
-    def reported(self, jobs: Iterable[Known]) -> list[Known]:
+    def reported(self, jobs: Iterable[TrackedJob]) -> list[TrackedJob]:
         """Those whose file is new since the last call. Blocks on files."""
         listing = time.monotonic() >= self._list_at
         if listing:

@@ -50,11 +50,11 @@ class ImageName:
         return "" if self.kind is Kind.FILE else urlsplit(self.reference).netloc
 
 
-def read_image_name(reference: str, sha256: str, where: str, home: Path) -> ImageName:
+def read_image_name(reference: str, sha256: str, where: str, state_dir: Path) -> ImageName:
     """Check the keys `image` and `sha256` of a module.
 
     Args:
-        home: the gate's folder; an image below its sessions would be written by jobs.
+        state_dir: the gate's folder; an image below its sessions would be written by jobs.
     Raises:
         InvalidInput: with one sentence that names the key.
     """
@@ -73,7 +73,7 @@ def read_image_name(reference: str, sha256: str, where: str, home: Path) -> Imag
     if name.kind is Kind.HTTPS and _HTTPS.fullmatch(reference) is None:
         raise InvalidInput(f"{where}: image = {reference!r:.120} is not a plain https address.")
     if name.kind is Kind.FILE:
-        sessions = (home / "sessions").resolve()
+        sessions = (state_dir / "sessions").resolve()
         real = Path(reference).resolve()
         if not reference.isprintable() or real == sessions or sessions in real.parents:
             raise InvalidInput(f"{where}: image = {reference!r:.120} must not lie there.")

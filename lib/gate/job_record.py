@@ -17,7 +17,7 @@ RECORD = "record.json"
 
 
 @dataclass(slots=True)
-class Record:
+class JobRecord:
     """One job. Written before the job is submitted, so a crash loses nothing.
 
     Args:
@@ -79,20 +79,20 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Folders:
+class SessionFolders:
     """Where a gate keeps its sessions."""
 
-    home: Path
+    state_dir: Path
 
     @property
     def sessions(self) -> Path:
         """The folder of all sessions."""
-        return self.home / "sessions"
+        return self.state_dir / "sessions"
 
     @property
     def images(self) -> Path:
         """The folder of fetched images."""
-        return self.home / "images"
+        return self.state_dir / "images"
 
     def session(self, job_id: str) -> Path:
         """One session's folder. The id was checked by whoever calls."""
@@ -104,22 +104,22 @@ class Folders:
         """The half that is never shown to a container."""
         return self.session(job_id) / "control"
 
-    def work(self, record: Record) -> Path:
+    def work(self, record: JobRecord) -> Path:
         """The half that the job writes, wherever it has moved."""
         return self.session(record.files_in or record.id) / "work"
 
-    def save(self, record: Record) -> None:
+    def save(self, record: JobRecord) -> None:
         """Write a record, whole."""
         write_private(self.control(record.id) / RECORD, encode(record))
 
-    def load(self) -> Iterator[Record]:
+    def load(self) -> Iterator[JobRecord]:
         """All records."""
         for folder in sorted(self.sessions.iterdir()):
             data = read_json(folder / "control" / RECORD)
             if data is not None:
-                yield from_plain(Record, data)
+                yield from_plain(JobRecord, data)
 
-    def endpoint(self, record: Record) -> Endpoint:
+    def endpoint(self, record: JobRecord) -> Endpoint:
         """The secrets that open this job's notebook."""
         control = self.control(record.id)
         return Endpoint(
@@ -132,7 +132,7 @@ class Folders:
 
 
 @dataclass(slots=True)
-class Known:
+class TrackedJob:
     """A record with what is only in memory.
 
     Args:
@@ -140,7 +140,7 @@ class Known:
         unsaved: the disk was full when it changed last.
     """
 
-    record: Record
+    record: JobRecord
     endpoint: Endpoint | None = field(default=None, repr=False)
     unsaved: bool = False
 

@@ -15,7 +15,7 @@ from typing import Any
 from lib.errors import NotFound, Refused
 from lib.gate.audit import Audit
 from lib.gate.events import EventLog
-from lib.gate.job_record import Folders, Known, Record
+from lib.gate.job_record import JobRecord, SessionFolders, TrackedJob
 from lib.gate.policy import Policy
 from lib.gate.safe_open import disk_usage, open_file
 from lib.jobs import control_files
@@ -36,7 +36,7 @@ _DISK_REST = 500.0
 _STARTS_AT_STEP_S = 30.0
 _ALL_CHUNKS = 256
 #: All that can change in a record, as one tuple: cheap to compare at every poll.
-_VARIABLE = attrgetter(*(f.name for f in fields(Record)))
+_VARIABLE = attrgetter(*(f.name for f in fields(JobRecord)))
 #: End reasons that the scheduler knows better than the session script.
 _SCHEDULER_KNOWS = frozenset(
     {
@@ -50,11 +50,11 @@ _SCHEDULER_KNOWS = frozenset(
 )
 
 
-class Refresher:
+class RecordUpdater:
     """Reads what the script and the module wrote. All methods block on files."""
 
     def __init__(
-        self, folders: Folders, policy: Policy, scheduler: Scheduler, audit: Audit
+        self, folders: SessionFolders, policy: Policy, scheduler: Scheduler, audit: Audit
     ) -> None:
         self._folders = folders
         self._policy = policy
@@ -65,7 +65,7 @@ class Refresher:
         self._distrusted: set[str] = set()
         self._disk_at: dict[str, float] = {}
 
-    def events(self, record: Record) -> EventLog:
+    def events(self, record: JobRecord) -> EventLog:
         """The event log of a job, opened once."""
         log = self._events.get(record.id)
         if log is None:
@@ -75,7 +75,7 @@ class Refresher:
             self._events[record.id] = log
         return log
 
-    def refresh(self, known: Known, views: Mapping[str, JobView] | None) -> bool:
+    def refresh(self, known: TrackedJob, views: Mapping[str, JobView] | None) -> bool:
         """Update a live record, save it if it changed. Returns whether it did.
 
         Args:
@@ -99,14 +99,14 @@ class Refresher:
             self._take_view(record, view)
         return self._save_if_changed(known, before)
 
-    def take_endpoint(self, known: Known) -> bool:
+    def take_endpoint(self, known: TrackedJob) -> bool:
         """Look for the endpoint of a live session only. Returns whether it was taken."""
         before = _VARIABLE(known.record)
         if known.record.live and not known.record.port:
             self._take_endpoint(known)
         return self._save_if_changed(known, before)
 
-    def _save_if_changed(self, known: Known, before: tuple[Any, ...]) -> bool:
+    def _save_if_changed(self, known: TrackedJob, before: tuple[Any, ...]) -> bool:
         if _VARIABLE(known.record) == before and not known.unsaved:
             return False
         known.unsaved = True
@@ -114,7 +114,7 @@ class Refresher:
         known.unsaved = False
         return True
 
-    def too_large(self, records: Iterable[Record]) -> list[Record]:
+    def over_disk_quota(self, records: Iterable[JobRecord]) -> list[JobRecord]:
         """Live jobs whose files use more disk than a session may.
 
         Looks at each of them now and then, and at few of them in one call: counting the
@@ -134,7 +134,7 @@ class Refresher:
             self._disk_at[record.id] = now + max(_DISK_EVERY_S, cost * _DISK_REST)
         return found
 
-    def _view(self, record: Record, views: Mapping[str, JobView] | None) -> JobView | None:
+    def _view(self, record: JobRecord, views: Mapping[str, JobView] | None) -> JobView | None:
         """The scheduler's view; a job it no longer knows is over, after some patience."""
         if views is None or not record.job:
             return None
@@ -150,7 +150,7 @@ class Refresher:
             return None
         return JobView(record.job, record.name, JobState.ENDED, end_reason=EndReason.LOST)
 
-    def _take_view(self, record: Record, view: JobView) -> None:
+    def _take_view(self, record: JobRecord, view: JobView) -> None:
         record.started_at = view.started_at or record.started_at
         record.ends_at = view.ends_at or record.ends_at
         if not _close(record.starts_at, view.starts_at):
@@ -162,7 +162,7 @@ class Refresher:
         if view.state is JobState.RUNNING and record.cancelled:
             record.reason = record.cancel_text or "Stopping."
 
-    def _end(self, record: Record, view: JobView) -> None:
+    def _end(self, record: JobRecord, view: JobView) -> None:
         report = self._report(record, control_files.EXIT) or {}
         record.state = JobState.ENDED
         record.exit_code = view.exit_code
@@ -177,7 +177,7 @@ class Refresher:
             "ended", session=record.id, owner=record.owner, reason=record.end_reason.value
         )
 
-    def _was_too_large(self, record: Record) -> bool:
+    def _was_too_large(self, record: JobRecord) -> bool:
         """By the end of the job's log, which the scheduler and the session script write."""
         log = (control_files.JOB_LOG,)
         try:
@@ -190,7 +190,7 @@ class Refresher:
         finally:
             os.close(file.fd)
 
-    def _take_endpoint(self, known: Known) -> None:
+    def _take_endpoint(self, known: TrackedJob) -> None:
         """Once; whatever is written there later counts for nothing."""
         record = known.record
         report = self._report(record, control_files.ENDPOINT)
@@ -214,12 +214,12 @@ class Refresher:
         record.endpoint_at = said if plausible else now
         known.endpoint = known.endpoint or self._folders.endpoint(record)
 
-    def _take_events(self, record: Record, *, to_the_end: bool) -> None:
+    def _take_events(self, record: JobRecord, *, to_the_end: bool) -> None:
         log = self.events(record)
         log.take(chunks=_ALL_CHUNKS if to_the_end else 8)
         record.events, record.events_note = len(log), log.note()
 
-    def _report(self, record: Record, name: str) -> dict[str, Any] | None:
+    def _report(self, record: JobRecord, name: str) -> dict[str, Any] | None:
         """A small JSON object of the session script."""
         control: Path = self._folders.control(record.id)
         if not (control / name).exists():  # quick; nearly always so
@@ -237,7 +237,7 @@ class Refresher:
         return found if isinstance(found, dict) else None
 
 
-def _why(record: Record, view: JobView, report: Mapping[str, Any]) -> tuple[EndReason, str]:
+def _why(record: JobRecord, view: JobView, report: Mapping[str, Any]) -> tuple[EndReason, str]:
     """The end reason and its sentence, from whoever knows best."""
     said = str(report.get("reason", ""))[:1000]
     if view.end_reason in _SCHEDULER_KNOWS and view.end_reason is not None:

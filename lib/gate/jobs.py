@@ -17,16 +17,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lib.errors import Conflict, NotFound, Refused, SceneBridgeError, StorageFull, Unavailable
 from lib.gate.audit import Audit
-from lib.gate.endpoint_watch import LOOK_EVERY_S, Lookout, awaited
+from lib.gate.endpoint_watch import LOOK_EVERY_S, EndpointWatch, awaits_endpoint
 from lib.gate.events import EventLog
 from lib.gate.images.store import Images
-from lib.gate.job_record import Folders, Known, Record
-from lib.gate.job_state import Refresher
+from lib.gate.job_record import JobRecord, SessionFolders, TrackedJob
+from lib.gate.job_state import RecordUpdater
 from lib.gate.policy import Policy
-from lib.gate.quotas import check_caps
-from lib.gate.session_dir import FolderMaker, old_out_name
-from lib.gate.submission import HandOver
-from lib.gate.validate_submit import Accepted, check
+from lib.gate.quotas import check_quotas
+from lib.gate.session_dir import SessionDirBuilder, old_out_name
+from lib.gate.submission import Submitter
+from lib.gate.validate_submit import ValidatedSubmit, validate
 from lib.jobs.control_files import ROOT
 from lib.jobs.interfaces import JobView, Scheduler
 from lib.model import QueueLoad
@@ -46,20 +46,20 @@ class Jobs:
     """All jobs of one gate. One per process (the gate's lock sees to that)."""
 
     def __init__(
-        self, folders: Folders, policy: Policy, scheduler: Scheduler, audit: Audit
+        self, folders: SessionFolders, policy: Policy, scheduler: Scheduler, audit: Audit
     ) -> None:
         self.images = Images(folders.images, policy)
         self._folders = folders
         self._policy = policy
         self._scheduler = scheduler
         self._audit = audit
-        self._maker = FolderMaker(folders, policy, scheduler)
-        self._lookout = Lookout(folders)
+        self._builder = SessionDirBuilder(folders, policy, scheduler)
+        self._endpoint_watch = EndpointWatch(folders)
         self._known = {r.id: _known(r, folders) for r in folders.load()}
-        self._refresher = Refresher(folders, policy, scheduler, audit)
+        self._updater = RecordUpdater(folders, policy, scheduler, audit)
         self._lock = asyncio.Lock()
-        self._hand_over = HandOver(
-            *(folders, self._maker, scheduler, audit, self.images),
+        self._submitter = Submitter(
+            *(folders, self._builder, scheduler, audit, self.images),
             lock=self._lock,
             changed=self._tell,
             keep_s=policy.limits.keep_s,
@@ -78,7 +78,7 @@ class Jobs:
         """Every job that is live, or ended and kept."""
         return [known.status() for known in list(self._known.values())]
 
-    def record(self, job_id: str) -> Record:
+    def record(self, job_id: str) -> JobRecord:
         """Raises `NotFound`."""
         known = self._known.get(job_id)
         if known is None:
@@ -92,7 +92,7 @@ class Jobs:
 
     def events(self, job_id: str) -> EventLog:
         """The checked events of a job. Raises `NotFound`."""
-        return self._refresher.events(self.record(job_id))
+        return self._updater.events(self.record(job_id))
 
     def where(self, job_id: str) -> tuple[str, int] | None:
         """Host and port of a live notebook that its scheduler vouches for right now."""
@@ -116,10 +116,10 @@ class Jobs:
     # --- acts -------------------------------------------------------------------
 
     async def submit(self, request: SubmitRequest) -> SubmitReply:
-        """Idempotent by id. Errors as in `lib.gate.validate_submit.check`, and:
+        """Idempotent by id. Errors as in `lib.gate.validate_submit.validate`, and:
 
         Raises:
-            Refused: too many jobs live, or another cap of the policy (`lib.gate.quotas`).
+            Refused: too many jobs live, or another quota of the policy (`lib.gate.quotas`).
             Conflict: the session to continue is running, gone, or somebody else's.
             Unavailable: the scheduler gave no answer and has no such job.
         """
@@ -127,18 +127,18 @@ class Jobs:
             known = self._known.get(request.id)
             created = known is None
             if known is None:
-                accepted = await asyncio.to_thread(check, request, self._policy)
+                validated = await asyncio.to_thread(validate, request, self._policy)
                 if self.live >= self._policy.limits.max_live:
                     raise Refused(
                         f"{self.live} jobs are live on this cluster, which is all it allows; "
                         "stop one or wait until one has ended."
                     )
                 everything = [k.record for k in self._known.values()]
-                check_caps(request, accepted, self._policy, everything)
-                known = await asyncio.to_thread(self._prepare, request, accepted)
-                self._hand_over.begin(known)
+                check_quotas(request, validated, self._policy, everything)
+                known = await asyncio.to_thread(self._prepare, request, validated)
+                self._submitter.begin(known)
         self._tell()
-        await self._hand_over.wait(known, _SUBMIT_ANSWER_S)
+        await self._submitter.wait(known, _SUBMIT_ANSWER_S)
         return SubmitReply(known.status(), created=created)
 
     async def cancel(self, job_id: str, *, text: str = "") -> JobStatus:
@@ -154,12 +154,12 @@ class Jobs:
                 record.cancel_text = record.cancel_text or text
                 await asyncio.to_thread(self._folders.save, record)
         if record.live:
-            await self._hand_over.cancel(record)
+            await self._submitter.cancel(record)
         return (known or self._known[job_id]).status()
 
     async def watch_over(self) -> None:
         """Poll for ever: promptly while jobs live, lazily otherwise."""
-        looking = asyncio.ensure_future(self._look_out())
+        looking = asyncio.ensure_future(self._watch_endpoints())
         try:
             while not looking.done():
                 await self.poll()
@@ -183,7 +183,7 @@ class Jobs:
         if views is not None:
             views = await self._with_recalled(views)
             everything = list(self._known.values())
-            await self._hand_over.settle(everything, views, patience_s=_SETTLE_PATIENCE_S)
+            await self._submitter.settle(everything, views, patience_s=_SETTLE_PATIENCE_S)
         async with self._lock:
             try:
                 changed = await asyncio.to_thread(self._refresh, views)
@@ -192,7 +192,7 @@ class Jobs:
                 changed = True
         if changed:
             self._tell()
-        await self._stop_too_large()
+        await self._stop_over_disk_quota()
         await self._let_scheduler_forget()
 
     # --- inside -----------------------------------------------------------------
@@ -201,7 +201,7 @@ class Jobs:
     def _watched(self) -> bool:
         """Whether the scheduler has to be asked: a job lives, or may yet come up."""
         records = [known.record for known in list(self._known.values())]
-        return any(r.live or self._hand_over.in_doubt(r) for r in records)
+        return any(r.live or self._submitter.in_doubt(r) for r in records)
 
     async def _pause(self) -> None:
         """Until the next poll is due, or at once when a node must be known."""
@@ -212,25 +212,25 @@ class Jobs:
             await asyncio.sleep(max(0.0, self._extra_at - time.monotonic()))
             self._extra_at = time.monotonic() + _EXTRA_EVERY_S
 
-    async def _look_out(self) -> None:
+    async def _watch_endpoints(self) -> None:
         """Take endpoints as soon as they are reported."""
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
-            jobs = [known for known in list(self._known.values()) if awaited(known)]
+            jobs = [known for known in list(self._known.values()) if awaits_endpoint(known)]
             if not jobs:
                 continue
-            reported = await asyncio.to_thread(self._lookout.reported, jobs)
+            reported = await asyncio.to_thread(self._endpoint_watch.reported, jobs)
             if not reported:
                 continue
             async with self._lock:
                 taken = await asyncio.to_thread(self._take_endpoints, reported)
             if taken:
                 self._tell()
-            if any(awaited(known) for known in reported):
+            if any(awaits_endpoint(known) for known in reported):
                 self._node_unknown.set()
 
-    def _take_endpoints(self, reported: Sequence[Known]) -> bool:
-        taken = [self._refresher.take_endpoint(known) for known in reported]
+    def _take_endpoints(self, reported: Sequence[TrackedJob]) -> bool:
+        taken = [self._updater.take_endpoint(known) for known in reported]
         return any(taken)
 
     async def _with_recalled(self, views: Mapping[str, JobView]) -> Mapping[str, JobView]:
@@ -271,12 +271,12 @@ class Jobs:
             self._tell()
         return views
 
-    def _prepare(self, request: SubmitRequest, accepted: Accepted) -> Known:
+    def _prepare(self, request: SubmitRequest, validated: ValidatedSubmit) -> TrackedJob:
         """Make the folder and, last of all, the record."""
         old = self._old_session(request) if request.continue_from else None
         try:
-            self._maker.build(request, accepted, old)
-            record = Record(
+            self._builder.build(request, validated, old)
+            record = JobRecord(
                 id=request.id,
                 kind=request.kind,
                 owner=request.owner,
@@ -286,11 +286,11 @@ class Jobs:
                 name=f"sb-{request.id}-{secrets.token_hex(4)}",
                 preset=request.preset,
                 walltime_s=request.walltime_s,
-                scenes=accepted.scenes,
+                scenes=validated.scenes,
                 submitted_at=time.time(),
                 tries=1,
-                tried_until=self._hand_over.tried_until(),
-                gpus=accepted.preset.preset.gpus,
+                tried_until=self._submitter.tried_until(),
+                gpus=validated.preset.preset.gpus,
                 code=ROOT.name,
             )
             if old is not None:
@@ -298,11 +298,11 @@ class Jobs:
             self._folders.save(record)
         except OSError as exc:
             raise StorageFull(f"The cluster cannot store the job: {exc.strerror}.") from exc
-        known = Known(record, self._folders.endpoint(record))
+        known = TrackedJob(record, self._folders.endpoint(record))
         self._known[record.id] = known
         return known
 
-    def _old_session(self, request: SubmitRequest) -> Record:
+    def _old_session(self, request: SubmitRequest) -> JobRecord:
         old = self.record(request.continue_from)
         if old.owner != request.owner:
             raise NotFound("This cluster does not know that session.")
@@ -312,7 +312,7 @@ class Jobs:
             raise Conflict("That session was continued already; its files are there.")
         return old
 
-    def _mark_continued(self, old: Record, new: Record) -> None:
+    def _mark_continued(self, old: JobRecord, new: JobRecord) -> None:
         """Everything whose files were in the old folder is now found in the new one."""
         for known in self._known.values():
             r = known.record
@@ -326,7 +326,7 @@ class Jobs:
         changed = False
         for known in list(self._known.values()):
             if known.record.live:
-                changed |= self._refresher.refresh(known, views)
+                changed |= self._updater.refresh(known, views)
             elif (known.record.keep_until or 0) < time.time():
                 changed |= self._forget(known.record)
         return changed
@@ -340,15 +340,15 @@ class Jobs:
                     await self._scheduler.forget(r.job)
                     self._forgotten.add(r.id)
 
-    async def _stop_too_large(self) -> None:
+    async def _stop_over_disk_quota(self) -> None:
         records = [known.record for known in self._known.values()]
         allowed = self._policy.limits.max_disk_bytes // 2**20
         text = f"It was stopped because its files grew beyond {allowed} MB."
-        for record in await asyncio.to_thread(self._refresher.too_large, records):
+        for record in await asyncio.to_thread(self._updater.over_disk_quota, records):
             with contextlib.suppress(SceneBridgeError):
                 await self.cancel(record.id, text=text)
 
-    def _forget(self, record: Record) -> bool:
+    def _forget(self, record: JobRecord) -> bool:
         """Remove the files of a job that was kept long enough."""
         if any(k.record.files_in == record.id and k.record.live for k in self._known.values()):
             return False
@@ -358,6 +358,6 @@ class Jobs:
         return True
 
 
-def _known(record: Record, folders: Folders) -> Known:
+def _known(record: JobRecord, folders: SessionFolders) -> TrackedJob:
     has_endpoint = record.live and record.port
-    return Known(record, folders.endpoint(record) if has_endpoint else None)
+    return TrackedJob(record, folders.endpoint(record) if has_endpoint else None)

@@ -15,9 +15,9 @@ NAME = "STOP"
 LOOK_EVERY_S = 2.0
 
 
-def thrown(home: Path, stop_files: tuple[Path, ...]) -> Path | None:
+def active_stop_file(state_dir: Path, stop_files: tuple[Path, ...]) -> Path | None:
     """The first of these files that is there, a dangling link included."""
-    return next((f for f in (home / NAME, *stop_files) if os.path.lexists(f)), None)
+    return next((f for f in (state_dir / NAME, *stop_files) if os.path.lexists(f)), None)
 
 
 def refusal(file: Path) -> Refused:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from lib.errors import InvalidInput
 from lib.gate.image_reference import ImageName, read_image_name
-from lib.jobs.config_table import Table
+from lib.jobs.config_table import ConfigTable
 from lib.jobs.control_files import ROOT
 from lib.jobs.interfaces import Runtime, Scheduler
 from lib.jobs.runtimes import make_runtime
@@ -66,7 +66,7 @@ class AllowedPreset:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Caps. `max_disk_bytes` is per session; `idle_s` 0 means never.
+    """Quotas. `max_disk_bytes` is per session; `idle_s` 0 means never.
 
     `max_gpus` is of live jobs together, `max_gpu_hours` of 30 days (`lib.gate.quotas`).
     """
@@ -104,9 +104,9 @@ class Policy:
     presets: tuple[AllowedPreset, ...]
     limits: Limits
 
-    def scheduler(self, home: Path) -> Scheduler:
+    def scheduler(self, state_dir: Path) -> Scheduler:
         """The scheduler that this policy names."""
-        return make_scheduler(self.scheduler_name, self.scheduler_options, home)
+        return make_scheduler(self.scheduler_name, self.scheduler_options, state_dir)
 
     def runtime(self) -> Runtime:
         """The runtime that this policy names."""
@@ -148,11 +148,11 @@ class Policy:
         )
 
 
-def load(path: Path, home: Path) -> Policy:
+def load(path: Path, state_dir: Path) -> Policy:
     """Read and check a policy file.
 
     Args:
-        home: the gate's own folder, which no rule may open to jobs.
+        state_dir: the gate's own folder, which no rule may open to jobs.
     Raises:
         InvalidInput: with one sentence that names the key.
     """
@@ -162,19 +162,19 @@ def load(path: Path, home: Path) -> Policy:
         raise InvalidInput(f"The policy {path} cannot be read: {exc.strerror}.") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise InvalidInput(f"The policy {path} is not TOML: {exc}.") from exc
-    return parse(data, home, where=str(path))
+    return parse(data, state_dir, where=str(path))
 
 
-def parse(data: Mapping[str, Any], home: Path, *, where: str = "policy.toml") -> Policy:
+def parse(data: Mapping[str, Any], state_dir: Path, *, where: str = "policy.toml") -> Policy:
     """Check a policy that was read already. Errors as in `load`."""
-    table = Table(data, where)
+    table = ConfigTable(data, where)
     table.whole("format", low=FORMAT, high=FORMAT)
     listen = table.table("listen")
     scheduler, scheduler_options = _part(table, "scheduler")
     runtime, runtime_options = _part(table, "runtime")
     made = make_runtime(runtime, runtime_options)
     notebooks = _notebook_folder(runtime, runtime_options)
-    modules = tuple(_module(t, notebooks, made, home) for t in table.tables("modules"))
+    modules = tuple(_module(t, notebooks, made, state_dir) for t in table.tables("modules"))
     presets = tuple(_preset(t) for t in table.tables("presets"))
     policy = Policy(
         cluster=table.text("cluster", like=NAME_PATTERN),
@@ -182,7 +182,7 @@ def parse(data: Mapping[str, Any], home: Path, *, where: str = "policy.toml") ->
         users=_each(table, "users", _USER),
         stop_files=tuple(_stop_file(f, where) for f in table.texts("stop_files")),
         portal_origins=_each(table, "portal_origins", _ORIGIN),
-        data_paths=tuple(_data_path(p, home, where, made) for p in table.texts("data_paths")),
+        data_paths=tuple(_data_path(p, state_dir, where, made) for p in table.texts("data_paths")),
         https_hosts=_each(table, "https_hosts", _HOST),
         scheduler_name=scheduler,
         scheduler_options=scheduler_options,
@@ -197,12 +197,12 @@ def parse(data: Mapping[str, Any], home: Path, *, where: str = "policy.toml") ->
     _once("module", [f"{m.id} {m.version}" for m in modules], where)
     _once("preset", [p.preset.name for p in presets], where)
     for path in made.opened:
-        _closed(path, home, "policy [runtime]: binds")
-    policy.scheduler(home)  # checks its own options
+        _closed(path, state_dir, "policy [runtime]: binds")
+    policy.scheduler(state_dir)  # checks its own options
     return policy
 
 
-def _part(table: Table, key: str) -> tuple[str, dict[str, Any]]:
+def _part(table: ConfigTable, key: str) -> tuple[str, dict[str, Any]]:
     options = dict(table.get(key, dict))
     name = options.pop("name", None)
     if not isinstance(name, str):
@@ -216,7 +216,9 @@ def _notebook_folder(runtime: str, options: Mapping[str, Any]) -> Path:
     return Path(own) if isinstance(own, str) and own else ROOT
 
 
-def _module(table: Table, notebooks: Path, runtime: Runtime, home: Path) -> AllowedModule:
+def _module(
+    table: ConfigTable, notebooks: Path, runtime: Runtime, state_dir: Path
+) -> AllowedModule:
     notebook = table.get("notebook", str, "")
     path = notebooks / notebook if notebook else None
     if path is not None and path.suffix != ".ipynb":
@@ -226,18 +228,18 @@ def _module(table: Table, notebooks: Path, runtime: Runtime, home: Path) -> Allo
         version=table.text("version", like=_VERSION),
         entry=table.text("entry", like=_ENTRY),
         notebook=path,
-        image=_image(table, home) if runtime.needs_image else None,
+        image=_image(table, state_dir) if runtime.needs_image else None,
     )
     table.close()
     return module
 
 
-def _image(table: Table, home: Path) -> ImageName:
+def _image(table: ConfigTable, state_dir: Path) -> ImageName:
     where = "policy [[modules]]"
-    return read_image_name(table.get("image", str), table.get("sha256", str, ""), where, home)
+    return read_image_name(table.get("image", str), table.get("sha256", str, ""), where, state_dir)
 
 
-def _preset(table: Table) -> AllowedPreset:
+def _preset(table: ConfigTable) -> AllowedPreset:
     longest = table.whole("max_walltime_s", low=60, high=30 * _DAY_S)
     preset = Preset(
         name=table.text("name", like=NAME_PATTERN),
@@ -253,7 +255,7 @@ def _preset(table: Table) -> AllowedPreset:
     return AllowedPreset(preset, flags)
 
 
-def _limits(table: Table) -> Limits:
+def _limits(table: ConfigTable) -> Limits:
     max_live = table.whole("max_live", 4, low=0, high=1000)
     limits = Limits(
         max_live=max_live,
@@ -268,7 +270,7 @@ def _limits(table: Table) -> Limits:
     return limits
 
 
-def _each(table: Table, key: str, like: re.Pattern[str]) -> tuple[str, ...]:
+def _each(table: ConfigTable, key: str, like: re.Pattern[str]) -> tuple[str, ...]:
     values = table.texts(key)
     for value in values:
         if like.fullmatch(value) is None:
@@ -276,21 +278,21 @@ def _each(table: Table, key: str, like: re.Pattern[str]) -> tuple[str, ...]:
     return values
 
 
-def _data_path(text: str, home: Path, where: str, runtime: Runtime) -> Path:
+def _data_path(text: str, state_dir: Path, where: str, runtime: Runtime) -> Path:
     """A folder that jobs may read; refused where it would open the account or the gate."""
     path = Path(text)
     if not path.is_absolute():
         raise InvalidInput(f"{where}: data_paths entry {text!r:.80} must be an absolute path.")
-    real = _closed(path, home, f"{where}: data_paths")
+    real = _closed(path, state_dir, f"{where}: data_paths")
     if problem := runtime.data_problem(real):
         raise InvalidInput(f"{where}: data_paths entry {text}: {problem}.")
     return real
 
 
-def _closed(path: Path, home: Path, what: str) -> Path:
+def _closed(path: Path, state_dir: Path, what: str) -> Path:
     """The real path, which may open neither the account's home nor the gate's folder."""
     real = path.resolve()
-    gate = home.resolve()
+    gate = state_dir.resolve()
     account = Path.home().resolve()
     if real == account or real in account.parents:
         raise InvalidInput(f"{what} must not contain {path}: that is too much.")

@@ -1,4 +1,4 @@
-"""Who may submit, and how much: the caps of the policy that look at other jobs too.
+"""Who may submit, and how much: the quotas of the policy, which look at other jobs too.
 
 Asked under the lock of `Jobs.submit`, so two submits cannot both take the last place.
 """
@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterable
 
 from lib.errors import Refused
-from lib.gate.job_record import Record
+from lib.gate.job_record import JobRecord
 from lib.gate.policy import Policy
-from lib.gate.validate_submit import Accepted
+from lib.gate.validate_submit import ValidatedSubmit
 from lib.protocol.messages import SubmitRequest
 
 EVERYBODY = "*"
@@ -19,8 +19,8 @@ _HOUR_S = 3600.0
 _WINDOW_S = 30 * 86_400.0
 
 
-def check_caps(
-    request: SubmitRequest, accepted: Accepted, policy: Policy, records: Iterable[Record]
+def check_quotas(
+    request: SubmitRequest, validated: ValidatedSubmit, policy: Policy, records: Iterable[JobRecord]
 ) -> None:
     """Raise `Refused` when the policy leaves no room for this job.
 
@@ -36,7 +36,7 @@ def check_caps(
             f"{own} of your jobs are live on this cluster, which is all that it allows one "
             "person; stop one or wait until one has ended."
         )
-    wanted = accepted.preset.preset.gpus
+    wanted = validated.preset.preset.gpus
     if not wanted:
         return
     busy = sum(record.gpus for record in live)
@@ -55,12 +55,12 @@ def check_caps(
         )
 
 
-def gpu_hours(records: Iterable[Record], now: float) -> float:
+def gpu_hours(records: Iterable[JobRecord], now: float) -> float:
     """GPU hours of the last 30 days: what ended jobs used, and what live ones may yet use."""
     return sum(r.gpus * _seconds(r, now) for r in records) / _HOUR_S
 
 
-def _seconds(record: Record, now: float) -> float:
+def _seconds(record: JobRecord, now: float) -> float:
     since = now - _WINDOW_S
     if record.live:
         return record.walltime_s - max(0.0, since - (record.started_at or now))

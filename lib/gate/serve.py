@@ -16,11 +16,11 @@ from collections.abc import Collection
 from lib.errors import Conflict, SceneBridgeError, Unavailable
 from lib.gate import VERSION, kill_switch
 from lib.gate.audit import Audit
-from lib.gate.job_record import Folders
+from lib.gate.job_record import SessionFolders
 from lib.gate.jobs import Jobs
 from lib.gate.policy import Policy
-from lib.gate.ssh_server import Door
-from lib.gate.state_dir import Home, RunningGate, public_text, this_node
+from lib.gate.ssh_server import GateServer
+from lib.gate.state_dir import RunningGate, StateDir, public_text, this_node
 from lib.gate.verbs import Verbs
 from lib.jobs.control_files import ROOT
 from lib.jobs.processes import this_process
@@ -38,35 +38,39 @@ _MAX_LOG_BYTES = 4 * 2**20
 _log = logging.getLogger(__name__)
 
 
-async def serve(home: Home) -> None:
+async def serve(state_dir: StateDir) -> None:
     """Listen, announce it in `gate.json`, and go on until SIGTERM or SIGINT.
 
-    The jobs are left alone, but where the kill switch is thrown: then they end too.
+    The jobs are left alone, but where the kill switch is on: then they end too.
 
     Raises:
         Conflict: a gate serves this folder already, or the port is taken.
         Refused: the kill switch is on.
     """
-    with home.lock():
+    with state_dir.lock():
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        policy, host_key = home.policy(), home.host_key()
-        await _obey_kill_switch(home, policy)
-        audit = Audit(home.audit)
-        folders = Folders(home.path)
-        jobs = Jobs(folders, policy, policy.scheduler(home.path), audit)
+        policy, host_key = state_dir.policy(), state_dir.host_key()
+        await _refuse_while_switched_off(state_dir, policy)
+        audit = Audit(state_dir.audit)
+        folders = SessionFolders(state_dir.path)
+        jobs = Jobs(folders, policy, policy.scheduler(state_dir.path), audit)
         verbs = Verbs(policy, folders, jobs, audit)
-        door = Door(home.portal_key(), jobs, verbs, audit)
+        server = GateServer(state_dir.portal_key(), jobs, verbs, audit)
         try:
-            acceptor = await door.listen(policy.port, host_key)
+            acceptor = await server.listen(policy.port, host_key)
         except OSError as exc:
             raise _no_port(policy.port, exc) from exc
-        home.announce(_this_gate(acceptor.get_port(), public_text(host_key), policy.cluster))
+        state_dir.announce(_this_gate(acceptor.get_port(), public_text(host_key), policy.cluster))
         audit.write("started", port=acceptor.get_port())
         tasks = [
             asyncio.ensure_future(part)
-            for part in (_watch_over(jobs), _tidy(verbs), _kill_switch(home, policy, stop, audit))
+            for part in (
+                _watch_over(jobs),
+                _tidy(verbs),
+                _watch_kill_switch(state_dir, policy, stop, audit),
+            )
         ]
         try:
             await stop.wait()
@@ -74,34 +78,34 @@ async def serve(home: Home) -> None:
             await end_tasks(tasks)
             await jobs.images.close()
             acceptor.close()
-            for connection in list(door.connections):
+            for connection in list(server.connections):
                 connection.drop()
-            if home.thrown(policy.stop_files) is not None:
+            if state_dir.active_stop_file(policy.stop_files) is not None:
                 await _end_all(jobs, text=_SWITCHED_OFF)
-            home.withdraw()
+            state_dir.withdraw()
             audit.write("stopped")
             audit.close()
 
 
-def serve_detached(home: Home) -> RunningGate:
+def serve_detached(state_dir: StateDir) -> RunningGate:
     """Start a gate in the background; returns once it listens.
 
     Raises:
         Conflict: one serves this folder already.
         Unavailable: it did not start; the message holds the end of its log.
     """
-    home.check_node()
-    if home.running() is not None:
-        raise Conflict(f"A gate serves {home.path} already.")
-    home.host_key()  # a plain complaint now rather than in a log
-    with home.lock():
-        asyncio.run(_obey_kill_switch(home, home.policy()))
-    if home.log.exists() and home.log.stat().st_size > _MAX_LOG_BYTES:
-        home.log.replace(home.log.with_suffix(".log.1"))
-    log = os.open(home.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    state_dir.check_node()
+    if state_dir.running() is not None:
+        raise Conflict(f"A gate serves {state_dir.path} already.")
+    state_dir.host_key()  # a plain complaint now rather than in a log
+    with state_dir.lock():
+        asyncio.run(_refuse_while_switched_off(state_dir, state_dir.policy()))
+    if state_dir.log.exists() and state_dir.log.stat().st_size > _MAX_LOG_BYTES:
+        state_dir.log.replace(state_dir.log.with_suffix(".log.1"))
+    log = os.open(state_dir.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "lib.gate", "serve", "--home", str(home.path)],
+            [sys.executable, "-m", "lib.gate", "serve", "--home", str(state_dir.path)],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -112,37 +116,37 @@ def serve_detached(home: Home) -> RunningGate:
         os.close(log)
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
-        gate = home.running()
+        gate = state_dir.running()
         if gate is not None and gate.pid == process.pid:
             process.returncode = 0  # it is meant to outlive us: no warning about that
             return gate
         time.sleep(0.02)
     process.terminate()
-    last = home.log.read_text("utf-8", "replace").strip().splitlines()[-1:]
+    last = state_dir.log.read_text("utf-8", "replace").strip().splitlines()[-1:]
     raise Unavailable(f"The gate did not start. {' '.join(last)}".strip())
 
 
-def stop(home: Home, *, jobs: bool) -> bool:
+def stop(state_dir: StateDir, *, jobs: bool) -> bool:
     """Stop the gate of this folder, and with `jobs` everything it started.
 
     Returns whether a gate was running. Raises `Unavailable` when something stays.
     """
-    home.check_node()
-    gate = home.running()
+    state_dir.check_node()
+    gate = state_dir.running()
     if gate is not None:
         gate.process.signal(signal.SIGTERM)
         _wait_gone(gate)
     if jobs:
-        with home.lock():
-            asyncio.run(_end_jobs(home))
+        with state_dir.lock():
+            asyncio.run(_end_jobs(state_dir))
     return gate is not None
 
 
-async def _end_jobs(home: Home, *, text: str = "") -> None:
+async def _end_jobs(state_dir: StateDir, *, text: str = "") -> None:
     """Cancel every live job and see it end, as the gate itself would."""
-    policy = home.policy()
-    audit = Audit(home.audit)
-    jobs = Jobs(Folders(home.path), policy, policy.scheduler(home.path), audit)
+    policy = state_dir.policy()
+    audit = Audit(state_dir.audit)
+    jobs = Jobs(SessionFolders(state_dir.path), policy, policy.scheduler(state_dir.path), audit)
     try:
         await _end_all(jobs, text=text, timeout_s=_JOBS_TIMEOUT_S)
     finally:
@@ -166,25 +170,27 @@ async def _end_all(jobs: Jobs, *, text: str, timeout_s: float | None = None) -> 
         await asyncio.sleep(0.05)
 
 
-async def _obey_kill_switch(home: Home, policy: Policy) -> None:
+async def _refuse_while_switched_off(state_dir: StateDir, policy: Policy) -> None:
     """Before a start: where it is on, end what a gate left behind, and refuse."""
-    file = home.thrown(policy.stop_files)
+    file = state_dir.active_stop_file(policy.stop_files)
     if file is None:
         return
-    audit = Audit(home.audit)
+    audit = Audit(state_dir.audit)
     audit.refused("start", file=str(file))
     audit.close()
-    await _end_jobs(home, text=_SWITCHED_OFF)
+    await _end_jobs(state_dir, text=_SWITCHED_OFF)
     raise kill_switch.refusal(file)
 
 
-async def _kill_switch(home: Home, policy: Policy, stop: asyncio.Event, audit: Audit) -> None:
-    """Look for it, and stop the gate once it is thrown; what it started ends then too."""
+async def _watch_kill_switch(
+    state_dir: StateDir, policy: Policy, stop: asyncio.Event, audit: Audit
+) -> None:
+    """Look for it, and stop the gate once it is on; what it started ends then too."""
     while True:
-        file = await asyncio.to_thread(home.thrown, policy.stop_files)
+        file = await asyncio.to_thread(state_dir.active_stop_file, policy.stop_files)
         if file is not None:
             audit.write("kill-switch", file=str(file))
-            _log.warning("the kill switch %s was thrown", file)
+            _log.warning("the kill switch is on: %s is there", file)
             stop.set()
             return
         await asyncio.sleep(kill_switch.LOOK_EVERY_S)

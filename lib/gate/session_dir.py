@@ -17,12 +17,12 @@ from typing import Any
 
 from lib.errors import Conflict, InvalidInput
 from lib.gate.certificates import make_pair
-from lib.gate.job_record import Folders, Record
+from lib.gate.job_record import JobRecord, SessionFolders
 from lib.gate.policy import Policy
 from lib.gate.staging import STAGED
-from lib.gate.validate_submit import Accepted
+from lib.gate.validate_submit import ValidatedSubmit
 from lib.jobs import control_files
-from lib.jobs.control_files import Spec, script_argv, script_env
+from lib.jobs.control_files import SessionSpec, script_argv, script_env
 from lib.jobs.interfaces import JobSpec, Scheduler
 from lib.jobs.private_files import write_json, write_private
 from lib.protocol.messages import JobKind, SubmitRequest
@@ -32,14 +32,16 @@ _SCRATCH_ROOT = Path("/tmp")  # noqa: S108 (private folder of an unguessable nam
 
 
 @dataclass(frozen=True, slots=True)
-class FolderMaker:
+class SessionDirBuilder:
     """Builds job folders. All methods are repeatable after a crash."""
 
-    folders: Folders
+    folders: SessionFolders
     policy: Policy
     scheduler: Scheduler
 
-    def build(self, request: SubmitRequest, accepted: Accepted, old: Record | None) -> None:
+    def build(
+        self, request: SubmitRequest, validated: ValidatedSubmit, old: JobRecord | None
+    ) -> None:
         """Everything but the record, which is written last by the caller.
 
         Args:
@@ -57,12 +59,12 @@ class FolderMaker:
             work.mkdir(mode=0o700)
         elif not work.exists():
             self._take_over(old, work)
-        self._write_input(control, work, request.params, accepted)
-        notebook = self._place_notebook(work, request, accepted)
+        self._write_input(control, work, request.params, validated)
+        notebook = self._place_notebook(work, request, validated)
         self._write_secrets(request.id, control)
-        self._spec(request, accepted, notebook).write(control)
+        self._spec(request, validated, notebook).write(control)
 
-    def job_spec(self, record: Record, image: Path | None = None) -> JobSpec:
+    def job_spec(self, record: JobRecord, image: Path | None = None) -> JobSpec:
         """What goes to the scheduler; rebuilt from disk, so that a crash can be mended.
 
         Args:
@@ -72,7 +74,7 @@ class FolderMaker:
         allowed = self.policy.preset(record.preset)
         if allowed is None:
             raise InvalidInput(f"The resources {record.preset} are no longer offered.")
-        spec = replace(Spec.read(control), image=str(image or ""), gpus=allowed.preset.gpus)
+        spec = replace(SessionSpec.read(control), image=str(image or ""), gpus=allowed.preset.gpus)
         spec.write(control)
         return JobSpec(
             name=record.name,
@@ -89,7 +91,7 @@ class FolderMaker:
             comment=_comment(record),
         )
 
-    def _take_over(self, old: Record, work: Path) -> None:
+    def _take_over(self, old: JobRecord, work: Path) -> None:
         try:
             (self.folders.session(old.id) / "work").rename(work)
         except FileNotFoundError as exc:
@@ -101,23 +103,23 @@ class FolderMaker:
             os.close(fd)
 
     def _write_input(
-        self, control: Path, work: Path, params: Mapping[str, Any], accepted: Accepted
+        self, control: Path, work: Path, params: Mapping[str, Any], validated: ValidatedSubmit
     ) -> None:
         """Build `in` in `control`, then rename it into place."""
         aside = f".in-{secrets.token_hex(8)}"
         new = control / "in.new"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
-        for item in accepted.items:
+        for item in validated.items:
             (new / item["id"]).mkdir(mode=0o700)
             write_json(new / item["id"] / f"{item['id']}.json", item)
-        for staged in accepted.staged:
+        for staged in validated.staged:
             source = control / STAGED / staged.scene / staged.asset
             if not source.is_file():
                 raise InvalidInput(f"Scene {staged.scene}, asset {staged.asset} was not sent.")
             os.link(source, new / staged.scene / staged.file_name)
         write_json(new / "params.json", dict(params))
-        write_json(new / "catalog.json", _catalog(accepted.scenes))
+        write_json(new / "catalog.json", _catalog(validated.scenes))
         fd = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             _move_aside(fd, "in", aside)
@@ -127,12 +129,14 @@ class FolderMaker:
         shutil.rmtree(work / aside, ignore_errors=True)
         shutil.rmtree(control / STAGED, ignore_errors=True)
 
-    def _place_notebook(self, work: Path, request: SubmitRequest, accepted: Accepted) -> str:
+    def _place_notebook(
+        self, work: Path, request: SubmitRequest, validated: ValidatedSubmit
+    ) -> str:
         """Copy the prepared notebook unless the user's own is there. Returns its name."""
-        source = accepted.module.notebook
+        source = validated.module.notebook
         if source is None or request.kind is not JobKind.SESSION:
             return ""
-        name = f"{accepted.module.id}.ipynb"
+        name = f"{validated.module.id}.ipynb"
         fd = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -154,25 +158,27 @@ class FolderMaker:
         write_private(control / control_files.CLIENT_KEY, client.key)
         write_private(control / control_files.TOKEN, secrets.token_urlsafe(32).encode())
 
-    def _spec(self, request: SubmitRequest, accepted: Accepted, notebook: str) -> Spec:
+    def _spec(
+        self, request: SubmitRequest, validated: ValidatedSubmit, notebook: str
+    ) -> SessionSpec:
         scratch = _SCRATCH_ROOT / f"sb-{request.id[:8]}-{secrets.token_hex(6)}"
-        return Spec(
+        return SessionSpec(
             kind=request.kind.value,
             work=str(self.folders.session(request.id) / "work"),
             scratch=str(scratch),
             host=self.scheduler.endpoint_host(),
-            entry=accepted.module.entry,
+            entry=validated.module.entry,
             notebook=notebook,
             frame_origin=request.portal_origin,
             idle_s=self.policy.limits.idle_s,
             max_file_bytes=self.policy.limits.max_disk_bytes,
-            readable=[str(path) for path in accepted.readable],
+            readable=[str(path) for path in validated.readable],
             runtime=self.policy.runtime_name,
             runtime_options=dict(self.policy.runtime_options),
         )
 
 
-def _comment(record: Record) -> str:
+def _comment(record: JobRecord) -> str:
     """Whom the job is for, for the site's own books: one line of printable ASCII."""
     owner = "".join(c if c.isascii() and c.isprintable() else "?" for c in record.owner)
     return f"SceneBridge {record.kind.value} {record.id} for {owner[:100]}"

@@ -31,7 +31,7 @@ _BLOCK = 16
 _MOST_BYTES = 512 * 1024
 
 
-class KeptGcm(GCMCipher):
+class ReusedKeyGcm(GCMCipher):
     """AES-GCM whose key is set up once; takes over the nonce where the other one is."""
 
     def __init__(self, cipher: Any) -> None:
@@ -112,7 +112,7 @@ def _is_plain(inside: Any) -> bool:
     encryption = inside._send_encryption
     cipher = getattr(encryption, "_cipher", None)
     if type(cipher) is GCMCipher:  # after each exchange of keys
-        encryption._cipher = KeptGcm(cipher)
+        encryption._cipher = ReusedKeyGcm(cipher)
     return isinstance(cipher, GCMCipher)
 
 

@@ -40,7 +40,7 @@ _PACKET = 32 * 1024
 _log = logging.getLogger(__name__)
 
 
-class Door:
+class GateServer:
     """What all connections share: the key, the jobs, and how much is open."""
 
     def __init__(self, key: asyncssh.SSHKey, jobs: Jobs, verbs: Verbs, audit: Audit) -> None:
@@ -86,8 +86,8 @@ class Door:
 class Connection(asyncssh.SSHServer):
     """One connection to the gate."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, server: GateServer) -> None:
+        self._server = server
         self._conn: asyncssh.SSHServerConnection | None = None
         self._forwarded: set[str] = set()
         self.authenticated = False
@@ -97,17 +97,20 @@ class Connection(asyncssh.SSHServer):
         self._conn = conn
         peer, local = conn.get_extra_info("peername"), conn.get_extra_info("sockname")
         if not peer or not local or not is_own_account(peer[:2], local[:2]):
-            self._door.audit.refused("connection", message="another account of this computer")
+            self._server.audit.refused("connection", message="another account of this computer")
             conn.abort()
-        elif self._door.waiting >= _MAX_WAITING or len(self._door.connections) >= _MAX_CONNECTIONS:
-            self._door.audit.refused("connection", message="too many")
+        elif (
+            self._server.waiting >= _MAX_WAITING
+            or len(self._server.connections) >= _MAX_CONNECTIONS
+        ):
+            self._server.audit.refused("connection", message="too many")
             conn.abort()
         else:
             send_in_batches(conn)
-            self._door.connections.add(self)
+            self._server.connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        self._door.connections.discard(self)
+        self._server.connections.discard(self)
 
     def drop(self) -> None:
         """Close it, with all its forwards."""
@@ -117,7 +120,7 @@ class Connection(asyncssh.SSHServer):
     def begin_auth(self, username: str) -> bool:
         """Always asks for proof."""
         if username != USER:
-            self._door.audit.refused("user", user=username)
+            self._server.audit.refused("user", user=username)
         return True
 
     def public_key_auth_supported(self) -> bool:
@@ -125,23 +128,23 @@ class Connection(asyncssh.SSHServer):
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
         """Exactly one user name and one key."""
-        if username == USER and key == self._door.key:
+        if username == USER and key == self._server.key:
             return True
         fingerprint = key.get_fingerprint()
-        self._door.audit.refused("key", user=username, fingerprint=fingerprint)
+        self._server.audit.refused("key", user=username, fingerprint=fingerprint)
         return False
 
     def auth_completed(self) -> None:
         self.authenticated = True
-        self._door.audit.write("connected")
+        self._server.audit.write("connected")
 
     def session_requested(self) -> Any:
         """A channel that can carry a verb."""
-        if self._conn is None or self._door.commands >= _MAX_COMMANDS:
-            self._door.audit.refused("command", message="too many at once")
+        if self._conn is None or self._server.commands >= _MAX_COMMANDS:
+            self._server.audit.refused("command", message="too many at once")
             return False
-        channel = CommandChannel(self._conn, self._door.audit)
-        return channel, Command(self._door)
+        channel = CommandChannel(self._conn, self._server.audit)
+        return channel, Command(self._server)
 
     def connection_requested(  # a plain def: refusing in a coroutine ends the whole connection
         self,
@@ -153,52 +156,52 @@ class Connection(asyncssh.SSHServer):
         """A forward, to a live notebook by its symbolic name and to nothing else."""
         session = dest_host[2:]
         named = dest_port == 1 and dest_host.startswith("s-") and ID_PATTERN.fullmatch(session)
-        where = self._door.jobs.where(session) if named else None
-        if where is None or self._door.forwards >= _MAX_FORWARDS:
-            self._door.audit.refused("forward", host=dest_host, port=dest_port)
+        where = self._server.jobs.where(session) if named else None
+        if where is None or self._server.forwards >= _MAX_FORWARDS:
+            self._server.audit.refused("forward", host=dest_host, port=dest_port)
             raise asyncssh.ChannelOpenError(
                 asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "not a notebook of this gate"
             )
         if session not in self._forwarded:
             self._forwarded.add(session)
-            owner = self._door.jobs.record(session).owner
-            self._door.audit.write("forwarded", session=session, owner=owner)
+            owner = self._server.jobs.record(session).owner
+            self._server.audit.write("forwarded", session=session, owner=owner)
         return self._forward(*where)
 
     def unix_connection_requested(self, dest_path: str) -> bool:
-        self._door.audit.refused("socket", path=dest_path)
+        self._server.audit.refused("socket", path=dest_path)
         return False
 
     def server_requested(self, listen_host: str, listen_port: int) -> bool:
-        self._door.audit.refused("remote-forward", host=listen_host, port=listen_port)
+        self._server.audit.refused("remote-forward", host=listen_host, port=listen_port)
         return False
 
     def unix_server_requested(self, listen_path: str) -> bool:
-        self._door.audit.refused("remote-socket", path=listen_path)
+        self._server.audit.refused("remote-socket", path=listen_path)
         return False
 
     def tun_requested(self, unit: int | None) -> bool:  # noqa: ARG002
-        self._door.audit.refused("tun")
+        self._server.audit.refused("tun")
         return False
 
     def tap_requested(self, unit: int | None) -> bool:  # noqa: ARG002
-        self._door.audit.refused("tap")
+        self._server.audit.refused("tap")
         return False
 
     async def _forward(self, host: str, port: int) -> SSHForwarder:
         loop = asyncio.get_running_loop()
         try:
             _, peer = await asyncio.wait_for(
-                loop.create_connection(PatientForwarder, host, port), _CONNECT_TIMEOUT_S
+                loop.create_connection(PausedForwarder, host, port), _CONNECT_TIMEOUT_S
             )
         except (OSError, asyncio.TimeoutError) as exc:
             raise asyncssh.ChannelOpenError(
                 asyncssh.OPEN_CONNECT_FAILED, "the notebook does not answer"
             ) from exc
-        return CountedForwarder(peer, self._door)
+        return CountedForwarder(peer, self._server)
 
 
-class PatientForwarder(SSHForwarder):
+class PausedForwarder(SSHForwarder):
     """The notebook's end of a forward: reads nothing before the SSH end is there.
 
     asyncssh 2.24 drops what comes earlier (benchmarks/gate.py lost the first 128 KB).
@@ -212,19 +215,19 @@ class PatientForwarder(SSHForwarder):
 class CountedForwarder(SSHForwarder):
     """The SSH end of a forward; counted while it is open."""
 
-    def __init__(self, peer: SSHForwarder, door: Door) -> None:
+    def __init__(self, peer: SSHForwarder, server: GateServer) -> None:
         super().__init__(peer)
-        self._door: Door | None = door
-        door.forwards += 1
+        self._server: GateServer | None = server
+        server.forwards += 1
 
     def session_started(self) -> None:
         if self._peer is not None:
             self._peer.resume_reading()
 
     def close(self) -> None:
-        if self._door is not None:
-            self._door.forwards -= 1
-            self._door = None
+        if self._server is not None:
+            self._server.forwards -= 1
+            self._server = None
         super().close()
 
 
@@ -271,24 +274,24 @@ class CommandChannel(SSHServerChannel[bytes]):
 class Command(SSHServerStreamSession[bytes]):
     """One command on a session channel."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, server: GateServer) -> None:
         super().__init__(None)
-        self._door = door
+        self._server = server
         self._command = ""
         self._channel: SSHServerChannel[bytes] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def shell_requested(self) -> bool:
-        self._door.audit.refused("shell")
+        self._server.audit.refused("shell")
         return False
 
     def subsystem_requested(self, subsystem: str) -> bool:
-        self._door.audit.refused("subsystem", name=subsystem)
+        self._server.audit.refused("subsystem", name=subsystem)
         return False
 
     def exec_requested(self, command: str) -> bool:
         if verb_of(command) is None:
-            self._door.audit.refused("exec", command=command)
+            self._server.audit.refused("exec", command=command)
             return False
         self._command = command
         return True
@@ -296,14 +299,14 @@ class Command(SSHServerStreamSession[bytes]):
     def connection_made(self, chan: SSHChannel[bytes]) -> None:
         super().connection_made(chan)
         self._channel = cast("SSHServerChannel[bytes]", chan)
-        self._door.commands += 1
+        self._server.commands += 1
 
     def session_started(self) -> None:
         self._task = asyncio.ensure_future(self._serve())
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._door.commands -= 1
+        self._server.commands -= 1
         if self._task is not None:
             self._task.cancel()
 
@@ -319,10 +322,10 @@ class Command(SSHServerStreamSession[bytes]):
 
     async def _answer(self, verb: Verb, exchange: Exchange) -> int:
         try:
-            return await self._door.verbs.handle(verb, exchange)
+            return await self._server.verbs.handle(verb, exchange)
         except (asyncssh.Error, OSError):
             raise
         except Exception:
             _log.exception("the verb %s failed", verb)
-            await self._door.verbs.fault(exchange)
+            await self._server.verbs.fault(exchange)
             return 1

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from lib.errors import Conflict, InvalidInput, ProtocolError, Refused, StorageFull
-from lib.gate.job_record import RECORD, Folders
+from lib.gate.job_record import RECORD, SessionFolders
 from lib.gate.policy import Policy
 from lib.protocol.messages import (
     ASSET_PATTERN,
@@ -33,7 +33,7 @@ STAGED = "staged"
 class Staging:
     """Takes files in and throws away what was never submitted."""
 
-    def __init__(self, folders: Folders, policy: Policy) -> None:
+    def __init__(self, folders: SessionFolders, policy: Policy) -> None:
         self._folders = folders
         self._policy = policy
 
@@ -80,7 +80,7 @@ class Staging:
             raise InvalidInput("The file is empty or too large to be sent.")
         self._refuse_submitted(request.id)
         self._check_allowance(request.id, request.size)
-        if shutil.disk_usage(self._folders.home).free < request.size + _SPARE_BYTES:
+        if shutil.disk_usage(self._folders.state_dir).free < request.size + _SPARE_BYTES:
             raise StorageFull("The cluster's disk is full.")
         if not self._folders.control(request.id).exists() and self._waiting() >= _MAX_WAITING:
             raise Refused("Too many sessions are being prepared; try again later.")

@@ -67,7 +67,7 @@ class RunningGate:
 
 
 @dataclass(frozen=True, slots=True)
-class Home:
+class StateDir:
     """A gate's folder, mode 0700."""
 
     path: Path
@@ -197,9 +197,9 @@ class Home:
         gate = from_plain(RunningGate, data)
         return gate if gate.process.alive() else None
 
-    def thrown(self, stop_files: tuple[Path, ...]) -> Path | None:
-        """The file that throws the kill switch, if one is there."""
-        return kill_switch.thrown(self.path, stop_files)
+    def active_stop_file(self, stop_files: tuple[Path, ...]) -> Path | None:
+        """The file that switches the gate off, if one is there."""
+        return kill_switch.active_stop_file(self.path, stop_files)
 
     def announce(self, gate: RunningGate) -> None:
         """Say that a gate listens."""

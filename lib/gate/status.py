@@ -9,13 +9,13 @@ from typing import Any
 from lib.errors import InvalidInput
 from lib.gate import VERSION
 from lib.gate.images.store import Images
-from lib.gate.job_record import Folders
+from lib.gate.job_record import SessionFolders
 from lib.gate.policy import Policy, load
-from lib.gate.state_dir import Home, this_node
+from lib.gate.state_dir import StateDir, this_node
 from lib.jobs.control_files import ROOT
 
 
-def check(home: Home, policy_file: Path | None = None) -> Mapping[str, Any]:
+def check(state_dir: StateDir, policy_file: Path | None = None) -> Mapping[str, Any]:
     """Read a policy as `serve` will; `problems` are sentences about what cannot work yet.
 
     Args:
@@ -23,24 +23,26 @@ def check(home: Home, policy_file: Path | None = None) -> Mapping[str, Any]:
     Raises:
         InvalidInput: it is no policy, or one of another cluster.
     """
-    policy = load(policy_file or home.path / "policy.toml", home.path)
-    if policy_file is not None and policy.cluster != home.policy_cluster():
-        raise InvalidInput(f"The policy is for {policy.cluster}, not for {home.policy_cluster()}.")
+    policy = load(policy_file or state_dir.path / "policy.toml", state_dir.path)
+    if policy_file is not None and policy.cluster != state_dir.policy_cluster():
+        raise InvalidInput(
+            f"The policy is for {policy.cluster}, not for {state_dir.policy_cluster()}."
+        )
     return {
         "cluster": policy.cluster,
         "modules": len(policy.modules),
         "port": policy.port,
-        "problems": problems_of(policy, home),
+        "problems": problems_of(policy, state_dir),
     }
 
 
-def problems_of(policy: Policy, home: Home) -> list[str]:
+def problems_of(policy: Policy, state_dir: StateDir) -> list[str]:
     """Why something that the policy offers cannot work; empty when all is well."""
     first = policy.runtime().problem()
     found = [first] if first else []
     notebooks = [module.notebook for module in policy.modules if module.notebook]
     found += [f"The notebook {file} is missing." for file in notebooks if not file.is_file()]
-    found += Images(Folders(home.path).images, policy).check()
+    found += Images(SessionFolders(state_dir.path).images, policy).check()
     if not policy.modules:
         found.append("The policy allows no module, so nothing can be started.")
     if not policy.presets:
@@ -50,22 +52,22 @@ def problems_of(policy: Policy, home: Home) -> list[str]:
     return found
 
 
-def status(home: Home) -> Mapping[str, Any]:
+def status(state_dir: StateDir) -> Mapping[str, Any]:
     """What runs, where, and what is wrong; never raises for a wrong policy."""
     try:
-        policy: Policy | None = home.policy()
-        problems = problems_of(policy, home) if policy is not None else []
+        policy: Policy | None = state_dir.policy()
+        problems = problems_of(policy, state_dir) if policy is not None else []
     except InvalidInput as exc:
         policy, problems = None, [exc.message]
-    here = home.node in ("", this_node())
-    running = home.running() if here else None
-    thrown = home.thrown(policy.stop_files if policy is not None else ())
-    live = [record for record in Folders(home.path).load() if record.live]
+    here = state_dir.node in ("", this_node())
+    running = state_dir.running() if here else None
+    stop_file = state_dir.active_stop_file(policy.stop_files if policy is not None else ())
+    live = [record for record in SessionFolders(state_dir.path).load() if record.live]
     return {
         "running": running is not None,
         "pid": running.pid if running else None,
         "port": running.port if running else (policy.port if policy else None),
-        "node": home.node,
+        "node": state_dir.node,
         "this_node": this_node(),
         "version": VERSION,
         "code": ROOT.name,
@@ -74,5 +76,5 @@ def status(home: Home) -> Mapping[str, Any]:
         "live_users": len({record.owner for record in live}),
         "gpus": sum(record.gpus for record in live),
         "problems": problems,
-        "kill_switch": str(thrown) if thrown is not None else "",
+        "kill_switch": str(stop_file) if stop_file is not None else "",
     }

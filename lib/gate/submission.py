@@ -20,8 +20,8 @@ from typing import Any
 from lib.errors import Refused, SceneBridgeError, Unavailable
 from lib.gate.audit import Audit
 from lib.gate.images.store import Images
-from lib.gate.job_record import Folders, Known, Record
-from lib.gate.session_dir import FolderMaker
+from lib.gate.job_record import JobRecord, SessionFolders, TrackedJob
+from lib.gate.session_dir import SessionDirBuilder
 from lib.jobs import control_files
 from lib.jobs.interfaces import JobView, Scheduler
 from lib.model import EndReason, JobState
@@ -36,7 +36,7 @@ _NOT_KNOWN = "It is not known yet whether the scheduler took the job."
 _RAN_UNSEEN = "The job was started, and it ended while the scheduler could not be asked."
 
 
-class HandOver:
+class Submitter:
     """Everything between a record and its scheduler's id.
 
     Args:
@@ -48,8 +48,8 @@ class HandOver:
 
     def __init__(
         self,
-        folders: Folders,
-        maker: FolderMaker,
+        folders: SessionFolders,
+        builder: SessionDirBuilder,
         scheduler: Scheduler,
         audit: Audit,
         images: Images,
@@ -59,7 +59,7 @@ class HandOver:
         keep_s: int,
     ) -> None:
         self._folders = folders
-        self._maker = maker
+        self._builder = builder
         self._scheduler = scheduler
         self._audit = audit
         self._images = images
@@ -75,11 +75,11 @@ class HandOver:
         """For a record that is submitted now: until when that may be under way."""
         return time.time() + self._scheduler.submit_timeout_s
 
-    def begin(self, known: Known) -> None:
+    def begin(self, known: TrackedJob) -> None:
         """Submit a new job, right after its record was written."""
         self._start(known, self._submit(known))
 
-    async def wait(self, known: Known, timeout_s: float) -> None:
+    async def wait(self, known: TrackedJob, timeout_s: float) -> None:
         """Until what is under way for this job is done or waits for its image, or `timeout_s`."""
         record = known.record
         task = self._tasks.get(record.id)
@@ -92,12 +92,12 @@ class HandOver:
         if image not in done and record.live and not record.job:
             record.reason = _NOT_KNOWN
 
-    def in_doubt(self, record: Record) -> bool:
+    def in_doubt(self, record: JobRecord) -> bool:
         """Whether a job may still come up for a record that has ended without one."""
         tried = record.tried_until
         return not record.live and not record.job and time.time() < tried + _DOUBT_S
 
-    async def cancel(self, record: Record) -> None:
+    async def cancel(self, record: JobRecord) -> None:
         """Ask the scheduler to end a job; `settle` asks again until it has heard.
 
         Raises:
@@ -108,7 +108,7 @@ class HandOver:
             self._heard.add(record.id)
 
     async def settle(
-        self, everything: Iterable[Known], views: Mapping[str, JobView], *, patience_s: float
+        self, everything: Iterable[TrackedJob], views: Mapping[str, JobView], *, patience_s: float
     ) -> None:
         """After every answer of the scheduler: join records and jobs by their names.
 
@@ -134,7 +134,7 @@ class HandOver:
         if begun:
             await asyncio.wait(begun, timeout=patience_s)
 
-    def _start(self, known: Known, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(self, known: TrackedJob, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         self._imageless[known.record.id] = asyncio.Event()
         task = asyncio.ensure_future(self._guarded(known.record.id, work))
         self._tasks[known.record.id] = task
@@ -150,14 +150,14 @@ class HandOver:
         finally:
             del self._tasks[job_id], self._imageless[job_id]
 
-    async def _submit(self, known: Known) -> None:
+    async def _submit(self, known: TrackedJob) -> None:
         record = known.record
         try:
             image = await self._image(known)
             if record.cancelled:
                 await self._end(known, EndReason.CANCELLED, _NEVER_SUBMITTED)
                 return
-            spec = await asyncio.to_thread(self._maker.job_spec, record, image)
+            spec = await asyncio.to_thread(self._builder.job_spec, record, image)
             job = await self._scheduler.submit(spec)
         except Unavailable as exc:
             await self._no_answer(known, exc)
@@ -168,7 +168,7 @@ class HandOver:
         else:
             await self._taken(known, job)
 
-    async def _image(self, known: Known) -> Path | None:
+    async def _image(self, known: TrackedJob) -> Path | None:
         """The image of its module, once it is there; None without one, or when cancelled.
 
         Raises `Refused`.
@@ -194,7 +194,7 @@ class HandOver:
             await self._change(known, note)
         return state.path
 
-    async def _no_answer(self, known: Known, error: Unavailable) -> None:
+    async def _no_answer(self, known: TrackedJob, error: Unavailable) -> None:
         """It may have been taken all the same: look, and do not submit it again."""
         record = known.record
 
@@ -211,7 +211,7 @@ class HandOver:
         else:
             await self._taken(known, job)
 
-    async def _look(self, known: Known, jobs: list[JobView]) -> None:
+    async def _look(self, known: TrackedJob, jobs: list[JobView]) -> None:
         """For a record without a job: which job is it, or may it be submitted (again)?"""
         record = known.record
         job: str | None
@@ -233,11 +233,11 @@ class HandOver:
             await self._change(known, lambda: self._note_try(record))
             await self._submit(known)
 
-    def _note_try(self, record: Record) -> None:
+    def _note_try(self, record: JobRecord) -> None:
         record.tries += 1
         record.tried_until = self.tried_until()
 
-    async def _taken(self, known: Known, job: str) -> None:
+    async def _taken(self, known: TrackedJob, job: str) -> None:
         record = known.record
 
         def note() -> None:
@@ -249,7 +249,7 @@ class HandOver:
         if record.cancelled:  # somebody asked for its end while this was under way
             await self.cancel(record)
 
-    async def _end_twins(self, known: Known, jobs: list[JobView]) -> None:
+    async def _end_twins(self, known: TrackedJob, jobs: list[JobView]) -> None:
         """Two jobs of one record: keep the one that got furthest, end the others at once.
 
         They share a folder, so at most one may live. Of an ended record none may.
@@ -268,7 +268,7 @@ class HandOver:
             self._ended_twins[twin.id] = now + _CANCEL_AGAIN_S
             self._audit.write("duplicate", session=record.id, owner=record.owner, job=twin.id)
 
-    async def _end(self, known: Known, end_reason: EndReason, text: str) -> None:
+    async def _end(self, known: TrackedJob, end_reason: EndReason, text: str) -> None:
         record = known.record
         if record.job:
             return
@@ -280,7 +280,7 @@ class HandOver:
 
         await self._change(known, note)
 
-    async def _change(self, known: Known, change: Callable[[], None]) -> None:
+    async def _change(self, known: TrackedJob, change: Callable[[], None]) -> None:
         """Change a record and save it; on a full disk it is saved with the next refresh."""
         async with self._lock:
             change()

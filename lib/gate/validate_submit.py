@@ -43,7 +43,7 @@ _ITEM_KEYS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
+class StagedAsset:
     """An asset that the portal has put before: becomes a file beside the item."""
 
     scene: str
@@ -56,7 +56,7 @@ class Staged:
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class ValidatedSubmit:
     """A submit that the policy allows.
 
     `items` are rebuilt: only known keys, checked hrefs. `readable` are the local files
@@ -67,7 +67,7 @@ class Accepted:
     preset: AllowedPreset
     items: tuple[Mapping[str, Any], ...]
     readable: tuple[Path, ...]
-    staged: tuple[Staged, ...]
+    staged: tuple[StagedAsset, ...]
 
     @property
     def scenes(self) -> list[str]:
@@ -75,7 +75,7 @@ class Accepted:
         return [str(item["id"]) for item in self.items]
 
 
-def check(request: SubmitRequest, policy: Policy) -> Accepted:
+def validate(request: SubmitRequest, policy: Policy) -> ValidatedSubmit:
     """Decide whether this gate may run it.
 
     Raises:
@@ -119,24 +119,24 @@ def _check_texts(request: SubmitRequest, policy: Policy) -> None:
 
 def _with_items(
     request: SubmitRequest, policy: Policy, module: AllowedModule, preset: AllowedPreset
-) -> Accepted:
+) -> ValidatedSubmit:
     if not 1 <= len(request.items) <= MAX_ITEMS:
         raise InvalidInput(f"A job takes between 1 and {MAX_ITEMS} scenes.")
-    reader = _ItemReader(policy)
+    reader = _ItemValidator(policy)
     items = tuple(reader.item(item) for item in request.items)
     ids = [item["id"] for item in items]
     if len(set(ids)) != len(ids):
         raise InvalidInput("A scene is named twice.")
-    return Accepted(module, preset, items, tuple(reader.readable), tuple(reader.staged))
+    return ValidatedSubmit(module, preset, items, tuple(reader.readable), tuple(reader.staged))
 
 
-class _ItemReader:
+class _ItemValidator:
     """Rebuilds items and collects what their assets point to."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self.readable: list[Path] = []
-        self.staged: list[Staged] = []
+        self.staged: list[StagedAsset] = []
 
     def item(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         scene = item.get("id")
@@ -172,7 +172,7 @@ class _ItemReader:
         if not isinstance(href, str) or not href or "\0" in href:
             raise InvalidInput(f"Scene {scene}, asset {key} has no address.")
         if href.startswith(STAGED_SCHEME):
-            staged = Staged(scene, key)
+            staged = StagedAsset(scene, key)
             self.staged.append(staged)
             return f"./{staged.file_name}"
         if href.startswith("/"):

@@ -14,7 +14,7 @@ from lib.errors import InvalidInput, SceneBridgeError, Unavailable
 from lib.gate import VERSION as GATE_VERSION
 from lib.gate.artifacts import open_artifact, pieces, read_log
 from lib.gate.audit import Audit
-from lib.gate.job_record import Folders
+from lib.gate.job_record import SessionFolders
 from lib.gate.jobs import Jobs
 from lib.gate.policy import Policy
 from lib.gate.queue_load import QueueLoads
@@ -113,7 +113,7 @@ class Exchange:
 class Verbs:
     """Carries out requests for whoever holds the portal's key."""
 
-    def __init__(self, policy: Policy, folders: Folders, jobs: Jobs, audit: Audit) -> None:
+    def __init__(self, policy: Policy, folders: SessionFolders, jobs: Jobs, audit: Audit) -> None:
         self._policy = policy
         self._folders = folders
         self._jobs = jobs

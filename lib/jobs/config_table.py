@@ -19,7 +19,7 @@ _NAMES = {
 }
 
 
-class Table:
+class ConfigTable:
     """One table of a configuration file; every key must be asked for before `close`.
 
     All errors are `InvalidInput` that name the key as a person would find it.
@@ -75,14 +75,16 @@ class Table:
             raise InvalidInput(f"{self._where}: {key} must be a list of texts.")
         return tuple(values)
 
-    def table(self, key: str) -> Table:
+    def table(self, key: str) -> ConfigTable:
         """A table in this table; empty when absent."""
-        return Table(self.get(key, dict, {}), f"{self._where} [{key}]")
+        return ConfigTable(self.get(key, dict, {}), f"{self._where} [{key}]")
 
-    def tables(self, key: str) -> list[Table]:
+    def tables(self, key: str) -> list[ConfigTable]:
         """A list of tables; empty when absent."""
         found = self.get(key, list, [])
-        return [Table(v, f"{self._where} [[{key}]] number {i + 1}") for i, v in enumerate(found)]
+        return [
+            ConfigTable(v, f"{self._where} [[{key}]] number {i + 1}") for i, v in enumerate(found)
+        ]
 
     def close(self) -> None:
         """Refuse keys that nobody asked for."""

@@ -2,7 +2,7 @@
 
 Files in `control/`, all 0600, all written by temporary file and rename:
 
-* `spec.json` (gate): `Spec`;
+* `spec.json` (gate): `SessionSpec`;
 * `server.crt server.key client.crt token` (gate): the secrets of this one session;
 * `endpoint.json` (script): `{"host", "port", "time"}`, once, when the notebook answers;
 * `module.json` (script): `{"exit_code", "message", "time"}`, when the module has ended;
@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class SessionSpec:
     """One job for the session script.
 
     Args:
@@ -88,7 +88,7 @@ class Spec:
         write_json(control / SPEC, asdict(self))
 
     @classmethod
-    def read(cls, control: Path) -> Spec:
+    def read(cls, control: Path) -> SessionSpec:
         """From `control/spec.json`."""
         return from_plain(cls, read_json(control / SPEC))
 

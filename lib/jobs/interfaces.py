@@ -1,6 +1,6 @@
-"""The two ports of a cluster: who schedules jobs, and what they run in.
+"""The two interfaces of a cluster: who schedules jobs, and what they run in.
 
-`tests/contract/` holds one suite per port; every implementation passes all of it.
+`tests/contract/` holds one suite per interface; every implementation passes all of it.
 A scheduler of a site (Slurm, Grid Engine, PBS) is a command line to run, a parser of
 its output and a table of its states; what a parser does not know is `UNKNOWN`.
 """

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from lib.jobs.control_files import Spec
+from lib.jobs.control_files import SessionSpec
 from lib.jobs.interfaces import Runtime, Task
 from lib.jobs.sockets import connect_unix
 
@@ -21,7 +21,7 @@ _ASK_TIMEOUT_S = 5.0
 SOCKET = "jupyter.sock"
 
 
-def notebook_task(runtime: Runtime, spec: Spec, *, token: str) -> Task:
+def notebook_task(runtime: Runtime, spec: SessionSpec, *, token: str) -> Task:
     """JupyterLab on a UNIX socket in the private folder, showing `work`.
 
     Settings and window layout lie in `work`, so they survive into a continued session;

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.jobs import control_files
-from lib.jobs.control_files import Spec
+from lib.jobs.control_files import SessionSpec
 from lib.jobs.interfaces import Runtime, Task
 from lib.jobs.jupyter import SOCKET, NotebookClient, notebook_task
 from lib.jobs.private_files import text_of, write_json
@@ -53,7 +53,7 @@ class Job:
 
     def __init__(self, control: Path) -> None:
         self._control = control
-        self._spec = Spec.read(control)
+        self._spec = SessionSpec.read(control)
         self._work = Path(self._spec.work)
         self._private = Path(self._spec.scratch)
         self._runtime: Runtime = make_runtime(self._spec.runtime, self._spec.runtime_options)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lib.jobs.control_files import Spec
+from lib.jobs.control_files import SessionSpec
 from lib.model import EndReason, Isolation, JobState
 from lib.protocol.messages import InfoRequest, JobKind, Verb
 from tests.fixtures.containers import DATA, Containers, make_containers, why_not
@@ -72,7 +72,7 @@ def test_a_session_and_a_run_in_containers(site: ContainerSite) -> None:
     assert (info.runtime, info.isolation, info.troubles) == ("apptainer", Isolation.CONTAINER, [])
     session, run = site.submit(JobKind.SESSION), site.submit()
     assert site.ready(session.id).state is JobState.RUNNING
-    spec = Spec.read(site.control(session.id))
+    spec = SessionSpec.read(site.control(session.id))
     assert spec.image == str(site.containers.image)
     assert spec.readable == [str(DATA / "blue.tif")]
     assert (site.work(session.id) / "small.ipynb").exists()

@@ -20,7 +20,7 @@ import pytest
 from lib.errors import InvalidInput, NotFound, Refused, SceneBridgeError
 from lib.gate.artifacts import open_artifact, pieces, read_log
 from lib.gate.events import EventLog, NotAnEvent, read_event
-from lib.gate.job_record import Folders, Record
+from lib.gate.job_record import JobRecord, SessionFolders
 from lib.gate.safe_open import disk_usage, open_file
 from lib.jobs.private_files import write_json
 from lib.model import JobState
@@ -42,13 +42,13 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def record() -> Record:
-    return Record(ID, JobKind.RUN, "ada", "small", "1", "", "n", "small", 60, ["S1"], 0.0)
+def record() -> JobRecord:
+    return JobRecord(ID, JobKind.RUN, "ada", "small", "1", "", "n", "small", 60, ["S1"], 0.0)
 
 
 def chip(root: Path, n: int = 1) -> bytes:
     request = GetRequest(ID, ArtifactKind.CHIP, "S1", n)
-    file = open_artifact(request, record(), Folders(root))
+    file = open_artifact(request, record(), SessionFolders(root))
 
     async def read() -> bytes:
         return b"".join([piece async for piece in pieces(file)])
@@ -123,7 +123,7 @@ def test_a_huge_sparse_file_is_refused_by_its_size(root: Path) -> None:
 
 def test_a_file_that_grows_is_sent_in_its_first_size(root: Path) -> None:
     request = GetRequest(ID, ArtifactKind.CHIP, "S1", 1)
-    file = open_artifact(request, record(), Folders(root))
+    file = open_artifact(request, record(), SessionFolders(root))
     with (root / "sessions" / ID / "work/out/S1/chips/0001.webp").open("ab") as more:
         more.write(b"more")
 
@@ -136,7 +136,7 @@ def test_a_file_that_grows_is_sent_in_its_first_size(root: Path) -> None:
 
 def test_a_file_that_shrinks_is_not_padded(root: Path) -> None:
     request = GetRequest(ID, ArtifactKind.CHIP, "S1", 1)
-    file = open_artifact(request, record(), Folders(root))
+    file = open_artifact(request, record(), SessionFolders(root))
     os.truncate(root / "sessions" / ID / "work/out/S1/chips/0001.webp", 1)
 
     async def read() -> None:
@@ -159,19 +159,19 @@ def test_names_that_are_no_plain_names_are_refused(root: Path, name: str) -> Non
 @pytest.mark.parametrize("scene", ["..", "../..", "S1/..", "S2", "", "S1\0"])
 def test_only_submitted_scenes_have_artifacts(root: Path, scene: str) -> None:
     with pytest.raises(NotFound, match="not part of the job"):
-        open_artifact(GetRequest(ID, ArtifactKind.MASK, scene), record(), Folders(root))
+        open_artifact(GetRequest(ID, ArtifactKind.MASK, scene), record(), SessionFolders(root))
 
 
 @pytest.mark.parametrize("n", [0, -1, 10**7])
 def test_chip_numbers_are_bounded(root: Path, n: int) -> None:
     with pytest.raises(InvalidInput):
-        open_artifact(GetRequest(ID, ArtifactKind.CHIP, "S1", n), record(), Folders(root))
+        open_artifact(GetRequest(ID, ArtifactKind.CHIP, "S1", n), record(), SessionFolders(root))
 
 
 @pytest.mark.parametrize("job", ["..", "../x", "", ID.upper().replace("0", "A"), f"{ID}/.."])
 def test_job_ids_are_uuids(root: Path, job: str) -> None:
     with pytest.raises(InvalidInput):
-        Folders(root).session(job)
+        SessionFolders(root).session(job)
 
 
 def test_swapping_a_folder_for_a_link_during_reads_never_leaks(root: Path) -> None:
@@ -211,10 +211,10 @@ def test_swapping_a_folder_for_a_link_during_reads_never_leaks(root: Path) -> No
 def test_logs_are_not_read_through_links(root: Path) -> None:
     control = root / "sessions" / ID / "control"
     (control / "module.log").symlink_to(root / "secret")
-    reply = read_log(LogRequest(ID, LogKind.MODULE), record(), Folders(root))
+    reply = read_log(LogRequest(ID, LogKind.MODULE), record(), SessionFolders(root))
     assert reply.text == ""
     (control / "job.log").write_bytes(b"a" * 500_000 + b"\xff end")
-    reply = read_log(LogRequest(ID, LogKind.JOB, 10**9), record(), Folders(root))
+    reply = read_log(LogRequest(ID, LogKind.JOB, 10**9), record(), SessionFolders(root))
     assert reply.truncated
     assert len(reply.text) <= 256 * 1024
     assert reply.text.endswith("\N{REPLACEMENT CHARACTER} end")

@@ -17,11 +17,11 @@ from lib.errors import Refused, StorageFull, Unavailable
 from lib.gate.audit import Audit
 from lib.gate.events import EventLog
 from lib.gate.images.checksum import CheckedFiles
-from lib.gate.job_record import Folders
+from lib.gate.job_record import SessionFolders
 from lib.gate.jobs import Jobs
 from lib.gate.policy import Policy, parse
 from lib.gate.watch import Watch
-from lib.jobs.control_files import Spec
+from lib.jobs.control_files import SessionSpec
 from lib.jobs.interfaces import JobSpec, JobView
 from lib.model import EndReason, JobState, QueueLoad
 from lib.protocol.messages import JobKind, JobStatus, SubmitRequest, WatchMessage, WatchRequest
@@ -105,7 +105,7 @@ class Site:
         data = {**GOOD, "data_paths": [str(root / "data")]}
         data["modules"] = [{"id": "small", "version": "1.0.0", "entry": "small"}]
         self.policy: Policy = parse(data, root / "gate")
-        self.folders = Folders(root / "gate")
+        self.folders = SessionFolders(root / "gate")
         self.audit = Audit(root / "audit.jsonl")
         self.jobs = self.restart()
 
@@ -243,7 +243,7 @@ async def test_a_crash_before_the_record_leaves_nothing_and_may_be_repeated(
 ) -> None:
     request = site.request()
     with monkeypatch.context() as patch:
-        patch.setattr(Folders, "save", _crash)
+        patch.setattr(SessionFolders, "save", _crash)
         with pytest.raises(KeyboardInterrupt):
             await site.jobs.submit(request)
     site.restart()
@@ -375,7 +375,7 @@ async def test_a_job_waits_in_the_gate_until_its_image_is_there(
     status = await images.until(status.id, lambda s: "45 %" in s.reason)
     assert status.reason == "Checking the image: 45 %."
     assert images.scheduler.specs == []
-    for task in list(images.jobs._hand_over._tasks.values()):
+    for task in list(images.jobs._submitter._tasks.values()):
         task.cancel()  # as the end of the process does
     images.restart()  # a gate that is started again goes on
     await images.until(status.id, lambda s: "Checking" in s.reason)
@@ -383,7 +383,7 @@ async def test_a_job_waits_in_the_gate_until_its_image_is_there(
     status = await images.until(status.id, lambda s: s.job)
     assert status.reason in ("", "Waiting.")
     (spec,) = images.scheduler.specs
-    assert Spec.read(spec.folder).image == str(images.sif)
+    assert SessionSpec.read(spec.folder).image == str(images.sif)
     again = await images.submit()  # known from now on
     assert again.job == "2"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from lib.errors import Conflict, InvalidInput, StorageFull
-from lib.gate.job_record import Folders
+from lib.gate.job_record import SessionFolders
 from lib.gate.policy import load
 from lib.gate.staging import Staging
 from lib.model import EndReason
@@ -95,6 +95,6 @@ def test_what_was_never_submitted_is_thrown_away(site: GateSite) -> None:
     folder = site.home / "sessions" / job
     for path in (*folder.rglob("*"), folder):
         os.utime(path, (old, old))
-    Staging(Folders(site.home), load(site.home / "policy.toml", site.home)).forget_old()
+    Staging(SessionFolders(site.home), load(site.home / "policy.toml", site.home)).forget_old()
     assert not folder.exists()
     assert Path(site.home / "sessions" / fresh).exists()

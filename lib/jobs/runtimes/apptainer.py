@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import InvalidInput
-from lib.jobs.config_table import Table
+from lib.jobs.config_table import ConfigTable
 from lib.jobs.environment import inherited
 from lib.jobs.interfaces import Invocation, Task
 from lib.model import Isolation
@@ -95,7 +95,7 @@ class ApptainerRuntime:
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> ApptainerRuntime:
         """From the policy's `[runtime]` table. Raises `InvalidInput`."""
-        table = Table(options, "policy [runtime]")
+        table = ConfigTable(options, "policy [runtime]")
         binary = Path(table.get("binary", str, "/usr/bin/apptainer"))
         python = Path(table.get("python", str, "/opt/scenebridge/bin/python"))
         code = table.get("code", str, "")

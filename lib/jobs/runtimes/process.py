@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import InvalidInput
-from lib.jobs.config_table import Table
+from lib.jobs.config_table import ConfigTable
 from lib.jobs.control_files import ROOT
 from lib.jobs.environment import inherited
 from lib.jobs.interfaces import Invocation, Task
@@ -40,7 +40,7 @@ class ProcessRuntime:
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> ProcessRuntime:
         """From the policy's `[runtime]` table. Raises `InvalidInput`."""
-        table = Table(options, "policy [runtime]")
+        table = ConfigTable(options, "policy [runtime]")
         python = Path(table.get("python", str))
         code = Path(table.get("code", str, str(ROOT)))
         cache = table.get("cache", str, "")

@@ -17,11 +17,11 @@ _SCHEDULERS: Mapping[str, Callable[[Mapping[str, Any], Path], Scheduler]] = {
 }
 
 
-def make_scheduler(name: str, options: Mapping[str, Any], home: Path) -> Scheduler:
+def make_scheduler(name: str, options: Mapping[str, Any], state_dir: Path) -> Scheduler:
     """The scheduler of that name with the options of the policy's `[scheduler]` table.
 
     Args:
-        home: the gate's folder; a scheduler may keep files below it.
+        state_dir: the gate's folder; a scheduler may keep files below it.
     Raises:
         InvalidInput: unknown name, or options it does not take.
     """
@@ -29,4 +29,4 @@ def make_scheduler(name: str, options: Mapping[str, Any], home: Path) -> Schedul
         raise InvalidInput(
             f"policy [scheduler]: {name!r:.40} is none of: {', '.join(_SCHEDULERS)}."
         )
-    return _SCHEDULERS[name](options, home)
+    return _SCHEDULERS[name](options, state_dir)

@@ -20,7 +20,7 @@ from typing import Any
 
 from lib.errors import Unavailable
 from lib.jobs import local_runner
-from lib.jobs.config_table import Table
+from lib.jobs.config_table import ConfigTable
 from lib.jobs.interfaces import JobSpec, JobView
 from lib.jobs.private_files import read_json, write_json
 from lib.jobs.processes import listens
@@ -45,18 +45,18 @@ class LocalScheduler:
     gone_after_s = 0.0
     submit_timeout_s = _SUBMIT_TIMEOUT_S
 
-    def __init__(self, home: Path, *, slots: int) -> None:
-        self._jobs = home / "local" / "jobs"
+    def __init__(self, state_dir: Path, *, slots: int) -> None:
+        self._jobs = state_dir / "local" / "jobs"
         self._slots = slots
         self._over: dict[str, JobView] = {}
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any], home: Path) -> LocalScheduler:
+    def from_options(cls, options: Mapping[str, Any], state_dir: Path) -> LocalScheduler:
         """From the policy's `[scheduler]` table: `slots`. Raises `InvalidInput`."""
-        table = Table(options, "policy [scheduler]")
+        table = ConfigTable(options, "policy [scheduler]")
         slots = table.whole("slots", 2, low=1, high=1000)
         table.close()
-        return cls(home, slots=slots)
+        return cls(state_dir, slots=slots)
 
     async def submit(self, job: JobSpec) -> str:
         """Writes the job down, then starts its runner and waits until that has detached."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import InvalidInput, Refused, Unavailable
-from lib.jobs.config_table import Table
+from lib.jobs.config_table import ConfigTable
 from lib.jobs.interfaces import JobSpec, JobView
 from lib.jobs.schedulers.slurm import commands, parsing
 from lib.jobs.schedulers.slurm.nodes import Nodes
@@ -63,7 +63,7 @@ class SlurmScheduler:
     @classmethod
     def from_options(cls, options: Mapping[str, Any], _home: Path) -> SlurmScheduler:
         """From the policy's `[scheduler]` table (docs/gate.md). Raises `InvalidInput`."""
-        table = Table(options, "policy [scheduler]")
+        table = ConfigTable(options, "policy [scheduler]")
         bin_folder = Path(table.text("bin", "/usr/bin", like=_ABSOLUTE))
         conf = table.get("conf", str, "")
         if conf and not conf.startswith("/"):

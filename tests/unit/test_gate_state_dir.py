@@ -16,7 +16,7 @@ import pytest
 from lib.errors import Conflict, InvalidInput, NotFound, Refused
 from lib.gate.audit import Audit
 from lib.gate.serve import end_tasks
-from lib.gate.state_dir import Home, RunningGate, this_node
+from lib.gate.state_dir import RunningGate, StateDir, this_node
 from lib.jobs.processes import this_process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,12 +46,12 @@ def test_init_prints_json_and_makes_a_private_folder(tmp_path: Path, key: Path) 
     assert home.stat().st_mode & 0o777 == 0o700
     for name in ("host_key", "authorized_key", "policy.toml"):
         assert (home / name).stat().st_mode & 0o777 == 0o600
-    policy = Home(home).policy()
+    policy = StateDir(home).policy()
     assert policy.modules == policy.data_paths == ()  # allows nothing yet
 
 
 def test_init_again_keeps_the_host_key_and_the_policy(tmp_path: Path, key: Path) -> None:
-    home = Home(tmp_path / "gate")
+    home = StateDir(tmp_path / "gate")
     first = home.init("here", key, None, FIRST)
     policy = tmp_path / "policy.toml"
     text = (home.path / "policy.toml").read_text()
@@ -64,11 +64,11 @@ def test_init_again_keeps_the_host_key_and_the_policy(tmp_path: Path, key: Path)
 @pytest.mark.parametrize("cluster", ["../x", "", "A B", "x" * 60])
 def test_init_refuses_odd_cluster_names(tmp_path: Path, key: Path, cluster: str) -> None:
     with pytest.raises(InvalidInput, match="id of a cluster"):
-        Home(tmp_path / "gate").init(cluster, key, None, FIRST)
+        StateDir(tmp_path / "gate").init(cluster, key, None, FIRST)
 
 
 def test_init_refuses_what_is_no_key_or_another_clusters_policy(tmp_path: Path, key: Path) -> None:
-    home = Home(tmp_path / "gate")
+    home = StateDir(tmp_path / "gate")
     (tmp_path / "no.pub").write_text("hello")
     with pytest.raises(InvalidInput, match="public key"):
         home.init("here", tmp_path / "no.pub", None, FIRST)
@@ -78,7 +78,7 @@ def test_init_refuses_what_is_no_key_or_another_clusters_policy(tmp_path: Path, 
 
 
 def test_a_folder_open_to_others_is_not_served(tmp_path: Path, key: Path) -> None:
-    home = Home(tmp_path / "gate")
+    home = StateDir(tmp_path / "gate")
     home.init("here", key, None, FIRST)
     home.path.chmod(0o755)
     with pytest.raises(Refused, match="open to others"):
@@ -88,15 +88,15 @@ def test_a_folder_open_to_others_is_not_served(tmp_path: Path, key: Path) -> Non
 
 
 def test_a_folder_that_is_a_link_is_not_served(tmp_path: Path, key: Path) -> None:
-    Home(tmp_path / "gate").init("here", key, None, FIRST)
+    StateDir(tmp_path / "gate").init("here", key, None, FIRST)
     (tmp_path / "link").symlink_to(tmp_path / "gate")
     with pytest.raises(Refused, match="not a folder of this account"):
-        Home(tmp_path / "link").host_key()
+        StateDir(tmp_path / "link").host_key()
 
 
 def test_what_is_no_gates_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="does not exist"):
-        Home(tmp_path / "none").host_key()
+        StateDir(tmp_path / "none").host_key()
     done = gate("serve", "--home", str(tmp_path / "none"), "--detach")
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
@@ -107,7 +107,7 @@ def test_what_is_no_gates_folder_says_so(tmp_path: Path) -> None:
 def test_check_names_what_is_missing(tmp_path: Path, key: Path) -> None:
     home = tmp_path / "gate"
     first = {"python": str(tmp_path / "python"), "code": str(tmp_path)}
-    Home(home).init("here", key, None, first)
+    StateDir(home).init("here", key, None, first)
     answer = json.loads(gate("check", "--home", str(home)).stdout)
     assert "Python of the policy is missing" in answer["problems"][0]
     with (home / "policy.toml").open("a") as policy:
@@ -118,7 +118,7 @@ def test_check_names_what_is_missing(tmp_path: Path, key: Path) -> None:
 
 
 def test_one_lock_per_folder(tmp_path: Path, key: Path) -> None:
-    home = Home(tmp_path / "gate")
+    home = StateDir(tmp_path / "gate")
     home.init("here", key, None, FIRST)
     with home.lock(), pytest.raises(Conflict, match="serves"), home.lock():
         pass
@@ -127,7 +127,7 @@ def test_one_lock_per_folder(tmp_path: Path, key: Path) -> None:
 
 
 def test_a_note_of_a_gate_that_died_is_not_believed(tmp_path: Path, key: Path) -> None:
-    home = Home(tmp_path / "gate")
+    home = StateDir(tmp_path / "gate")
     home.init("here", key, None, FIRST)
     note = {"pid": os.getpid(), "start": "another", "port": 1, "host_key": "k", "cluster": "here"}
     (home.path / "gate.json").write_text(json.dumps({**note, "version": "0"}))
@@ -159,7 +159,7 @@ def test_the_audit_cuts_off_a_flood_and_says_how_much(
 
 
 def test_a_folder_with_a_fixed_node_is_served_there_alone(tmp_path: Path, key: Path) -> None:
-    home = Home(tmp_path / "gate")
+    home = StateDir(tmp_path / "gate")
     home.init("here", key, None, FIRST)
     assert home.node == ""
     home.init("here", None, None, FIRST, fix_node=True)
@@ -177,7 +177,7 @@ def test_a_folder_with_a_fixed_node_is_served_there_alone(tmp_path: Path, key: P
 
 
 def test_without_a_key_init_needs_one_that_is_there(tmp_path: Path, key: Path) -> None:
-    home = Home(tmp_path / "gate")
+    home = StateDir(tmp_path / "gate")
     with pytest.raises(InvalidInput, match="public key"):
         home.init("here", None, None, FIRST)
     home.init("here", key, None, FIRST)
@@ -193,7 +193,7 @@ def test_a_file_system_without_locks_is_served_unless_a_gate_runs(
     def no_locks(*_: object) -> None:
         raise OSError(number, "no locks here")
 
-    home = Home(tmp_path / "gate")
+    home = StateDir(tmp_path / "gate")
     home.init("here", key, None, FIRST)
     monkeypatch.setattr("fcntl.flock", no_locks)
     with home.lock():
@@ -205,7 +205,7 @@ def test_a_file_system_without_locks_is_served_unless_a_gate_runs(
 
 
 def test_the_kill_switch_keeps_a_gate_from_starting(tmp_path: Path, key: Path) -> None:
-    home = Home(tmp_path / "gate")
+    home = StateDir(tmp_path / "gate")
     home.init("here", key, None, FIRST)
     (home.path / "STOP").symlink_to("/nowhere")
     for command in (["serve"], ["serve", "--detach"]):
@@ -216,7 +216,7 @@ def test_the_kill_switch_keeps_a_gate_from_starting(tmp_path: Path, key: Path) -
 
 
 def test_check_looks_at_another_policy_too(tmp_path: Path, key: Path) -> None:
-    home = Home(tmp_path / "gate")
+    home = StateDir(tmp_path / "gate")
     home.init("here", key, None, FIRST)
     other = tmp_path / "other.toml"
     text = (home.path / "policy.toml").read_text()

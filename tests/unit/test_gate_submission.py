@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lib.errors import Unavailable
-from lib.gate.job_record import Folders, Record
+from lib.gate.job_record import JobRecord, SessionFolders
 from lib.gate.session_dir import _comment
 from lib.jobs.interfaces import JobSpec, JobView
 from lib.jobs.private_files import write_json
@@ -77,7 +77,7 @@ class SlowSite(Site):
         self.scheduler = SlowScheduler()
         self.restart()
 
-    def record(self, job_id: str) -> Record:
+    def record(self, job_id: str) -> JobRecord:
         return self.jobs.record(job_id)
 
 
@@ -367,7 +367,7 @@ async def test_records_of_an_older_gate_are_read(site: SlowSite) -> None:
     for name in ("tries", "tried_until", "starts_at"):
         del data[name]
     path.write_text(json.dumps(data))
-    (record,) = Folders(site.root / "gate").load()
+    (record,) = SessionFolders(site.root / "gate").load()
     assert (record.job, record.tries, record.starts_at) == (status.job, 0, None)
 
 
@@ -403,7 +403,7 @@ async def test_a_poll_without_news_writes_and_tells_nothing(
     told = []
     site.jobs.listen(lambda: told.append(1))
     saved = []
-    monkeypatch.setattr(Folders, "save", lambda _, record: saved.append(record))
+    monkeypatch.setattr(SessionFolders, "save", lambda _, record: saved.append(record))
     for _ in range(3):
         await site.jobs.poll()
     assert (told, saved) == ([], [])

@@ -10,7 +10,7 @@ from pathlib import Path
 import asyncssh
 import pytest
 
-from lib.gate.ssh_batching import BatchingTransport, KeptGcm, send_in_batches
+from lib.gate.ssh_batching import BatchingTransport, ReusedKeyGcm, send_in_batches
 
 HERE = "127.0.0.1"
 MIB = 2**20
@@ -64,7 +64,9 @@ async def test_what_goes_through_is_what_comes_out(cipher: str, rekey_bytes: int
         got = await asyncio.wait_for(reader.read(), 60)
         inside = Quick.made[0]
         assert isinstance(inside._transport, BatchingTransport)
-        assert isinstance(inside._send_encryption._cipher, KeptGcm), "the quick way was not taken"
+        assert isinstance(inside._send_encryption._cipher, ReusedKeyGcm), (
+            "the quick way was not taken"
+        )
     assert hashlib.sha256(got).digest() == hashlib.sha256(content).digest()
     server.close()
     await server.wait_closed()

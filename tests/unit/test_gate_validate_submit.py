@@ -11,7 +11,7 @@ import pytest
 
 from lib.errors import InvalidInput, Refused, SceneBridgeError
 from lib.gate.policy import Policy, parse
-from lib.gate.validate_submit import check
+from lib.gate.validate_submit import validate
 from lib.protocol.messages import JobKind, SubmitRequest
 from tests.unit.test_gate_policy import GOOD
 
@@ -62,19 +62,19 @@ def request(href: str, **changes: Any) -> SubmitRequest:
 
 
 def test_a_good_request_is_rebuilt(policy: Policy, data: Path) -> None:
-    accepted = check(request(str(data / "b5.tif")), policy)
-    (rebuilt,) = accepted.items
+    validated = validate(request(str(data / "b5.tif")), policy)
+    (rebuilt,) = validated.items
     assert rebuilt["assets"]["nir08"]["href"] == str(data / "b5.tif")
     assert rebuilt["assets"]["nir08"]["bands"] == [{"name": "B5"}]
     assert "evil" not in rebuilt
     assert {link["href"] for link in rebuilt["links"]} == {"../catalog.json"}
-    assert accepted.readable == (data / "b5.tif",)
+    assert validated.readable == (data / "b5.tif",)
 
 
 def test_a_link_within_the_data_is_resolved(policy: Policy, data: Path) -> None:
     (data / "link.tif").symlink_to(data / "b5.tif")
-    accepted = check(request(str(data / "link.tif")), policy)
-    assert accepted.readable == (data / "b5.tif",)
+    validated = validate(request(str(data / "link.tif")), policy)
+    assert validated.readable == (data / "b5.tif",)
 
 
 @pytest.mark.parametrize("name", ["../secret", "out.tif", "sub/../../secret", "missing/../../x"])
@@ -83,7 +83,7 @@ def test_paths_that_lead_outside_are_refused(
 ) -> None:
     (data / "out.tif").symlink_to(tmp_path / "secret")
     with pytest.raises(Refused, match="no folder that jobs may read"):
-        check(request(f"{data}/{name}"), policy)
+        validate(request(f"{data}/{name}"), policy)
 
 
 def test_a_folder_whose_name_begins_alike_is_outside(policy: Policy, data: Path) -> None:
@@ -91,33 +91,33 @@ def test_a_folder_whose_name_begins_alike_is_outside(policy: Policy, data: Path)
     beside.mkdir()
     (beside / "x.tif").write_bytes(b"x")
     with pytest.raises(Refused):
-        check(request(str(beside / "x.tif")), policy)
+        validate(request(str(beside / "x.tif")), policy)
 
 
 def test_nothing_is_said_about_what_exists_outside(policy: Policy, tmp_path: Path) -> None:
     said = []
     for name in ("secret", "no-such-file"):
         with pytest.raises(Refused) as caught:
-            check(request(str(tmp_path / name)), policy)
+            validate(request(str(tmp_path / name)), policy)
         said.append(caught.value.message)
     assert said[0] == said[1]
 
 
 def test_a_missing_file_or_a_folder_is_named(policy: Policy, data: Path) -> None:
     with pytest.raises(InvalidInput, match="LC08_1, asset nir08: its file is not there"):
-        check(request(str(data / "b6.tif")), policy)
+        validate(request(str(data / "b6.tif")), policy)
     (data / "folder").mkdir()
     with pytest.raises(InvalidInput, match="not a file"):
-        check(request(str(data / "folder")), policy)
+        validate(request(str(data / "folder")), policy)
 
 
 def test_https_and_staged_assets(policy: Policy) -> None:
     address = "https://data.example.org/b5.tif"
-    accepted = check(request(address), policy)
-    assert accepted.items[0]["assets"]["nir08"]["href"] == address
-    accepted = check(request("staged:"), policy)
-    assert accepted.items[0]["assets"]["nir08"]["href"] == "./nir08.tif"
-    assert [(s.scene, s.asset) for s in accepted.staged] == [("LC08_1", "nir08")]
+    validated = validate(request(address), policy)
+    assert validated.items[0]["assets"]["nir08"]["href"] == address
+    validated = validate(request("staged:"), policy)
+    assert validated.items[0]["assets"]["nir08"]["href"] == "./nir08.tif"
+    assert [(s.scene, s.asset) for s in validated.staged] == [("LC08_1", "nir08")]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_https_and_staged_assets(policy: Policy) -> None:
 )  # fmt: skip
 def test_other_addresses_are_refused(policy: Policy, href: str) -> None:
     with pytest.raises(Refused):
-        check(request(href), policy)
+        validate(request(href), policy)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_what_the_policy_does_not_offer_is_refused(
     policy: Policy, data: Path, changes: dict[str, Any]
 ) -> None:
     with pytest.raises(Refused):
-        check(request(str(data / "b5.tif"), **changes), policy)
+        validate(request(str(data / "b5.tif"), **changes), policy)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_what_the_policy_does_not_offer_is_refused(
 )
 def test_malformed_requests_are_named(policy: Policy, data: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
-        check(request(str(data / "b5.tif"), **changes), policy)
+        validate(request(str(data / "b5.tif"), **changes), policy)
 
 
 @pytest.mark.parametrize(
@@ -190,17 +190,17 @@ def test_malformed_requests_are_named(policy: Policy, data: Path, changes: dict[
     ],
 )
 def test_items_that_are_not_understood_are_refused(policy: Policy, changes: dict[str, Any]) -> None:
-    assert check(request("staged:"), policy)
+    assert validate(request("staged:"), policy)
     with pytest.raises(SceneBridgeError):
-        check(request("x", items=[item("staged:", **changes)]), policy)
+        validate(request("x", items=[item("staged:", **changes)]), policy)
 
 
 def test_alternate_addresses_are_left_out(policy: Policy) -> None:
     assets = {"nir08": {"href": "staged:", "alternate": {"s3": {"href": "s3://bucket/key"}}}}
-    accepted = check(request("x", items=[item("x", assets=assets)]), policy)
-    assert "alternate" not in accepted.items[0]["assets"]["nir08"]
+    validated = validate(request("x", items=[item("x", assets=assets)]), policy)
+    assert "alternate" not in validated.items[0]["assets"]["nir08"]
 
 
 def test_a_scene_is_named_once(policy: Policy) -> None:
     with pytest.raises(InvalidInput, match="twice"):
-        check(request("x", items=[item("staged:"), item("staged:")]), policy)
+        validate(request("x", items=[item("staged:"), item("staged:")]), policy)

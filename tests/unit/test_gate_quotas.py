@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from lib.errors import InvalidInput, Refused
-from lib.gate.job_record import Record
+from lib.gate.job_record import JobRecord
 from lib.gate.policy import Policy, parse
-from lib.gate.quotas import check_caps, gpu_hours
-from lib.gate.validate_submit import Accepted
+from lib.gate.quotas import check_quotas, gpu_hours
+from lib.gate.validate_submit import ValidatedSubmit
 from lib.model import JobState
 from lib.protocol.messages import JobKind, SubmitRequest
 from tests.unit.test_gate_policy import GOOD
@@ -32,20 +32,20 @@ def policy(home: Path, users: list[str] | None = None, **limits: int) -> Policy:
     return parse(data, home)
 
 
-def job(owner: str = "ada", *, gpus: int = 0, **changes: Any) -> Record:
+def job(owner: str = "ada", *, gpus: int = 0, **changes: Any) -> JobRecord:
     values: dict[str, Any] = {
         "id": str(uuid.uuid4()), "kind": JobKind.RUN, "owner": owner, "module": "active-fire",
         "module_version": "1.0.0", "title": "", "name": "", "preset": "", "walltime_s": 3600,
         "scenes": [], "submitted_at": NOW, "gpus": gpus, **changes,
     }  # fmt: skip
-    return Record(**values)
+    return JobRecord(**values)
 
 
-def ended(start: float, end: float, gpus: int = 2) -> Record:
+def ended(start: float, end: float, gpus: int = 2) -> JobRecord:
     return job(gpus=gpus, state=JobState.ENDED, started_at=start, ended_at=end)
 
 
-def ask(rules: Policy, records: list[Record], preset: str = "small", owner: str = "ada") -> None:
+def ask(rules: Policy, records: list[JobRecord], preset: str = "small", owner: str = "ada") -> None:
     allowed = rules.preset(preset)
     module = rules.modules[0]
     assert allowed is not None
@@ -54,7 +54,7 @@ def ask(rules: Policy, records: list[Record], preset: str = "small", owner: str 
         str(uuid.uuid4()), JobKind.RUN, owner, module.id, module.version, {}, [dict(item)],
         preset, 3600,
     )  # fmt: skip
-    check_caps(request, Accepted(module, allowed, (item,), (), ()), rules, records)
+    check_quotas(request, ValidatedSubmit(module, allowed, (item,), (), ()), rules, records)
 
 
 def test_only_named_people_submit(tmp_path: Path) -> None:

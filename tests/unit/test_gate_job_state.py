@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lib.gate.job_record import Record
+from lib.gate.job_record import JobRecord
 from lib.gate.job_state import _TOO_LARGE, _why
 from lib.jobs.interfaces import JobView
 from lib.model import EndReason, JobState
@@ -13,8 +13,8 @@ from lib.protocol.messages import JobKind
 _ON_THE_CLUSTER = "It was cancelled on the cluster."
 
 
-def record(*, cancelled: bool = False, walltime_s: int = 600) -> Record:
-    made = Record(
+def record(*, cancelled: bool = False, walltime_s: int = 600) -> JobRecord:
+    made = JobRecord(
         "0f0e0d0c-0b0a-0908-0706-050403020100", JobKind.SESSION, "owner", "m", "1", "t", "sb-x",
         "small", walltime_s, [], 0.0,
     )  # fmt: skip
@@ -45,7 +45,7 @@ def test_its_time(walltime_s: int, said: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("log", "too_large"),
+    ("log", "over_disk_quota"),
     [
         (
             b"slurmstepd-n1: error: StepId=12.batch exceeded memory limit (322883584 > 104857600), "
@@ -58,5 +58,7 @@ def test_its_time(walltime_s: int, said: str) -> None:
         (b"MyError: exceeded memory limit\n", False),
     ],
 )  # fmt: skip
-def test_what_slurm_writes_of_a_job_that_grew_too_large(log: bytes, *, too_large: bool) -> None:
-    assert bool(_TOO_LARGE.search(log)) is too_large
+def test_what_slurm_writes_of_a_job_that_grew_too_large(
+    log: bytes, *, over_disk_quota: bool
+) -> None:
+    assert bool(_TOO_LARGE.search(log)) is over_disk_quota
