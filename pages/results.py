@@ -89,7 +89,7 @@ def show_run(portal: Portal, user: User, run_id: RunId) -> None:
             st.caption(md(results_summary.progress_text(run)))
         if run.reachability is Reachability.UNKNOWN and not run.state.over:
             cluster = next((c for c in portal.all_clusters(user) if c.id == run.cluster), None)
-            layout.notice(work_status.unknown_text(run, cluster))
+            layout.notice(work_status.unreachable_text(run, cluster))
         for text in results_summary.failures(run.scenes)[:5]:
             layout.notice(text, "bad")
         if module and module.score_meaning:

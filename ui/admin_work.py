@@ -41,7 +41,7 @@ def _tables(portal: Portal, user: User) -> None:
 
     def row(item: Work) -> Row:
         kind = "Notebook" if isinstance(item, Session) else "Run"
-        live = not work_status.over(item)
+        live = not work_status.is_over(item)
         return Row(
             str(item.id),
             (
@@ -55,8 +55,8 @@ def _tables(portal: Portal, user: User) -> None:
             (("stop", "Stop"),) if live and not item.stopping else (),
         )
 
-    live = [item for item in work if not work_status.over(item)]
-    ended = [item for item in work if work_status.over(item)]
+    live = [item for item in work if not work_status.is_over(item)]
+    ended = [item for item in work if work_status.is_over(item)]
     st.html(f'<h2 class="sb-section">Live ({len(live)})</h2>')
     if live:
         data_table.show(
@@ -77,12 +77,12 @@ def _tables(portal: Portal, user: User) -> None:
 
 def _state(work: Work) -> tuple[str, str]:
     """What it is, and how that looks."""
-    if work.stopping and not work_status.over(work):
+    if work.stopping and not work_status.is_over(work):
         return "Stopping", "warn"
-    if work.reachability is Reachability.UNKNOWN and not work_status.over(work):
+    if work.reachability is Reachability.UNKNOWN and not work_status.is_over(work):
         return f"{str(work.state).capitalize()}, last known", "warn"
     name = str(work.state)
-    if isinstance(work, Session) and work_status.over(work):
+    if isinstance(work, Session) and work_status.is_over(work):
         return f"Ended: {work.end_reason}" if work.end_reason else "Ended", ""
     return name.capitalize(), "good" if name in _GOOD else "bad" if name in _BAD else ""
 
@@ -92,7 +92,7 @@ def _question(portal: Portal, user: User) -> None:
     if action != _STOP:
         return
     work = next((w for w in portal.office.work(user) if str(w.id) == work_id), None)
-    if work is None or work_status.over(work):
+    if work is None or work_status.is_over(work):
         confirm.dismiss()
         return
     owner = portal.office.names(user).get(work.owner, str(work.owner))

@@ -146,4 +146,4 @@ def failures(scenes: Sequence[RunScene]) -> list[str]:
 
 def progress_text(run: Run) -> str:
     """The sentence beside a run that is not over."""
-    return f"{work_status.sentence(run)} {work_status.scenes_text(run)}."
+    return f"{work_status.status_sentence(run)} {work_status.scenes_text(run)}."

@@ -1,4 +1,4 @@
-"""What a card of the Work page says, as plain values: equal faces look the same.
+"""What a card of the Work page says, as plain values: equal cards look the same.
 
 Only the clock is not part of it; that the browser moves by itself (`ui.clocks`).
 """
@@ -34,7 +34,7 @@ from ui.work_status import Clock, Work
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class CardContext:
     """What the cards of one rerun have in common."""
 
     portal: Portal
@@ -44,7 +44,7 @@ class Desk:
     runs: Mapping[str, Run]
 
     @classmethod
-    def of(cls, portal: Portal, user: User, runs: Sequence[Run]) -> Desk:
+    def load(cls, portal: Portal, user: User, runs: Sequence[Run]) -> CardContext:
         """Ask once for everything."""
         return cls(
             portal,
@@ -71,13 +71,13 @@ class Desk:
 
 
 @dataclass(frozen=True, slots=True)
-class Face:
-    """One card.
+class CardData:
+    """What one card says and offers.
 
     Args:
         title, marks, steps, body: HTML; `steps` is empty when the work is over.
         notebook: address of the notebook that can be opened, or empty.
-        again: the ended notebook that can be started again in its folder.
+        restartable: the ended notebook that can be started again in its folder.
         results: (run, objects) that can be looked at.
         stop: what ending it is called; empty when it cannot be ended any more.
         logs, log: which logs there are, and the one to show first.
@@ -91,27 +91,27 @@ class Face:
     steps: str
     body: str
     notebook: str
-    again: SessionId | None
+    restartable: SessionId | None
     results: tuple[str, int] | None
     stop: Literal["", "cancel", "notebook", "run"]
     logs: tuple[str, ...]
     log: str
 
 
-def face(desk: Desk, work: Work, time: datetime) -> Face:
-    """How that work looks at that time."""
-    over, run = work_status.over(work), desk.run_of(work)
+def card_data(context: CardContext, work: Work, time: datetime) -> CardData:
+    """What the card of that work says at that time."""
+    over, run = work_status.is_over(work), context.run_of(work)
     begun = run is not None and str(run.state) not in ("NEW", "SUBMITTED", "QUEUED")
-    return Face(
+    return CardData(
         work=work.id,
         over=over,
-        clock=work_status.clock(work),
-        title=esc(_title(desk, work)),
-        marks=_marks(desk, work),
-        steps="" if over else work_status.stepper(work),
-        body=_body(desk, work, time),
-        notebook=_notebook(desk, work),
-        again=_again(work, time),
+        clock=work_status.clock_of(work),
+        title=esc(_title(context, work)),
+        marks=_marks(context, work),
+        steps="" if over else work_status.steps_html(work),
+        body=_body(context, work, time),
+        notebook=_notebook(context, work),
+        restartable=_restartable(work, time),
         results=(str(run.id), run.objects) if run is not None and begun else None,
         stop=_stop(work),
         logs=("job", "module") if isinstance(work, Run) else ("job", "module", "notebook"),
@@ -122,20 +122,20 @@ def face(desk: Desk, work: Work, time: datetime) -> Face:
 # --- what it says ---------------------------------------------------------------------
 
 
-def _title(desk: Desk, work: Work) -> str:
-    module = desk.modules.get(str(work.module))
+def _title(context: CardContext, work: Work) -> str:
+    module = context.modules.get(str(work.module))
     return work.title or f"{module.title if module else work.module} on {_scenes(work)}"
 
 
-def _marks(desk: Desk, work: Work) -> str:
-    cluster = desk.clusters.get(str(work.cluster))
+def _marks(context: CardContext, work: Work) -> str:
+    cluster = context.clusters.get(str(work.cluster))
     marks = [tag("Notebook" if isinstance(work, Session) else "Run")]
-    if work_status.over(work):
+    if work_status.is_over(work):
         marks.append(tag(*_ending(work)))
     marks.append(tag(cluster.title if cluster else str(work.cluster)))
     if cluster and cluster.isolation is Isolation.NONE and cluster.runtime:
         marks.append(tag(NO_ISOLATION, "warn"))
-    made = desk.synthetic(_scene_ids(work))
+    made = context.synthetic(_scene_ids(work))
     if made:
         whole = made == len(work.scenes)
         marks.append(tag("synthetic" if whole else f"{made} synthetic", "synthetic"))
@@ -166,13 +166,13 @@ def _scenes(work: Work) -> str:
     return listing(_scene_ids(work), most=2)
 
 
-def _body(desk: Desk, work: Work, time: datetime) -> str:
-    said = f"{work_status.sentence(work)} {work_status.expected(work, time)}".strip()
+def _body(context: CardContext, work: Work, time: datetime) -> str:
+    said = f"{work_status.status_sentence(work)} {work_status.expected_start(work, time)}".strip()
     parts = [f'<p class="sb-reason" role="status">{esc(said)}</p>']
-    if work.reachability is Reachability.UNKNOWN and not work_status.over(work):
-        text = work_status.unknown_text(work, desk.clusters.get(str(work.cluster)))
+    if work.reachability is Reachability.UNKNOWN and not work_status.is_over(work):
+        text = work_status.unreachable_text(work, context.clusters.get(str(work.cluster)))
         parts.append(f'<div class="sb-problem" role="status">{esc(text)}</div>')
-    run = desk.run_of(work)
+    run = context.run_of(work)
     facts = [f"{count(len(work.scenes), 'scene')}: {_scenes(work)}"]
     if run is not None and str(run.state) not in ("NEW", "SUBMITTED", "QUEUED"):
         facts.append(work_status.scenes_text(run))
@@ -191,13 +191,13 @@ def _body(desk: Desk, work: Work, time: datetime) -> str:
 # --- what can be done -------------------------------------------------------------------
 
 
-def _notebook(desk: Desk, work: Work) -> str:
+def _notebook(context: CardContext, work: Work) -> str:
     if isinstance(work, Session) and work.state is SessionState.READY:
-        return desk.portal.notebook_path(work)
+        return context.portal.notebook_path(work)
     return ""
 
 
-def _again(work: Work, time: datetime) -> SessionId | None:
+def _restartable(work: Work, time: datetime) -> SessionId | None:
     if not isinstance(work, Session) or work.state is not SessionState.ENDED:
         return None
     kept = work.files_until is not None and work.files_until > time
@@ -205,8 +205,8 @@ def _again(work: Work, time: datetime) -> SessionId | None:
 
 
 def _stop(work: Work) -> Literal["", "cancel", "notebook", "run"]:
-    if work_status.over(work) or work.stopping:
+    if work_status.is_over(work) or work.stopping:
         return ""
-    if work_status.waits(work):
+    if work_status.is_waiting(work):
         return "cancel"
     return "notebook" if isinstance(work, Session) else "run"

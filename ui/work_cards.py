@@ -9,7 +9,7 @@ from lib.model import RunId, SessionId, User
 from lib.portal.facade import Portal
 from ui import clocks, layout, logs
 from ui.text import esc, md
-from ui.work_card_data import Face
+from ui.work_card_data import CardData
 
 LOG_KINDS = {"job": "Job", "module": "Module", "notebook": "Notebook"}
 #: An open log is looked at so often.
@@ -22,17 +22,17 @@ _WARNINGS = {
 }
 
 
-def show(portal: Portal, user: User, face: Face) -> None:
+def show(portal: Portal, user: User, card: CardData) -> None:
     """Draw one card."""
-    with st.container(border=True, key=f"card-{face.work}"):
+    with st.container(border=True, key=f"card-{card.work}"):
         st.html(
-            f'<div class="sb-card-head"><h2>{face.title}</h2>{clocks.html(face.clock)}</div>'
-            f"<div>{face.marks}</div>{face.steps}{face.body}"
+            f'<div class="sb-card-head"><h2>{card.title}</h2>{clocks.html(card.clock)}</div>'
+            f"<div>{card.marks}</div>{card.steps}{card.body}"
         )
-        with st.container(horizontal=True, vertical_alignment="center", key=f"acts-{face.work}"):
-            _actions(portal, user, face)
-        if st.session_state.get("log-open") == face.work:
-            _log(portal, user, face)
+        with st.container(horizontal=True, vertical_alignment="center", key=f"acts-{card.work}"):
+            _actions(portal, user, card)
+        if st.session_state.get("log-open") == card.work:
+            _log(portal, user, card)
 
 
 def problem() -> SceneBridgeError | None:
@@ -41,45 +41,45 @@ def problem() -> SceneBridgeError | None:
     return found if isinstance(found, SceneBridgeError) else None
 
 
-def _actions(portal: Portal, user: User, face: Face) -> None:
-    if face.notebook:
+def _actions(portal: Portal, user: User, card: CardData) -> None:
+    if card.notebook:
         st.link_button(
             "Open in a new tab",
-            face.notebook,
+            card.notebook,
             type="primary",
             icon=":material/open_in_new:",
-            key=f"open-{face.work}",
+            key=f"open-{card.work}",
         )
-        if st.button("Open here", key=f"here-{face.work}", icon=":material/web_asset:"):
-            st.session_state["notebook-here"] = face.work
+        if st.button("Open here", key=f"here-{card.work}", icon=":material/web_asset:"):
+            st.session_state["notebook-here"] = card.work
             st.rerun()
-    if face.again:
+    if card.restartable:
         st.button(
             "Start again here",
-            key=f"again-{face.work}",
+            key=f"again-{card.work}",
             icon=":material/restart_alt:",
             type="primary",
             on_click=_start_again,
-            args=(portal, user, face.again),
+            args=(portal, user, card.restartable),
         )
-    if face.results:
-        run, objects = face.results
+    if card.results:
+        run, objects = card.results
         st.page_link(
             layout.page(layout.RESULTS),
             label=f"Results ({objects:,})",
             icon=":material/grid_view:",
             query_params={"run": run},
         )
-    open_ = st.session_state.get("log-open") == face.work
+    open_ = st.session_state.get("log-open") == card.work
     st.button(
         "Hide log" if open_ else "Log",
-        key=f"log-{face.work}",
+        key=f"log-{card.work}",
         icon=":material/notes:",
         on_click=_toggle_log,
-        args=(face.work,),
+        args=(card.work,),
     )
-    if face.stop:
-        _stop(portal, user, face)
+    if card.stop:
+        _stop(portal, user, card)
 
 
 def _start_again(portal: Portal, user: User, session: SessionId) -> None:
@@ -89,24 +89,24 @@ def _start_again(portal: Portal, user: User, session: SessionId) -> None:
         st.session_state[_PROBLEM] = exc
 
 
-def _stop(portal: Portal, user: User, face: Face) -> None:
-    if face.stop == "cancel":
+def _stop(portal: Portal, user: User, card: CardData) -> None:
+    if card.stop == "cancel":
         st.button(
             "Cancel",
-            key=f"stop-{face.work}",
+            key=f"stop-{card.work}",
             icon=":material/close:",
             on_click=_do_stop,
-            args=(portal, user, face.work),
+            args=(portal, user, card.work),
         )
         return
-    with st.popover("Stop", icon=":material/stop_circle:", key=f"ask-{face.work}"):
-        st.write(_WARNINGS[face.stop])
+    with st.popover("Stop", icon=":material/stop_circle:", key=f"ask-{card.work}"):
+        st.write(_WARNINGS[card.stop])
         st.button(
             "Stop now",
-            key=f"stop-{face.work}",
+            key=f"stop-{card.work}",
             type="primary",
             on_click=_do_stop,
-            args=(portal, user, face.work),
+            args=(portal, user, card.work),
         )
 
 
@@ -125,17 +125,17 @@ def _toggle_log(work: str) -> None:
 
 
 @st.fragment(run_every=LOG_EVERY_S)
-def _log(portal: Portal, user: User, face: Face) -> None:
+def _log(portal: Portal, user: User, card: CardData) -> None:
     kind = st.segmented_control(
         "Which log",
-        face.logs,
-        default=face.log,
+        card.logs,
+        default=card.log,
         format_func=LOG_KINDS.__getitem__,
-        key=f"logkind-{face.work}",
+        key=f"logkind-{card.work}",
         required=True,
     )
-    work, name = face.work, str(kind or face.log)
-    shown = logs.read(f"{work}-{name}", lambda: portal.log(user, work, name), live=not face.over)
+    work, name = card.work, str(kind or card.log)
+    shown = logs.read(f"{work}-{name}", lambda: portal.log(user, work, name), live=not card.over)
     if shown.error is not None:
         layout.show_error(shown.error)
     if shown.log is None:

@@ -86,34 +86,34 @@ class Clock(NamedTuple):
         return f"{duration((end - begin).total_seconds())} {self.label}"
 
 
-def over(work: Work) -> bool:
+def is_over(work: Work) -> bool:
     """Whether nothing more will happen."""
     return work.state.over if isinstance(work, Run) else work.state is SessionState.ENDED
 
 
-def moving(work: Work, run_over: bool = True) -> bool:
+def may_change(work: Work, run_over: bool = True) -> bool:
     """Whether something about it may change in the next seconds.
 
     Args:
         run_over: for a session: whether its run has ended.
     """
     if isinstance(work, Run):
-        return not over(work)
-    if over(work):
+        return not is_over(work)
+    if is_over(work):
         return not run_over
     steady = work.state is SessionState.READY and work.reachability is Reachability.REACHABLE
     return work.stopping or not steady or not run_over
 
 
-def waits(work: Work) -> bool:
+def is_waiting(work: Work) -> bool:
     """Whether it has not begun yet, so that ending it is called Cancel."""
     names = {"NEW", "SUBMITTED", "QUEUED", "STARTING"}
     return str(work.state) in names
 
 
-def sentence(work: Work) -> str:
+def status_sentence(work: Work) -> str:
     """The plain sentence beside the state."""
-    if work.stopping and not over(work):
+    if work.stopping and not is_over(work):
         return "Stopping. The cluster has been told to end it."
     if isinstance(work, Session) and work.state is SessionState.ENDED:
         ending = (
@@ -130,17 +130,17 @@ def sentence(work: Work) -> str:
     )
 
 
-def clock(work: Work) -> Clock:
+def clock_of(work: Work) -> Clock:
     """Time left while a notebook is ready; else how long it has waited, run, or lasted."""
     if isinstance(work, Session) and work.state is SessionState.READY and work.ends_at:
         return Clock("left", None, work.ends_at)
-    begin = work.started_at if work.started_at and not waits(work) else work.created_at
-    return Clock("in all", begin, work.ended_at) if over(work) else Clock("so far", begin, None)
+    begin = work.started_at if work.started_at and not is_waiting(work) else work.created_at
+    return Clock("in all", begin, work.ended_at) if is_over(work) else Clock("so far", begin, None)
 
 
-def expected(work: Work, now: datetime) -> str:
+def expected_start(work: Work, now: datetime) -> str:
     """When the scheduler expects to start what waits; empty where it does not say."""
-    begin = work.starts_at if isinstance(work, Session) and waits(work) else None
+    begin = work.starts_at if isinstance(work, Session) and is_waiting(work) else None
     if begin is None or work.stopping:
         return ""
     seconds = (begin - now).total_seconds()
@@ -153,7 +153,7 @@ def expected(work: Work, now: datetime) -> str:
     return f"It is expected to start about {when(begin)} (in {left})."
 
 
-def unknown_text(work: Work, cluster: Cluster | None) -> str:
+def unreachable_text(work: Work, cluster: Cluster | None) -> str:
     """The second axis: the cluster cannot be asked, so what is shown may be old."""
     title = cluster.title if cluster else str(work.cluster)
     if cluster is not None and cluster.reachability is Reachability.REACHABLE:
@@ -172,16 +172,16 @@ def unknown_text(work: Work, cluster: Cluster | None) -> str:
 def _goes_on(work: Work) -> str:
     """What becomes of the job meanwhile."""
     known = "What is shown here is the last that is known; nothing is lost."
-    if isinstance(work, Session) and work.ends_at and not waits(work):
+    if isinstance(work, Session) and work.ends_at and not is_waiting(work):
         return f"The job goes on there until {when(work.ends_at)}. {known}"
     if str(work.state) == "NEW":
         return f"It is handed over when the cluster can be asked again. {known}"
-    if waits(work):
+    if is_waiting(work):
         return f"The job keeps its place there. {known}"
     return f"The job goes on there. {known}"
 
 
-def stepper(work: Work) -> str:
+def steps_html(work: Work) -> str:
     """The steps as an HTML list; the current one carries aria-current."""
     steps = SESSION_STEPS if isinstance(work, Session) else RUN_STEPS
     names = [str(state) for state, _ in steps]

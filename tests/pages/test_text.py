@@ -77,31 +77,31 @@ def test_text_stays_text():
 
 
 def test_the_clock_counts_up_then_down_then_stands():
-    assert work_status.clock(SESSION).text(NOW) == "1 min 05 s so far"
+    assert work_status.clock_of(SESSION).text(NOW) == "1 min 05 s so far"
     ready = dataclasses.replace(
         SESSION, state=SessionState.READY, ends_at=NOW + timedelta(seconds=61)
     )
-    assert work_status.clock(ready).text(NOW) == "1 min 01 s left"
-    assert work_status.clock(ready).text(NOW + timedelta(hours=1)) == "0 s left"
+    assert work_status.clock_of(ready).text(NOW) == "1 min 01 s left"
+    assert work_status.clock_of(ready).text(NOW + timedelta(hours=1)) == "0 s left"
     ended = dataclasses.replace(
         SESSION, state=SessionState.ENDED, ended_at=NOW - timedelta(seconds=60)
     )
-    assert work_status.clock(ended).text(NOW + timedelta(days=1)) == "5 s in all"
+    assert work_status.clock_of(ended).text(NOW + timedelta(days=1)) == "5 s in all"
 
 
 @pytest.mark.parametrize("reason", list(EndReason))
 def test_every_end_has_a_sentence(reason):
     ended = dataclasses.replace(SESSION, state=SessionState.ENDED, end_reason=reason)
-    assert work_status.sentence(ended).endswith(".")
-    assert "has ended" not in work_status.sentence(ended)
+    assert work_status.status_sentence(ended).endswith(".")
+    assert "has ended" not in work_status.status_sentence(ended)
 
 
 @pytest.mark.parametrize("state", [s for s in SessionState if s is not SessionState.ENDED])
 def test_every_state_has_a_step_and_a_sentence(state):
     session = dataclasses.replace(SESSION, state=state)
-    assert work_status.stepper(session).count('aria-current="step"') == 1
-    assert work_status.sentence(session).endswith(".")
-    assert work_status.waits(session) is (state is not SessionState.READY)
+    assert work_status.steps_html(session).count('aria-current="step"') == 1
+    assert work_status.status_sentence(session).endswith(".")
+    assert work_status.is_waiting(session) is (state is not SessionState.READY)
 
 
 def test_what_is_taken_is_not_taken_again(monkeypatch):
