@@ -21,9 +21,9 @@ if get_script_run_ctx(suppress_warning=True) is None:
         middleware=assembly.middleware(),
     )
 else:
-    from ui import layout, script_turns
+    from ui import layout, script_queue
 
-    with script_turns.turn():
+    with script_queue.in_turn():
         layout.set_up_page()
         portal, user = layout.require_user()
         page = st.navigation(layout.navigation_pages(user), position="top")

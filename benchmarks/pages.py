@@ -7,7 +7,7 @@ Measures, over the real Portal with that many scenes in its catalogue:
 * `rerun`: Python of one whole rerun of Explore after a click on a footprint, on Work and
   on Results (seconds in the page script, app.py included);
 * `bytes`: what one such rerun sends to the browser;
-* `click`: in Chromium, from the press of the mouse to the chosen scene in the tray, and
+* `click`: in Chromium, from the press of the mouse to the chosen scene beside the map, and
   the time until the map shows all footprints.
 
 Prints a table of medians and writes benchmarks/results/pages.json. Bounds: rerun 0.1 s,
@@ -93,8 +93,8 @@ def _choose(app: AppTest, scenes: list[str]) -> None:
     """What the map's callback does on a click."""
     from dataclasses import replace
 
-    choice = app.session_state["choice"]
-    app.session_state["choice"] = replace(choice, scenes=tuple(scenes))
+    state = app.session_state["explore-state"]
+    app.session_state["explore-state"] = replace(state, scenes=tuple(scenes))
 
 
 _SCRIPT_S: list[float] = []

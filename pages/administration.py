@@ -8,7 +8,6 @@ import streamlit as st
 from lib.model import Role, User
 from lib.portal.facade import Portal
 from ui import admin_announcements, admin_audit, admin_people, admin_work, confirm, layout
-from ui.result_filter import to_address
 
 PARTS = {
     "work": "Work",
@@ -32,7 +31,7 @@ def part() -> str:
         on_change=leave_part,
     )
     name = str(chosen or "work")
-    to_address("part", "" if name == "work" else name)
+    layout.set_query_param("part", "" if name == "work" else name)
     return name
 
 
@@ -49,7 +48,7 @@ def people(portal: Portal, user: User) -> None:
     sought = st.text_input(
         "Name, e-mail address or id", key="people-text", icon=":material/search:", width=320
     )
-    to_address("text", sought.strip())
+    layout.set_query_param("text", sought.strip())
     admin_people.show(portal, user, sought.strip())
 
 

@@ -12,21 +12,21 @@ from lib.portal.facade import Portal
 from ui import explore_state, launch_form, layout, scene_table, search_filters, selected_scenes
 from ui import map as scene_map
 from ui.explore_url import footprints_url
-from ui.map import MapState, union
+from ui.map import MapState, union_bbox
 from ui.text import count
 
 MAP_HEIGHT = 560
 
 
 def chosen_scenes(portal: Portal, user: User) -> tuple[Scene, ...]:
-    """The scenes of the choice; ids that are not known here are said and forgotten."""
+    """The selected scenes; ids that are not known here are said and forgotten."""
     found: list[Scene] = []
     for scene_id in explore_state.current().scenes:
         try:
             found.append(portal.scene(user, SceneId(scene_id)))
         except NotFound:
             explore_state.add_problem(f"The scene “{scene_id}” is not known here and was left out.")
-    explore_state.keep(tuple(found))
+    explore_state.keep_known_scenes(tuple(found))
     return tuple(found)
 
 
@@ -37,33 +37,33 @@ def show_problems() -> None:
         return
     with st.container(horizontal=True, vertical_alignment="center"):
         layout.notice(" ".join(found))
-        st.button("Dismiss", type="tertiary", on_click=explore_state.forget_problems)
+        st.button("Dismiss", type="tertiary", on_click=explore_state.clear_problems)
 
 
 def show_search(
     portal: Portal, user: User, scenes: tuple[Scene, ...], platforms: Mapping[str, str]
 ) -> None:
     """The map and the table of what the filters find."""
-    choice = explore_state.current()
-    url = footprints_url(choice)
-    box, seq = explore_state.view()
+    explore = explore_state.current()
+    url = footprints_url(explore)
+    box, seq = explore_state.map_view()
     state = MapState(
         footprints=url,
         chosen=scenes,
         drape=tuple(s.id for s in scenes[-scene_map.MAX_DRAPED :]),
         pick=True,
-        area=choice.shape,
+        area=explore.shape,
         view=box,
         view_seq=seq,
     )
     scene_map.show(state, key="explore-map", height=MAP_HEIGHT, on_event=explore_state.on_event)
     try:
-        hits = portal.search(user, choice.query(limit=1))
+        hits = portal.search(user, explore.query(limit=1))
         st.caption(count(hits.total, "scene matches", "scenes match") + " these filters.")
     except SceneBridgeError as exc:
         layout.show_error(exc)
     scene_table.show(
-        url, choice.scenes, platforms, key="explore-table", on_event=explore_state.on_event
+        url, explore.scenes, platforms, key="explore-table", on_event=explore_state.on_event
     )
 
 
@@ -71,14 +71,14 @@ def show_search(
 def main() -> None:
     """The page."""
     portal, user = layout.require_user()
-    from_link = explore_state.read_address()
+    from_link = explore_state.load_from_address()
     layout.heading("Explore", "Choose scenes, a detection module and a cluster.")
     problems = st.container()
     platforms = portal.platforms(user)
     search_filters.show(platforms)
     scenes = chosen_scenes(portal, user)
     if from_link:
-        explore_state.look_at(union([s.bbox for s in scenes]) or explore_state.current().area)
+        explore_state.zoom_to(union_bbox([s.bbox for s in scenes]) or explore_state.current().area)
     left, right = st.columns([5, 2.4], gap="medium")
     with right:  # first, since a press of a button leaves this page
         selected_scenes.show(scenes, dict(platforms))
@@ -87,7 +87,7 @@ def main() -> None:
         show_search(portal, user, scenes, dict(platforms))
     with problems:
         show_problems()
-    explore_state.write_address()
+    explore_state.save_to_address()
 
 
 main()

@@ -10,7 +10,7 @@ from lib.errors import NotFound, SceneBridgeError
 from lib.model import Reachability, Run, RunId, Scene, SceneId, User
 from lib.portal.facade import Portal
 from ui import layout, result_filter, results_summary, results_view, work_status
-from ui.result_filter import Filter
+from ui.result_filter import ResultFilter
 from ui.text import md
 
 
@@ -59,18 +59,18 @@ def scenes_of(portal: Portal, user: User, run: Run) -> tuple[Scene, ...]:
     return tuple(scenes)
 
 
-def matching(portal: Portal, user: User, run: Run, chosen: Filter) -> int:
+def matching(portal: Portal, user: User, run: Run, filters: ResultFilter) -> int:
     """How many detections of the run pass the filter."""
-    if chosen.min_score:
-        scene = SceneId(chosen.scene) if chosen.scene else None
-        klass, score = chosen.klass or None, chosen.min_score
+    if filters.min_score:
+        scene = SceneId(filters.scene) if filters.scene else None
+        klass, score = filters.klass or None, filters.min_score
         return len(
             portal.detections(user, run.id, scene=scene, klass=klass, min_score=score, limit=None)
         )
     return sum(
         n
         for (scene, klass), n in portal.detection_counts(user, run.id).items()
-        if chosen.scene in ("", scene) and chosen.klass in ("", klass)
+        if filters.scene in ("", scene) and filters.klass in ("", klass)
     )
 
 
@@ -82,9 +82,9 @@ def show_run(portal: Portal, user: User, run_id: RunId) -> None:
     titles = {str(s.id): s.title for s in scenes}
     counts = portal.detection_counts(user, run.id)
     summary = st.container()
-    chosen = result_filter.show(run, module, sorted({k for _, k in counts}), titles)
+    filters = result_filter.show(run, module, sorted({k for _, k in counts}), titles)
     with summary:
-        st.html(results_summary.figures(run, module, matching(portal, user, run, chosen)))
+        st.html(results_summary.figures(run, module, matching(portal, user, run, filters)))
         if not run.state.over:
             st.caption(md(results_summary.progress_text(run)))
         if run.reachability is Reachability.UNKNOWN and not run.state.over:
@@ -94,7 +94,7 @@ def show_run(portal: Portal, user: User, run_id: RunId) -> None:
             layout.notice(text, "bad")
         if module and module.score_meaning:
             st.caption(f"Score: {md(module.score_meaning)}")
-    results_view.show(portal, user, run, chosen, scenes, module)
+    results_view.show(portal, user, run, filters, scenes, module)
     with st.expander("Scenes and what was searched", expanded=run.objects == 0):
         synthetic = frozenset(str(s.id) for s in scenes if s.synthetic)
         st.html(results_summary.scenes_table(run, titles, synthetic))

@@ -12,7 +12,7 @@ from lib.portal.facade import Portal
 from ui import confirm, data_table, layout
 from ui.announcements import WORDS
 from ui.data_table import Cell, Row
-from ui.text import md, when
+from ui.text import md, to_minute
 
 _END = "end-announcement"
 _FAILED = "announcement-failed"
@@ -43,8 +43,8 @@ def show(portal: Portal, user: User) -> None:
                     (
                         a.text,
                         Cell("", tags=((WORDS[a.kind], _KINDS[a.kind]),)),
-                        when(a.since),
-                        when(a.until),
+                        to_minute(a.since),
+                        to_minute(a.until),
                     ),
                     (("end", "End"),),
                 )

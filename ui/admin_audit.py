@@ -13,10 +13,9 @@ from lib.portal.facade import AuditEntry, Portal
 from ui import data_table, layout
 from ui.audit_filter import LONGEST, AuditFilter, parse
 from ui.data_table import Cell, Row
-from ui.result_filter import to_address
-from ui.text import exactly
+from ui.text import to_second
 
-PAGE = 100
+PAGE_SIZE = 100
 _BEFORE = "audit-before"
 _ANY = ""
 
@@ -24,47 +23,47 @@ _ANY = ""
 def show(portal: Portal, user: User) -> None:
     """The filter, a page of lines newest first, and the way to older ones."""
     names = {str(who): name for who, name in portal.office.names(user).items()}
-    chosen = _filter(names, portal.office.audit_actions(user))
-    for name, value in chosen.address().items():
-        to_address(name, value)
-    found = portal.office.audit(user, chosen.query(), limit=PAGE + 1)
-    if not found:
+    filters = _filter(names, portal.office.audit_actions(user))
+    for name, value in filters.address().items():
+        layout.set_query_param(name, value)
+    entries = portal.office.audit(user, filters.query(), limit=PAGE_SIZE + 1)
+    if not entries:
         layout.empty_state("No line matches", "Search for less, or over more days.")
     else:
         data_table.show(
             "Audit log, newest first",
             ("Time", "Who", "Action", "What", "Result", "Detail", "From"),
-            [_row(entry, names) for entry in found[:PAGE]],
+            [_row(entry, names) for entry in entries[:PAGE_SIZE]],
             key="admin-audit",
         )
     with st.container(horizontal=True, vertical_alignment="center"):
-        if chosen.before:
-            st.button("Newest", icon=":material/first_page:", on_click=_page, args=(None,))
-        if len(found) > PAGE:
+        if filters.before:
+            st.button("Newest", icon=":material/first_page:", on_click=_go_to, args=(None,))
+        if len(entries) > PAGE_SIZE:
             st.button(
                 "Older",
                 icon=":material/chevron_right:",
-                on_click=_page,
-                args=(found[PAGE - 1].id,),
+                on_click=_go_to,
+                args=(entries[PAGE_SIZE - 1].id,),
             )
         st.link_button(
             "Download as JSON lines",
-            chosen.download(),
+            filters.download(),
             key="audit-download",
             icon=":material/download:",
         )
 
 
 def _filter(names: Mapping[str, str], actions: Sequence[str]) -> AuditFilter:
-    asked = parse(st.query_params)
-    st.session_state.setdefault(_BEFORE, asked.before)
+    wanted = parse(st.query_params)
+    st.session_state.setdefault(_BEFORE, wanted.before)
     people = [_ANY, *sorted(names, key=lambda who: names[who].casefold())]
-    if asked.user and asked.user not in people:
-        people.append(asked.user)
-    kinds = [_ANY, *actions, *([asked.action] if asked.action not in (_ANY, *actions) else [])]
+    if wanted.user and wanted.user not in people:
+        people.append(wanted.user)
+    kinds = [_ANY, *actions, *([wanted.action] if wanted.action not in (_ANY, *actions) else [])]
     for name, value in (
-        ("text", asked.text), ("user", asked.user), ("action", asked.action),
-        ("refused", asked.refused), ("since", asked.since), ("until", asked.until),
+        ("text", wanted.text), ("user", wanted.user), ("action", wanted.action),
+        ("refused", wanted.refused), ("since", wanted.since), ("until", wanted.until),
     ):  # fmt: skip
         st.session_state.setdefault(f"audit-{name}", value)
     with st.container(key="audit-filter", horizontal=True, vertical_alignment="bottom"):
@@ -75,7 +74,7 @@ def _filter(names: Mapping[str, str], actions: Sequence[str]) -> AuditFilter:
             placeholder="Any field",
             icon=":material/search:",
             width=230,
-            on_change=_page,
+            on_change=_go_to,
             args=(None,),
         )
         who = st.selectbox(
@@ -84,7 +83,7 @@ def _filter(names: Mapping[str, str], actions: Sequence[str]) -> AuditFilter:
             format_func=lambda p: names.get(p, p) if p else "Everybody",
             key="audit-user",
             width=200,
-            on_change=_page,
+            on_change=_go_to,
             args=(None,),
         )
         action = st.selectbox(
@@ -93,19 +92,19 @@ def _filter(names: Mapping[str, str], actions: Sequence[str]) -> AuditFilter:
             format_func=lambda a: a or "All actions",
             key="audit-action",
             width=200,
-            on_change=_page,
+            on_change=_go_to,
             args=(None,),
         )
         since = _day("From", "audit-since")
         until = _day("To", "audit-until")
-        refused = st.checkbox("Refused only", key="audit-refused", on_change=_page, args=(None,))
-    chosen = AuditFilter(text.strip(), who or _ANY, action or _ANY, refused, since, until)
-    return replace(chosen, before=st.session_state[_BEFORE])
+        refused = st.checkbox("Refused only", key="audit-refused", on_change=_go_to, args=(None,))
+    filters = AuditFilter(text.strip(), who or _ANY, action or _ANY, refused, since, until)
+    return replace(filters, before=st.session_state[_BEFORE])
 
 
 def _day(label: str, key: str) -> date | None:
     day: date | None = st.date_input(
-        label, key=key, format="YYYY-MM-DD", width=138, on_change=_page, args=(None,)
+        label, key=key, format="YYYY-MM-DD", width=138, on_change=_go_to, args=(None,)
     )
     return day
 
@@ -115,7 +114,7 @@ def forget_page() -> None:
     st.session_state.pop(_BEFORE, None)
 
 
-def _page(before: int | None) -> None:
+def _go_to(before: int | None) -> None:
     """Another filter begins with the newest line again."""
     st.session_state[_BEFORE] = before
 
@@ -126,7 +125,7 @@ def _row(entry: AuditEntry, names: Mapping[str, str]) -> Row:
     return Row(
         str(entry.id),
         (
-            exactly(entry.time).removesuffix(" UTC"),
+            to_second(entry.time).removesuffix(" UTC"),
             Cell(name or entry.user or "a stranger", entry.user if name else ""),
             entry.action,
             entry.object,

@@ -11,7 +11,7 @@ from lib.model import Person, Role, User, UserId
 from lib.portal.facade import Portal
 from ui import confirm, data_table, layout
 from ui.data_table import Cell, Row
-from ui.text import count, md, when
+from ui.text import count, md, to_minute
 
 MOST = 200
 _SIGN_OUT, _BLOCK, _UNBLOCK = "sign-out-person", "block-person", "unblock-person"
@@ -23,18 +23,18 @@ def show(portal: Portal, user: User, sought: str) -> None:
     """Those in whose name, e-mail address, provider or id the text `sought` stands."""
     people, groups = portal.office.people(user), portal.office.groups(user)
     _question(portal, user, people)
-    found = [p for p in people if _has(p, sought)]
-    if not found:
+    matching = [p for p in people if _has(p, sought)]
+    if not matching:
         layout.empty_state(
             "Nobody matches", "Search for a part of a name, an e-mail address or an id."
         )
         return
-    left = f"; the first {MOST} are shown: search to narrow" if len(found) > MOST else ""
-    st.caption(f"{count(len(found), 'person', 'people')}{left}")
+    left = f"; the first {MOST} are shown: search to narrow" if len(matching) > MOST else ""
+    st.caption(f"{count(len(matching), 'person', 'people')}{left}")
     data_table.show(
         "People",
         ("Name", "Role", "Groups", "From", "E-mail", "Last seen", "Signed in"),
-        [_row(person, groups, user) for person in found[:MOST]],
+        [_row(person, groups, user) for person in matching[:MOST]],
         key="admin-people",
         on_press=lambda who, action: confirm.request(_ACTIONS[action], who),
     )
@@ -63,7 +63,7 @@ def _row(person: Person, groups: Mapping[str, str], asker: User) -> Row:
             ", ".join(groups[g] for g in sorted(who.groups) if g in groups) or "none",
             person.provider or "this portal's computer",
             person.email or "not known",
-            when(person.seen_at) if person.seen_at else "never",
+            to_minute(person.seen_at) if person.seen_at else "never",
             f"in {count(person.logins, 'browser')}" if person.logins else "no",
         ),
         tuple(actions),

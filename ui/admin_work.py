@@ -12,7 +12,7 @@ from lib.model import Reachability, Run, RunId, Session, SessionId, User
 from lib.portal.facade import Portal
 from ui import confirm, data_table, layout, work_status
 from ui.data_table import Cell, Row
-from ui.text import count, md, when
+from ui.text import count, md, to_minute
 from ui.work_status import Work
 
 _STOP = "stop-work"
@@ -50,7 +50,7 @@ def _tables(portal: Portal, user: User) -> None:
                 clusters.get(str(item.cluster), str(item.cluster)),
                 modules.get(str(item.module), str(item.module)),
                 Cell("", item.reason.strip(), (_state(item),)),
-                when((item.started_at if live else item.ended_at) or item.created_at),
+                to_minute((item.started_at if live else item.ended_at) or item.created_at),
             ),
             (("stop", "Stop"),) if live and not item.stopping else (),
         )

@@ -1,4 +1,4 @@
-"""The wall of thumbnails: best first, one press marks an object on the map."""
+"""The grid of thumbnails (chips): best first, one press marks an object on the map."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import streamlit as st
 
 from lib.model import Detection, Module
 from ui import components
-from ui.text import area, exactly
+from ui.text import area, to_second
 
-_wall = components.load("wall")
+_component = components.load("chip_grid")
 
 
 def mark_key(scene: str, n: int) -> str:
@@ -20,14 +20,14 @@ def mark_key(scene: str, n: int) -> str:
     return f"{scene}/{n}"
 
 
-def read_mark(text: str) -> tuple[str, int] | None:
+def parse_mark(text: str) -> tuple[str, int] | None:
     """The scene and number of a name, or None for anything else."""
     scene, _, n = text.rpartition("/")
     return (scene, int(n)) if scene and n.isascii() and n.isdigit() else None
 
 
 def show(
-    found: Sequence[Detection],
+    detections: Sequence[Detection],
     module: Module | None,
     *,
     synthetic: frozenset[str],
@@ -35,15 +35,15 @@ def show(
     key: str,
     on_mark: Callable[[str], None],
 ) -> None:
-    """Draw the chips in the order of `found`; `on_mark` gets the name of a pressed one."""
+    """Draw the chips in the order of `detections`; `on_mark` gets the name of a pressed one."""
 
     def pressed() -> None:
         name = st.session_state[key].get("marked")
-        if isinstance(name, str) and read_mark(name):
+        if isinstance(name, str) and parse_mark(name):
             on_mark(name)
 
-    chips = [_chip(d, module, str(d.scene) in synthetic) for d in found]
-    _wall(key=key, data={"chips": chips, "marked": marked}, on_marked_change=pressed)
+    chips = [_chip(d, module, str(d.scene) in synthetic) for d in detections]
+    _component(key=key, data={"chips": chips, "marked": marked}, on_marked_change=pressed)
 
 
 def _chip(d: Detection, module: Module | None, synthetic: bool) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def _chip(d: Detection, module: Module | None, synthetic: bool) -> dict[str, Any
         "score": f"{d.score:.2f}",
         "share": min(1.0, max(0.0, d.score)),
         "meaning": module.score_meaning if module else "",
-        "time": exactly(d.time),
+        "time": to_second(d.time),
         "size": f"{d.pixels:,} px, {area(d.area_m2)}",
         "scene": d.scene,
         "flags": [f.replace("_", " ").replace("-", " ") for f in d.flags],

@@ -20,7 +20,7 @@ from lib.model import (
 )
 from ui import queues
 from ui.launch_form import NO_ISOLATION, preset_text
-from ui.text import duration, esc, now, tag, walltime, when
+from ui.text import duration, esc, now, tag, to_minute, walltime
 
 _SEALS = {
     Seal.SEALED: (
@@ -67,7 +67,7 @@ def _head(cluster: Cluster, time: datetime) -> str:
         marks.append(tag("not for you", "warn"))
     else:
         marks.append(tag("you may start work here", "good"))
-    clock = f"since {when(since)}, for {_ago(time, since)}" if since else ""
+    clock = f"since {to_minute(since)}, for {_ago(time, since)}" if since else ""
     return (
         f'<div class="sb-card-head"><h2>{esc(cluster.title)}</h2>'
         f'<span class="clock">{esc(clock)}</span></div>'
@@ -134,11 +134,11 @@ def _tunnel(cluster: Cluster, time: datetime) -> str:
     owner = f"for {cluster.belongs_to}" if cluster.belongs_to else "for nobody: a mistake"
     said = [f"Opened by {tunnel.account} {owner}"]
     if tunnel.opened_at:
-        said[0] += f" on {when(tunnel.opened_at)}"
+        said[0] += f" on {to_minute(tunnel.opened_at)}"
     if tunnel.login_node:
         said.append(f"leads to {tunnel.login_node}")
     if tunnel.state is TunnelState.CLOSED:
-        ended = f" on {when(tunnel.closed_at)}" if tunnel.closed_at else ""
+        ended = f" on {to_minute(tunnel.closed_at)}" if tunnel.closed_at else ""
         why = f": {tunnel.reason}" if tunnel.reason else "."
         return tag("closed", "bad") + esc(f"{', '.join(said)}. It closed{ended}{why}")
     return _open_tunnel(tunnel, ", ".join(said), time)
@@ -148,7 +148,7 @@ def _open_tunnel(tunnel: Tunnel, said: str, time: datetime) -> str:
     left = ""
     if tunnel.until:
         seconds = (tunnel.until - time).total_seconds()
-        left = f" It closes on {when(tunnel.until)}, in {duration(seconds)}."
+        left = f" It closes on {to_minute(tunnel.until)}, in {duration(seconds)}."
     kind, meaning = _SEALS[tunnel.seal]
     return (
         f"{tag('open', 'good')}{tag(str(tunnel.seal), kind)}{esc(f'{said}.{left}')}"

@@ -31,20 +31,20 @@ class Event:
     ring: tuple[tuple[float, float], ...] = ()
 
 
-def taken(key: str) -> tuple[str, int]:
+def last_seen(key: str) -> tuple[str, int]:
     """(instance of the component, number of its last event that was taken)."""
-    boot, seq = st.session_state.get(f"{key}-taken", ("", 0))
+    boot, seq = st.session_state.get(f"{key}-last-seen", ("", 0))
     return boot, seq
 
 
-def take(key: str, value: Any) -> list[Event]:
+def new_events(key: str, value: Any) -> list[Event]:
     """The events in the value of component `key` that were not taken before.
 
     A value that is not understood gives no events: it comes from the browser.
     """
     if not isinstance(value, Mapping) or not isinstance(value.get("boot"), str):
         return []
-    boot, done = taken(key)
+    boot, done = last_seen(key)
     if boot != value["boot"]:
         done = 0
     events: list[Event] = []
@@ -54,14 +54,14 @@ def take(key: str, value: Any) -> list[Event]:
         if not isinstance(seq, int) or seq <= done:
             continue
         done = seq
-        event = _read(raw)
+        event = _parse(raw)
         if event is not None:
             events.append(event)
-    st.session_state[f"{key}-taken"] = (value["boot"], done)
+    st.session_state[f"{key}-last-seen"] = (value["boot"], done)
     return events
 
 
-def _read(raw: Mapping[str, Any]) -> Event | None:
+def _parse(raw: Mapping[str, Any]) -> Event | None:
     if raw.get("kind") not in KINDS:
         return None
     try:

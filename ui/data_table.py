@@ -13,7 +13,7 @@ import streamlit as st
 
 from ui import components
 
-_ledger = components.load("ledger")
+_component = components.load("data_table")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +46,15 @@ def show(
     offered = {(row.id, name) for row in rows for name, _ in row.actions}
 
     def pressed() -> None:
-        row, action = read_press(st.session_state[key].get("pressed"))
+        row, action = parse_press(st.session_state[key].get("pressed"))
         if on_press is not None and (row, action) in offered:
             on_press(row, action)
 
     data = {"label": label, "columns": list(columns), "rows": [_row(row) for row in rows]}
-    _ledger(key=key, data=data, on_pressed_change=pressed)
+    _component(key=key, data=data, on_pressed_change=pressed)
 
 
-def read_press(value: Any) -> tuple[str, str]:
+def parse_press(value: Any) -> tuple[str, str]:
     """What the browser says was pressed; two empty texts for anything not understood."""
     if not isinstance(value, Mapping):
         return "", ""

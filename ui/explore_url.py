@@ -1,6 +1,6 @@
 """What Explore shows, as the query of its address: a copied link restores it.
 
-`parse` and `format_` are inverse for everything that can be chosen. What a link asks for
+`parse_query` and `format_query` are inverse for everything that can be set. What a link asks for
 and does not exist here is said by the page, and the rest is restored.
 """
 
@@ -23,7 +23,7 @@ _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ExploreState:
     """Filters, chosen scenes and the launch form.
 
     `area` is a box; `ring`, a closed ring of (lon, lat), refines it. `walltime_s` is 0
@@ -76,9 +76,9 @@ class Choice:
 
 
 class Parsed(NamedTuple):
-    """A choice, and one sentence for each part of the address that was left out."""
+    """A state, and one sentence for each part of the address that was left out."""
 
-    choice: Choice
+    state: ExploreState
     problems: tuple[str, ...]
 
 
@@ -89,7 +89,7 @@ def _at(day: date | None, clock: time) -> datetime | None:
 # --- reading -------------------------------------------------------------------
 
 
-def parse(query: Mapping[str, Sequence[str]]) -> Parsed:
+def parse_query(query: Mapping[str, Sequence[str]]) -> Parsed:
     """Read an address. Unknown keys are ignored; each broken value is named once."""
     problems: list[str] = []
 
@@ -106,11 +106,11 @@ def parse(query: Mapping[str, Sequence[str]]) -> Parsed:
     scenes = tuple(dict.fromkeys(v for v in query.get("scene", ()) if v))
     if len(scenes) > MAX_SCENES:
         problems.append(f"This link names more than {MAX_SCENES} scenes; the others were left out.")
-    area = one("bbox", read_bbox, None, "area")
+    area = one("bbox", parse_bbox, None, "area")
     ring = one("ring", _read_ring, (), "drawn area")
-    choice = Choice(
+    state = ExploreState(
         scenes=scenes[:MAX_SCENES],
-        area=area or (box_of(ring) if ring else None),
+        area=area or (ring_bbox(ring) if ring else None),
         ring=ring,
         start=one("from", date.fromisoformat, None, "first day"),
         end=one("to", date.fromisoformat, None, "last day"),
@@ -123,10 +123,10 @@ def parse(query: Mapping[str, Sequence[str]]) -> Parsed:
         walltime_s=one("walltime", _read_seconds, 0, "walltime"),
         params=one("params", _read_params, {}, "parameters"),
     )
-    return Parsed(choice, tuple(problems))
+    return Parsed(state, tuple(problems))
 
 
-def read_bbox(text: str) -> BBox:
+def parse_bbox(text: str) -> BBox:
     """west, south, east, north in degrees, with anything but digits between them.
 
     Raises:
@@ -143,7 +143,7 @@ def read_bbox(text: str) -> BBox:
     return (w, s, e, n)
 
 
-def box_of(ring: Ring) -> BBox:
+def ring_bbox(ring: Ring) -> BBox:
     """The box around a ring, its longitudes brought back to -180..180."""
     xs, ys = [p[0] for p in ring], [p[1] for p in ring]
     return (_wrap(min(xs)), max(-90.0, min(ys)), _wrap(max(xs)), min(90.0, max(ys)))
@@ -197,7 +197,7 @@ def _read_params(text: str) -> dict[str, Any]:
 
 
 def format_bbox(box: BBox) -> str:
-    """As `read_bbox` takes it; at most 5 decimals, which is a metre."""
+    """As `parse_bbox` takes it; at most 5 decimals, which is a metre."""
     return ", ".join(_degrees(v) for v in box)
 
 
@@ -206,42 +206,42 @@ def _degrees(value: float) -> str:
     return "0" if text == "-0" else text
 
 
-def format_(choice: Choice) -> dict[str, list[str]]:
+def format_query(state: ExploreState) -> dict[str, list[str]]:
     """The query of the address; only what differs from an empty page."""
     parts: dict[str, list[str]] = {
-        "scene": list(choice.scenes),
-        "sensor": list(choice.platforms),
-        "q": [choice.text],
-        "module": [choice.module],
-        "cluster": [choice.cluster],
-        "preset": [choice.preset],
-        "walltime": [str(choice.walltime_s or "")],
-        "from": [choice.start.isoformat() if choice.start else ""],
-        "to": [choice.end.isoformat() if choice.end else ""],
-        "cloud": ["" if choice.max_cloud >= 100 else str(choice.max_cloud)],
-        "params": [json.dumps(choice.params, sort_keys=True) if choice.params else ""],
+        "scene": list(state.scenes),
+        "sensor": list(state.platforms),
+        "q": [state.text],
+        "module": [state.module],
+        "cluster": [state.cluster],
+        "preset": [state.preset],
+        "walltime": [str(state.walltime_s or "")],
+        "from": [state.start.isoformat() if state.start else ""],
+        "to": [state.end.isoformat() if state.end else ""],
+        "cloud": ["" if state.max_cloud >= 100 else str(state.max_cloud)],
+        "params": [json.dumps(state.params, sort_keys=True) if state.params else ""],
     }
-    if choice.ring:
-        parts["ring"] = [",".join(f"{_degrees(x)},{_degrees(y)}" for x, y in choice.ring)]
-    elif choice.area:
-        parts["bbox"] = [format_bbox(choice.area).replace(" ", "")]
+    if state.ring:
+        parts["ring"] = [",".join(f"{_degrees(x)},{_degrees(y)}" for x, y in state.ring)]
+    elif state.area:
+        parts["bbox"] = [format_bbox(state.area).replace(" ", "")]
     return {k: kept for k, v in parts.items() if (kept := [x for x in v if x])}
 
 
-def footprints_url(choice: Choice) -> str:
+def footprints_url(state: ExploreState) -> str:
     """Where the browser fetches what these filters find."""
     pairs: list[tuple[str, str]] = []
-    if choice.area:
-        pairs.append(("bbox", format_bbox(choice.area).replace(" ", "")))
-    if choice.ring:
-        pairs.append(("polygon", json.dumps(choice.polygon, separators=(",", ":"))))
-    if choice.start:
-        pairs.append(("start", choice.start.isoformat()))
-    if choice.end:
-        pairs.append(("end", choice.end.isoformat()))
-    if choice.max_cloud < 100:
-        pairs.append(("cloud", str(choice.max_cloud)))
-    pairs += [("platform", p) for p in choice.platforms]
-    if choice.text:
-        pairs.append(("q", choice.text))
+    if state.area:
+        pairs.append(("bbox", format_bbox(state.area).replace(" ", "")))
+    if state.ring:
+        pairs.append(("polygon", json.dumps(state.polygon, separators=(",", ":"))))
+    if state.start:
+        pairs.append(("start", state.start.isoformat()))
+    if state.end:
+        pairs.append(("end", state.end.isoformat()))
+    if state.max_cloud < 100:
+        pairs.append(("cloud", str(state.max_cloud)))
+    pairs += [("platform", p) for p in state.platforms]
+    if state.text:
+        pairs.append(("q", state.text))
     return "/api/footprints" + ("?" + urlencode(pairs) if pairs else "")

@@ -24,7 +24,7 @@ from lib.model import (
 )
 from lib.portal.facade import Portal
 from ui import explore_state, layout, queues, schema_form
-from ui.text import count, duration, esc, md, now, walltime, when
+from ui.text import count, duration, esc, md, now, to_minute, walltime
 
 NO_ISOLATION = "no isolation, for trying out"
 #: What a user may pick up to the preset's limit.
@@ -70,7 +70,7 @@ def _module(fits: Sequence[Fit]) -> Module | None:
             names,
             index=names.index(wish) if wish in good else 0,
             format_func=lambda name: f"{good[name].title} {good[name].version}",
-            key=explore_state.key(f"module-{'-'.join(names)}"),
+            key=explore_state.widget_key(f"module-{'-'.join(names)}"),
             label_visibility="collapsed",
         )
         chosen = good[picked or names[0]]
@@ -98,13 +98,13 @@ def _reasons(fits: Sequence[Fit]) -> str:
 def _params(module: Module) -> schema_form.Filled:
     if not schema_form.properties(module.params_schema):
         return schema_form.Filled({}, {}, ())
-    choice = explore_state.current()
-    given = choice.params if choice.module == module.id else {}
+    state = explore_state.current()
+    given = state.params if state.module == module.id else {}
     with st.expander("Parameters", key=f"params-{module.id}"):
         filled = schema_form.show(
             module.params_schema,
             given,
-            key=explore_state.key(f"param-{module.id}-{module.version}"),
+            key=explore_state.widget_key(f"param-{module.id}-{module.version}"),
         )
     explore_state.update(params=filled.changed)
     if filled.changed:
@@ -125,7 +125,7 @@ def _cluster(portal: Portal, user: User, module: Module) -> Cluster | None:
             f"The link's cluster “{wish}” is not known here and was left out."
         )
     if not offer:
-        layout.notice(_nobody(clusters, module))
+        layout.notice(_no_cluster_text(clusters, module))
         _wait_for_offer(portal, user, module)
         return None
     names = list(offer)
@@ -134,8 +134,8 @@ def _cluster(portal: Portal, user: User, module: Module) -> Cluster | None:
         names,
         index=names.index(wish) if wish in offer else 0,
         format_func=lambda name: _cluster_label(offer[name]),
-        captions=[md(describe(offer[name])) for name in names],
-        key=explore_state.key(f"cluster-{'-'.join(names)}"),
+        captions=[md(cluster_caption(offer[name])) for name in names],
+        key=explore_state.widget_key(f"cluster-{'-'.join(names)}"),
         label_visibility="collapsed",
     )
     chosen = offer[picked or names[0]]
@@ -154,7 +154,7 @@ def _wait_for_offer(portal: Portal, user: User, module: Module) -> None:
         st.rerun()
 
 
-def _nobody(clusters: Sequence[Cluster], module: Module) -> str:
+def _no_cluster_text(clusters: Sequence[Cluster], module: Module) -> str:
     silent = [c.title for c in clusters if c.reachability is Reachability.UNKNOWN]
     if silent:
         return (
@@ -172,7 +172,7 @@ def _cluster_label(cluster: Cluster) -> str:
     return md(cluster.title) + mark
 
 
-def describe(cluster: Cluster) -> str:
+def cluster_caption(cluster: Cluster) -> str:
     """One line about a cluster: whose it is, whether it can be asked, how full it is."""
     parts = [cluster.institute] if cluster.institute else []
     if cluster.reachability is Reachability.UNKNOWN:
@@ -192,25 +192,25 @@ def _resources(cluster: Cluster) -> Resources | None:
     if not presets:
         layout.notice(f"{cluster.title} offers no resources; its administrator can add a preset.")
         return None
-    choice = explore_state.current()
+    state = explore_state.current()
     names = list(presets)
     picked = st.selectbox(
         "Resources",
         names,
-        index=names.index(choice.preset) if choice.preset in presets else 0,
+        index=names.index(state.preset) if state.preset in presets else 0,
         format_func=lambda name: presets[name].title,
-        key=explore_state.key(f"preset-{cluster.id}"),
+        key=explore_state.widget_key(f"preset-{cluster.id}"),
     )
     preset = presets[picked or names[0]]
-    times = times_for(preset)
-    wish = choice.walltime_s if choice.walltime_s in times else preset.default_walltime_s
+    times = allowed_walltimes(preset)
+    wish = state.walltime_s if state.walltime_s in times else preset.default_walltime_s
     st.caption(preset_text(preset))
     seconds = st.selectbox(
         "Walltime, at most",
         times,
         index=times.index(wish),
         format_func=walltime,
-        key=explore_state.key(f"walltime-{cluster.id}-{preset.name}"),
+        key=explore_state.widget_key(f"walltime-{cluster.id}-{preset.name}"),
         help="The cluster ends the work after this time. It can be stopped earlier.",
     )
     resources = Resources(preset.name, int(seconds or preset.default_walltime_s))
@@ -230,12 +230,13 @@ def tunnel_warning(cluster: Cluster, resources: Resources, time: datetime) -> st
     if left_s >= resources.walltime_s:
         return ""
     return (
-        f"The tunnel to {cluster.title} closes at {when(tunnel.until)}, in {duration(left_s)}. "
-        "Your notebook goes on, but cannot be reached after that until it is opened again."
+        f"The tunnel to {cluster.title} closes at {to_minute(tunnel.until)}, "
+        f"in {duration(left_s)}. Your notebook goes on, but cannot be reached after that until "
+        "it is opened again."
     )
 
 
-def times_for(preset: Preset) -> list[int]:
+def allowed_walltimes(preset: Preset) -> list[int]:
     """The walltimes that a preset allows, its default among them, seconds."""
     allowed = {t for t in WALLTIMES_S if t <= preset.max_walltime_s}
     return sorted(allowed | {preset.default_walltime_s})

@@ -160,3 +160,12 @@ def show_error(error: SceneBridgeError) -> None:
 def notice(text: str, kind: str = "warn") -> None:
     """One sentence that should be seen. Kinds: "warn", "bad", "info"."""
     st.html(f'<div class="sb-problem {esc(kind)}" role="status">{esc(text)}</div>')
+
+
+def set_query_param(name: str, value: str) -> None:
+    """Write one parameter of the query of the address; an empty value removes it."""
+    if value:
+        if st.query_params.get(name) != value:
+            st.query_params[name] = value
+    elif name in st.query_params:
+        del st.query_params[name]

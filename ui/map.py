@@ -60,17 +60,17 @@ def show(state: MapState, *, key: str, height: int, on_event: Callable[[Event], 
     """Draw the map; `on_event` is called once for each thing the user did, oldest first."""
 
     def arrived() -> None:
-        for event in component_events.take(key, st.session_state.get(key)):
+        for event in component_events.new_events(key, st.session_state.get(key)):
             on_event(event)
 
     st_folium(
-        _base_map(draw=state.pick).twin(),
+        _base_map(draw=state.pick).copy_for_rerun(),
         key=key,
         height=height,
         use_container_width=True,
         returned_objects=[],
         render=False,
-        feature_group_to_add=_State(_wire(state, key)),
+        feature_group_to_add=_State(_to_json(state, key)),
         on_change=arrived,
     )
 
@@ -91,8 +91,8 @@ def feature_of(scene: Scene) -> dict[str, Any]:
     }
 
 
-def _wire(state: MapState, key: str) -> dict[str, Any]:
-    boot, seq = component_events.taken(key)
+def _to_json(state: MapState, key: str) -> dict[str, Any]:
+    boot, seq = component_events.last_seen(key)
     by_id = {str(s.id): s for s in state.chosen}
     return {
         "boot": boot,
@@ -109,7 +109,7 @@ def _wire(state: MapState, key: str) -> dict[str, Any]:
     }
 
 
-def union(boxes: Sequence[BBox]) -> BBox | None:
+def union_bbox(boxes: Sequence[BBox]) -> BBox | None:
     """The smallest box around all; boxes that cross the antimeridian stay east of it."""
     if not boxes:
         return None
@@ -137,11 +137,11 @@ class _OfflineMap(folium.Map):
             self._rendered = True
         return ""
 
-    def twin(self) -> _OfflineMap:
+    def copy_for_rerun(self) -> _OfflineMap:
         """The same map for one rerun: what streamlit-folium adds to it stays in it."""
-        twin = object.__new__(type(self))
-        twin.__dict__ = {**self.__dict__, "_children": self._children.copy()}
-        return twin
+        copy = object.__new__(type(self))
+        copy.__dict__ = {**self.__dict__, "_children": self._children.copy()}
+        return copy
 
 
 class _OfflineDraw(Draw):

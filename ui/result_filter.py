@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import streamlit as st
 
 from lib.model import Module, Run
-from ui import chip_grid
+from ui import chip_grid, layout
 from ui.text import md
 
 ALL = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
+class ResultFilter:
     """Which detections are shown; empty fields do not restrict."""
 
     klass: str
@@ -25,7 +25,7 @@ class Filter:
 
 def show(
     run: Run, module: Module | None, classes: Sequence[str], titles: Mapping[str, str]
-) -> Filter:
+) -> ResultFilter:
     """The filter's widgets; each begins with what the address says."""
     with st.container(horizontal=True, vertical_alignment="bottom", key="results-filter"):
         score = st.slider(
@@ -64,11 +64,11 @@ def show(
             icon=":material/download:",
             disabled=run.objects == 0,
         )
-    chosen = Filter(klass or ALL, scene or ALL, float(score))
-    to_address("class", chosen.klass)
-    to_address("scene", chosen.scene)
-    to_address("score", f"{chosen.min_score:g}" if chosen.min_score else "")
-    return chosen
+    filters = ResultFilter(klass or ALL, scene or ALL, float(score))
+    layout.set_query_param("class", filters.klass)
+    layout.set_query_param("scene", filters.scene)
+    layout.set_query_param("score", f"{filters.min_score:g}" if filters.min_score else "")
+    return filters
 
 
 def _seed(run: Run, name: str, value: object) -> str:
@@ -82,12 +82,3 @@ def _score_of_address() -> float:
         return min(1.0, max(0.0, float(st.query_params.get("score", "0"))))
     except ValueError:
         return 0.0
-
-
-def to_address(name: str, value: str) -> None:
-    """Keep one part of the address; an empty value removes it."""
-    if value:
-        if st.query_params.get(name) != value:
-            st.query_params[name] = value
-    elif name in st.query_params:
-        del st.query_params[name]

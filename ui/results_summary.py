@@ -7,7 +7,7 @@ from typing import Any
 
 from lib.model import Module, Run, RunScene, RunState, SceneState
 from ui import work_status
-from ui.text import count, esc, listing, tag, when
+from ui.text import count, esc, join_names, tag, to_minute
 
 _STATES = {
     SceneState.WAITING: "waiting",
@@ -32,7 +32,9 @@ _KNOWN = ("pixels", "valid_fraction", "algorithm")
 def run_title(run: Run) -> str:
     """How a run is listed: what, when, how far."""
     found = count(run.objects, "object")
-    return f"{run.title or run.module}, {when(run.created_at)}, {_RUN_STATES[run.state]}, {found}"
+    return (
+        f"{run.title or run.module}, {to_minute(run.created_at)}, {_RUN_STATES[run.state]}, {found}"
+    )
 
 
 def figures(run: Run, module: Module | None, shown: int) -> str:
@@ -102,7 +104,7 @@ def searched_text(searched: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def nothing_found(run: Run, module: Module | None) -> str:
+def no_detections_text(run: Run, module: Module | None) -> str:
     """One paragraph that says what a run without objects has searched."""
     done = [s for s in run.scenes if s.state is SceneState.DONE]
     name = f"{module.title if module else run.module} {run.module_version}"
@@ -113,14 +115,16 @@ def nothing_found(run: Run, module: Module | None) -> str:
         _number(s.searched.get("pixels")) * _number(s.searched.get("valid_fraction"), 1.0)
         for s in done
     )
-    text = f"{name} searched {count(len(done), 'scene')} ({listing([str(s.scene) for s in done])})"
+    text = (
+        f"{name} searched {count(len(done), 'scene')} ({join_names([str(s.scene) for s in done])})"
+    )
     if pixels:
         text += f": {pixels:,.0f} pixels, {100 * good / pixels:.4g} % of them valid"
     algorithms = dict.fromkeys(
         str(s.searched["algorithm"]) for s in done if s.searched.get("algorithm")
     )
     if algorithms:
-        text += f", with {listing(algorithms)}"
+        text += f", with {join_names(algorithms)}"
     return f"{text}. No object passed the test with {_params(run.params)}."
 
 

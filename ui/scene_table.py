@@ -26,10 +26,10 @@ def show(
     """
 
     def arrived() -> None:
-        for event in component_events.take(key, st.session_state[key].get("events")):
+        for event in component_events.new_events(key, st.session_state[key].get("events")):
             on_event(event)
 
-    boot, seq = component_events.taken(key)
+    boot, seq = component_events.last_seen(key)
     _table(
         key=key,
         data={

@@ -1,4 +1,4 @@
-"""The chosen scenes with their quicklooks."""
+"""The selected scenes with their quicklooks."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import streamlit as st
 
 from lib.model import Scene
 from ui import explore_state, layout
-from ui.map import union
-from ui.text import cloud, count, esc, tag, when
+from ui.map import union_bbox
+from ui.text import cloud, count, esc, tag, to_minute
 
 SHOWN = 30
 
 
 def show(scenes: Sequence[Scene], platforms: Mapping[str, str]) -> None:
-    """Draw the tray; its buttons change the choice. `platforms` maps ids to titles."""
+    """Draw the scenes and buttons that change the selection; `platforms` maps ids to titles."""
     with st.container(horizontal=True, vertical_alignment="center"):
         title = count(len(scenes), "scene") + " chosen" if scenes else "Chosen scenes"
         st.html(f'<h2 class="sb-section">{esc(title)}</h2>')
@@ -25,14 +25,14 @@ def show(scenes: Sequence[Scene], platforms: Mapping[str, str]) -> None:
                 "Show all",
                 type="tertiary",
                 icon=":material/center_focus_strong:",
-                on_click=explore_state.look_at,
-                args=(union([s.bbox for s in scenes]),),
+                on_click=explore_state.zoom_to,
+                args=(union_bbox([s.bbox for s in scenes]),),
             )
             st.button(
                 "Clear",
                 type="tertiary",
                 icon=":material/delete_sweep:",
-                on_click=explore_state.clear,
+                on_click=explore_state.clear_scenes,
             )
     if not scenes:
         layout.empty_state(
@@ -47,7 +47,7 @@ def show(scenes: Sequence[Scene], platforms: Mapping[str, str]) -> None:
 
 def _row(scene: Scene, platform: str) -> None:
     with st.container(
-        horizontal=True, vertical_alignment="top", gap="xsmall", key=f"tray-{scene.id}"
+        horizontal=True, vertical_alignment="top", gap="xsmall", key=f"selected-scene-{scene.id}"
     ):
         st.html(_card(scene, platform), width="stretch")
         st.button(
@@ -55,7 +55,7 @@ def _row(scene: Scene, platform: str) -> None:
             key=f"look-{scene.id}",
             icon=":material/center_focus_strong:",
             type="tertiary",
-            on_click=explore_state.look_at,
+            on_click=explore_state.zoom_to,
             args=(scene.bbox,),
         )
         st.button(
@@ -63,7 +63,7 @@ def _row(scene: Scene, platform: str) -> None:
             key=f"remove-{scene.id}",
             icon=":material/close:",
             type="tertiary",
-            on_click=explore_state.remove,
+            on_click=explore_state.remove_scene,
             args=(scene.id,),
         )
 
@@ -75,6 +75,6 @@ def _card(scene: Scene, platform: str) -> str:
     return (
         f'<div class="sb-scene"><img src="{esc(image)}" loading="lazy" '
         f'alt="Quicklook of {esc(scene.title)}"><div><b>{esc(scene.title)}</b>'
-        f'<span class="line">{esc(when(scene.time))}</span>'
+        f'<span class="line">{esc(to_minute(scene.time))}</span>'
         f'<span class="line">{esc(kind)}</span>{mark}</div></div>'
     )

@@ -10,7 +10,7 @@ from lib.model import SignIn, User
 from lib.portal.facade import Portal
 from ui import confirm, data_table
 from ui.data_table import Cell, Row
-from ui.text import when
+from ui.text import to_minute
 from ui.user_agent import browser_name
 
 _EVERYWHERE = "sign-out-everywhere"
@@ -69,9 +69,9 @@ def _row(login: SignIn, *, this: bool) -> Row:
                 (("this browser", "good"),) if this else (),
             ),
             login.client or "not known",
-            when(login.created_at),
-            when(login.seen_at),
-            when(login.expires_at),
+            to_minute(login.created_at),
+            to_minute(login.seen_at),
+            to_minute(login.expires_at),
         ),
         () if this else (("end", "Sign out"),),
     )

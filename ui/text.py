@@ -33,12 +33,12 @@ def now() -> datetime:
     return datetime.now(timezone.utc)
 
 
-def when(time: datetime) -> str:
+def to_minute(time: datetime) -> str:
     """To the minute: 2019-08-25 13:52 UTC."""
     return time.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def exactly(time: datetime) -> str:
+def to_second(time: datetime) -> str:
     """To the second: 2019-08-25 13:52:07 UTC."""
     return time.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
@@ -88,7 +88,7 @@ def cloud(cover: float | None) -> str:
     return "cloud cover unknown" if cover is None else f"{cover:.0f} % cloud"
 
 
-def listing(items: Iterable[str], *, most: int = 4) -> str:
+def join_names(items: Iterable[str], *, most: int = 4) -> str:
     """A, B, C and 3 more."""
     names = list(items)
     if len(names) > most:

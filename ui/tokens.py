@@ -11,7 +11,7 @@ from lib.model import AccessToken, TokenScope, User
 from lib.portal.facade import Portal
 from ui import components, confirm, data_table, layout
 from ui.data_table import Cell, Row
-from ui.text import esc, md, when
+from ui.text import esc, md, to_minute
 
 _WITHDRAW = "withdraw-token"
 _MADE = "token-made"
@@ -57,9 +57,9 @@ def _row(token: AccessToken) -> Row:
         (
             token.name,
             Cell("", tags=tuple((SCOPE_WORDS[s], "") for s in TokenScope if s in token.scopes)),
-            when(token.created_at),
-            when(token.used_at) if token.used_at else "never",
-            when(token.expires_at),
+            to_minute(token.created_at),
+            to_minute(token.used_at) if token.used_at else "never",
+            to_minute(token.expires_at),
         ),
         (("withdraw", "Withdraw"),),
     )

@@ -29,7 +29,7 @@ from lib.model import (
 from lib.portal.facade import Portal
 from ui import work_status
 from ui.launch_form import NO_ISOLATION
-from ui.text import count, esc, listing, tag, walltime, when
+from ui.text import count, esc, join_names, tag, to_minute, walltime
 from ui.work_status import Clock, Work
 
 
@@ -163,7 +163,7 @@ def _scene_ids(work: Work) -> list[str]:
 
 
 def _scenes(work: Work) -> str:
-    return listing(_scene_ids(work), most=2)
+    return join_names(_scene_ids(work), most=2)
 
 
 def _body(context: CardContext, work: Work, time: datetime) -> str:
@@ -179,9 +179,9 @@ def _body(context: CardContext, work: Work, time: datetime) -> str:
     facts.append(f"{work.resources.preset}, at most {walltime(work.resources.walltime_s)}")
     if work.job:
         facts.append(f"job {work.job}")
-    facts.append(f"begun {when(work.created_at)}")
+    facts.append(f"begun {to_minute(work.created_at)}")
     if isinstance(work, Session) and work.files_until and work.continued_as is None:
-        facts.append(f"files are kept until {when(work.files_until)}")
+        facts.append(f"files are kept until {to_minute(work.files_until)}")
     if isinstance(work, Session) and work.continued_as is not None:
         facts.append("its files went on into a newer notebook")
     parts.append(f'<p class="sb-facts">{esc(" · ".join(facts))}</p>')

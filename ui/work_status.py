@@ -14,7 +14,7 @@ from lib.model import (
     Session,
     SessionState,
 )
-from ui.text import count, duration, esc, when
+from ui.text import count, duration, esc, to_minute
 
 Work = Session | Run
 
@@ -150,7 +150,7 @@ def expected_start(work: Work, now: datetime) -> str:
         left = f"{int(seconds) // 60} min" if seconds >= 60 else "less than a minute"
     else:
         left = duration(seconds)
-    return f"It is expected to start about {when(begin)} (in {left})."
+    return f"It is expected to start about {to_minute(begin)} (in {left})."
 
 
 def unreachable_text(work: Work, cluster: Cluster | None) -> str:
@@ -160,7 +160,7 @@ def unreachable_text(work: Work, cluster: Cluster | None) -> str:
         return f"{title} can be asked; the connection to this notebook is being made again."
     since = cluster.unreachable_since if cluster else None
     reason = cluster.unreachable_reason if cluster else ""
-    when_ = f" since {when(since)}" if since else ""
+    when_ = f" since {to_minute(since)}" if since else ""
     why = f" {reason.rstrip('.')}." if reason else ""
     mend = ""
     if cluster and cluster.mend:
@@ -173,7 +173,7 @@ def _goes_on(work: Work) -> str:
     """What becomes of the job meanwhile."""
     known = "What is shown here is the last that is known; nothing is lost."
     if isinstance(work, Session) and work.ends_at and not is_waiting(work):
-        return f"The job goes on there until {when(work.ends_at)}. {known}"
+        return f"The job goes on there until {to_minute(work.ends_at)}. {known}"
     if str(work.state) == "NEW":
         return f"It is handed over when the cluster can be asked again. {known}"
     if is_waiting(work):

@@ -106,7 +106,7 @@ def test_a_button_that_was_not_offered_does_nothing(open_page, site):
 
 @pytest.mark.parametrize("value", [None, 3, "x", {"row": 1}, {"row": "a", "action": ["end"]}])
 def test_nonsense_from_the_browser_presses_nothing(value):
-    assert data_table.read_press(value) == ("", "")
+    assert data_table.parse_press(value) == ("", "")
 
 
 def test_this_browser_is_signed_out(open_page, site):

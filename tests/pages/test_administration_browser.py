@@ -54,7 +54,7 @@ def test_a_link_restores_a_part_and_its_filter(visit: Any, served: Served):
         "/administration?part=audit&action=linked&text=thing-1&from=2020-01-01",
         who="administrator",
     )
-    expect(page.locator(".ledger tbody tr")).to_have_count(1)
+    expect(page.locator(".data-table tbody tr")).to_have_count(1)
     expect(page.get_by_label("Search")).to_have_value("thing-1")
     with page.expect_download() as started:
         page.get_by_role("link", name="Download as JSON lines").click()
@@ -78,7 +78,7 @@ def test_names_of_any_origin_stay_text(visit: Any, served: Served):
         "/administration?part=audit&action=hostile",
     ):
         page = visit(path, who="administrator")
-        page.locator(".ledger td", has_text="<img src=x").first.wait_for()
+        page.locator(".data-table td", has_text="<img src=x").first.wait_for()
         assert page.locator("img[src=x]").count() == 0
         assert page.title() == "Administration · SceneBridge"
         page.close()

@@ -119,7 +119,7 @@ def test_a_cluster_that_cannot_be_asked(visit: Any, served: Served, dark: bool):
 def test_axe_would_find_something(visit: Any):
     page = visit("/account", who="user")
     stands(page)
-    page.locator(".ledger").first.evaluate("e => e.append(document.createElement('img'))")
+    page.locator(".data-table").first.evaluate("e => e.append(document.createElement('img'))")
     assert any(line.startswith("image-alt") for line in violations(page))
 
 

@@ -1,4 +1,4 @@
-"""The pages in a real Chromium: map, table, wall, links, looks for everybody."""
+"""The pages in a real Chromium: map, table, chips, links, looks for everybody."""
 
 from __future__ import annotations
 

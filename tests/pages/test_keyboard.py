@@ -209,8 +209,8 @@ def test_the_audit_log_is_searched(visit: Any, served: Served):
     page.keyboard.type("needle-act")
     page.keyboard.press("Enter")
     page.wait_for_url("**text=needle-act**")
-    expect(page.locator(".ledger tbody tr")).to_have_count(1)
-    expect(page.locator(".ledger tbody tr")).to_contain_text("needle-thing")
+    expect(page.locator(".data-table tbody tr")).to_have_count(1)
+    expect(page.locator(".data-table tbody tr")).to_contain_text("needle-thing")
     link = page.get_by_role("link", name="Download as JSON lines")
     assert link.get_attribute("href") == "/api/audit.jsonl?text=needle-act"
 

@@ -10,10 +10,10 @@ from lib.model import RunState, SceneId, SceneState
 from tests.pages.sample_portal import HOSTILE, all_html
 
 
-def wall(app):
-    """The data that the wall component got."""
+def chip_grid_data(app):
+    """What the chip grid was given to draw."""
     for element in app.get("bidi_component"):
-        if element.proto.component_name.endswith("wall"):
+        if element.proto.component_name.endswith("chip_grid"):
             return json.loads(element.proto.json)
     return None
 
@@ -38,8 +38,8 @@ def test_no_run_yet_says_what_to_do(open_page):
     assert "No results yet" in all_html(open_page("results"))
 
 
-def test_the_wall_is_best_first_and_says_everything_of_a_chip(open_page, done):
-    data = wall(open_page("results", run=done.id))
+def test_the_chip_grid_is_best_first_and_says_everything_of_a_chip(open_page, done):
+    data = chip_grid_data(open_page("results", run=done.id))
     assert [c["score"] for c in data["chips"]] == ["0.97", "0.80", "0.60", "0.55", "0.30"]
     best = data["chips"][0]
     assert best["src"] == f"/api/runs/{done.id}/scenes/LC08_A/chips/2.webp"
@@ -53,16 +53,16 @@ def test_the_wall_is_best_first_and_says_everything_of_a_chip(open_page, done):
 def test_filters_narrow_and_are_in_the_address(open_page, done):
     app = open_page("results", run=done.id)
     app.slider[0].set_value(0.7).run()
-    assert [c["score"] for c in wall(app)["chips"]] == ["0.97", "0.80"]
+    assert [c["score"] for c in chip_grid_data(app)["chips"]] == ["0.97", "0.80"]
     assert app.query_params["score"] == "0.7"
     next(s for s in app.selectbox if s.label == "Class").set_value("maybe").run()
-    assert [c["label"] for c in wall(app)["chips"]] == ["Possible fire"]
+    assert [c["label"] for c in chip_grid_data(app)["chips"]] == ["Possible fire"]
     assert app.query_params["class"] == "maybe"
 
 
 def test_a_link_restores_filter_and_mark(open_page, done):
     app = open_page("results", run=done.id, score="0.5", mark="LC08_A/5", **{"class": "fire"})
-    data = wall(app)
+    data = chip_grid_data(app)
     assert data["marked"] == "LC08_A/5"
     assert [c["score"] for c in data["chips"]] == ["0.97", "0.60", "0.55"]
     assert any("Marked" in c.value and "score 0" in c.value for c in app.caption)
@@ -70,13 +70,13 @@ def test_a_link_restores_filter_and_mark(open_page, done):
 
 @pytest.mark.parametrize("query", [{"score": "x"}, {"mark": "LC08_A/x"}, {"mark": "no/99"}])
 def test_a_broken_link_shows_the_run_all_the_same(open_page, done, query):
-    assert len(wall(open_page("results", run=done.id, **query))["chips"]) == 5
+    assert len(chip_grid_data(open_page("results", run=done.id, **query))["chips"]) == 5
 
 
 def test_an_unknown_run_is_said_and_another_shown(open_page, done):
     app = open_page("results", run="00000000-0000-0000-0000-000000000000")
     assert "not known here, or it is not yours" in all_html(app)
-    assert len(wall(app)["chips"]) == 5
+    assert len(chip_grid_data(app)["chips"]) == 5
 
 
 def test_failures_are_told_in_plain_words_and_as_text(open_page, done):
@@ -107,7 +107,7 @@ def test_partial_results_show_while_it_runs(open_page, site):
     assert 'aria-valuenow="42"' in all_html(app)
     site.add_detections(run, "LC08_A", [0.4])
     app.run()
-    assert len(wall(app)["chips"]) == 1
+    assert len(chip_grid_data(app)["chips"]) == 1
 
 
 def test_the_download_is_the_whole_run(open_page, done):
@@ -120,12 +120,12 @@ def test_many_are_shown_in_steps(open_page, site):
     run = site.add_run(["LC08_A"], RunState.DONE)
     site.add_detections(run, "LC08_A", [i / 300 for i in range(250)])
     app = open_page("results", run=run.id)
-    assert len(wall(app)["chips"]) == 200
+    assert len(chip_grid_data(app)["chips"]) == 200
     next(b for b in app.button if b.label == "Show more").click().run()
-    assert len(wall(app)["chips"]) == 250
+    assert len(chip_grid_data(app)["chips"]) == 250
 
 
-def test_the_table_says_the_same_as_the_wall(open_page, done):
+def test_the_table_says_the_same_as_the_chip_grid(open_page, done):
     app = open_page("results", run=done.id)
     table = app.dataframe[0].value
     assert list(table["Score"]) == [0.97, 0.8, 0.6, 0.55, 0.3]

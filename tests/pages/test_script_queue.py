@@ -7,18 +7,18 @@ import time
 
 import pytest
 
-from ui import script_turns
+from ui import script_queue
 
 
 def draw(begun: threading.Event, done: list[str], name: str, until: threading.Event) -> None:
-    with script_turns.turn():
+    with script_queue.in_turn():
         begun.set()
         until.wait(10)
         done.append(name)
 
 
 def test_the_second_begins_when_the_first_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script_turns, "LONGEST_WAIT_S", 10.0)
+    monkeypatch.setattr(script_queue, "LONGEST_WAIT_S", 10.0)
     done: list[str] = []
     events = [threading.Event() for _ in range(4)]
     first = threading.Thread(target=draw, args=(events[0], done, "first", events[1]))
@@ -44,9 +44,9 @@ def test_one_that_hangs_holds_nobody_up_for_long() -> None:
     began = time.monotonic()
     draw(events[2], done, "other", events[3])
     assert (
-        script_turns.LONGEST_WAIT_S - 0.05
+        script_queue.LONGEST_WAIT_S - 0.05
         < time.monotonic() - began
-        < script_turns.LONGEST_WAIT_S + 2
+        < script_queue.LONGEST_WAIT_S + 2
     )
     assert done == ["other"]
     events[1].set()
@@ -60,6 +60,6 @@ def test_one_that_hangs_holds_nobody_up_for_long() -> None:
 def test_a_script_that_fails_gives_its_turn_back() -> None:
     for _ in range(2):
         began = time.monotonic()
-        with pytest.raises(ZeroDivisionError), script_turns.turn():
+        with pytest.raises(ZeroDivisionError), script_queue.in_turn():
             raise ZeroDivisionError
         assert time.monotonic() - began < 0.2

@@ -22,8 +22,8 @@ from lib.model import (
 )
 from tests.pages.sample_portal import HOSTILE
 from ui import component_events, launch_form, results_summary, text, work_status
-from ui.chip_grid import read_mark
-from ui.map import union
+from ui.chip_grid import parse_mark
+from ui.map import union_bbox
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
 SESSION = Session(
@@ -65,9 +65,9 @@ def test_walltimes(seconds, said):
 
 
 def test_listing():
-    assert text.listing(["a"]) == "a"
-    assert text.listing(["a", "b"]) == "a and b"
-    assert text.listing("abcdef", most=3) == "a, b, c and 3 more"
+    assert text.join_names(["a"]) == "a"
+    assert text.join_names(["a", "b"]) == "a and b"
+    assert text.join_names("abcdef", most=3) == "a, b, c and 3 more"
 
 
 def test_text_stays_text():
@@ -108,12 +108,12 @@ def test_what_is_taken_is_not_taken_again(monkeypatch):
     state: dict[str, object] = {}
     monkeypatch.setattr(component_events.st, "session_state", state)
     sent = [{"kind": "toggle", "id": "A", "on": True, "seq": 1}]
-    assert [e.id for e in component_events.take("k", {"boot": "x", "events": sent})] == ["A"]
+    assert [e.id for e in component_events.new_events("k", {"boot": "x", "events": sent})] == ["A"]
     sent.append({"kind": "toggle", "id": "B", "on": False, "seq": 2})
-    assert [e.id for e in component_events.take("k", {"boot": "x", "events": sent})] == ["B"]
-    assert component_events.take("k", {"boot": "x", "events": sent}) == []
-    assert component_events.taken("k") == ("x", 2)
-    assert len(component_events.take("k", {"boot": "fresh", "events": sent})) == 2
+    assert [e.id for e in component_events.new_events("k", {"boot": "x", "events": sent})] == ["B"]
+    assert component_events.new_events("k", {"boot": "x", "events": sent}) == []
+    assert component_events.last_seen("k") == ("x", 2)
+    assert len(component_events.new_events("k", {"boot": "fresh", "events": sent})) == 2
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_what_is_taken_is_not_taken_again(monkeypatch):
 )
 def test_what_the_browser_sends_wrong_is_nothing(monkeypatch, value):
     monkeypatch.setattr(component_events.st, "session_state", {})
-    assert component_events.take("k", value) == []
+    assert component_events.new_events("k", value) == []
 
 
 @pytest.mark.parametrize(
@@ -138,19 +138,19 @@ def test_what_the_browser_sends_wrong_is_nothing(monkeypatch, value):
     [("A/3", ("A", 3)), ("A/b/3", ("A/b", 3)), ("A", None), ("/3", None), ("A/-1", None)],
 )
 def test_marks(name, mark):
-    assert read_mark(name) == mark
+    assert parse_mark(name) == mark
 
 
 def test_the_box_around_scenes_crosses_the_antimeridian():
-    assert union([]) is None
-    assert union([(170, 0, -175, 5), (165, 2, 168, 9)]) == (165, 0, 185, 9)
+    assert union_bbox([]) is None
+    assert union_bbox([(170, 0, -175, 5), (165, 2, 168, 9)]) == (165, 0, 185, 9)
 
 
 def test_walltimes_end_at_the_presets_limit():
     from lib.model import Preset
 
     preset = Preset("p", "P", 1, 1024, 0, 3 * 3600, 5400)
-    assert launch_form.times_for(preset) == [900, 1800, 3600, 5400, 7200]
+    assert launch_form.allowed_walltimes(preset) == [900, 1800, 3600, 5400, 7200]
     assert launch_form.preset_text(preset) == "1 core, 1 GB"
 
 

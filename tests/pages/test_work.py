@@ -204,13 +204,13 @@ def test_the_page_looks_every_second_while_something_moves(open_page, site):
     quiet = site.add_session(["LC08_A"], SessionState.READY, job="1")
     site.store.work.update_run(quiet.run, state=RunState.DONE)
     app = open_page("work")
-    assert app.session_state["work-pace"] == 3.0
+    assert app.session_state["work-poll"] == 3.0
     site.store.work.update_session(quiet.id, stopping=True)
     app.run()
-    assert app.session_state["work-pace"] == 1.0
+    assert app.session_state["work-poll"] == 1.0
     site.store.work.update_session(quiet.id, stopping=False)
     app.run()
-    assert app.session_state["work-pace"] == 3.0
+    assert app.session_state["work-poll"] == 3.0
     site.add_run(["LC08_A"], RunState.RUNNING)
     app.run()
-    assert app.session_state["work-pace"] == 1.0
+    assert app.session_state["work-poll"] == 1.0

@@ -2,7 +2,7 @@
 // stays where it is while others come and go.
 export default function (component) {
   const { parentElement, data, setTriggerValue } = component;
-  const root = parentElement.querySelector(".ledger"), table = root.querySelector("table");
+  const root = parentElement.querySelector(".data-table"), table = root.querySelector("table");
   root.__press = (row, action) => setTriggerValue("pressed", { row, action });
   table.setAttribute("aria-label", data.label);
   const columns = JSON.stringify(data.columns) + data.rows.some((r) => r.actions.length);

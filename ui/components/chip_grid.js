@@ -1,8 +1,8 @@
-// The wall of thumbnails. Every chip is a button; pressing it marks the object on the map.
-// A chip that is already on the wall is kept, so new ones arrive without flicker.
+// The grid of thumbnails (chips). Every chip is a button; pressing it marks the object on the map.
+// A chip that is already in the grid is kept, so new ones arrive without flicker.
 export default function (component) {
   const { parentElement, data, setTriggerValue } = component;
-  const root = parentElement.querySelector(".sb-wall");
+  const root = parentElement.querySelector(".sb-chip-grid");
   root.__chips = root.__chips || new Map();
   root.__pick = (key) => setTriggerValue("marked", key);
   const old = root.__chips, kept = new Map();

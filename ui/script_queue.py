@@ -1,4 +1,4 @@
-"""Page scripts one after the other.
+"""A fair queue for page scripts: a first-come first-served lock with a bounded wait.
 
 They share one interpreter: five that run at the same time are all five times as slow, while in
 turn the first is done as if it were alone and the last no later.
@@ -12,22 +12,22 @@ from contextlib import contextmanager
 
 #: Nobody waits longer: a script that itself waits, for a disk or a cluster, holds no one up.
 LONGEST_WAIT_S = 0.3
-_moved = threading.Condition()
-#: Who has begun or waits, in the order in which they came.
-_line: list[object] = []
+_changed = threading.Condition()
+#: The scripts that run or wait, in the order in which they came.
+_queue: list[object] = []
 
 
 @contextmanager
-def turn() -> Iterator[None]:
+def in_turn() -> Iterator[None]:
     """Wait until all who came before are done, or long enough."""
     me = object()
-    with _moved:
-        _line.append(me)
+    with _changed:
+        _queue.append(me)
     try:
-        with _moved:
-            _moved.wait_for(lambda: _line[0] is me, LONGEST_WAIT_S)
+        with _changed:
+            _changed.wait_for(lambda: _queue[0] is me, LONGEST_WAIT_S)
         yield
     finally:
-        with _moved:
-            _line.remove(me)
-            _moved.notify_all()
+        with _changed:
+            _queue.remove(me)
+            _changed.notify_all()
