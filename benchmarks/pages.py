@@ -2,7 +2,7 @@
 
     python -m benchmarks.pages [--scenes 10000] [--rounds 15] [--no-browser]
 
-Measures, over the real Portal with that many scenes in its catalogue:
+Measures, over the real Portal with that many scenes in its catalog:
 
 * `rerun`: Python of one whole rerun of Explore after a click on a footprint, on Work and
   on Results (seconds in the page script, app.py included);
@@ -46,7 +46,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "pages.json"
 
 
 def plant(folder: Path, scenes: int) -> None:
-    """A catalogue of `scenes` footprints around the world; only the samples have pixels."""
+    """A catalog of `scenes` footprints around the world; only the samples have pixels."""
     sample_portal.plant_sample(folder)
     for i in range(scenes - 5):
         sample_portal.plant_scene(
@@ -144,7 +144,7 @@ def measure_browser(folder: Path, site: Site, rounds: int) -> dict[str, list[flo
             ((name, value),) = site.cookie().items()
             origin = f"http://localhost:{port}"
             context.add_cookies([{"name": name, "value": value, "url": origin}])
-            return _clicks(context.new_page(), origin, len(site.catalogue), rounds)
+            return _clicks(context.new_page(), origin, len(site.catalog), rounds)
     finally:
         process.terminate()
         process.wait(15)

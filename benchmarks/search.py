@@ -1,6 +1,6 @@
-"""Search of the local catalogue: 10,000, 100,000 and 1,000,000 footprints.
+"""Search of the local catalog: 10,000, 100,000 and 1,000,000 footprints.
 
-Times are of `Catalogue.search` and `Catalogue.footprints` as the pages call them, scenes
+Times are of `LocalCatalog.search` and `LocalCatalog.footprints` as the pages call them, scenes
 and GeoJSON included, medians over interleaved rounds with a new place each time. Prints
 a table and writes `benchmarks/results/search.json`.
 
@@ -26,7 +26,7 @@ import pyarrow as pa
 import shapely
 
 from lib.model import BBox, SceneQuery
-from lib.scenes.local_catalog import Catalogue
+from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.table import SCHEMA, Table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +38,7 @@ BOUNDS = {(100_000, "box 5 deg"): 5.0, (100_000, "polygon"): 5.0, (10_000, "foot
 
 def main() -> int:
     """Measure, print, write. Exit code 1 when a bound is missed."""
-    parser = argparse.ArgumentParser(description="Search of the local catalogue.")
+    parser = argparse.ArgumentParser(description="Search of the local catalog.")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
@@ -52,15 +52,15 @@ def measure(size: int, rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory(prefix="sb-bench-") as folder:
         make_table(size, rng).save(Path(folder) / "table.parquet")
-        catalogue = Catalogue(Path(folder))
-        times["load"] = [milliseconds(lambda: len(catalogue))]
+        catalog = LocalCatalog(Path(folder))
+        times["load"] = [milliseconds(lambda: len(catalog))]
         for _ in range(rounds):
-            for name, act in cases(catalogue, rng).items():
+            for name, act in cases(catalog, rng).items():
                 times.setdefault(name, []).append(milliseconds(act))
     return times
 
 
-def cases(catalogue: Catalogue, rng: np.random.Generator) -> dict[str, Callable[[], Any]]:
+def cases(catalog: LocalCatalog, rng: np.random.Generator) -> dict[str, Callable[[], Any]]:
     """What is measured, at a random place and date."""
     west, south = float(rng.uniform(-175, 170)), float(rng.uniform(-60, 55))
     area: BBox = (west, south, west + 5, south + 5)
@@ -76,9 +76,9 @@ def cases(catalogue: Catalogue, rng: np.random.Generator) -> dict[str, Callable[
         "world, newest 500": SceneQuery(max_cloud=20.0, limit=500),
     }
     found: dict[str, Callable[[], Any]] = {
-        name: partial(catalogue.search, query) for name, query in queries.items()
+        name: partial(catalog.search, query) for name, query in queries.items()
     }
-    found["footprints"] = partial(catalogue.footprints, SceneQuery(), cap=10_000)
+    found["footprints"] = partial(catalog.footprints, SceneQuery(), cap=10_000)
     return found
 
 

@@ -51,7 +51,7 @@ def choose_run(portal: Portal, user: User) -> Run | None:
 
 
 def scenes_of(portal: Portal, user: User, run: Run) -> tuple[Scene, ...]:
-    """The run's scenes that are still in the catalogue."""
+    """The run's scenes that are still in the catalog."""
     scenes = []
     for entry in run.scenes:
         with suppress(NotFound):

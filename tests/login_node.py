@@ -19,9 +19,9 @@ import psutil
 import pytest
 
 from lib import cli
-from lib.cli.output import Answer
+from lib.cli.output import Output
 from lib.gate_deploy import bundle
-from lib.gate_deploy.bundle import Piece
+from lib.gate_deploy.bundle import BundleFile
 from tests.sshd import HERE, Sshd, free_port, new_key
 
 CODE = Path(__file__).resolve().parent / "fixtures" / "gate_code"
@@ -143,10 +143,10 @@ class LoginNode:
         return (self.gate / "current").readlink().name
 
 
-def admin(words: Sequence[str]) -> Answer:
+def admin(words: Sequence[str]) -> Output:
     """What `admin.py WORDS` answers; errors are raised."""
     options: argparse.Namespace = cli._parser().parse_args([*words])
-    answer: Answer = options.command(options)
+    answer: Output = options.command(options)
     return answer
 
 
@@ -235,7 +235,7 @@ def other_code(patch: pytest.MonkeyPatch, **changes: str) -> None:
     real = bundle.code_pieces
     added = {name.replace("__", "/") + ".py": text for name, text in changes.items()}
 
-    def pieces() -> list[Piece]:
+    def pieces() -> list[BundleFile]:
         return [
             replace(piece, data=piece.data + added.get(piece.path, "").encode()) for piece in real()
         ]

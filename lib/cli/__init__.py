@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.cli.output import Answer, plain, plain_json
+from lib.cli.output import Output, plain, plain_json
 from lib.config import settings
 from lib.errors import InvalidInput, InvalidProduct, SceneBridgeError
 
@@ -64,7 +64,7 @@ def run(arguments: Sequence[str]) -> int:
     return FAILED if answer.failed else 0
 
 
-def _print(answer: Answer, *, for_programs: bool) -> None:
+def _print(answer: Output, *, for_programs: bool) -> None:
     """An answer without value and text has been printed already."""
     if for_programs and answer.value is not None:
         print(plain_json(json.dumps(answer.value, indent=2, ensure_ascii=False)))

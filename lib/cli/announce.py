@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lib.cli.output import Answer, Commands, command, moment, table
+from lib.cli.output import Commands, Output, command, moment, table
 from lib.cli.store_access import BY, store_of
 from lib.model import AnnouncementKind
 from lib.portal.admin import announce_as, end_announcement_as
@@ -30,14 +30,14 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
     end.add_argument("number", metavar="NUMBER", type=int)
 
 
-def _add(options: argparse.Namespace) -> Answer:
+def _add(options: argparse.Namespace) -> Output:
     with store_of(options) as store:
         kind = AnnouncementKind(options.kind)
         number = announce_as(store, BY, options.text, kind, options.hours * 3600)
-    return Answer({"number": number}, f"Announcement {number} is shown from now on.")
+    return Output({"number": number}, f"Announcement {number} is shown from now on.")
 
 
-def _list(options: argparse.Namespace) -> Answer:
+def _list(options: argparse.Namespace) -> Output:
     with store_of(options) as store:
         shown = store.announcements.current()
     rows = [(a.id, a.kind.value, moment(a.until), a.text) for a in shown]
@@ -46,10 +46,10 @@ def _list(options: argparse.Namespace) -> Answer:
         for a in shown
     ]
     text = table(("NUMBER", "KIND", "UNTIL (UTC)", "TEXT"), rows)
-    return Answer(value, text if rows else "Nothing is announced.")
+    return Output(value, text if rows else "Nothing is announced.")
 
 
-def _end(options: argparse.Namespace) -> Answer:
+def _end(options: argparse.Namespace) -> Output:
     with store_of(options) as store:
         end_announcement_as(store, BY, options.number)
-    return Answer({"ended": options.number}, f"Announcement {options.number} has ended.")
+    return Output({"ended": options.number}, f"Announcement {options.number} has ended.")

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.cli.output import Answer, Commands, command, plain_json, table
+from lib.cli.output import Commands, Output, command, plain_json, table
 from lib.cli.store_access import BY, store_of
 from lib.errors import Conflict, InvalidInput
 from lib.portal.admin import json_line
@@ -44,7 +44,7 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
 
 
-def _audit(options: argparse.Namespace) -> Answer:
+def _audit(options: argparse.Namespace) -> Output:
     query = AuditQuery(
         text=options.text,
         user=options.user,
@@ -68,22 +68,22 @@ def _audit(options: argparse.Namespace) -> Answer:
     ]  # fmt: skip
     head = ("TIME (UTC)", "USER", "ACTION", "OBJECT", "RESULT", "CLIENT", "VIA", "DETAIL")
     value = [json.loads(json_line(entry)) for entry in entries]
-    return Answer(value, table(head, rows) if rows else "No line matches.")
+    return Output(value, table(head, rows) if rows else "No line matches.")
 
 
-def _export(options: argparse.Namespace, query: AuditQuery) -> Answer:
+def _export(options: argparse.Namespace, query: AuditQuery) -> Output:
     """The export is a line of the log too, as on the page for administrators."""
     with store_of(options) as store:
         if options.jsonl == "-":
             store.audit.write(BY.id, "audit-export", "", detail=query.text, via=BY.via)
             for entry in store.audit.export(query):
                 sys.stdout.write(plain_json(json_line(entry).decode()))
-            return Answer(None, "")
+            return Output(None, "")
         file = Path(options.jsonl).expanduser()
         descriptor = _new_file(file)
         store.audit.write(BY.id, "audit-export", "", detail=query.text, via=BY.via)
         count = _write(descriptor, (json_line(entry) for entry in store.audit.export(query)))
-    return Answer({"file": str(file), "lines": count}, f"{count} lines are in {file}.")
+    return Output({"file": str(file), "lines": count}, f"{count} lines are in {file}.")
 
 
 def _new_file(file: Path) -> int:

@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.cli.output import Answer, Commands, command
+from lib.cli.output import Commands, Output, command
 from lib.cli.store_access import BY, data_of, store_of
 from lib.errors import Conflict, Unavailable
 
@@ -33,7 +33,7 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
     backup.add_argument("--replace", action="store_true", help="where FILE is there already")
 
 
-def _backup(options: argparse.Namespace) -> Answer:
+def _backup(options: argparse.Namespace) -> Output:
     file = options.file.expanduser().absolute()
     if file.exists() and not options.replace:
         raise Conflict(f"{file} is there already: choose another name, or use --replace.")
@@ -43,7 +43,7 @@ def _backup(options: argparse.Namespace) -> Answer:
         size = _write(data_of(options), file)
     except (OSError, sqlite3.Error) as exc:
         raise Unavailable(f"The backup {file} could not be written: {exc}.") from exc
-    return Answer({"file": str(file), "bytes": size}, f"{file}: {size} bytes. Keep it secret.")
+    return Output({"file": str(file), "bytes": size}, f"{file}: {size} bytes. Keep it secret.")
 
 
 def _write(data: Path, file: Path) -> int:

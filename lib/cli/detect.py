@@ -13,12 +13,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.cli.output import Answer, Commands, command, plain, table
+from lib.cli.output import Commands, Output, command, plain, table
 from lib.config import settings
 from lib.config.offerings import complete_params, fit, load_catalogs
 from lib.errors import Conflict, InvalidInput, NotFound, Refused, SceneBridgeError
 from lib.model import ModuleId, SceneId
-from lib.scenes.local_catalog import Catalogue
+from lib.scenes.local_catalog import LocalCatalog
 
 if TYPE_CHECKING:
     import argparse
@@ -43,7 +43,7 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--params", type=Path, metavar="FILE", help="parameters as JSON")
 
 
-def _list(_options: argparse.Namespace) -> Answer:
+def _list(_options: argparse.Namespace) -> Output:
     modules = load_catalogs(settings.PROJECT).modules.values()
     value = [
         {
@@ -60,10 +60,10 @@ def _list(_options: argparse.Namespace) -> Answer:
         (m.id, m.version, ", ".join(sorted({n.platform for n in m.needs})), m.summary)
         for m in modules
     ]
-    return Answer(value, table(("ID", "VERSION", "READS", "WHAT IT FINDS"), rows))
+    return Output(value, table(("ID", "VERSION", "READS", "WHAT IT FINDS"), rows))
 
 
-def _detect(options: argparse.Namespace) -> Answer:
+def _detect(options: argparse.Namespace) -> Output:
     module = load_catalogs(settings.PROJECT).module(ModuleId(options.module))
     params = complete_params(module, _read_params(options.params))
     out = options.out.expanduser().absolute()
@@ -98,14 +98,14 @@ def _scene(product: str, data: Path, work: Path) -> Scene:
     path = Path(product).expanduser()
     if not path.exists() and (data / "scenes").is_dir():
         try:
-            return Catalogue(data / "scenes").get(SceneId(product))
+            return LocalCatalog(data / "scenes").get(SceneId(product))
         except NotFound:
             raise NotFound(f"There is no product {path}, and no scene of that id.") from None
-    return Catalogue(work / "scenes").add(path)
+    return LocalCatalog(work / "scenes").add(path)
 
 
 def _write_input(scene: Scene, folder: Path) -> None:
-    """The catalogue that a module reads (docs/architecture.md)."""
+    """The catalog that a module reads (docs/architecture.md)."""
     item = folder / scene.id / f"{scene.id}.json"
     item.parent.mkdir(parents=True)
     item.write_text(json.dumps(scene.item))
@@ -168,7 +168,7 @@ def _progress(event: dict[str, Any]) -> str:
     return ""
 
 
-def _summary(scene: Scene, out: Path, code: int) -> Answer:
+def _summary(scene: Scene, out: Path, code: int) -> Output:
     """What was found, from what the module wrote.
 
     Raises:
@@ -192,4 +192,4 @@ def _summary(scene: Scene, out: Path, code: int) -> Answer:
     }
     counted = ", ".join(f"{number} {name}" for name, number in classes.most_common())
     text = f"{len(features)} objects in {scene.id}" + (f" ({counted})" if counted else "")
-    return Answer(value, f"{text}\nOutlines: {folder / 'detections.geojson'}\nAll files: {out}")
+    return Output(value, f"{text}\nOutlines: {folder / 'detections.geojson'}\nAll files: {out}")

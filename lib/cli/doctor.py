@@ -6,7 +6,7 @@ import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from lib.cli.output import Answer, Commands, command
+from lib.cli.output import Commands, Output, command
 from lib.cli.store_access import data_of
 from lib.doctor import examine
 
@@ -20,10 +20,10 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
     command(commands, "doctor", _doctor, common, about)
 
 
-def _doctor(options: argparse.Namespace) -> Answer:
+def _doctor(options: argparse.Namespace) -> Output:
     logging.getLogger("lib").addHandler(logging.NullHandler())  # the checks say it themselves
     checks = list(examine(data_of(options)))
     lines = [f"{'ok  ' if c.ok else 'BAD '} {c.name}: {c.detail}" for c in checks]
-    return Answer(
+    return Output(
         [asdict(c) for c in checks], "\n".join(lines), failed=not all(c.ok for c in checks)
     )

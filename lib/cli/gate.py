@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.cli.output import Answer, Commands, command, plain
+from lib.cli.output import Commands, Output, command, plain
 from lib.cli.store_access import data_of
 from lib.config.offerings import load_catalogs
 from lib.config.settings import PROJECT
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from lib.config.clusters import ClusterEntry
-    from lib.gate_deploy.dialogue import Dialogue
+    from lib.gate_deploy.connection import NodeConnection
 
 _MAX_KEY_BYTES = 16 * 1024
 
@@ -90,84 +90,90 @@ def _add_deploy(parser: argparse.ArgumentParser) -> None:
 # --- commands -------------------------------------------------------------------------------
 
 
-def _deploy(options: argparse.Namespace) -> Answer:
+def _deploy(options: argparse.Namespace) -> Output:
     entry = _entry(options)
     key = steps.public_key(options.portal_key, _read_key) if options.portal_key else ""
-    wish = steps.Wish(
+    wanted = steps.DeployOptions(
         portal_key=key,
         scheduler=options.scheduler,
         runtime=options.runtime,
         portal_origins=tuple(options.portal_origin),
         wheels=options.wheels,
     )
-    return _change_over(options, entry, wish, pin=options.pin)
+    return _change_over(options, entry, wanted, pin=options.pin)
 
 
-def _upgrade(options: argparse.Namespace) -> Answer:
-    return _change_over(options, _entry(options), steps.Wish(wheels=options.wheels, start=False))
+def _upgrade(options: argparse.Namespace) -> Output:
+    return _change_over(
+        options, _entry(options), steps.DeployOptions(wheels=options.wheels, start=False)
+    )
 
 
 def _change_over(
-    options: argparse.Namespace, entry: ClusterEntry, wish: steps.Wish, *, pin: bool = False
-) -> Answer:
+    options: argparse.Namespace,
+    entry: ClusterEntry,
+    wanted: steps.DeployOptions,
+    *,
+    pin: bool = False,
+) -> Output:
     modules = load_catalogs(PROJECT).modules.values()
-    with _dialogue(options, entry) as dialogue:
-        done = steps.deploy(dialogue, entry, wish, modules, _say)
+    with _connection(options, entry) as connection:
+        done = steps.deploy(connection, entry, wanted, modules, _say)
     lines = [_changed(done, entry), *_host_key(entry, done["host_key"], pin=pin)]
     if done["first_policy"]:
         lines.append(f"Its first policy allows little; look at it: admin.py gate policy {entry.id}")
     lines += done["problems"]
-    return Answer(done, "\n".join(lines))
+    return Output(done, "\n".join(lines))
 
 
-def _start(options: argparse.Namespace) -> Answer:
+def _start(options: argparse.Namespace) -> Output:
     entry = _entry(options)
-    with _dialogue(options, entry) as dialogue:
-        done, _ = dialogue.ask("start", home=login_of(entry)[1].home)
+    with _connection(options, entry) as connection:
+        done, _ = connection.ask("start", home=login_of(entry)[1].home)
     already = " already" if done["was_running"] else ""
-    return Answer(done, f"The gate of cluster {entry.id} runs{already}: {_where(done)}.")
+    return Output(done, f"The gate of cluster {entry.id} runs{already}: {_where(done)}.")
 
 
-def _stop(options: argparse.Namespace) -> Answer:
+def _stop(options: argparse.Namespace) -> Output:
     entry = _entry(options)
-    with _dialogue(options, entry) as dialogue:
-        done, _ = dialogue.ask("stop", home=login_of(entry)[1].home, jobs=options.jobs)
+    with _connection(options, entry) as connection:
+        done, _ = connection.ask("stop", home=login_of(entry)[1].home, jobs=options.jobs)
     said = "is stopped" if done["was_running"] else "was not running"
     rest = "All that it had started has ended." if options.jobs else _going_on(done)
-    return Answer(done, f"The gate of cluster {entry.id} {said}. {rest}")
+    return Output(done, f"The gate of cluster {entry.id} {said}. {rest}")
 
 
-def _status(options: argparse.Namespace) -> Answer:
+def _status(options: argparse.Namespace) -> Output:
     entry = _entry(options)
     home = login_of(entry)[1].home
-    with _dialogue(options, entry) as dialogue:
-        done, _ = dialogue.ask("status", home=home)
-        here = steps.version_here(dialogue, home)
-    return Answer({**done, "here": here}, "\n".join(_status_lines(entry, done, here)))
+    with _connection(options, entry) as connection:
+        done, _ = connection.ask("status", home=home)
+        here = steps.version_here(connection, home)
+    return Output({**done, "here": here}, "\n".join(_status_lines(entry, done, here)))
 
 
-def _policy(options: argparse.Namespace) -> Answer:
+def _policy(options: argparse.Namespace) -> Output:
     entry = _entry(options)
     given = _read_file(options.set) if options.set else None
-    with _dialogue(options, entry) as dialogue:
+    with _connection(options, entry) as connection:
         _, gate = login_of(entry)
         if options.get:
-            _, text = dialogue.ask("read-policy", home=gate.home)
+            _, text = connection.ask("read-policy", home=gate.home)
             policy = text.decode("utf-8", "replace")
-            return Answer({"policy": policy}, policy.rstrip("\n"))
+            return Output({"policy": policy}, policy.rstrip("\n"))
         if given is not None:
-            done: dict[str, Any] | None = policy_edit.replace(dialogue, gate, given)
+            done: dict[str, Any] | None = policy_edit.replace(connection, gate, given)
         else:
-            done = policy_edit.edit(dialogue, gate, _say)
+            done = policy_edit.edit(connection, gate, _say)
     if done is None:
-        return Answer({"changed": False}, "The policy was not changed.")
+        return Output({"changed": False}, "The policy was not changed.")
     restarted = "; the gate runs with it, sessions went on" if done["was_running"] else ""
     lines = [f"The policy of cluster {entry.id} is replaced{restarted}."]
     lines += ["The former one is policy.toml.1 beside it.", *done["problems"]]
-    return Answer({"changed": True, **done}, "\n".join(lines))
+    return Output({"changed": True, **done}, "\n".join(lines))
 
 
-def _key(options: argparse.Namespace) -> Answer:
+def _key(options: argparse.Namespace) -> Output:
     data = data_of(options)
     entry = _entry(options)
     login_of(entry)
@@ -181,7 +187,7 @@ def _key(options: argparse.Namespace) -> Answer:
             "portal can read the key."
         )
     public = portal_key(data, entry.id).with_suffix(".pub").read_text("utf-8").strip()
-    return Answer({"cluster": entry.id, "key": public}, public)
+    return Output({"cluster": entry.id, "key": public}, public)
 
 
 # --- inside ---------------------------------------------------------------------------------
@@ -191,7 +197,9 @@ def _entry(options: argparse.Namespace) -> ClusterEntry:
     return load_catalogs(PROJECT).cluster(ClusterId(options.cluster))
 
 
-def _dialogue(options: argparse.Namespace, entry: ClusterEntry) -> AbstractContextManager[Dialogue]:
+def _connection(
+    options: argparse.Namespace, entry: ClusterEntry
+) -> AbstractContextManager[NodeConnection]:
     refuse_portal(options.data, tunnel_folder())
     return signed_in(entry, options.user, _say)
 

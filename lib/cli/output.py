@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Output:
     """`value` for programs (JSON), `text` for people; `failed` sets the exit code to 1."""
 
     value: Any
@@ -34,7 +34,7 @@ class Commands(Protocol):
 def command(
     commands: Commands,
     name: str,
-    run: Callable[[argparse.Namespace], Answer],
+    run: Callable[[argparse.Namespace], Output],
     common: argparse.ArgumentParser,
     about: str,
 ) -> argparse.ArgumentParser:

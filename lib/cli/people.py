@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lib.auth import TOKEN_LIFETIME_S
-from lib.cli.output import Answer, Commands, command, moment, table
+from lib.cli.output import Commands, Output, command, moment, table
 from lib.cli.store_access import BY, auth_on
 from lib.model import TokenScope, UserId
 from lib.portal.admin import people_of
@@ -51,7 +51,7 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
     withdraw.add_argument("tokens", metavar="ID", nargs="+")
 
 
-def _list(options: argparse.Namespace) -> Answer:
+def _list(options: argparse.Namespace) -> Output:
     with auth_on(options) as (store, auth):
         people = people_of(store, auth)
     rows = [
@@ -68,25 +68,25 @@ def _list(options: argparse.Namespace) -> Answer:
         for p in people
     ]
     head = ("ID", "NAME", "PROVIDER", "GROUPS", "ROLE", "SIGN-INS", "LAST SEEN (UTC)", "")
-    return Answer([_brief(p) for p in people], table(head, rows))
+    return Output([_brief(p) for p in people], table(head, rows))
 
 
-def _sign_out(options: argparse.Namespace) -> Answer:
+def _sign_out(options: argparse.Namespace) -> Output:
     with auth_on(options) as (store, auth):
         account = store.people.account(UserId(options.user))
         ended = auth.sign_out_everywhere(account.id, by=BY)
-    return Answer({"id": account.id, "ended": ended}, f"{account.name}: {ended} sign-ins ended.")
+    return Output({"id": account.id, "ended": ended}, f"{account.name}: {ended} sign-ins ended.")
 
 
-def _block(options: argparse.Namespace) -> Answer:
+def _block(options: argparse.Namespace) -> Output:
     return _set_blocked(options, blocked=True)
 
 
-def _unblock(options: argparse.Namespace) -> Answer:
+def _unblock(options: argparse.Namespace) -> Output:
     return _set_blocked(options, blocked=False)
 
 
-def _set_blocked(options: argparse.Namespace, *, blocked: bool) -> Answer:
+def _set_blocked(options: argparse.Namespace, *, blocked: bool) -> Output:
     with auth_on(options) as (store, auth):
         account = store.people.account(UserId(options.user))
         auth.block(account.id, blocked=blocked, by=BY)
@@ -95,19 +95,19 @@ def _set_blocked(options: argparse.Namespace, *, blocked: bool) -> Answer:
         if blocked
         else "may sign in again. Tokens that were withdrawn stay so"
     )
-    return Answer({"id": account.id, "blocked": blocked}, f"{account.name} {said}.")
+    return Output({"id": account.id, "blocked": blocked}, f"{account.name} {said}.")
 
 
-def _token(options: argparse.Namespace) -> Answer:
+def _token(options: argparse.Namespace) -> Output:
     scopes = [TokenScope(scope) for scope in options.scope or TokenScope]
     with auth_on(options) as (_, auth):
         token = auth.new_token(
             options.name, user=BY, scopes=scopes, lifetime_s=options.days * _DAY_S
         )
-    return Answer({"token": token}, token)
+    return Output({"token": token}, token)
 
 
-def _tokens(options: argparse.Namespace) -> Answer:
+def _tokens(options: argparse.Namespace) -> Output:
     with auth_on(options) as (_, auth):
         tokens = auth.tokens_of(BY.id)
     rows = [
@@ -126,15 +126,15 @@ def _tokens(options: argparse.Namespace) -> Answer:
         }
         for t in tokens
     ]
-    return Answer(value, text if rows else "There are no tokens.")
+    return Output(value, text if rows else "There are no tokens.")
 
 
-def _withdraw(options: argparse.Namespace) -> Answer:
+def _withdraw(options: argparse.Namespace) -> Output:
     with auth_on(options) as (_, auth):
         for token in options.tokens:
             auth.revoke_token(BY.id, token, by=BY)
     lines = "\n".join(f"Withdrawn {token}" for token in options.tokens)
-    return Answer({"withdrawn": options.tokens}, lines)
+    return Output({"withdrawn": options.tokens}, lines)
 
 
 def _brief(person: Person) -> dict[str, object]:

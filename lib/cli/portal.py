@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lib.auth import LINK_LIFETIME_S
-from lib.cli.output import Answer, Commands, command, table
+from lib.cli.output import Commands, Output, command, table
 from lib.cli.store_access import BY, auth_on, data_of, store_of
 from lib.config import settings
 from lib.config.data_dir import running_portal
@@ -32,7 +32,7 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
     command(commands, "link", _link, common, "Print a fresh sign-in link for the owner.")
 
 
-def _list(options: argparse.Namespace) -> Answer:
+def _list(options: argparse.Namespace) -> Output:
     with store_of(options) as store:
         sessions = store.work.sessions_of_all(None, ended=_ALL if options.all else 0)
         names = {account.id: account.name for account in store.people.accounts()}
@@ -43,10 +43,10 @@ def _list(options: argparse.Namespace) -> Answer:
         for s in shown
     ]  # fmt: skip
     text = table(("ID", "STATE", "STARTED (UTC)", "CLUSTER", "MODULE", "OWNER", "TITLE"), rows)
-    return Answer([_brief(s) for s in shown], text if rows else "No notebook is running.")
+    return Output([_brief(s) for s in shown], text if rows else "No notebook is running.")
 
 
-def _stop(options: argparse.Namespace) -> Answer:
+def _stop(options: argparse.Namespace) -> Output:
     """All of them are looked up first: a wrong id stops nothing."""
     with store_of(options) as store:
         sessions = [store.work.session(SessionId(s)) for s in options.sessions]
@@ -61,10 +61,10 @@ def _stop(options: argparse.Namespace) -> Answer:
     lines += [f"{s.title} ({s.id}) had ended already" for s in sessions if s not in live]
     if live and running_portal(data_of(options)) is None:
         lines.append(_NOT_RUNNING)
-    return Answer({"stopping": [s.id for s in live]}, "\n".join(lines))
+    return Output({"stopping": [s.id for s in live]}, "\n".join(lines))
 
 
-def _link(options: argparse.Namespace) -> Answer:
+def _link(options: argparse.Namespace) -> Output:
     data = data_of(options)
     running = running_portal(data)
     origin = running.origin if running else settings.load(data).origin
@@ -72,7 +72,7 @@ def _link(options: argparse.Namespace) -> Answer:
         link = auth.new_sign_in_link(origin, via=BY.via)
     note = "" if running else " It will work once the portal runs."
     text = f"{link}\nIt signs one browser in, within {LINK_LIFETIME_S // 60} minutes.{note}"
-    return Answer({"link": link}, text)
+    return Output({"link": link}, text)
 
 
 def _brief(session: Session) -> dict[str, object]:

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.cli.output import Answer, Commands, command, plain, table
+from lib.cli.output import Commands, Output, command, plain, table
 from lib.config.data_dir import make_data_folder
 from lib.config.settings import PROJECT
 from lib.errors import InvalidProduct
 from lib.model import SceneId, SceneQuery
 from lib.scenes import samples
-from lib.scenes.local_catalog import Catalogue
+from lib.scenes.local_catalog import LocalCatalog
 
 if TYPE_CHECKING:
     import argparse
@@ -42,20 +42,20 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
     command(part, "get", _samples, common, "Take in the sample scenes that are not there yet.")
 
 
-def catalogue_of(options: argparse.Namespace) -> Catalogue:
+def catalog_of(options: argparse.Namespace) -> LocalCatalog:
     """The portal's own scenes."""
     data = options.data.expanduser().resolve()
     make_data_folder(data)
-    return Catalogue(data / "scenes")
+    return LocalCatalog(data / "scenes")
 
 
-def _add(options: argparse.Namespace) -> Answer:
+def _add(options: argparse.Namespace) -> Output:
     """Goes on after a product that cannot be read, so that one does not hold up the rest."""
-    catalogue = catalogue_of(options)
+    catalog = catalog_of(options)
     added, broken = [], []
     for path in options.paths:
         try:
-            scene = catalogue.add(path)
+            scene = catalog.add(path)
         except InvalidProduct as exc:
             print(plain(exc.message), file=sys.stderr)
             broken.append({"path": str(path), "message": exc.message})
@@ -63,22 +63,22 @@ def _add(options: argparse.Namespace) -> Answer:
             added.append(scene)
     lines = [f"Added {scene.id}: {scene.title}" for scene in added]
     value = {"added": [_brief(scene) for scene in added], "failed": broken}
-    return Answer(value, "\n".join(lines), failed=bool(broken))
+    return Output(value, "\n".join(lines), failed=bool(broken))
 
 
-def _list(options: argparse.Namespace) -> Answer:
+def _list(options: argparse.Namespace) -> Output:
     query = SceneQuery(platforms=tuple(options.platform), text=options.text, limit=options.limit)
-    hits = catalogue_of(options).search(query)
+    hits = catalog_of(options).search(query)
     rows = [
         (s.id, f"{s.time:%Y-%m-%d}", s.platform, s.level or "-", _cloud(s.cloud_cover), s.title)
         for s in hits.scenes
     ]
     text = table(("ID", "DATE", "PLATFORM", "LEVEL", "CLOUD", "TITLE"), rows)
-    return Answer([_brief(s) for s in hits.scenes], text if rows else "There are no such scenes.")
+    return Output([_brief(s) for s in hits.scenes], text if rows else "There are no such scenes.")
 
 
-def _show(options: argparse.Namespace) -> Answer:
-    scene = catalogue_of(options).get(SceneId(options.scene))
+def _show(options: argparse.Namespace) -> Output:
+    scene = catalog_of(options).get(SceneId(options.scene))
     west, south, east, north = scene.bbox
     lines = [
         f"{scene.id}: {scene.title}",
@@ -90,31 +90,31 @@ def _show(options: argparse.Namespace) -> Answer:
         f"synthetic  {'yes' if scene.synthetic else 'no'}",
         *(f"file       {asset['href']}" for asset in scene.item["assets"].values()),
     ]
-    return Answer(dict(scene.item), "\n".join(lines))
+    return Output(dict(scene.item), "\n".join(lines))
 
 
-def _remove(options: argparse.Namespace) -> Answer:
+def _remove(options: argparse.Namespace) -> Output:
     """All of them are looked up first: a wrong id removes nothing."""
-    catalogue = catalogue_of(options)
-    chosen = [catalogue.get(SceneId(scene)) for scene in options.scenes]
+    catalog = catalog_of(options)
+    chosen = [catalog.get(SceneId(scene)) for scene in options.scenes]
     for scene in chosen:
-        catalogue.remove(scene.id)
+        catalog.remove(scene.id)
     removed = [scene.id for scene in chosen]
-    return Answer({"removed": removed}, "\n".join(f"Removed {scene}" for scene in removed))
+    return Output({"removed": removed}, "\n".join(f"Removed {scene}" for scene in removed))
 
 
-def _samples(options: argparse.Namespace) -> Answer:
+def _samples(options: argparse.Namespace) -> Output:
     data = options.data.expanduser().resolve()
     make_data_folder(data)
 
     def say(line: str) -> None:
         print(plain(line), file=sys.stderr if options.json else sys.stdout, flush=True)
 
-    scenes = take_in_samples(data, say)
-    return Answer([_brief(scene) for scene in scenes], f"{len(scenes)} sample scenes are there.")
+    scenes = ingest_samples(data, say)
+    return Output([_brief(scene) for scene in scenes], f"{len(scenes)} sample scenes are there.")
 
 
-def take_in_samples(data: Path, say: Callable[[str], None]) -> tuple[Scene, ...]:
+def ingest_samples(data: Path, say: Callable[[str], None]) -> tuple[Scene, ...]:
     """Every sample scene that is not in `data` yet; all that are there then.
 
     The real ones may lie in a folder beside the project; else they are downloaded.
@@ -123,8 +123,8 @@ def take_in_samples(data: Path, say: Callable[[str], None]) -> tuple[Scene, ...]
         say: gets one short line per step.
     """
     beside = PROJECT.parent / "shared" / "data" / "landsat8"
-    catalogue = Catalogue(data / "scenes")
-    return samples.take_in_samples(catalogue, data / "cache" / "samples", say, sibling=beside)
+    catalog = LocalCatalog(data / "scenes")
+    return samples.ingest_samples(catalog, data / "cache" / "samples", say, sibling=beside)
 
 
 def _brief(scene: Scene) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from lib.cli.output import Answer, Commands, command, moment, plain, table
+from lib.cli.output import Commands, Output, command, moment, plain, table
 from lib.config.offerings import load_catalogs
 from lib.config.settings import PROJECT
 from lib.config.settings.checks import name
@@ -64,7 +64,7 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _up(options: argparse.Namespace) -> Answer:
+def _up(options: argparse.Namespace) -> Output:
     entry = load_catalogs(PROJECT).cluster(ClusterId(options.cluster))
     if options.group:
         name(options.group, "--group")
@@ -83,42 +83,42 @@ def _up(options: argparse.Namespace) -> Answer:
         f"its time: `admin.py tunnel down {entry.id}`",
     ]
     value = {**_brief(record, opened=True), "warnings": list(opened.warnings)}
-    return Answer(value, "\n".join(lines))
+    return Output(value, "\n".join(lines))
 
 
-def _down(options: argparse.Namespace) -> Answer:
+def _down(options: argparse.Namespace) -> Output:
     cluster = _cluster(options.cluster)
     closed = closing.close_tunnel(tunnel_folder(), cluster)
     text = f"The tunnel to cluster {cluster} is closed."
     if not closed:
         text = f"No tunnel to cluster {cluster} is open."
-    return Answer({"cluster": cluster, "closed": len(closed)}, text)
+    return Output({"cluster": cluster, "closed": len(closed)}, text)
 
 
-def _status(options: argparse.Namespace) -> Answer:
+def _status(options: argparse.Namespace) -> Output:
     cluster = _cluster(options.cluster)
     value, row, note = _known(cluster)
-    return Answer(value, "\n".join(filter(None, (table(_HEAD, [row]), note))))
+    return Output(value, "\n".join(filter(None, (table(_HEAD, [row]), note))))
 
 
-def _list(options: argparse.Namespace) -> Answer:  # noqa: ARG001
+def _list(options: argparse.Namespace) -> Output:  # noqa: ARG001
     clusters = [c.id for c in load_catalogs(PROJECT).clusters.values() if c.login is not None]
     known = [_known(cluster) for cluster in clusters]
     text = table(_HEAD, [row for _, row, _ in known])
-    return Answer([value for value, _, _ in known], text if known else "No cluster needs one.")
+    return Output([value for value, _, _ in known], text if known else "No cluster needs one.")
 
 
-def _admit(options: argparse.Namespace) -> Answer:
+def _admit(options: argparse.Namespace) -> Output:
     folder = admission.admit(tunnel_folder(), options.account, options.portal_group)
     text = (
         f"{options.account} may open tunnels now; their sockets and records lie in {folder}, "
         f"where the group {options.portal_group} may use and read them."
     )
-    return Answer({"account": options.account, "folder": str(folder)}, text)
+    return Output({"account": options.account, "folder": str(folder)}, text)
 
 
 def _cluster(text: str) -> ClusterId:
-    """It need not be in the catalogue any more."""
+    """It need not be in the catalog any more."""
     if NAME_PATTERN.fullmatch(text) is None:
         raise InvalidInput(f"{text!r:.60} is not the id of a cluster.")
     return ClusterId(text)

@@ -31,7 +31,7 @@ def checks(chosen: Settings, known: Catalogs, offered: Catalogs) -> Iterator[Che
     """Nothing but what concerns clusters other than this computer.
 
     Args:
-        known: what the catalogues hold; `offered`: what this portal offers of it.
+        known: what the catalogs hold; `offered`: what this portal offers of it.
     """
     others = [entry for entry in known.clusters.values() if not entry.embedded]
     if not others:

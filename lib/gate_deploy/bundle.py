@@ -23,7 +23,7 @@ _DIGEST_LENGTH = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class BundleFile:
     """One file of the bundle: where it goes below the version's folder, and its content."""
 
     path: str
@@ -43,7 +43,7 @@ def shipped_files(project: Path = PROJECT) -> list[Path]:
     return sorted(found)
 
 
-def code_pieces(project: Path = PROJECT) -> list[Piece]:
+def code_pieces(project: Path = PROJECT) -> list[BundleFile]:
     """Read them. Raises `Unavailable`."""
     try:
         return list(_read(project))
@@ -51,7 +51,7 @@ def code_pieces(project: Path = PROJECT) -> list[Piece]:
         raise Unavailable(f"{exc.filename} cannot be read: {exc.strerror}.") from exc
 
 
-def version_name(code: Sequence[Piece], pinned: str, target: str) -> str:
+def version_name(code: Sequence[BundleFile], pinned: str, target: str) -> str:
     """`VERSION-DIGEST`: another one for any other code, packages, Python or processor.
 
     Args:
@@ -69,6 +69,6 @@ def version_name(code: Sequence[Piece], pinned: str, target: str) -> str:
     return f"{found[1]}-{total.hexdigest()[:_DIGEST_LENGTH]}"
 
 
-def _read(project: Path) -> Iterator[Piece]:
+def _read(project: Path) -> Iterator[BundleFile]:
     for file in shipped_files(project):
-        yield Piece(file.relative_to(project).as_posix(), file.read_bytes())
+        yield BundleFile(file.relative_to(project).as_posix(), file.read_bytes())

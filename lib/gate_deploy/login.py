@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lib.errors import Refused, SceneBridgeError
 from lib.gate_deploy import bundle, wheels
-from lib.gate_deploy.dialogue import Dialogue, Way, source_files
+from lib.gate_deploy.connection import NodeConnection, SshTarget, source_files
 from lib.tunnels.outer import admin_ssh, admission
 from lib.tunnels.outer.agent import AgentState, agent_state
 from lib.tunnels.outer.ssh_errors import reason
@@ -52,8 +52,10 @@ def refuse_portal(data: Path, tunnels: Path) -> None:
 
 
 @contextmanager
-def signed_in(entry: ClusterEntry, user: str, say: Callable[[str], None]) -> Iterator[Dialogue]:
-    """A dialogue with the login node of a cluster.
+def signed_in(
+    entry: ClusterEntry, user: str, say: Callable[[str], None]
+) -> Iterator[NodeConnection]:
+    """A connection to the login node of a cluster.
 
     Raises:
         Refused: somebody else could change what would be sent, or ssh was not let in.
@@ -77,7 +79,7 @@ def signed_in(entry: ClusterEntry, user: str, say: Callable[[str], None]) -> Ite
 
     with tempfile.TemporaryDirectory(prefix="sb-") as folder:
         config = admin_ssh.write_config(entry, Path(folder), user=account, prompts=prompts)
-        way = Way(
+        target = SshTarget(
             argv=lambda command: admin_ssh.command(config, command),
             environment=admin_ssh.environment(),
             explain=explain,
@@ -85,5 +87,5 @@ def signed_in(entry: ClusterEntry, user: str, say: Callable[[str], None]) -> Ite
             python=gate.python,
         )
         say(f"Signing in to {account}@{login.host} …")
-        with Dialogue(way) as dialogue:
-            yield dialogue
+        with NodeConnection(target) as connection:
+            yield connection

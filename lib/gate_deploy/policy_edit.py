@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lib.config.clusters import GatePlace
-    from lib.gate_deploy.dialogue import Dialogue
+    from lib.gate_deploy.connection import NodeConnection
 
 
-def replace(dialogue: Dialogue, gate: GatePlace, text: bytes, digest: str = "") -> dict[str, Any]:
+def replace(
+    connection: NodeConnection, gate: GatePlace, text: bytes, digest: str = ""
+) -> dict[str, Any]:
     """Put this policy in place of the one that is there.
 
     Args:
@@ -27,11 +29,13 @@ def replace(dialogue: Dialogue, gate: GatePlace, text: bytes, digest: str = "") 
     Raises:
         Refused: the gate does not take it; nothing was changed.
     """
-    done, _ = dialogue.ask("write-policy", text, home=gate.home, digest=digest, port=gate.port)
+    done, _ = connection.ask("write-policy", text, home=gate.home, digest=digest, port=gate.port)
     return done
 
 
-def edit(dialogue: Dialogue, gate: GatePlace, say: Callable[[str], None]) -> dict[str, Any] | None:
+def edit(
+    connection: NodeConnection, gate: GatePlace, say: Callable[[str], None]
+) -> dict[str, Any] | None:
     """Open an editor on it; again while the gate does not take what was written.
 
     Returns what the gate says afterwards; None when nothing was changed.
@@ -42,7 +46,7 @@ def edit(dialogue: Dialogue, gate: GatePlace, say: Callable[[str], None]) -> dic
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise InvalidInput("There is no terminal for an editor; use --get and --set FILE.")
-    answer, old = dialogue.ask("read-policy", home=gate.home)
+    answer, old = connection.ask("read-policy", home=gate.home)
     with tempfile.TemporaryDirectory(prefix="sb-") as folder:
         file = Path(folder, "policy.toml")
         file.write_bytes(old)
@@ -52,7 +56,7 @@ def edit(dialogue: Dialogue, gate: GatePlace, say: Callable[[str], None]) -> dic
             if new == old:
                 return None
             try:
-                return replace(dialogue, gate, new, answer["digest"])
+                return replace(connection, gate, new, answer["digest"])
             except (Refused, InvalidInput) as exc:
                 say(exc.message)
                 if not _again():

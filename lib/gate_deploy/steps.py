@@ -1,4 +1,4 @@
-"""What `admin.py gate` does, each over one dialogue with the login node."""
+"""What `admin.py gate` does, each over one connection to the login node."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lib.config.clusters import ClusterEntry
-    from lib.gate_deploy.dialogue import Dialogue
+    from lib.gate_deploy.connection import NodeConnection
     from lib.model import Module
 
-Answer = dict[str, Any]
+Reply = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class DeployOptions:
     """What a deploy or an upgrade is to do.
 
     Args:
@@ -41,12 +41,12 @@ class Wish:
 
 
 def deploy(
-    dialogue: Dialogue,
+    connection: NodeConnection,
     entry: ClusterEntry,
-    wish: Wish,
+    options: DeployOptions,
     modules: Iterable[Module],
     say: Callable[[str], None],
-) -> Answer:
+) -> Reply:
     """Install this version of the gate beside the others and change over to it.
 
     Raises:
@@ -54,29 +54,29 @@ def deploy(
     """
     _, gate = login_of(entry)
     home, cluster = gate.home, entry.id
-    facts, _ = dialogue.ask("look", home=home)
+    facts, _ = connection.ask("look", home=home)
     policy = b""
-    if not wish.start and not facts["current"]:
+    if not options.start and not facts["current"]:
         raise NotFound(
             f"No gate was deployed to cluster {cluster} yet; begin with admin.py gate deploy."
         )
     if not facts["policy"]:
-        scheduler = first_policy.found_scheduler(facts, wish.scheduler)
-        runtime = first_policy.found_runtime(facts, wish.runtime)
+        scheduler = first_policy.found_scheduler(facts, options.scheduler)
+        runtime = first_policy.found_runtime(facts, options.runtime)
         policy = first_policy.first_policy(
-            cluster, gate.port, scheduler, runtime, wish.portal_origins, modules
+            cluster, gate.port, scheduler, runtime, options.portal_origins, modules
         ).encode()
-    version = _install(dialogue, home, facts, wish, say)
-    key = wish.portal_key.encode()
-    made, _ = dialogue.ask(
+    version = _install(connection, home, facts, options, say)
+    key = options.portal_key.encode()
+    made, _ = connection.ask(
         "first", key + policy, home=home, version=version, cluster=cluster, key_bytes=len(key)
     )
-    done, _ = dialogue.ask(
+    done, _ = connection.ask(
         "replace",
         home=home,
         version=version,
         port=gate.port,
-        start=wish.start,
+        start=options.start,
         restart=made["key_changed"],
     )
     return {
@@ -88,9 +88,9 @@ def deploy(
     }
 
 
-def version_here(dialogue: Dialogue, home: str) -> str:
+def version_here(connection: NodeConnection, home: str) -> str:
     """The version that a deploy would install; "" where there is none for that node."""
-    facts, _ = dialogue.ask("look", home=home)
+    facts, _ = connection.ask("look", home=home)
     try:
         target = _target(facts)
     except Refused:
@@ -115,22 +115,26 @@ def public_key(given: str, read: Callable[[str], str]) -> str:
 
 
 def _install(
-    dialogue: Dialogue, home: str, facts: Answer, wish: Wish, say: Callable[[str], None]
+    connection: NodeConnection,
+    home: str,
+    facts: Reply,
+    options: DeployOptions,
+    say: Callable[[str], None],
 ) -> str:
     target = _target(facts)
     code = bundle.code_pieces()
     version = bundle.version_name(code, wheels.PINS.read_text("utf-8"), target.tag)
-    there, _ = dialogue.ask("installed", home=home, version=version)
+    there, _ = connection.ask("installed", home=home, version=version)
     if there["installed"]:
         return version
-    packages = wheels.wheels_for(target, wish.wheels)
+    packages = wheels.wheels_for(target, options.wheels)
     size = sum(len(piece.data) for piece in (*code, *packages))
     say(f"Sending version {version} ({size / 1e6:.1f} MB) …")
     manifest = {"files": [p.entry for p in code], "wheels": [p.entry for p in packages]}
     body = b"".join(piece.data for piece in (*code, *packages))
-    dialogue.ask("install", body, home=home, version=version, manifest=manifest)
+    connection.ask("install", body, home=home, version=version, manifest=manifest)
     return version
 
 
-def _target(facts: Answer) -> wheels.Target:
+def _target(facts: Reply) -> wheels.Target:
     return wheels.target_of(facts["python"], facts["machine"], facts["system"], facts["libc"])

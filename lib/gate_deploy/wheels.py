@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.errors import InvalidInput, NotFound, Refused, Unavailable
-from lib.gate_deploy.bundle import Piece
+from lib.gate_deploy.bundle import BundleFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -116,7 +116,7 @@ def applies(marker: str, target: Target) -> bool:
     return (target.python < than) == (found["sign"] == "<")
 
 
-def wheels_for(target: Target, folder: Path | None) -> list[Piece]:
+def wheels_for(target: Target, folder: Path | None) -> list[BundleFile]:
     """The wheels of a target, each checked.
 
     Args:
@@ -205,7 +205,7 @@ def _pip(arguments: Sequence[str]) -> None:
         )
 
 
-def _select(pins: Iterable[Pin], target: Target, folder: Path) -> list[Piece]:
+def _select(pins: Iterable[Pin], target: Target, folder: Path) -> list[BundleFile]:
     found = []
     files = sorted(folder.glob("*.whl")) if folder.is_dir() else []
     for pin in pins:
@@ -215,7 +215,7 @@ def _select(pins: Iterable[Pin], target: Target, folder: Path) -> list[Piece]:
                 f"{folder} holds no wheel of {pin.name} {pin.version} for Python "
                 f"{target.python[0]}.{target.python[1]} on {target.machine}."
             )
-        pieces = [Piece(file.name, file.read_bytes()) for file in fitting]
+        pieces = [BundleFile(file.name, file.read_bytes()) for file in fitting]
         good = [p for p in pieces if hashlib.sha256(p.data).hexdigest() in pin.hashes]
         if not good:
             raise Refused(

@@ -9,7 +9,7 @@ Conventions used everywhere:
 * times are timezone-aware UTC `datetime`;
 * `bounds_lonlat` and `bbox` are (west, south, east, north), degrees, EPSG:4326;
   west > east means the box crosses the antimeridian;
-* cloud cover is a percentage, 0..100, or None where the catalogue does not know.
+* cloud cover is a percentage, 0..100, or None where the catalog does not know.
 """
 
 from __future__ import annotations

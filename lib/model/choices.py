@@ -12,7 +12,7 @@ from lib.model.ids import BBox, ModuleId, SceneId
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One image of a catalogue.
+    """One image of a catalog.
 
     `bands` holds the `eo:common_name` of every band that can be read ("blue",
     "nir08", ...), so a module can be matched without opening a file. `item` is

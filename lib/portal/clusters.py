@@ -1,4 +1,4 @@
-"""Clusters as users see them: the catalogue's words, their tunnels, what their gates last said."""
+"""Clusters as users see them: the catalog's words, their tunnels, what their gates last said."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ClusterViews:
         self._begun = time.time()
 
     def reachability(self, cluster: ClusterId) -> Reachability:
-        """UNKNOWN also for a cluster that is no longer in the catalogue."""
+        """UNKNOWN also for a cluster that is no longer in the catalog."""
         try:
             reachable = self._reconciler.health(cluster).reachable
         except KeyError:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from lib.model import Detection, Fit, LaunchRequest, Module, Scene, SceneId, SceneQuery, User
     from lib.reconciler.reconciler import Reconciler
     from lib.results.folder import ResultFolder
-    from lib.scenes.local_catalog import Catalogue, Footprints, SceneHits
+    from lib.scenes.local_catalog import Footprints, LocalCatalog, SceneHits
     from lib.store import Store
 
 __all__ = ["AuditEntry", "AuditQuery", "LogText", "Portal", "current", "use"]
@@ -78,7 +78,7 @@ class Portal:
         auth: Auth,
         access: Access,
         catalogs: Catalogs,
-        catalogue: Catalogue,
+        catalog: LocalCatalog,
         results: ResultFolder,
         reconciler: Reconciler,
     ) -> None:
@@ -88,14 +88,14 @@ class Portal:
         self.account = AccountDesk(auth, access)
         self.office = Office(store, auth, access)
         self._catalogs = catalogs
-        self._catalogue = catalogue
+        self._catalog = catalog
         self._results = results
         self._reconciler = reconciler
         self._known: dict[RunId, Run] = {}
         self._noting = threading.local()
         self._logs = JobLogs(reconciler)
         self._clusters = ClusterViews(catalogs, reconciler, access)
-        self._launcher = Launcher(store, catalogs, catalogue, self._clusters)
+        self._launcher = Launcher(store, catalogs, catalog, self._clusters)
 
     # --- who ----------------------------------------------------------------
 
@@ -130,17 +130,17 @@ class Portal:
 
     def search(self, user: User, query: SceneQuery) -> SceneHits:
         """Scenes of all catalogues, newest first."""
-        return self._catalogue.search(self._seen_by(user, query))
+        return self._catalog.search(self._seen_by(user, query))
 
     def scene(self, user: User, scene_id: SceneId) -> Scene:
         """Raises NotFound."""
-        scene = self._catalogue.get(scene_id)
+        scene = self._catalog.get(scene_id)
         self._require(user, Act.READ_SCENE, scene)
         return scene
 
     def footprints(self, user: User, query: SceneQuery) -> Footprints:
         """The outlines of a search's scenes as GeoJSON for the map."""
-        return self._catalogue.footprints(self._seen_by(user, query))
+        return self._catalog.footprints(self._seen_by(user, query))
 
     def _seen_by(self, user: User, query: SceneQuery) -> SceneQuery:
         now = self._require(user, Act.SEARCH)

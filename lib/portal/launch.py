@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from lib.model import LaunchRequest, Module, Scene, SceneId, User
     from lib.portal.clusters import ClusterViews
-    from lib.scenes.local_catalog import Catalogue
+    from lib.scenes.local_catalog import LocalCatalog
     from lib.store import Store
 
 _SHORTEST_WALLTIME_S = 60
@@ -36,11 +36,11 @@ _SHORTEST_WALLTIME_S = 60
 
 class Launcher:
     def __init__(
-        self, store: Store, catalogs: Catalogs, catalogue: Catalogue, clusters: ClusterViews
+        self, store: Store, catalogs: Catalogs, catalog: LocalCatalog, clusters: ClusterViews
     ) -> None:
         self._work = store.work
         self._catalogs = catalogs
-        self._catalogue = catalogue
+        self._catalog = catalog
         self._clusters = clusters
 
     def check(self, request: LaunchRequest) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Launcher:
         if len(set(request.scenes)) != len(request.scenes):
             raise InvalidInput("A scene is chosen twice.")
         module = self._catalogs.module(request.module)
-        fitting = fit(module, [self._catalogue.get(s) for s in request.scenes])
+        fitting = fit(module, [self._catalog.get(s) for s in request.scenes])
         if not fitting.ok:
             raise InvalidInput(f"{module.title} cannot work here: {' '.join(fitting.reasons[:3])}")
         params = complete_params(module, request.params)
@@ -107,20 +107,20 @@ class Launcher:
             created_at=run.created_at,
             reason=HANDING_OVER,
         )
-        self._work.add_session(session, run, [self._catalogue.get(s) for s in request.scenes])
+        self._work.add_session(session, run, [self._catalog.get(s) for s in request.scenes])
         return session
 
     def start_run(self, user: User, request: LaunchRequest) -> Run:
         """Write down a new run of its own. Raises what `check` raises."""
         run = self._new_run(user, request, self.check(request), session=None)
-        self._work.add_run(run, [self._catalogue.get(s) for s in request.scenes])
+        self._work.add_run(run, [self._catalog.get(s) for s in request.scenes])
         return run
 
     def still_there(self, scenes: Iterable[SceneId]) -> Iterator[Scene]:
-        """Those of them that are still in the catalogue."""
+        """Those of them that are still in the catalog."""
         for scene_id in scenes:
             with suppress(NotFound):
-                yield self._catalogue.get(scene_id)
+                yield self._catalog.get(scene_id)
 
     def start_again(self, old: Session) -> Session:
         """Write down a session that takes over the files of an ended one.

@@ -1,4 +1,4 @@
-"""The local catalogue: scenes that were taken in, on disk and searchable.
+"""The local catalog: scenes that were taken in, on disk and searchable.
 
 Layout of the folder:
 
@@ -63,7 +63,7 @@ class Footprints:
     shown: int
 
 
-class Catalogue:
+class LocalCatalog:
     """Scenes below one folder. Safe to use from several threads and processes."""
 
     def __init__(self, root: Path) -> None:
@@ -77,7 +77,7 @@ class Catalogue:
 
     @property
     def root(self) -> Path:
-        """The catalogue's folder."""
+        """The catalog's folder."""
         return self._root
 
     def __len__(self) -> int:
@@ -276,7 +276,7 @@ class Catalogue:
 class LazyItem(Mapping[str, Any]):
     """A scene's STAC item that is read from its folder when first looked at.
 
-    `Catalogue.search` gives its scenes such items, so that listing hundreds of scenes
+    `LocalCatalog.search` gives its scenes such items, so that listing hundreds of scenes
     opens no file. `dict(scene.item)` gives the plain dictionary.
     """
 

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from lib.errors import NotFound, SceneUnavailable, StorageFull
 from lib.model import Scene, SceneId
-from lib.scenes.local_catalog import Catalogue
+from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.synthetic import FormosatSpec, LandsatSpec, write_formosat, write_landsat
 
 _COMMIT = "20c25691d4e30d026a90e0a64d9f2e087634b3dc"
@@ -66,7 +66,7 @@ REAL = (
 )
 
 #: (what it shows, how it is made)
-MADE_UP: tuple[tuple[str, LandsatSpec | FormosatSpec], ...] = (
+SYNTHETIC: tuple[tuple[str, LandsatSpec | FormosatSpec], ...] = (
     ("Tokyo Bay, winter", LandsatSpec(139.80, 35.30, 107, 36, date(2024, 1, 17), 1)),
     ("Tokyo Bay, spring", LandsatSpec(139.80, 35.30, 107, 36, date(2024, 4, 22), 1, cloud=0.12)),
     ("Osaka Bay", LandsatSpec(135.20, 34.45, 110, 36, date(2023, 10, 28), 2, fires=3)),
@@ -95,15 +95,15 @@ def get_real_samples(
     return [_get(sample, cache, sibling, timeout_s, base) for sample in REAL]
 
 
-def make_up(folder: Path, spec: LandsatSpec | FormosatSpec) -> Path:
+def write_synthetic(folder: Path, spec: LandsatSpec | FormosatSpec) -> Path:
     """Write one made-up product below `folder`."""
     if isinstance(spec, LandsatSpec):
         return write_landsat(folder, spec)
     return write_formosat(folder, spec)
 
 
-def take_in_samples(
-    catalogue: Catalogue,
+def ingest_samples(
+    catalog: LocalCatalog,
     cache: Path,
     say: Callable[[str], None],
     *,
@@ -111,7 +111,7 @@ def take_in_samples(
     timeout_s: float = 5.0,
     base: str = BASE,
 ) -> tuple[Scene, ...]:
-    """Take in every sample that is not in the catalogue yet; returns all that are there.
+    """Take in every sample that is not in the catalog yet; returns all that are there.
 
     A real sample that cannot be had is said and left out; the made-up ones need nothing.
 
@@ -122,13 +122,13 @@ def take_in_samples(
         StorageFull: no space is left.
     """
     return (
-        *_real(catalogue, cache, say, sibling, timeout_s, base),
-        *_made_up(catalogue, say),
+        *_real(catalog, cache, say, sibling, timeout_s, base),
+        *_synthetic(catalog, say),
     )
 
 
 def _real(
-    catalogue: Catalogue,
+    catalog: LocalCatalog,
     cache: Path,
     say: Callable[[str], None],
     sibling: Path | None,
@@ -137,30 +137,30 @@ def _real(
 ) -> Iterator[Scene]:
     reachable = True
     for sample in REAL:
-        if (known := _known(catalogue, sample.scene)) is not None:
+        if (known := _known(catalog, sample.scene)) is not None:
             yield known
         elif reachable:
             say(f"Getting the real sample scene {sample.scene} ({sample.title})")
             try:
-                yield catalogue.add(_get(sample, cache, sibling, timeout_s, base))
+                yield catalog.add(_get(sample, cache, sibling, timeout_s, base))
             except SceneUnavailable as exc:
                 reachable = False
                 say(f"{exc.message} To try again later: python admin.py samples get")
 
 
-def _made_up(catalogue: Catalogue, say: Callable[[str], None]) -> Iterator[Scene]:
-    for number, (title, spec) in enumerate(MADE_UP, start=1):
-        if (known := _known(catalogue, spec.scene_id)) is not None:
+def _synthetic(catalog: LocalCatalog, say: Callable[[str], None]) -> Iterator[Scene]:
+    for number, (title, spec) in enumerate(SYNTHETIC, start=1):
+        if (known := _known(catalog, spec.scene_id)) is not None:
             yield known
             continue
-        say(f"Making the synthetic sample scene {number} of {len(MADE_UP)} ({title})")
-        with TemporaryDirectory(prefix=".samples-", dir=catalogue.root.parent) as work:
-            yield catalogue.add(make_up(Path(work), spec), synthetic=True)
+        say(f"Making the synthetic sample scene {number} of {len(SYNTHETIC)} ({title})")
+        with TemporaryDirectory(prefix=".samples-", dir=catalog.root.parent) as work:
+            yield catalog.add(write_synthetic(Path(work), spec), synthetic=True)
 
 
-def _known(catalogue: Catalogue, ident: str) -> Scene | None:
+def _known(catalog: LocalCatalog, ident: str) -> Scene | None:
     try:
-        return catalogue.get(SceneId(ident))
+        return catalog.get(SceneId(ident))
     except NotFound:
         return None
 

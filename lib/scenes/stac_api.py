@@ -1,4 +1,4 @@
-"""Search a STAC API on the internet beside the local catalogue.
+"""Search a STAC API on the internet beside the local catalog.
 
 Only addresses that a site wrote into `api.toml` are ever asked: the API's own host, also
 for further pages and never by a redirect, and assets on the listed hosts. What an API

@@ -28,7 +28,7 @@ from lib.portal import facade
 from lib.portal.tunnels import OuterTunnels
 from lib.reconciler.reconciler import Reconciler
 from lib.results.folder import ResultFolder
-from lib.scenes.local_catalog import Catalogue
+from lib.scenes.local_catalog import LocalCatalog
 from lib.server.gate_links import links
 from lib.store import Store
 from lib.web import api
@@ -59,7 +59,7 @@ class Assembly:
         tunnels = OuterTunnels(tunnel_folder())
         self.access = Access(self.auth, self._catalogs, tunnels.of)
         self._results = ResultFolder(settings.data / "results")
-        self._catalogue = Catalogue(settings.data / "scenes")
+        self._catalog = LocalCatalog(settings.data / "scenes")
         self.proxy = NotebookProcess(
             Start(
                 portal_origin=settings.origin,
@@ -86,7 +86,7 @@ class Assembly:
             self.auth,
             self.access,
             self._catalogs,
-            self._catalogue,
+            self._catalog,
             self._results,
             self._reconciler,
         )

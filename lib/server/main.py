@@ -181,10 +181,10 @@ def _take_in_samples(chosen: Settings) -> None:
     done = chosen.data / "cache" / "samples" / "taken-in"
     if done.exists():
         return
-    from lib.cli.scenes import take_in_samples  # loads much that no other start needs
+    from lib.cli.scenes import ingest_samples  # loads much that no other start needs
 
     try:
-        take_in_samples(chosen.data, lambda line: print(line, flush=True))
+        ingest_samples(chosen.data, lambda line: print(line, flush=True))
         done.parent.mkdir(parents=True, exist_ok=True)
         done.touch()
     except SceneBridgeError as exc:

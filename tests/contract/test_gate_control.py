@@ -127,12 +127,12 @@ def test_a_policy_is_checked_there_before_it_counts(deployed: LoginNode, tmp_pat
 
 def test_a_policy_that_changed_meanwhile_is_not_overwritten(deployed: LoginNode) -> None:
     entry = read_cluster(deployed.file)
-    with signed_in(entry, "", print) as dialogue:
-        answer, text = dialogue.ask("read-policy", home=str(deployed.gate))
+    with signed_in(entry, "", print) as connection:
+        answer, text = connection.ask("read-policy", home=str(deployed.gate))
         with (deployed.gate / "policy.toml").open("a") as policy_file:
             policy_file.write("# by somebody else\n")
         with pytest.raises(Conflict, match="meanwhile"):
-            dialogue.ask(
+            connection.ask(
                 "write-policy", text, home=str(deployed.gate), digest=answer["digest"],
                 port=deployed.port,
             )  # fmt: skip
@@ -166,8 +166,8 @@ def test_the_version_of_this_computer_is_known_without_a_deploy(
     deployed: LoginNode, packages: Path
 ) -> None:
     admin(["gate", "deploy", "nchc", "--wheels", str(packages)])
-    with signed_in(read_cluster(deployed.file), "", print) as dialogue:
-        assert steps.version_here(dialogue, str(deployed.gate)) == deployed.current()
+    with signed_in(read_cluster(deployed.file), "", print) as connection:
+        assert steps.version_here(connection, str(deployed.gate)) == deployed.current()
 
 
 def test_the_host_key_can_be_pinned_later(deployed: LoginNode, packages: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from lib.config.clusters import read_cluster
 from lib.errors import Conflict, NotFound, ProtocolError, Refused, StorageFull, Unavailable
-from lib.gate_deploy.bundle import Piece
+from lib.gate_deploy.bundle import BundleFile
 from lib.gate_deploy.login import signed_in
 from lib.jobs.processes import start_of
 from tests.login_node import (
@@ -166,12 +166,14 @@ def test_what_arrives_changed_is_not_installed(deployed: LoginNode) -> None:
     entry, name = read_cluster(deployed.file), f"9.9-{'a' * 12}"
     before = deployed.versions()
     manifest = {"files": [["lib/x.py", 1, "0" * 64]], "wheels": []}
-    with signed_in(entry, "", print) as dialogue:
+    with signed_in(entry, "", print) as connection:
         with pytest.raises(ProtocolError, match=r"checksum of lib/x\.py is wrong"):
-            dialogue.ask("install", b"x", home=str(deployed.gate), version=name, manifest=manifest)
-        good = Piece("../../x.py", b"x")
+            connection.ask(
+                "install", b"x", home=str(deployed.gate), version=name, manifest=manifest
+            )
+        good = BundleFile("../../x.py", b"x")
         with pytest.raises(Exception, match="cannot be the name of a shipped file"):
-            dialogue.ask(
+            connection.ask(
                 "install", b"x", home=str(deployed.gate), version=name,
                 manifest={"files": [good.entry], "wheels": []},
             )  # fmt: skip

@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from lib.config.data_dir import Running, claim, runtime_path
-from lib.scenes.local_catalog import Catalogue
-from lib.scenes.samples import MADE_UP, make_up
+from lib.scenes.local_catalog import LocalCatalog
+from lib.scenes.samples import SYNTHETIC, write_synthetic
 from lib.scenes.synthetic import FormosatSpec
 from tests.running import PROJECT, RunningPortal, free_port, wait_for
 from tools import bootstrap
@@ -187,9 +187,9 @@ def test_everything_is_on_loopback_and_private(portal, data):
 
 
 def test_a_stop_names_the_running_notebooks_and_leaves_nothing(portal, data):
-    spec = next(spec for _, spec in MADE_UP if isinstance(spec, FormosatSpec))
+    spec = next(spec for _, spec in SYNTHETIC if isinstance(spec, FormosatSpec))
     with tempfile.TemporaryDirectory() as work:
-        scene = Catalogue(data / "scenes").add(make_up(Path(work), spec), synthetic=True)
+        scene = LocalCatalog(data / "scenes").add(write_synthetic(Path(work), spec), synthetic=True)
     portal.start()
     with portal.api() as api:
         request = {

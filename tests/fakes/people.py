@@ -29,7 +29,7 @@ from lib.model import (
 )
 from lib.portal.facade import Portal
 from lib.results.folder import ResultFolder
-from lib.scenes.local_catalog import Catalogue
+from lib.scenes.local_catalog import LocalCatalog
 from lib.store import Store
 from tests.fakes.things import a_run, a_session, new_id
 from tests.pages.sample_portal import FIRE, SHIPS, FakeReconciler
@@ -81,13 +81,13 @@ class World:
         self.tunnels: dict[str, Tunnel] = {}
         self.access = Access(self.auth, self.catalogs, lambda entry: self.tunnels.get(entry.id))
         self.reconciler = FakeReconciler(folder)
-        self.catalogue = Catalogue(folder / "scenes")
+        self.catalog = LocalCatalog(folder / "scenes")
         self.portal = Portal(
             self.store,
             self.auth,
             self.access,
             self.catalogs,
-            self.catalogue,
+            self.catalog,
             ResultFolder(folder / "results"),
             cast(Any, self.reconciler),
         )
@@ -150,7 +150,7 @@ class World:
         owner = User(self.ids["alice"], "alice")
         session_id = SessionId(new_id())
         run = a_run(SCENE, owner=owner, session=session_id)
-        self.store.work.add_session(a_session(run, session_id), run, [self.catalogue.get(SCENE)])
+        self.store.work.add_session(a_session(run, session_id), run, [self.catalog.get(SCENE)])
         if state is not SessionState.NEW:
             self.store.work.update_session(session_id, state=state)
         return self.store.work.session(session_id)
@@ -163,7 +163,7 @@ class World:
 
     def run(self) -> RunId:
         run = a_run(SCENE, owner=User(self.ids["alice"], "alice"))
-        self.store.work.add_run(run, [self.catalogue.get(SCENE)])
+        self.store.work.add_run(run, [self.catalog.get(SCENE)])
         return run.id
 
     def request(self, cluster: str = "here", *scenes: str) -> LaunchRequest:

@@ -30,7 +30,7 @@ from lib.http.security_headers import page_policies
 from lib.model import TokenScope, User
 from lib.portal import facade
 from lib.scenes import stac
-from lib.scenes.local_catalog import Catalogue
+from lib.scenes.local_catalog import LocalCatalog
 from lib.web import api
 from lib.web.auth_middleware import FrontDoor
 from tests.fakes.reconciler_harness import ReconcilerHarness, running_reconciler
@@ -53,13 +53,13 @@ class Site:
         world.gate.data_paths = [str(root)]
         for name in SCENES:
             put_scene(root, name, files=name == "LC08_A")
-        self.catalogue = Catalogue(root)
+        self.catalog = LocalCatalog(root)
         self.portal = facade.Portal(
             world.store,
             self.auth,
             self.access,
             catalogs,
-            self.catalogue,
+            self.catalog,
             world.results,
             world.reconciler,
         )
@@ -132,7 +132,7 @@ BANDS = ("red", "green", "blue", "swir22")
 
 
 def put_scene(root: Path, name: str, *, files: bool = True) -> None:
-    """A small scene in the catalogue's folder, with or without its files."""
+    """A small scene in the catalog's folder, with or without its files."""
     folder = root / name
     if folder.exists():
         return

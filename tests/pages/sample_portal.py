@@ -1,4 +1,4 @@
-"""A whole portal for page tests: real store, sign-in, catalogue, Portal, API and pages.
+"""A whole portal for page tests: real store, sign-in, catalog, Portal, API and pages.
 
 Only the clusters are missing: a fake reconciler says what their gates would have said, and
 tests write the states of sessions and runs into the store, as the reconciler does.
@@ -58,7 +58,7 @@ from lib.portal.tunnels import OuterTunnels
 from lib.protocol.messages import ArtifactKind, GateInfo, LogReply, ModuleOffer
 from lib.reconciler.cluster import ClusterHealth
 from lib.results.folder import ResultFolder
-from lib.scenes.local_catalog import Catalogue
+from lib.scenes.local_catalog import LocalCatalog
 from lib.store import Store
 from tests.fakes.tunnels import write_record
 from tests.pages import sample_people
@@ -177,7 +177,7 @@ class Site:
         self.store = Store(folder / "portal.sqlite")
         self.auth = Auth(self.store, sample_people.MEMBERSHIP)
         self.results = ResultFolder(folder / "results")
-        self.catalogue = Catalogue(folder / "scenes")
+        self.catalog = LocalCatalog(folder / "scenes")
         self.reconciler = FakeReconciler(folder)
         catalogs = Catalogs(
             {m.id: m for m in (FIRE, SHIPS)},
@@ -196,7 +196,7 @@ class Site:
             self.auth,
             self.access,
             catalogs,
-            self.catalogue,
+            self.catalog,
             self.results,
             cast(Any, self.reconciler),
         )
@@ -224,7 +224,7 @@ class Site:
         owner: User = OWNER, **more: Any,
     ) -> Run:  # fmt: skip
         run = self._run(scenes, state, cluster, title, module, session, owner)
-        found = [self.catalogue.get(SceneId(s.scene)) for s in run.scenes]
+        found = [self.catalog.get(SceneId(s.scene)) for s in run.scenes]
         self.store.work.add_run(run, found)
         if more:
             self.store.work.update_run(run.id, **more)
@@ -242,7 +242,7 @@ class Site:
             run=run.id, scenes=tuple(s.scene for s in run.scenes), resources=run.resources,
             state=SessionState.NEW, reachability=Reachability.REACHABLE, created_at=run.created_at,
         )  # fmt: skip
-        found = [self.catalogue.get(SceneId(s)) for s in session.scenes]
+        found = [self.catalog.get(SceneId(s)) for s in session.scenes]
         self.store.work.add_session(session, run, found)
         changes = {**({"state": state} if state is not SessionState.NEW else {}), **more}
         if changes:
@@ -268,7 +268,7 @@ class Site:
 
     def add_detections(self, run: Run, scene_id: str, scores: Iterable[float], **more: Any) -> None:
         """Objects in a row across the scene, with chips on disk."""
-        scene = self.catalogue.get(SceneId(scene_id))
+        scene = self.catalog.get(SceneId(scene_id))
         w, s, e, n = scene.bbox
         numbers = list(enumerate(scores, start=1))
         found = []
@@ -327,7 +327,7 @@ def plant_scene(
     title: str = "", synthetic: bool = True, level: str = "L1TP", bands: tuple[str, ...] = (),
     rasters: bool = True,
 ) -> None:  # fmt: skip
-    """Write a scene's folder as the catalogue keeps it. Call before the site is opened."""
+    """Write a scene's folder as the catalog keeps it. Call before the site is opened."""
     folder = root / "scenes" / scene_id
     folder.mkdir(parents=True)
     names = bands or (FORMOSAT_BANDS if platform.startswith("formosat") else LANDSAT_BANDS)

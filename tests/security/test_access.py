@@ -357,7 +357,7 @@ def test_what_was_lost_since_is_not_started_again(world: World) -> None:
     for cluster, scene in (("forest", SCENE), ("here", SECRET_SCENE)):
         session_id = SessionId(new_id())
         run = a_run(scene, owner=mine, session=session_id, cluster=ClusterId(cluster))
-        found = [world.catalogue.get(scene)]
+        found = [world.catalog.get(scene)]
         world.store.work.add_session(a_session(run, session_id), run, found)
         world.store.work.update_session(
             session_id, state=SessionState.ENDED, files_until=time.time() + 3600

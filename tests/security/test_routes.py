@@ -23,7 +23,7 @@ from lib.config import settings
 from lib.model import SceneId, SessionId, User
 from lib.portal import facade
 from lib.reconciler.reconciler import Reconciler
-from lib.scenes.local_catalog import Catalogue
+from lib.scenes.local_catalog import LocalCatalog
 from lib.server import app
 from lib.store import Store
 from lib.store.audit import AuditQuery
@@ -82,7 +82,7 @@ class Whole:
         self.origin = chosen.origin
         self.session = SessionId(new_id())
         run = a_run("LC08_A", owner=OWNER, session=self.session)
-        found = [Catalogue(data / "scenes").get(SceneId("LC08_A"))]
+        found = [LocalCatalog(data / "scenes").get(SceneId("LC08_A"))]
         self.store.work.add_session(a_session(run, self.session), run, found)
         self.run = a_run("LC08_A", owner=OWNER)
         self.store.work.add_run(self.run, found)

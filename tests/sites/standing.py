@@ -23,8 +23,8 @@ from typing import Any
 
 import httpx
 
-from lib.scenes.local_catalog import Catalogue
-from lib.scenes.samples import make_up
+from lib.scenes.local_catalog import LocalCatalog
+from lib.scenes.samples import write_synthetic
 from lib.scenes.synthetic import LandsatSpec
 from testbed import Bed
 from testbed.hosts import Host, Started
@@ -347,7 +347,7 @@ class Standing:
     # --- what stands --------------------------------------------------------------------------
 
     def plant_scene(self) -> str:
-        """Two synthetic Landsat scenes in the portal's catalogue, of which one is worth
+        """Two synthetic Landsat scenes in the portal's catalog, of which one is worth
         searching; its id. No samples."""
         from tests.crowd import LANDSAT
         from tests.crowd import SCENE as PLAIN
@@ -357,8 +357,8 @@ class Standing:
             data = Path(folder) / "data"
             first_start_is_over(data)
             plant_scene(data, PLAIN, bands=("coastal", *LANDSAT))
-            product = make_up(Path(folder), SCENE)
-            scene = Catalogue(data / "scenes").add(product, synthetic=True)
+            product = write_synthetic(Path(folder), SCENE)
+            scene = LocalCatalog(data / "scenes").add(product, synthetic=True)
             shutil.copytree(data, self.portal.path(DATA), dirs_exist_ok=True)
         self.portal.run(["chown", "-R", "scenebridge:scenebridge", DATA])
         self.portal.run(["chmod", "700", DATA])

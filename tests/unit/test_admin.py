@@ -31,7 +31,7 @@ from lib.model import (
     SessionId,
     SessionState,
 )
-from lib.scenes.local_catalog import Catalogue
+from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.synthetic import FormosatSpec, LandsatSpec, write_formosat, write_landsat
 from lib.store import Store
 
@@ -69,14 +69,14 @@ def filled(tmp_path_factory, products) -> Path:
     """A data folder that holds both."""
     data = tmp_path_factory.mktemp("data")
     for product in products.values():
-        Catalogue(data / "scenes").add(product)
+        LocalCatalog(data / "scenes").add(product)
     return data
 
 
 def the(data: Path, platform: str) -> str:
     from lib.model import SceneQuery
 
-    (scene,) = Catalogue(data / "scenes").search(SceneQuery(platforms=(platform,))).scenes
+    (scene,) = LocalCatalog(data / "scenes").search(SceneQuery(platforms=(platform,))).scenes
     return scene.id
 
 
@@ -134,7 +134,7 @@ def test_a_wrong_id_removes_nothing(capsys, filled):
     code, _, err = admin(capsys, "scenes", "remove", known, "NO_SUCH_SCENE", "--data", filled)
     assert code == 1
     assert "NO_SUCH_SCENE" in err
-    assert Catalogue(filled / "scenes").get(known).id == known
+    assert LocalCatalog(filled / "scenes").get(known).id == known
 
 
 def test_an_unwritable_data_folder_is_one_sentence(capsys):
@@ -241,7 +241,7 @@ def with_session(tmp_path, filled) -> Path:
     """A data folder whose portal has one notebook, and does not run now."""
     now = datetime.now(timezone.utc)
     resources = Resources("small", 3600)
-    scene = Catalogue(filled / "scenes").get(SceneId(the(filled, "landsat-8")))
+    scene = LocalCatalog(filled / "scenes").get(SceneId(the(filled, "landsat-8")))
     common = {
         "owner": OWNER.id,
         "title": "Fires",

@@ -22,11 +22,11 @@ from lib.config.offerings import load_catalogs
 from lib.config.settings import PROJECT
 from lib.errors import Conflict, InvalidInput, NotFound, ProtocolError, Refused, StorageFull
 from lib.gate.policy import parse
-from lib.gate_deploy import bundle, dialogue, first_policy, host_key_pin, steps, wheels
-from lib.gate_deploy.bundle import Piece
+from lib.gate_deploy import bundle, connection, first_policy, host_key_pin, steps, wheels
+from lib.gate_deploy.bundle import BundleFile
 from lib.gate_deploy.login import refuse_portal
 from lib.gate_deploy.remote import frames, main, versions
-from lib.gate_deploy.remote.gate_dir import Place, make_home
+from lib.gate_deploy.remote.gate_dir import GateDir, make_gate_dir
 from lib.model import ClusterId
 from tests.unit.test_repository import pins, tracked
 
@@ -58,12 +58,12 @@ def test_the_notebooks_that_policies_name_are_in_it() -> None:
 
 
 def test_any_change_makes_another_version() -> None:
-    code = [Piece("lib/gate/__init__.py", b'VERSION = "1.2.3"\n'), Piece("lib/x.py", b"")]
+    code = [BundleFile("lib/gate/__init__.py", b'VERSION = "1.2.3"\n'), BundleFile("lib/x.py", b"")]
     names = {
         bundle.version_name(pieces, pinned, target)
         for pieces, pinned, target in (
             (code, "p", "cp311-x86_64"),
-            ([code[0], Piece("lib/x.py", b"#")], "p", "cp311-x86_64"),
+            ([code[0], BundleFile("lib/x.py", b"#")], "p", "cp311-x86_64"),
             (code, "q", "cp311-x86_64"),
             (code, "p", "cp312-x86_64"),
         )
@@ -75,7 +75,7 @@ def test_any_change_makes_another_version() -> None:
 
 def test_the_program_there_needs_the_standard_library_alone() -> None:
     allowed = set(sys.stdlib_module_names)
-    for name in dialogue.SOURCES:
+    for name in connection.SOURCES:
         tree = ast.parse((PROJECT / f"{name.replace('.', '/')}.py").read_text())
         for node in ast.walk(tree):
             named = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -84,12 +84,12 @@ def test_the_program_there_needs_the_standard_library_alone() -> None:
                 if node.module == "lib.gate_deploy.remote":
                     named = [f"{node.module}.{alias.name}" for alias in node.names]
             for found in named:
-                assert found.split(".")[0] in allowed or found in dialogue.SOURCES, (name, found)
+                assert found.split(".")[0] in allowed or found in connection.SOURCES, (name, found)
 
 
 def test_its_modules_are_all_named() -> None:
     files = {f.stem for f in tracked("lib/gate_deploy/remote/*.py")} - {"__init__"}
-    assert {name.rpartition(".")[2] for name in dialogue.SOURCES} == files | {"errors"}
+    assert {name.rpartition(".")[2] for name in connection.SOURCES} == files | {"errors"}
 
 
 SHELLS = ("sh", "bash", "dash", "zsh", "csh", "tcsh", "fish")
@@ -97,13 +97,13 @@ SHELLS = ("sh", "bash", "dash", "zsh", "csh", "tcsh", "fish")
 
 @pytest.mark.parametrize("shell", [shell for shell in SHELLS if shutil.which(shell)])
 def test_every_shell_starts_the_program(shell: str, tmp_path: Path) -> None:
-    line = dialogue.remote_command(sys.executable)
-    asked = frames.pack({"do": "look", "home": str(tmp_path)})
+    line = connection.remote_command(sys.executable)
+    asked = frames.pack_frame({"do": "look", "home": str(tmp_path)})
     done = subprocess.run(
-        [shell, "-c", line], input=dialogue.program() + asked, capture_output=True, timeout=60
+        [shell, "-c", line], input=connection.program() + asked, capture_output=True, timeout=60
     )
     assert done.stdout.startswith(b"\nscenebridge-dialogue-1 python\n"), done
-    answer = frames.take(io.BytesIO(done.stdout.split(b"python\n", 1)[1]))
+    answer = frames.read_frame(io.BytesIO(done.stdout.split(b"python\n", 1)[1]))
     assert answer is not None
     assert answer[0]["ok"]
     assert answer[0]["executable"] == sys.executable
@@ -112,13 +112,13 @@ def test_every_shell_starts_the_program(shell: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["python; rm -rf", "$(id)", "a b", "it's"])
 def test_a_python_that_is_a_command_is_refused(name: str) -> None:
     with pytest.raises(ProtocolError):
-        dialogue.remote_command(name)
+        connection.remote_command(name)
 
 
 def test_a_program_that_arrives_changed_does_not_run(tmp_path: Path) -> None:
-    changed = dialogue.program().replace(b"def main()", b"def mayn()")
+    changed = connection.program().replace(b"def main()", b"def mayn()")
     done = subprocess.run(
-        ["sh", "-c", dialogue.remote_command(sys.executable)],
+        ["sh", "-c", connection.remote_command(sys.executable)],
         input=changed, capture_output=True, timeout=60,
     )  # fmt: skip
     assert b"the program arrived changed" in done.stderr
@@ -133,14 +133,14 @@ def test_a_program_that_arrives_changed_does_not_run(tmp_path: Path) -> None:
 )
 def test_what_is_no_frame_is_named(data: bytes) -> None:
     with pytest.raises(ProtocolError):
-        frames.take(io.BytesIO(data))
+        frames.read_frame(io.BytesIO(data))
 
 
 def test_frames_arrive_whole() -> None:
-    source = io.BytesIO(frames.pack({"do": "x"}, b"\n\0") + frames.pack({"y": 1}))
-    assert frames.take(source) == ({"do": "x"}, b"\n\0")
-    assert frames.take(source) == ({"y": 1}, b"")
-    assert frames.take(source) is None
+    source = io.BytesIO(frames.pack_frame({"do": "x"}, b"\n\0") + frames.pack_frame({"y": 1}))
+    assert frames.read_frame(source) == ({"do": "x"}, b"\n\0")
+    assert frames.read_frame(source) == ({"y": 1}, b"")
+    assert frames.read_frame(source) is None
 
 
 # --- on the login node ----------------------------------------------------------------------
@@ -160,24 +160,24 @@ def test_a_home_that_is_not_writable_is_said(number: int) -> None:
     assert "[gate] home" in error.message
 
 
-def place(root: Path) -> Place:
-    return make_home(str(root / "gate"))
+def place(root: Path) -> GateDir:
+    return make_gate_dir(str(root / "gate"))
 
 
-def manifest(files: list[Piece], *packages: Piece) -> dict[str, Any]:
+def manifest(files: list[BundleFile], *packages: BundleFile) -> dict[str, Any]:
     return {"files": [f.entry for f in files], "wheels": [p.entry for p in packages]}
 
 
-def wheel(**files: str) -> Piece:
+def wheel(**files: str) -> BundleFile:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as archive:
         for name, text in files.items():
             archive.writestr(name, text)
-    return Piece("x-1-py3-none-any.whl", out.getvalue())
+    return BundleFile("x-1-py3-none-any.whl", out.getvalue())
 
 
 def test_a_version_is_installed_whole(tmp_path: Path) -> None:
-    there, file = place(tmp_path), Piece("lib/a.py", b"a = 1\n")
+    there, file = place(tmp_path), BundleFile("lib/a.py", b"a = 1\n")
     package = wheel(**{"x/__init__.py": "", "x-1.data/scripts/run": "no"})
     body = file.data + package.data
     versions.install(there, NAME, manifest([file], package), body)
@@ -197,7 +197,7 @@ def test_a_version_is_installed_whole(tmp_path: Path) -> None:
 def test_files_go_nowhere_else(tmp_path: Path, path: str) -> None:
     there = place(tmp_path)
     with pytest.raises(InvalidInput, match="cannot be the name"):
-        versions.install(there, NAME, manifest([Piece(path, b"x")]), b"x")
+        versions.install(there, NAME, manifest([BundleFile(path, b"x")]), b"x")
     package = wheel(**{f"{path or '.'}": "x"})
     with pytest.raises(InvalidInput, match="cannot be the name"):
         versions.install(there, NAME, manifest([], package), package.data)
@@ -208,7 +208,7 @@ def test_files_go_nowhere_else(tmp_path: Path, path: str) -> None:
 def test_a_wrong_checksum_or_size_installs_nothing(tmp_path: Path, body: bytes) -> None:
     there = place(tmp_path)
     with pytest.raises(ProtocolError):
-        versions.install(there, NAME, manifest([Piece("lib/a.py", b"x")]), body)
+        versions.install(there, NAME, manifest([BundleFile("lib/a.py", b"x")]), body)
     assert list(there.versions.iterdir()) == []
 
 
@@ -236,12 +236,12 @@ def test_a_home_that_is_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "a.tex").touch()
     with pytest.raises(Conflict, match="holds other things"):
-        make_home(str(tmp_path / "thesis"))
+        make_gate_dir(str(tmp_path / "thesis"))
     (tmp_path / "link").symlink_to(tmp_path / "gate")
     (tmp_path / "gate").mkdir(mode=0o755)
     with pytest.raises(Refused, match="not a folder of this account"):
-        make_home(str(tmp_path / "link"))
-    make_home(str(tmp_path / "gate"))
+        make_gate_dir(str(tmp_path / "link"))
+    make_gate_dir(str(tmp_path / "gate"))
     assert (tmp_path / "gate").stat().st_mode & 0o777 == 0o700
 
 
@@ -315,7 +315,7 @@ def test_a_folder_of_wheels_is_taken_or_named(
     with pytest.raises(Refused, match="checksum is wrong"):
         wheels.wheels_for(HERE, tmp_path)
     file.write_bytes(good)
-    assert wheels.wheels_for(HERE, tmp_path) == [Piece(file.name, good)]
+    assert wheels.wheels_for(HERE, tmp_path) == [BundleFile(file.name, good)]
     with pytest.raises(NotFound, match="no folder"):
         wheels.wheels_for(HERE, tmp_path / "none")
 

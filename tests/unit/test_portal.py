@@ -218,7 +218,7 @@ async def test_work_on_a_cluster_that_left_the_catalogue_is_still_shown(here: Si
     store.work.add_session(
         dataclasses.replace(lost, run=run.id),
         run,
-        [here.catalogue.get(SceneId("LC08_A"))],
+        [here.catalog.get(SceneId("LC08_A"))],
     )
     seen = await ask(here.portal.session, ALICE, lost.id)
     assert seen.reachability is Reachability.UNKNOWN

@@ -14,7 +14,7 @@ from rasterio.warp import transform
 
 from lib.errors import InvalidProduct
 from lib.scenes.formosat import profiles
-from lib.scenes.local_catalog import Catalogue
+from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.synthetic import write_formosat
 from tests.unit.scene_products import FORMOSAT, edit, shared, tar
 
@@ -30,12 +30,12 @@ def product(original: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def catalogue(tmp_path: Path) -> Catalogue:
-    return Catalogue(tmp_path / "scenes")
+def catalog(tmp_path: Path) -> LocalCatalog:
+    return LocalCatalog(tmp_path / "scenes")
 
 
-def test_a_folder_becomes_a_scene(product: Path, catalogue: Catalogue) -> None:
-    scene = catalogue.add(product)
+def test_a_folder_becomes_a_scene(product: Path, catalog: LocalCatalog) -> None:
+    scene = catalog.add(product)
     assert scene.id == FORMOSAT.scene_id
     assert (scene.platform, scene.level, scene.collection) == ("formosat-2", "1A", "formosat")
     assert scene.bands == {"blue", "green", "red", "nir"}
@@ -47,19 +47,19 @@ def test_a_folder_becomes_a_scene(product: Path, catalogue: Catalogue) -> None:
     assert asset["proj:code"] == "EPSG:32651"
 
 
-def test_gains_are_matched_by_name_not_by_place(product: Path, catalogue: Catalogue) -> None:
+def test_gains_are_matched_by_name_not_by_place(product: Path, catalog: LocalCatalog) -> None:
     """The metadata lists red first, the raster blue first (OTB, real product of 2007)."""
-    bands = catalogue.add(product).item["assets"]["ms"]["bands"]
+    bands = catalog.add(product).item["assets"]["ms"]["bands"]
     gains = {b["eo:common_name"]: b["formosat:physical_gain"] for b in bands}
     assert gains == {"blue": 0.255004, "green": 0.354691, "red": 0.332615, "nir": 0.433054}
 
 
 def test_level_1a_is_warped_to_where_its_tie_points_say(
-    product: Path, catalogue: Catalogue
+    product: Path, catalog: LocalCatalog
 ) -> None:
     """Planted ships must lie where the truth says, within a pixel and a half."""
     truth = json.loads((product / "truth.geojson").read_text())["features"]
-    scene = catalogue.add(product)
+    scene = catalog.add(product)
     with rasterio.open(scene.item["assets"]["ms"]["href"]) as ds:
         assert ds.crs.to_epsg() == 32651
         assert ds.transform.a == 8
@@ -76,14 +76,16 @@ def test_level_1a_is_warped_to_where_its_tie_points_say(
     assert len(truth) == 3
 
 
-def test_cloud_cover_999_is_unknown(product: Path, catalogue: Catalogue) -> None:
+def test_cloud_cover_999_is_unknown(product: Path, catalog: LocalCatalog) -> None:
     edit(product / "METADATA.DIM", "<CLOUDCOVER>2<", "<CLOUDCOVER>999<")
-    scene = catalogue.add(product)
+    scene = catalog.add(product)
     assert scene.cloud_cover is None
     assert "eo:cloud_cover" not in scene.item["properties"]
 
 
-def test_the_wrong_azimuth_of_old_software_is_left_out(product: Path, catalogue: Catalogue) -> None:
+def test_the_wrong_azimuth_of_old_software_is_left_out(
+    product: Path, catalog: LocalCatalog
+) -> None:
     dim = product / "METADATA.DIM"
     edit(
         dim,
@@ -91,46 +93,46 @@ def test_the_wrong_azimuth_of_old_software_is_left_out(product: Path, catalogue:
         "<SATELLITE_AZIMUTH_ANGLE>241.8</SATELLITE_AZIMUTH_ANGLE><INSTRUMENT_INDEX>",
     )
     edit(dim, "<SOFTWARE_NAME>", "<SOFTWARE_VERSION>R2P_02.03</SOFTWARE_VERSION><SOFTWARE_NAME>")
-    assert "view:azimuth" not in catalogue.add(product).item["properties"]
+    assert "view:azimuth" not in catalog.add(product).item["properties"]
     edit(dim, "R2P_02.03", "R2P_02.04.01")
-    catalogue.remove(FORMOSAT.scene_id)  # type: ignore[arg-type]
-    assert catalogue.add(product).item["properties"]["view:azimuth"] == 241.8
+    catalog.remove(FORMOSAT.scene_id)  # type: ignore[arg-type]
+    assert catalog.add(product).item["properties"]["view:azimuth"] == 241.8
 
 
 def test_a_folder_of_folders_and_an_archive(
-    product: Path, catalogue: Catalogue, tmp_path: Path
+    product: Path, catalog: LocalCatalog, tmp_path: Path
 ) -> None:
     outer = tmp_path / "outer"
     outer.mkdir()
     shutil.copytree(product, outer / "MS")
-    assert catalogue.add(outer).id == FORMOSAT.scene_id
-    other = Catalogue(tmp_path / "other")
+    assert catalog.add(outer).id == FORMOSAT.scene_id
+    other = LocalCatalog(tmp_path / "other")
     assert other.add(tar(product, tmp_path / "p.tar.gz")).id == FORMOSAT.scene_id
 
 
 def test_multispectral_and_panchromatic_of_one_acquisition_are_one_scene(
-    product: Path, catalogue: Catalogue, tmp_path: Path
+    product: Path, catalog: LocalCatalog, tmp_path: Path
 ) -> None:
     outer = tmp_path / "outer"
     shutil.copytree(product, outer / "MS")
     shutil.copytree(product, outer / "PAN")
     make_pan(outer / "PAN")
-    scene = catalogue.add(outer)
+    scene = catalog.add(outer)
     assert scene.bands == {"blue", "green", "red", "nir", "pan"}
     assert scene.item["assets"]["pan"]["gsd"] == 2.0
 
 
 def test_two_products_of_one_kind_in_a_folder_are_refused(
-    product: Path, catalogue: Catalogue, tmp_path: Path
+    product: Path, catalog: LocalCatalog, tmp_path: Path
 ) -> None:
     outer = tmp_path / "outer"
     shutil.copytree(product, outer / "A")
     shutil.copytree(product, outer / "B")
     with pytest.raises(InvalidProduct, match="several FORMOSAT products"):
-        catalogue.add(outer)
+        catalog.add(outer)
 
 
-def test_level_2_is_placed_by_its_upper_left_corner(product: Path, catalogue: Catalogue) -> None:
+def test_level_2_is_placed_by_its_upper_left_corner(product: Path, catalog: LocalCatalog) -> None:
     dim = product / "METADATA.DIM"
     text = dim.read_text()
     start, end = text.index("<Geoposition_Points>"), text.index("</Geoposition_Points>")
@@ -140,7 +142,7 @@ def test_level_2_is_placed_by_its_upper_left_corner(product: Path, catalogue: Ca
     )
     text = text[:start] + insert + text[end + len("</Geoposition_Points>") :]
     dim.write_text(text.replace("EPSG:4326", "EPSG:32651").replace(">1A<", ">2A<"))
-    scene = catalogue.add(product)
+    scene = catalog.add(product)
     assert scene.level == "2A"
     assert scene.item["assets"]["ms"]["proj:transform"] == [8, 0, 249996, 0, -8, 2690004]
 
@@ -166,52 +168,52 @@ def test_level_2_is_placed_by_its_upper_left_corner(product: Path, catalogue: Ca
     ],
 )  # fmt: skip
 def test_broken_metadata_is_refused(
-    product: Path, catalogue: Catalogue, old: str, new: str, message: str
+    product: Path, catalog: LocalCatalog, old: str, new: str, message: str
 ) -> None:
     edit(product / "METADATA.DIM", old, new)
     with pytest.raises(InvalidProduct, match=message):
-        catalogue.add(product)
-    assert len(catalogue) == 0
+        catalog.add(product)
+    assert len(catalog) == 0
 
 
 @pytest.mark.parametrize("name", ["METADATA.DIM", "IMAGERY.TIF"])
 def test_links_are_not_followed(
-    product: Path, catalogue: Catalogue, tmp_path: Path, name: str
+    product: Path, catalog: LocalCatalog, tmp_path: Path, name: str
 ) -> None:
     path = product / name
     path.symlink_to(path.rename(tmp_path / "outside"))
     with pytest.raises(InvalidProduct, match=r"holds no product|IMAGERY\.TIF is missing"):
-        catalogue.add(product)
+        catalog.add(product)
 
 
-def test_entities_are_refused(product: Path, catalogue: Catalogue) -> None:
+def test_entities_are_refused(product: Path, catalog: LocalCatalog) -> None:
     dim = product / "METADATA.DIM"
     laughs = '<!DOCTYPE d [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]>'
     edit(dim, '<Dimap_Document name="METADATA.DIM">', f"{laughs}<Dimap_Document><A>&b;</A>")
     with pytest.raises(InvalidProduct, match="cannot be read as DIMAP"):
-        catalogue.add(product)
+        catalog.add(product)
 
 
-def test_tie_points_that_fold_the_image_are_refused(product: Path, catalogue: Catalogue) -> None:
+def test_tie_points_that_fold_the_image_are_refused(product: Path, catalog: LocalCatalog) -> None:
     dim = product / "METADATA.DIM"
     edit(dim, "<TIE_POINT_DATA_X>260<", "<TIE_POINT_DATA_X>1<")
     with pytest.raises(InvalidProduct):
-        catalogue.add(product)
+        catalog.add(product)
 
 
-def test_a_truncated_image_is_refused(product: Path, catalogue: Catalogue) -> None:
+def test_a_truncated_image_is_refused(product: Path, catalog: LocalCatalog) -> None:
     image = product / "IMAGERY.TIF"
     image.write_bytes(image.read_bytes()[: image.stat().st_size // 2])
     with pytest.raises(InvalidProduct, match=r"IMAGERY\.TIF is damaged"):
-        catalogue.add(product)
+        catalog.add(product)
 
 
-def test_the_spot_sample_is_refused_by_its_name(catalogue: Catalogue) -> None:
+def test_the_spot_sample_is_refused_by_its_name(catalog: LocalCatalog) -> None:
     path = shared("formosat", "dimap-spot4")
     if path is None:
         pytest.skip("the optional folder of real data is absent")
     with pytest.raises(InvalidProduct, match="is of SPOT 4"):
-        catalogue.add(path)
+        catalog.add(path)
 
 
 def test_formosat_5_is_a_profile() -> None:

@@ -18,7 +18,7 @@ from lib.errors import InvalidProduct
 from lib.imagery.raster import describe
 from lib.model import Scene, SceneId
 from lib.scenes import mtl
-from lib.scenes.local_catalog import Catalogue
+from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.synthetic import write_landsat
 from tests.unit.scene_products import LANDSAT, edit, shared, tar
 
@@ -34,8 +34,8 @@ def product(original: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def catalogue(tmp_path: Path) -> Catalogue:
-    return Catalogue(tmp_path / "scenes")
+def catalog(tmp_path: Path) -> LocalCatalog:
+    return LocalCatalog(tmp_path / "scenes")
 
 
 def mtl_of(product: Path) -> Path:
@@ -51,8 +51,8 @@ def band(scene: Scene, name: str) -> dict[str, object]:
     return found
 
 
-def test_a_folder_becomes_a_scene(product: Path, catalogue: Catalogue) -> None:
-    scene = catalogue.add(product)
+def test_a_folder_becomes_a_scene(product: Path, catalog: LocalCatalog) -> None:
+    scene = catalog.add(product)
     assert scene.id == LANDSAT.product_id
     assert (scene.platform, scene.level, scene.collection) == ("landsat-8", "L1TP", "landsat8")
     assert scene.time.isoformat().startswith("2024-01-17T00:58")
@@ -68,8 +68,8 @@ def test_a_folder_becomes_a_scene(product: Path, catalogue: Catalogue) -> None:
     assert 0 <= (scene.cloud_cover or 0) < 20
 
 
-def test_the_item_describes_bands_for_modules(product: Path, catalogue: Catalogue) -> None:
-    scene = catalogue.add(product)
+def test_the_item_describes_bands_for_modules(product: Path, catalog: LocalCatalog) -> None:
+    scene = catalog.add(product)
     nir = band(scene, "nir08")
     assert (nir["name"], nir["eo:common_name"]) == ("B5", "nir08")
     assert (nir["raster:scale"], nir["raster:offset"]) == (2e-5, -0.1)
@@ -85,21 +85,21 @@ def test_the_item_describes_bands_for_modules(product: Path, catalogue: Catalogu
     assert 20 < properties["view:sun_elevation"] < 40
 
 
-def test_the_item_on_disk_is_valid_stac(product: Path, catalogue: Catalogue) -> None:
+def test_the_item_on_disk_is_valid_stac(product: Path, catalog: LocalCatalog) -> None:
     """Against the core schemas that pystac carries; extensions' schemas are on the internet."""
-    folder = catalogue.root / catalogue.add(product).id
+    folder = catalog.root / catalog.add(product).id
     item = json.loads((folder / "item.json").read_text())
     (link,) = item["links"]
     collection = json.loads((folder / link["href"]).read_text())
     assert collection["id"] == item["collection"]
-    for document in (item, collection, dict(catalogue.get(SceneId(folder.name)).item)):
+    for document in (item, collection, dict(catalog.get(SceneId(folder.name)).item)):
         pystac.validation.validate_dict({**document, "stac_extensions": []})
 
 
 def test_every_raster_is_a_cog_with_the_pixels_of_the_product(
-    product: Path, catalogue: Catalogue
+    product: Path, catalog: LocalCatalog
 ) -> None:
-    scene = catalogue.add(product)
+    scene = catalog.add(product)
     for name, source in (("red", "B4"), ("pan", "B8"), ("qa_pixel", "QA_PIXEL")):
         stored = Path(scene.item["assets"][name]["href"])
         info = describe(stored)
@@ -110,82 +110,82 @@ def test_every_raster_is_a_cog_with_the_pixels_of_the_product(
 
 
 def test_hrefs_on_disk_are_relative_so_that_the_folder_can_move(
-    product: Path, catalogue: Catalogue, tmp_path: Path
+    product: Path, catalog: LocalCatalog, tmp_path: Path
 ) -> None:
-    scene = catalogue.add(product)
-    text = (catalogue.root / scene.id / "item.json").read_text()
+    scene = catalog.add(product)
+    text = (catalog.root / scene.id / "item.json").read_text()
     assert str(tmp_path) not in text
-    moved = Path(shutil.move(catalogue.root, tmp_path / "elsewhere"))
-    found = Catalogue(moved).get(scene.id)
+    moved = Path(shutil.move(catalog.root, tmp_path / "elsewhere"))
+    found = LocalCatalog(moved).get(scene.id)
     assert Path(found.item["assets"]["red"]["href"]).is_file()
 
 
 @pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
 def test_an_archive_becomes_the_same_scene(
-    product: Path, catalogue: Catalogue, tmp_path: Path, suffix: str
+    product: Path, catalog: LocalCatalog, tmp_path: Path, suffix: str
 ) -> None:
-    scene = catalogue.add(tar(product, tmp_path / f"product{suffix}"))
+    scene = catalog.add(tar(product, tmp_path / f"product{suffix}"))
     assert scene.id == LANDSAT.product_id
-    assert [p.name for p in catalogue.root.glob(".incoming-*")] == []
+    assert [p.name for p in catalog.root.glob(".incoming-*")] == []
 
 
 def test_tiffs_without_georeference_take_it_from_the_mtl(
-    product: Path, catalogue: Catalogue
+    product: Path, catalog: LocalCatalog
 ) -> None:
     with rasterio.open(band_of(product, "B4")) as ds:
         expected, crs = ds.transform, ds.crs
     for path in product.glob("*.TIF"):
         strip_georeference(path)
-    scene = catalogue.add(product)
+    scene = catalog.add(product)
     with rasterio.open(scene.item["assets"]["red"]["href"]) as ds:
         assert (ds.transform, ds.crs) == (expected, crs)
     with rasterio.open(scene.item["assets"]["pan"]["href"]) as ds:
         assert ds.transform == Affine(15, 0, expected.c + 7.5, 0, -15, expected.f - 7.5)
 
 
-def test_corners_that_do_not_fit_are_refused(product: Path, catalogue: Catalogue) -> None:
+def test_corners_that_do_not_fit_are_refused(product: Path, catalog: LocalCatalog) -> None:
     strip_georeference(band_of(product, "B1"))
     edit(mtl_of(product), "CORNER_LR_PROJECTION_X_PRODUCT = ", "CORNER_LR_PROJECTION_X_PRODUCT = 1")
     with pytest.raises(InvalidProduct, match=r"B1\.TIF carries no georeference .*CORNER_UL/LR"):
-        catalogue.add(product)
+        catalog.add(product)
 
 
-def test_a_missing_band_is_named(product: Path, catalogue: Catalogue) -> None:
+def test_a_missing_band_is_named(product: Path, catalog: LocalCatalog) -> None:
     band_of(product, "B5").unlink()
     with pytest.raises(InvalidProduct, match=r"Band 5 \(nir08\) is missing.*_B5\.TIF"):
-        catalogue.add(product)
-    assert_nothing_was_left(catalogue)
+        catalog.add(product)
+    assert_nothing_was_left(catalog)
 
 
-def test_bands_that_are_not_needed_may_be_missing(product: Path, catalogue: Catalogue) -> None:
+def test_bands_that_are_not_needed_may_be_missing(product: Path, catalog: LocalCatalog) -> None:
     for name in ("B1", "B8", "B10", "QA_PIXEL"):
         band_of(product, name).unlink()
-    scene = catalogue.add(product)
+    scene = catalog.add(product)
     assert {"coastal", "pan", "lwir11"}.isdisjoint(scene.bands)
     assert "qa_pixel" not in scene.item["assets"]
 
 
-def test_a_truncated_band_is_refused(product: Path, catalogue: Catalogue) -> None:
+def test_a_truncated_band_is_refused(product: Path, catalog: LocalCatalog) -> None:
     path = band_of(product, "B6")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InvalidProduct, match=r"B6\.TIF is damaged"):
-        catalogue.add(product)
-    assert_nothing_was_left(catalogue)
+        catalog.add(product)
+    assert_nothing_was_left(catalog)
 
 
-def test_something_that_is_no_tiff_is_refused(product: Path, catalogue: Catalogue) -> None:
+def test_something_that_is_no_tiff_is_refused(product: Path, catalog: LocalCatalog) -> None:
     band_of(product, "B3").write_bytes(b"<VRTDataset/>")
     with pytest.raises(InvalidProduct, match=r"B3\.TIF is damaged or is not a GeoTIFF"):
-        catalogue.add(product)
+        catalog.add(product)
 
 
-def test_bands_of_another_size_are_refused(product: Path, catalogue: Catalogue) -> None:
+def test_bands_of_another_size_are_refused(product: Path, catalog: LocalCatalog) -> None:
     with rasterio.open(band_of(product, "B7")) as ds:
         profile, data = ds.profile, ds.read()[:, :-1]
     profile.update(height=259)
     rewrite(band_of(product, "B7"), data, profile)
     with pytest.raises(InvalidProduct, match=r"B7\.TIF is 260 x 259 pixels, but .*B1\.TIF is 260"):
-        catalogue.add(product)
+        catalog.add(product)
 
 
 @pytest.mark.parametrize(
@@ -193,10 +193,10 @@ def test_bands_of_another_size_are_refused(product: Path, catalogue: Catalogue) 
     ["SPACECRAFT_ID", "DATE_ACQUIRED", "SCENE_CENTER_TIME", "SUN_ELEVATION", "PROCESSING_LEVEL",
      "LANDSAT_PRODUCT_ID", "REFLECTANCE_MULT_BAND_4", "K1_CONSTANT_BAND_10", "WRS_PATH"],
 )  # fmt: skip
-def test_a_missing_field_is_named(product: Path, catalogue: Catalogue, field: str) -> None:
+def test_a_missing_field_is_named(product: Path, catalog: LocalCatalog, field: str) -> None:
     edit(mtl_of(product), f"    {field} = ", f"    X_{field} = ")
     with pytest.raises(InvalidProduct, match=rf"_MTL\.txt lacks the field {field}"):
-        catalogue.add(product)
+        catalog.add(product)
 
 
 @pytest.mark.parametrize(
@@ -214,56 +214,56 @@ def test_a_missing_field_is_named(product: Path, catalogue: Catalogue, field: st
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_refused(
-    product: Path, catalogue: Catalogue, old: str, new: str, message: str
+    product: Path, catalog: LocalCatalog, old: str, new: str, message: str
 ) -> None:
     edit(mtl_of(product), old, new)
     with pytest.raises(InvalidProduct, match=message):
-        catalogue.add(product)
-    assert_nothing_was_left(catalogue)
+        catalog.add(product)
+    assert_nothing_was_left(catalog)
 
 
 def test_a_band_that_is_a_link_is_not_followed(
-    product: Path, catalogue: Catalogue, tmp_path: Path
+    product: Path, catalog: LocalCatalog, tmp_path: Path
 ) -> None:
     path = band_of(product, "B2")
     path.rename(tmp_path / "outside.TIF")
     path.symlink_to(tmp_path / "outside.TIF")
     with pytest.raises(InvalidProduct, match="Band 2"):
-        catalogue.add(product)
+        catalog.add(product)
 
 
 @pytest.mark.parametrize("name", ["truth.geojson", "MTL"])
 def test_metadata_that_is_a_link_is_not_copied(
-    product: Path, catalogue: Catalogue, tmp_path: Path, name: str
+    product: Path, catalog: LocalCatalog, tmp_path: Path, name: str
 ) -> None:
     path = mtl_of(product) if name == "MTL" else product / name
     secret = path.rename(tmp_path / "secret")
     path.symlink_to(secret)
     if name == "MTL":
         with pytest.raises(InvalidProduct, match="holds no product"):
-            catalogue.add(product)
+            catalog.add(product)
         return
-    scene = catalogue.add(product)
+    scene = catalog.add(product)
     assert "truth" not in scene.item["assets"]
-    assert not (catalogue.root / scene.id / name).is_symlink()
+    assert not (catalog.root / scene.id / name).is_symlink()
 
 
-def test_sidecar_files_are_not_read(product: Path, catalogue: Catalogue) -> None:
+def test_sidecar_files_are_not_read(product: Path, catalog: LocalCatalog) -> None:
     """GDAL would take another georeference from these."""
     path = band_of(product, "B4")
     path.with_suffix(".TIF.aux.xml").write_text("<PAMDataset><SRS>EPSG:3857</SRS></PAMDataset>")
     path.with_suffix(".TFW").write_text("1\n0\n0\n-1\n0\n0\n")
-    scene = catalogue.add(product)
+    scene = catalog.add(product)
     with rasterio.open(scene.item["assets"]["red"]["href"]) as ds:
         assert ds.crs.to_epsg() == 32654
 
 
-def test_a_folder_without_a_product_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_a_folder_without_a_product_is_refused(catalog: LocalCatalog, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidProduct, match="MTL file"):
-        catalogue.add(tmp_path / "empty")
+        catalog.add(tmp_path / "empty")
     with pytest.raises(InvalidProduct, match="no file or folder"):
-        catalogue.add(tmp_path / "nowhere")
+        catalog.add(tmp_path / "nowhere")
 
 
 def test_mtl_txt_and_json_and_xml_say_the_same() -> None:
@@ -326,12 +326,12 @@ def test_an_mtl_that_is_too_large_or_binary_is_refused(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_real_crops(
-    catalogue: Catalogue, name: str, ident: str, level: str, epsg: int, origin: tuple[float, float]
+    catalog: LocalCatalog, name: str, ident: str, level: str, epsg: int, origin: tuple[float, float]
 ) -> None:
     path = shared("landsat8", name)
     if path is None:
         pytest.skip("the optional folder of real data is absent")
-    scene = catalogue.add(path)
+    scene = catalog.add(path)
     assert (scene.id, scene.level, scene.synthetic) == (ident, level, False)
     assert {"blue", "green", "red", "nir08", "swir16", "swir22"} <= scene.bands
     with rasterio.open(scene.item["assets"]["swir22"]["href"]) as ds:
@@ -363,7 +363,7 @@ def rewrite(path: Path, data: Any, profile: dict[str, Any]) -> None:
     draft.replace(path)
 
 
-def assert_nothing_was_left(catalogue: Catalogue) -> None:
-    assert len(catalogue) == 0
-    left = {p.name for p in catalogue.root.iterdir()} - {"table.parquet", "table.lock"}
+def assert_nothing_was_left(catalog: LocalCatalog) -> None:
+    assert len(catalog) == 0
+    left = {p.name for p in catalog.root.iterdir()} - {"table.parquet", "table.lock"}
     assert left == set()

@@ -15,7 +15,7 @@ import shapely
 from shapely.geometry import shape
 
 from lib.model import Scene
-from lib.scenes.local_catalog import Catalogue
+from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.synthetic import FormosatSpec, LandsatSpec, write_formosat, write_landsat
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +64,7 @@ def compare(product: Path, kinds: set[str], found: list[Any]) -> tuple[int, int,
 
 def test_fires_on_landsat(tmp_path: Path) -> None:
     product = write_landsat(tmp_path, replace(LANDSAT, sea=0.25))
-    scene = Catalogue(tmp_path / "scenes").add(product)
+    scene = LocalCatalog(tmp_path / "scenes").add(product)
     planted, hit, other = compare(product, {"fire"}, detect("active_fire", scene, tmp_path))
     assert planted == 5
     assert hit == planted
@@ -73,7 +73,7 @@ def test_fires_on_landsat(tmp_path: Path) -> None:
 
 def test_ships_and_turbines_on_landsat(tmp_path: Path) -> None:
     product = write_landsat(tmp_path, LANDSAT)
-    scene = Catalogue(tmp_path / "scenes").add(product)
+    scene = LocalCatalog(tmp_path / "scenes").add(product)
     found = detect("offshore_objects", scene, tmp_path)
     planted, hit, other = compare(product, {"ship", "turbine"}, found)
     assert planted >= 8
@@ -83,7 +83,7 @@ def test_ships_and_turbines_on_landsat(tmp_path: Path) -> None:
 
 def test_ships_on_formosat(tmp_path: Path) -> None:
     product = write_formosat(tmp_path, FORMOSAT)
-    scene = Catalogue(tmp_path / "scenes").add(product)
+    scene = LocalCatalog(tmp_path / "scenes").add(product)
     found = detect("offshore_objects", scene, tmp_path)
     planted, hit, other = compare(product, {"ship"}, found)
     assert planted >= 8

@@ -19,8 +19,8 @@ import rasterio
 
 from lib.errors import SceneUnavailable
 from lib.scenes import samples
-from lib.scenes.local_catalog import Catalogue
-from lib.scenes.samples import MADE_UP, REAL, RealSample, get_real_samples, take_in_samples
+from lib.scenes.local_catalog import LocalCatalog
+from lib.scenes.samples import REAL, SYNTHETIC, RealSample, get_real_samples, ingest_samples
 from lib.scenes.synthetic import LandsatSpec, write_formosat, write_landsat
 from lib.scenes.synthetic.landscape import Landscape, Window
 from lib.scenes.synthetic.objects import planck
@@ -111,10 +111,10 @@ def test_no_internet_is_said_plainly_and_leaves_the_made_up_scenes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = replace(LANDSAT, size=64, fires=0, ships=0, turbines=0)
-    monkeypatch.setattr(samples, "MADE_UP", (("a place", small),))
+    monkeypatch.setattr(samples, "SYNTHETIC", (("a place", small),))
     said: list[str] = []
-    catalogue = Catalogue(tmp_path / "scenes")
-    get = partial(take_in_samples, catalogue, tmp_path / "cache", said.append)
+    catalog = LocalCatalog(tmp_path / "scenes")
+    get = partial(ingest_samples, catalog, tmp_path / "cache", said.append)
     scenes = get(base="http://127.0.0.1:1/data")
     assert [s.id for s in scenes] == [small.product_id]
     assert all(s.synthetic for s in scenes)
@@ -136,7 +136,7 @@ def test_the_pinned_files_are_those_of_the_real_data() -> None:
 
 
 def test_the_made_up_samples_are_six_and_three_with_ids_of_their_own() -> None:
-    specs = [spec for _, spec in MADE_UP]
+    specs = [spec for _, spec in SYNTHETIC]
     assert sum(isinstance(s, LandsatSpec) for s in specs) == 6
     assert len({s.scene_id for s in specs}) == len(specs) == 9
 

@@ -2,5 +2,5 @@
 
 It lives as long as the connection, is kept in memory only, and does what it is asked in
 frames. Standard library and lib.errors only, Python 3.10 or newer; `SOURCES` of
-`lib.gate_deploy.dialogue` lists its modules.
+`lib.gate_deploy.connection` lists its modules.
 """

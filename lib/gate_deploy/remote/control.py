@@ -13,34 +13,34 @@ from typing import Any
 
 from lib.errors import Conflict, NotFound, Refused, SceneBridgeError, Unavailable
 from lib.gate_deploy.remote import versions
-from lib.gate_deploy.remote.gate_dir import Place, write_whole
+from lib.gate_deploy.remote.gate_dir import GateDir, write_whole
 
-Answer = dict[str, Any]
+Reply = dict[str, Any]
 
 
-def status(place: Place) -> Answer:
+def status(gate_dir: GateDir) -> Reply:
     """What the deployed code says, and which version that is."""
-    current = place.require_current()
-    return {**place.gate(current, "status"), "current": current}
+    current = gate_dir.require_current()
+    return {**gate_dir.gate(current, "status"), "current": current}
 
 
-def start(place: Place) -> Answer:
+def start(gate_dir: GateDir) -> Reply:
     """Start the gate unless it runs."""
-    current = place.require_current()
-    said = place.gate(current, "status")
+    current = gate_dir.require_current()
+    said = gate_dir.gate(current, "status")
     if not said["running"]:
-        _serve(place, current)
-    return {**status(place), "was_running": said["running"]}
+        _serve(gate_dir, current)
+    return {**status(gate_dir), "was_running": said["running"]}
 
 
-def stop(place: Place, *, jobs: bool) -> Answer:
+def stop(gate_dir: GateDir, *, jobs: bool) -> Reply:
     """Stop the gate; with `jobs` all that it started too."""
-    current = place.require_current()
-    answer = place.gate(current, "stop", *(["--jobs"] if jobs else []))
-    return {**status(place), "was_running": answer["was_running"]}
+    current = gate_dir.require_current()
+    answer = gate_dir.gate(current, "stop", *(["--jobs"] if jobs else []))
+    return {**status(gate_dir), "was_running": answer["was_running"]}
 
 
-def first(place: Place, new: str, cluster: str, key: bytes, policy: bytes) -> Answer:
+def first(gate_dir: GateDir, new: str, cluster: str, key: bytes, policy: bytes) -> Reply:
     """Complete the folder: keys, and a policy where there is none. Starts nothing.
 
     Args:
@@ -48,29 +48,29 @@ def first(place: Place, new: str, cluster: str, key: bytes, policy: bytes) -> An
         policy: written only where there is none.
     """
     arguments = ["--cluster", cluster, "--fix-node"]
-    given = {"portal-key": key, "policy": b"" if place.policy.exists() else policy}
-    files = {name: place.home / f".given-{name}" for name, data in given.items() if data}
-    if not key and not (place.home / "authorized_key").exists():
+    given = {"portal-key": key, "policy": b"" if gate_dir.policy.exists() else policy}
+    files = {name: gate_dir.home / f".given-{name}" for name, data in given.items() if data}
+    if not key and not (gate_dir.home / "authorized_key").exists():
         raise NotFound(
             "The gate does not know the portal's key yet: print it on the portal host with "
             f"`admin.py gate key {cluster}`, and give it with --portal-key."
         )
-    if place.policy.exists():
-        _checked(place, new)
+    if gate_dir.policy.exists():
+        _checked(gate_dir, new)
     try:
         for name, file in files.items():
             write_whole(file, given[name])
             arguments += [f"--{name}", str(file)]
-        keys = place.home / "authorized_key", place.home / "host_key"
+        keys = gate_dir.home / "authorized_key", gate_dir.home / "host_key"
         before = [_bytes_of(file) for file in keys]
-        answer = place.gate(new, "init", *arguments)
+        answer = gate_dir.gate(new, "init", *arguments)
         return {**answer, "key_changed": before != [_bytes_of(file) for file in keys]}
     finally:
         for file in files.values():
             file.unlink(missing_ok=True)
 
 
-def replace(place: Place, new: str, *, port: int, start: bool, restart: bool) -> Answer:
+def replace(gate_dir: GateDir, new: str, *, port: int, start: bool, restart: bool) -> Reply:
     """Change over to an installed version; if it does not come up, back to the old one.
 
     Args:
@@ -82,23 +82,23 @@ def replace(place: Place, new: str, *, port: int, start: bool, restart: bool) ->
         Conflict: the policy names another port, or the gate belongs to another node.
         Unavailable: the new version did not come up; the old one runs again.
     """
-    checked = _checked(place, new)
+    checked = _checked(gate_dir, new)
     _require_port(checked, port)
-    old = place.current()
-    before = _possible(place.gate(new, "status"))
+    old = gate_dir.current()
+    before = _require_changeable(gate_dir.gate(new, "status"))
     running = bool(before["running"])
     same = running and before["running_code"] == new and old == new
     if not same or restart:
         if running:
-            place.gate(old or new, "stop")
-        place.switch(new)
+            gate_dir.gate(old or new, "stop")
+        gate_dir.switch(new)
         if running or start:
-            _start_or_go_back(place, new, old, running=running)
+            _start_or_go_back(gate_dir, new, old, running=running)
         if old != new:
-            place.audit("deployed", version=new, before=old)
-    removed = versions.prune(place)
+            gate_dir.audit("deployed", version=new, before=old)
+    removed = versions.prune(gate_dir)
     return {
-        **status(place),
+        **status(gate_dir),
         "before": old,
         "was_running": running,
         "removed": removed,
@@ -106,14 +106,14 @@ def replace(place: Place, new: str, *, port: int, start: bool, restart: bool) ->
     }
 
 
-def read_policy(place: Place) -> tuple[Answer, bytes]:
+def read_policy(gate_dir: GateDir) -> tuple[Reply, bytes]:
     """The policy and its digest, which `write_policy` wants to see again."""
-    place.require_current()
-    data = place.policy.read_bytes()
+    gate_dir.require_current()
+    data = gate_dir.policy.read_bytes()
     return {"digest": hashlib.sha256(data).hexdigest()}, data
 
 
-def write_policy(place: Place, digest: str, data: bytes, *, port: int) -> Answer:
+def write_policy(gate_dir: GateDir, digest: str, data: bytes, *, port: int) -> Reply:
     """Replace the policy, if the deployed code takes it, and let a running gate read it.
 
     Args:
@@ -123,29 +123,29 @@ def write_policy(place: Place, digest: str, data: bytes, *, port: int) -> Answer
         Conflict: somebody else changed it meanwhile.
         Refused: it is not acceptable, or no gate starts with it; the old one stays.
     """
-    current = place.require_current()
-    said = _possible(place.gate(current, "status"), switched_off=True)
-    old = place.policy.read_bytes()
+    current = gate_dir.require_current()
+    said = _require_changeable(gate_dir.gate(current, "status"), switched_off=True)
+    old = gate_dir.policy.read_bytes()
     if digest and hashlib.sha256(old).hexdigest() != digest:
         raise Conflict("Somebody else has changed the policy meanwhile; look at it again.")
-    new = place.home / ".policy-new.toml"
+    new = gate_dir.home / ".policy-new.toml"
     write_whole(new, data)
     try:
-        checked = place.gate(current, "check", "--policy", str(new))
+        checked = gate_dir.gate(current, "check", "--policy", str(new))
     finally:
         new.unlink(missing_ok=True)
     _require_port(checked, port)
-    write_whole(place.policy.with_name("policy.toml.1"), old)
-    write_whole(place.policy, data)
+    write_whole(gate_dir.policy.with_name("policy.toml.1"), old)
+    write_whole(gate_dir.policy, data)
     if said["running"]:
-        _restart_or_put_back(place, current, old)
-    place.audit("policy-changed", digest=hashlib.sha256(data).hexdigest())
-    return {**status(place), "problems": checked["problems"], "was_running": said["running"]}
+        _restart_or_put_back(gate_dir, current, old)
+    gate_dir.audit("policy-changed", digest=hashlib.sha256(data).hexdigest())
+    return {**status(gate_dir), "problems": checked["problems"], "was_running": said["running"]}
 
 
-def _checked(place: Place, version: str) -> Answer:
+def _checked(gate_dir: GateDir, version: str) -> Reply:
     try:
-        return place.gate(version, "check")
+        return gate_dir.gate(version, "check")
     except SceneBridgeError as exc:
         raise Refused(
             f"The new version does not take this cluster's policy, so nothing was changed: "
@@ -153,7 +153,7 @@ def _checked(place: Place, version: str) -> Answer:
         ) from exc
 
 
-def _require_port(checked: Answer, port: int) -> None:
+def _require_port(checked: Reply, port: int) -> None:
     if checked["port"] != port:
         raise Conflict(
             f"The policy lets the gate listen on port {checked['port']}, and [gate] of the "
@@ -169,7 +169,7 @@ def _bytes_of(file: Path) -> bytes:
         return b""
 
 
-def _possible(said: Answer, *, switched_off: bool = False) -> Answer:
+def _require_changeable(said: Reply, *, switched_off: bool = False) -> Reply:
     """Pass on what `status` said, where this node may change something.
 
     Raises:
@@ -189,42 +189,42 @@ def _possible(said: Answer, *, switched_off: bool = False) -> Answer:
     return said
 
 
-def _restart_or_put_back(place: Place, current: str, old: bytes) -> None:
+def _restart_or_put_back(gate_dir: GateDir, current: str, old: bytes) -> None:
     try:
-        place.gate(current, "stop")
-        _serve(place, current)
+        gate_dir.gate(current, "stop")
+        _serve(gate_dir, current)
     except SceneBridgeError as exc:
-        write_whole(place.policy, old)
-        if not place.gate(current, "status")["running"]:
-            _serve(place, current)
+        write_whole(gate_dir.policy, old)
+        if not gate_dir.gate(current, "status")["running"]:
+            _serve(gate_dir, current)
         raise Refused(
             f"No gate starts with that policy, so the old one was put back and the gate runs "
             f"again: {exc.message}"
         ) from exc
 
 
-def _start_or_go_back(place: Place, new: str, old: str, *, running: bool) -> None:
+def _start_or_go_back(gate_dir: GateDir, new: str, old: str, *, running: bool) -> None:
     try:
-        _serve(place, new)
+        _serve(gate_dir, new)
     except SceneBridgeError as exc:
         if not old or old == new:
             raise
-        place.switch(old)
+        gate_dir.switch(old)
         if running:
-            _serve(place, old)
-        place.audit("deploy-failed", version=new, back_to=old)
+            _serve(gate_dir, old)
+        gate_dir.audit("deploy-failed", version=new, back_to=old)
         again = "runs again" if running else "is in use again"
         raise Unavailable(
             f"The new version {new} did not come up, and the old one {old} {again}: {exc.message}"
         ) from exc
 
 
-def _serve(place: Place, version: str) -> Mapping[str, Any]:
+def _serve(gate_dir: GateDir, version: str) -> Mapping[str, Any]:
     """Start a gate; on failure the sentence carries the end of its log."""
     try:
-        return place.gate(version, "serve", "--detach")
+        return gate_dir.gate(version, "serve", "--detach")
     except Refused as exc:
-        lines = place.last_log_lines()
+        lines = gate_dir.last_log_lines()
         if "did not start" in exc.message and lines:
             raise Unavailable(f"{exc.message}\nThe end of its log:\n{lines}") from exc
         raise

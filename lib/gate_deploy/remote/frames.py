@@ -1,4 +1,4 @@
-"""The dialogue's frames: one line of JSON, then as many bytes as its `bytes` says."""
+"""Framing of requests and answers: a line of JSON, then as many bytes as its `bytes` says."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_LINE = 4 * 2**20
 MAX_BODY = 256 * 2**20
 
 
-class Source(Protocol):
+class ByteReader(Protocol):
     """Where frames come from."""
 
     def readline(self, limit: int = ..., /) -> bytes: ...
@@ -20,12 +20,12 @@ class Source(Protocol):
     def read(self, size: int = ..., /) -> bytes: ...
 
 
-def pack(message: Mapping[str, Any], body: bytes = b"") -> bytes:
+def pack_frame(message: Mapping[str, Any], body: bytes = b"") -> bytes:
     """One frame."""
     return json.dumps({**message, "bytes": len(body)}).encode("ascii") + b"\n" + body
 
 
-def take(source: Source) -> tuple[dict[str, Any], bytes] | None:
+def read_frame(source: ByteReader) -> tuple[dict[str, Any], bytes] | None:
     """The next frame; None where the other side has closed.
 
     Raises:
@@ -47,7 +47,7 @@ def take(source: Source) -> tuple[dict[str, Any], bytes] | None:
     return message, body
 
 
-def send(out: BinaryIO, message: Mapping[str, Any], body: bytes = b"") -> None:
+def write_frame(out: BinaryIO, message: Mapping[str, Any], body: bytes = b"") -> None:
     """Write one frame at once."""
-    out.write(pack(message, body))
+    out.write(pack_frame(message, body))
     out.flush()

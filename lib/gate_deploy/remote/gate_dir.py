@@ -30,7 +30,7 @@ _LOG_LINES = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class GateDir:
     """A gate's folder; it need not exist."""
 
     home: Path
@@ -124,14 +124,14 @@ class Place:
             os.close(fd)
 
 
-def make_home(path: str) -> Place:
+def make_gate_dir(path: str) -> GateDir:
     """Make the folder, 0700, or take the one that is there.
 
     Raises:
         Refused: it is somebody else's, or no folder.
         Conflict: something else lies in it.
     """
-    home = place_of(path).home
+    home = gate_dir_at(path).home
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     info = home.lstat()
     if not home.is_dir() or home.is_symlink() or info.st_uid != os.getuid():
@@ -143,12 +143,12 @@ def make_home(path: str) -> Place:
             "cluster file."
         )
     home.chmod(0o700)
-    return Place(home)
+    return GateDir(home)
 
 
-def place_of(path: str) -> Place:
+def gate_dir_at(path: str) -> GateDir:
     """A path of the cluster file: absolute, or relative to the account's home."""
-    return Place(Path.home() / path)
+    return GateDir(Path.home() / path)
 
 
 def environment(folder: Path) -> Mapping[str, str]:

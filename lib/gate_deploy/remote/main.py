@@ -13,22 +13,22 @@ from typing import Any, BinaryIO
 
 from lib.errors import ProtocolError, Refused, SceneBridgeError, StorageFull, Unavailable
 from lib.gate_deploy.remote import control, frames, versions
-from lib.gate_deploy.remote.gate_dir import make_home, place_of
+from lib.gate_deploy.remote.gate_dir import gate_dir_at, make_gate_dir
 
-Answer = tuple[dict[str, Any], bytes]
+Reply = tuple[dict[str, Any], bytes]
 #: A full disk, a used-up quota, a limit on the size of files.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def main() -> None:
-    """Serve the dialogue on stdin and stdout."""
+    """Serve requests on stdin and stdout."""
     os.umask(0o077)
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a child prints goes to stderr
     source = sys.stdin.buffer
     while True:
-        frame = frames.take(source)
+        frame = frames.read_frame(source)
         if frame is None:
             return
         _answer(out, *frame)
@@ -36,19 +36,19 @@ def main() -> None:
 
 def _answer(out: BinaryIO, message: dict[str, Any], body: bytes) -> None:
     try:
-        act = _ACTS.get(message.pop("do", ""))
+        act = _HANDLERS.get(message.pop("do", ""))
         if act is None:
             raise ProtocolError("This program on the login node does not know that request.")
         answer, data = act(message, body)
-        frames.send(out, {"ok": True, **answer}, data)
+        frames.write_frame(out, {"ok": True, **answer}, data)
     except SceneBridgeError as exc:
-        frames.send(out, {"ok": False, "code": exc.code, "message": exc.message})
+        frames.write_frame(out, {"ok": False, "code": exc.code, "message": exc.message})
     except OSError as exc:
         error = _of_system(exc)
-        frames.send(out, {"ok": False, "code": error.code, "message": error.message})
+        frames.write_frame(out, {"ok": False, "code": error.code, "message": error.message})
     except Exception as exc:
         text = f"The program on the login node failed: {type(exc).__name__}: {exc}"
-        frames.send(out, {"ok": False, "code": ProtocolError.code, "message": text})
+        frames.write_frame(out, {"ok": False, "code": ProtocolError.code, "message": text})
 
 
 def _of_system(error: OSError) -> SceneBridgeError:
@@ -66,9 +66,9 @@ def _of_system(error: OSError) -> SceneBridgeError:
     return Unavailable(f"The login node's file system says: {error.strerror}{where}.")
 
 
-def _look(message: dict[str, Any], _: bytes) -> Answer:
+def _look(message: dict[str, Any], _: bytes) -> Reply:
     """Facts about the node, the Python and what is deployed."""
-    place = place_of(message["home"])
+    gate_dir = gate_dir_at(message["home"])
     found = {name: shutil.which(name) or "" for name in ("sbatch", "apptainer", "singularity")}
     return {
         "python": list(sys.version_info[:2]),
@@ -78,57 +78,57 @@ def _look(message: dict[str, Any], _: bytes) -> Answer:
         "system": platform.system(),
         "node": socket.gethostname(),
         "account_home": os.path.expanduser("~"),  # noqa: PTH111
-        "home": str(place.home),
-        "current": place.current(),
-        "policy": place.policy.exists(),
+        "home": str(gate_dir.home),
+        "current": gate_dir.current(),
+        "policy": gate_dir.policy.exists(),
         "programs": found,
     }, b""
 
 
-def _installed(message: dict[str, Any], _: bytes) -> Answer:
-    place = place_of(message["home"])
-    return {"installed": versions.installed(place, message["version"])}, b""
+def _installed(message: dict[str, Any], _: bytes) -> Reply:
+    gate_dir = gate_dir_at(message["home"])
+    return {"installed": versions.installed(gate_dir, message["version"])}, b""
 
 
-def _install(message: dict[str, Any], body: bytes) -> Answer:
-    versions.install(make_home(message["home"]), message["version"], message["manifest"], body)
+def _install(message: dict[str, Any], body: bytes) -> Reply:
+    versions.install(make_gate_dir(message["home"]), message["version"], message["manifest"], body)
     return {}, b""
 
 
-def _first(message: dict[str, Any], body: bytes) -> Answer:
-    place, split = make_home(message["home"]), message["key_bytes"]
+def _first(message: dict[str, Any], body: bytes) -> Reply:
+    gate_dir, split = make_gate_dir(message["home"]), message["key_bytes"]
     key, policy = body[:split], body[split:]
-    return control.first(place, message["version"], message["cluster"], key, policy), b""
+    return control.first(gate_dir, message["version"], message["cluster"], key, policy), b""
 
 
-def _replace(message: dict[str, Any], _: bytes) -> Answer:
-    place = place_of(message["home"])
-    wish = {name: message[name] for name in ("port", "start", "restart")}
-    return control.replace(place, message["version"], **wish), b""
+def _replace(message: dict[str, Any], _: bytes) -> Reply:
+    gate_dir = gate_dir_at(message["home"])
+    options = {name: message[name] for name in ("port", "start", "restart")}
+    return control.replace(gate_dir, message["version"], **options), b""
 
 
-def _status(message: dict[str, Any], _: bytes) -> Answer:
-    return control.status(place_of(message["home"])), b""
+def _status(message: dict[str, Any], _: bytes) -> Reply:
+    return control.status(gate_dir_at(message["home"])), b""
 
 
-def _start(message: dict[str, Any], _: bytes) -> Answer:
-    return control.start(place_of(message["home"])), b""
+def _start(message: dict[str, Any], _: bytes) -> Reply:
+    return control.start(gate_dir_at(message["home"])), b""
 
 
-def _stop(message: dict[str, Any], _: bytes) -> Answer:
-    return control.stop(place_of(message["home"]), jobs=message["jobs"]), b""
+def _stop(message: dict[str, Any], _: bytes) -> Reply:
+    return control.stop(gate_dir_at(message["home"]), jobs=message["jobs"]), b""
 
 
-def _read_policy(message: dict[str, Any], _: bytes) -> Answer:
-    return control.read_policy(place_of(message["home"]))
+def _read_policy(message: dict[str, Any], _: bytes) -> Reply:
+    return control.read_policy(gate_dir_at(message["home"]))
 
 
-def _write_policy(message: dict[str, Any], body: bytes) -> Answer:
-    place, port = place_of(message["home"]), message["port"]
-    return control.write_policy(place, message["digest"], body, port=port), b""
+def _write_policy(message: dict[str, Any], body: bytes) -> Reply:
+    gate_dir, port = gate_dir_at(message["home"]), message["port"]
+    return control.write_policy(gate_dir, message["digest"], body, port=port), b""
 
 
-_ACTS: dict[str, Callable[[dict[str, Any], bytes], Answer]] = {
+_HANDLERS: dict[str, Callable[[dict[str, Any], bytes], Reply]] = {
     "look": _look,
     "installed": _installed,
     "install": _install,

@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import InvalidInput, ProtocolError
-from lib.gate_deploy.remote.gate_dir import Place, write_whole
+from lib.gate_deploy.remote.gate_dir import GateDir, write_whole
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _MANIFEST = "manifest.json"
 _MAX_UNPACKED = 256 * 2**20
 
 
-def installed(place: Place, name: str) -> bool:
+def installed(gate_dir: GateDir, name: str) -> bool:
     """Whether that version is there, whole and unchanged."""
-    folder = place.version(name)
+    folder = gate_dir.version(name)
     try:
         manifest = json.loads((folder / _MANIFEST).read_bytes())
         files: Mapping[str, str] = {**manifest["files"], **manifest["unpacked"]}
@@ -36,7 +36,7 @@ def installed(place: Place, name: str) -> bool:
         return False
 
 
-def install(place: Place, name: str, manifest: Mapping[str, Any], body: bytes) -> None:
+def install(gate_dir: GateDir, name: str, manifest: Mapping[str, Any], body: bytes) -> None:
     """Write a version from the bytes of all its files, one after the other.
 
     Args:
@@ -45,9 +45,9 @@ def install(place: Place, name: str, manifest: Mapping[str, Any], body: bytes) -
     Raises:
         ProtocolError: a checksum or the size does not fit; nothing is left behind.
     """
-    target = place.version(name)
-    place.versions.mkdir(mode=0o700, exist_ok=True)
-    part = place.versions / f".part-{secrets.token_hex(6)}"
+    target = gate_dir.version(name)
+    gate_dir.versions.mkdir(mode=0o700, exist_ok=True)
+    part = gate_dir.versions / f".part-{secrets.token_hex(6)}"
     part.mkdir(mode=0o700)
     try:
         files, rest = _parts(manifest["files"], body)
@@ -62,36 +62,36 @@ def install(place: Place, name: str, manifest: Mapping[str, Any], body: bytes) -
         record = {"files": {p: _digest(d) for p, d in files.items()}, "unpacked": unpacked}
         write_whole(part / _MANIFEST, json.dumps(record).encode())
         if target.exists():  # it was not whole
-            target.rename(place.versions / f".part-{secrets.token_hex(6)}")
+            target.rename(gate_dir.versions / f".part-{secrets.token_hex(6)}")
         part.rename(target)
     finally:
-        _sweep(place)
+        _sweep(gate_dir)
 
 
-def prune(place: Place) -> list[str]:
+def prune(gate_dir: GateDir) -> list[str]:
     """Remove the versions that neither the gate nor a live job uses; their names."""
-    used = _used(place)
+    used = _used(gate_dir)
     if used is None:
         return []
     removed = []
-    for folder in sorted(place.versions.iterdir()):
+    for folder in sorted(gate_dir.versions.iterdir()):
         if folder.name not in used:
             shutil.rmtree(folder, ignore_errors=True)
             removed.append(folder.name)
     return removed
 
 
-def _used(place: Place) -> set[str] | None:
+def _used(gate_dir: GateDir) -> set[str] | None:
     """None where it cannot be known: then nothing is removed."""
-    used = {place.current()}
+    used = {gate_dir.current()}
     try:
-        gate = json.loads((place.home / "gate.json").read_bytes())
+        gate = json.loads((gate_dir.home / "gate.json").read_bytes())
         used.add(gate.get("code", ""))
     except FileNotFoundError:
         pass
     except (OSError, ValueError):
         return None
-    for file in place.home.glob("sessions/*/control/record.json"):
+    for file in gate_dir.home.glob("sessions/*/control/record.json"):
         try:
             record = json.loads(file.read_bytes())
         except (OSError, ValueError):
@@ -147,8 +147,8 @@ def _write(part: Path, path: str, data: bytes) -> None:
     file.write_bytes(data)
 
 
-def _sweep(place: Place) -> None:
-    for left in place.versions.glob(".part-*"):
+def _sweep(gate_dir: GateDir) -> None:
+    for left in gate_dir.versions.glob(".part-*"):
         shutil.rmtree(left, ignore_errors=True)
 
 

@@ -1,4 +1,4 @@
-"""The catalogue: search by place, time, cloud, platform and text; several processes; crashes."""
+"""The catalog: search by place, time, cloud, platform and text; several processes; crashes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lib.errors import InvalidInput, InvalidProduct, NotFound, StorageFull
 from lib.imagery.outline import bbox_of, lonlat_polygon
 from lib.model import BBox, Scene, SceneId, SceneQuery
 from lib.scenes import local_catalog as catalogue_module
-from lib.scenes.local_catalog import Catalogue
+from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.stac import bbox_parts
 from lib.scenes.synthetic import LandsatSpec, write_landsat
 from lib.scenes.table import Table
@@ -185,25 +185,25 @@ def products(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture
-def catalogue(tmp_path: Path) -> Catalogue:
-    return Catalogue(tmp_path / "scenes")
+def catalog(tmp_path: Path) -> LocalCatalog:
+    return LocalCatalog(tmp_path / "scenes")
 
 
-def test_newest_first_and_limited(catalogue: Catalogue, products: list[Path]) -> None:
-    first, second = (catalogue.add(p) for p in products)
-    hits = catalogue.search(SceneQuery())
+def test_newest_first_and_limited(catalog: LocalCatalog, products: list[Path]) -> None:
+    first, second = (catalog.add(p) for p in products)
+    hits = catalog.search(SceneQuery())
     assert [s.id for s in hits.scenes] == [second.id, first.id]
     assert (hits.total, hits.truncated) == (2, False)
-    hits = catalogue.search(SceneQuery(limit=1))
+    hits = catalog.search(SceneQuery(limit=1))
     assert ([s.id for s in hits.scenes], hits.total, hits.truncated) == ([second.id], 2, True)
-    assert catalogue.search(SceneQuery(limit=0)).scenes == ()
+    assert catalog.search(SceneQuery(limit=0)).scenes == ()
     with pytest.raises(InvalidInput):
-        catalogue.search(SceneQuery(limit=-1))
+        catalog.search(SceneQuery(limit=-1))
 
 
-def test_a_hit_is_the_scene(catalogue: Catalogue, products: list[Path]) -> None:
-    added = catalogue.add(products[0])
-    (hit,) = catalogue.search(SceneQuery()).scenes
+def test_a_hit_is_the_scene(catalog: LocalCatalog, products: list[Path]) -> None:
+    added = catalog.add(products[0])
+    (hit,) = catalog.search(SceneQuery()).scenes
     assert {
         f: getattr(hit, f) for f in ("id", "time", "bbox", "bands", "title", "cloud_cover")
     } == {f: getattr(added, f) for f in ("id", "time", "bbox", "bands", "title", "cloud_cover")}
@@ -211,73 +211,73 @@ def test_a_hit_is_the_scene(catalogue: Catalogue, products: list[Path]) -> None:
     assert dict(hit.item) == dict(added.item)
     again: Scene = pickle.loads(pickle.dumps(copy.deepcopy(hit)))
     assert json.loads(json.dumps(dict(again.item)))["id"] == added.id
-    assert catalogue.get(added.id) == added
+    assert catalog.get(added.id) == added
 
 
-def test_footprints(catalogue: Catalogue, products: list[Path]) -> None:
+def test_footprints(catalog: LocalCatalog, products: list[Path]) -> None:
     for product in products:
-        catalogue.add(product)
-    shown = catalogue.footprints(SceneQuery(limit=1))
+        catalog.add(product)
+    shown = catalog.footprints(SceneQuery(limit=1))
     assert (shown.total, shown.shown) == (2, 2)
     collection = json.loads(shown.geojson)
     properties = collection["features"][0]["properties"]
     assert set(properties) == {"id", "title", "platform", "time", "cloud", "synthetic"}
     assert properties["synthetic"] is True
     assert datetime.fromisoformat(properties["time"]).year == 2024
-    capped = catalogue.footprints(SceneQuery(), cap=1)
+    capped = catalog.footprints(SceneQuery(), cap=1)
     assert (capped.total, capped.shown) == (2, 1)
-    empty = catalogue.footprints(SceneQuery(text="nothing like it"))
+    empty = catalog.footprints(SceneQuery(text="nothing like it"))
     assert json.loads(empty.geojson) == {"type": "FeatureCollection", "features": []}
 
 
-def test_adding_again_changes_nothing(catalogue: Catalogue, products: list[Path]) -> None:
-    scene_ = catalogue.add(products[0])
-    before = {p: p.stat().st_mtime_ns for p in catalogue.root.rglob("*.tif")}
-    assert catalogue.add(products[0]) == scene_
-    assert {p: p.stat().st_mtime_ns for p in catalogue.root.rglob("*.tif")} == before
-    assert len(catalogue) == 1
+def test_adding_again_changes_nothing(catalog: LocalCatalog, products: list[Path]) -> None:
+    scene_ = catalog.add(products[0])
+    before = {p: p.stat().st_mtime_ns for p in catalog.root.rglob("*.tif")}
+    assert catalog.add(products[0]) == scene_
+    assert {p: p.stat().st_mtime_ns for p in catalog.root.rglob("*.tif")} == before
+    assert len(catalog) == 1
 
 
 def test_marked_synthetic_by_the_caller(
-    catalogue: Catalogue, products: list[Path], tmp_path: Path
+    catalog: LocalCatalog, products: list[Path], tmp_path: Path
 ) -> None:
     product = Path(shutil.copytree(products[0], tmp_path / "p"))
     mtl = next(product.glob("*MTL.txt"))
     mtl.write_text(mtl.read_text().replace("Synthetic scene made by SceneBridge", "elsewhere"))
-    added = catalogue.add(product, synthetic=True)
+    added = catalog.add(product, synthetic=True)
     assert added.synthetic
     assert added.title.startswith("Synthetic ")
-    assert catalogue.search(SceneQuery()).scenes[0].synthetic
+    assert catalog.search(SceneQuery()).scenes[0].synthetic
 
 
-def test_remove(catalogue: Catalogue, products: list[Path]) -> None:
-    first, second = (catalogue.add(p) for p in products)
-    catalogue.remove(first.id)
-    assert [s.id for s in catalogue.search(SceneQuery()).scenes] == [second.id]
-    assert not (catalogue.root / first.id).exists()
+def test_remove(catalog: LocalCatalog, products: list[Path]) -> None:
+    first, second = (catalog.add(p) for p in products)
+    catalog.remove(first.id)
+    assert [s.id for s in catalog.search(SceneQuery()).scenes] == [second.id]
+    assert not (catalog.root / first.id).exists()
     for missing in (first.id, "../scenes", "", "x" * 500):
         with pytest.raises(NotFound):
-            catalogue.get(SceneId(missing))
+            catalog.get(SceneId(missing))
         with pytest.raises(NotFound):
-            catalogue.remove(SceneId(missing))
-    catalogue.add(products[0])
-    assert len(catalogue) == 2
+            catalog.remove(SceneId(missing))
+    catalog.add(products[0])
+    assert len(catalog) == 2
 
 
-def test_another_process_is_seen(catalogue: Catalogue, products: list[Path]) -> None:
-    assert len(catalogue) == 0
-    run(add_in_process, catalogue.root, products[0])
-    assert len(catalogue) == 1
-    assert len(catalogue.search(SceneQuery()).scenes) == 1
+def test_another_process_is_seen(catalog: LocalCatalog, products: list[Path]) -> None:
+    assert len(catalog) == 0
+    run(add_in_process, catalog.root, products[0])
+    assert len(catalog) == 1
+    assert len(catalog.search(SceneQuery()).scenes) == 1
 
 
-def test_many_at_once_lose_nothing(catalogue: Catalogue, products: list[Path]) -> None:
+def test_many_at_once_lose_nothing(catalog: LocalCatalog, products: list[Path]) -> None:
     """Both products, from four threads and two processes, at the same time."""
     spawn = multiprocessing.get_context("spawn")
-    processes = [spawn.Process(target=add_in_process, args=(catalogue.root, p)) for p in products]
+    processes = [spawn.Process(target=add_in_process, args=(catalog.root, p)) for p in products]
     failed: list[BaseException] = []
     threads = [
-        threading.Thread(target=add_in_thread, args=(catalogue, p, failed)) for p in products * 2
+        threading.Thread(target=add_in_thread, args=(catalog, p, failed)) for p in products * 2
     ]
     workers: list[Any] = [*processes, *threads]
     for worker in workers:
@@ -286,45 +286,45 @@ def test_many_at_once_lose_nothing(catalogue: Catalogue, products: list[Path]) -
         worker.join(60)
     assert failed == []
     assert [p.exitcode for p in processes] == [0, 0]
-    assert len(catalogue) == 2
-    assert len(list(catalogue.root.glob("LC08*/item.json"))) == 2
-    assert list(catalogue.root.glob(".incoming-*")) == []
+    assert len(catalog) == 2
+    assert len(list(catalog.root.glob("LC08*/item.json"))) == 2
+    assert list(catalog.root.glob(".incoming-*")) == []
 
 
-def test_a_broken_table_is_rebuilt(catalogue: Catalogue, products: list[Path]) -> None:
+def test_a_broken_table_is_rebuilt(catalog: LocalCatalog, products: list[Path]) -> None:
     for product in products:
-        catalogue.add(product)
-    table = catalogue.root / "table.parquet"
+        catalog.add(product)
+    table = catalog.root / "table.parquet"
     for damage in (lambda: table.write_bytes(b"rubbish"), table.unlink):
         damage()
-        assert len(Catalogue(catalogue.root)) == 2
-        assert len(catalogue) == 2
+        assert len(LocalCatalog(catalog.root)) == 2
+        assert len(catalog) == 2
 
 
-def test_a_broken_item_hides_only_itself(catalogue: Catalogue, products: list[Path]) -> None:
-    first, second = (catalogue.add(p) for p in products)
-    (catalogue.root / first.id / "item.json").write_text("{")
-    (catalogue.root / "table.parquet").unlink()
-    assert [s.id for s in catalogue.search(SceneQuery()).scenes] == [second.id]
+def test_a_broken_item_hides_only_itself(catalog: LocalCatalog, products: list[Path]) -> None:
+    first, second = (catalog.add(p) for p in products)
+    (catalog.root / first.id / "item.json").write_text("{")
+    (catalog.root / "table.parquet").unlink()
+    assert [s.id for s in catalog.search(SceneQuery()).scenes] == [second.id]
     with pytest.raises(InvalidInput, match="damaged"):
-        catalogue.get(first.id)
+        catalog.get(first.id)
 
 
-def test_what_a_killed_process_left_is_removed(catalogue: Catalogue, products: list[Path]) -> None:
-    left = catalogue.root / ".incoming-dead"
+def test_what_a_killed_process_left_is_removed(catalog: LocalCatalog, products: list[Path]) -> None:
+    left = catalog.root / ".incoming-dead"
     left.mkdir()
     (left / "lock").touch()
     (left / "half.tif").touch()
     os.utime(left, (0, 0))
-    with catalogue._incoming() as living:
+    with catalog._incoming() as living:
         os.utime(living, (0, 0))
-        Catalogue(catalogue.root)
+        LocalCatalog(catalog.root)
         assert not left.exists()
         assert living.exists()
 
 
 def test_a_full_disk_leaves_nothing(
-    catalogue: Catalogue, products: list[Path], monkeypatch: pytest.MonkeyPatch
+    catalog: LocalCatalog, products: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The one fault that a test cannot cause on every computer's disk."""
 
@@ -334,27 +334,27 @@ def test_a_full_disk_leaves_nothing(
     with monkeypatch.context() as patch:
         patch.setattr("lib.imagery.raster.shutil.copyfile", full)
         with pytest.raises(StorageFull):
-            catalogue.add(products[0])
-    assert len(catalogue) == 0
-    assert list(catalogue.root.glob("LC08*")) == []
-    assert catalogue.add(products[0])
+            catalog.add(products[0])
+    assert len(catalog) == 0
+    assert list(catalog.root.glob("LC08*")) == []
+    assert catalog.add(products[0])
 
 
 def test_a_scene_appears_only_when_it_is_whole(
-    catalogue: Catalogue, products: list[Path], monkeypatch: pytest.MonkeyPatch
+    catalog: LocalCatalog, products: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: Scene) -> None:
-        assert list(catalogue.root.glob("LC08*")) == []
+        assert list(catalog.root.glob("LC08*")) == []
         raise InvalidProduct("stopped here")
 
     monkeypatch.setattr(catalogue_module, "_draw_previews", fail)
     with pytest.raises(InvalidProduct, match="stopped here"):
-        catalogue.add(products[0])
-    assert list(catalogue.root.glob("LC08*")) == []
+        catalog.add(products[0])
+    assert list(catalog.root.glob("LC08*")) == []
 
 
 def add_in_process(root: Path, product: Path) -> None:
-    Catalogue(root).add(product)
+    LocalCatalog(root).add(product)
 
 
 def run(target: Callable[..., None], *args: Any) -> None:
@@ -364,8 +364,8 @@ def run(target: Callable[..., None], *args: Any) -> None:
     assert process.exitcode == 0
 
 
-def add_in_thread(catalogue: Catalogue, product: Path, failed: list[BaseException]) -> None:
+def add_in_thread(catalog: LocalCatalog, product: Path, failed: list[BaseException]) -> None:
     try:
-        catalogue.add(product)
+        catalog.add(product)
     except BaseException as exc:
         failed.append(exc)

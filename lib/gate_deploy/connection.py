@@ -122,7 +122,7 @@ def program() -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
+class SshTarget:
     """How to reach a login node.
 
     Args:
@@ -140,7 +140,7 @@ class Way:
     python: str
 
 
-class Dialogue:
+class NodeConnection:
     """An open connection; a context manager. Not for two threads.
 
     Raises, when it is opened:
@@ -148,13 +148,13 @@ class Dialogue:
         Refused, ClusterUnreachable: ssh did not get in; the sentence says why.
     """
 
-    def __init__(self, way: Way) -> None:
-        self._way = way
+    def __init__(self, target: SshTarget) -> None:
+        self._target = target
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `close`
         try:
             self._process = subprocess.Popen(
-                list(way.argv(remote_command(way.python))),
-                env=dict(way.environment),
+                list(target.argv(remote_command(target.python))),
+                env=dict(target.environment),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -179,7 +179,7 @@ class Dialogue:
             self.close()
             raise
 
-    def __enter__(self) -> Dialogue:
+    def __enter__(self) -> NodeConnection:
         return self
 
     def __exit__(
@@ -200,10 +200,10 @@ class Dialogue:
             ClusterUnreachable: the connection broke, or no answer came in time.
         """
         deadline = time.monotonic() + timeout_s
-        self._write(frames.pack({"do": do, **fields}, body), deadline)
+        self._write(frames.pack_frame({"do": do, **fields}, body), deadline)
         head = self._line(deadline)
         size = _size_of(head)
-        taken = frames.take(io.BytesIO(head + self._exactly(size, deadline)))
+        taken = frames.read_frame(io.BytesIO(head + self._exactly(size, deadline)))
         if taken is None:
             raise self._broken()
         answer, data = taken
@@ -238,7 +238,8 @@ class Dialogue:
             passed += len(line)
             if passed > _MAX_NOISE:
                 raise ProtocolError(
-                    f"The login shell on {self._way.name} prints without end; look at its .bashrc."
+                    f"The login shell on {self._target.name} prints without end; "
+                    "look at its .bashrc."
                 )
         said = line[len(_MARKER) :].decode("utf-8", "replace").split()
         if said[:1] != ["python"]:
@@ -248,7 +249,7 @@ class Dialogue:
         there = [word.replace("=", " is ", 1) for word in found if not word.endswith("=")]
         old = "; there " + ", ".join(there) + ", which is too old" if there else ""
         return (
-            f"No Python 3.10 or newer was found on {self._way.name} (looked for "
+            f"No Python 3.10 or newer was found on {self._target.name} (looked for "
             f"{', '.join(word.split('=')[0] for word in found)}){old}. Write the path of one into "
             "python in [gate] of the cluster file; the site's documentation or "
             "`module avail python` there names them."
@@ -257,7 +258,7 @@ class Dialogue:
     def _line(self, deadline: float) -> bytes:
         while b"\n" not in self._pending:
             if len(self._pending) > frames.MAX_LINE:
-                raise ProtocolError(f"{self._way.name} sent a line that is too long.")
+                raise ProtocolError(f"{self._target.name} sent a line that is too long.")
             self._pending += self._read(deadline)
         line, _, self._pending = self._pending.partition(b"\n")
         return line + b"\n"
@@ -271,7 +272,9 @@ class Dialogue:
     def _read(self, deadline: float) -> bytes:
         ready, _, _ = select.select([self._out], [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
-            raise ClusterUnreachable(f"{self._way.name} is connected but gave no answer in time.")
+            raise ClusterUnreachable(
+                f"{self._target.name} is connected but gave no answer in time."
+            )
         data = os.read(self._out, 65536)
         if not data:
             raise self._broken()
@@ -283,7 +286,9 @@ class Dialogue:
             left = max(0.0, deadline - time.monotonic())
             _, ready, _ = select.select([], [self._in], [], left)
             if not ready:
-                raise ClusterUnreachable(f"{self._way.name} is connected but takes nothing more.")
+                raise ClusterUnreachable(
+                    f"{self._target.name} is connected but takes nothing more."
+                )
             try:
                 view = view[os.write(self._in, view[:65536]) :]
             except BrokenPipeError as exc:
@@ -297,11 +302,11 @@ class Dialogue:
         self._listener.join(_END_TIMEOUT_S)
         if not self._begun and self._process.returncode not in (_OWN_FAULT, None):
             return Refused(
-                f"{self._way.name} let you in and ran no command. A key that is sealed for the "
+                f"{self._target.name} let you in and ran no command. A key that is sealed for the "
                 "tunnel cannot set up a gate: use an ordinary one, of an account that may log in."
             )
         self._said.seek(0)
-        return self._way.explain(self._said.read(_MAX_SAID).decode("utf-8", "replace"))
+        return self._target.explain(self._said.read(_MAX_SAID).decode("utf-8", "replace"))
 
     def _listen(self) -> None:
         """Keep what ssh says, and show it to whoever signs in: it may be instructions."""
