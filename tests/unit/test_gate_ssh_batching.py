@@ -76,6 +76,6 @@ async def test_what_goes_through_is_what_comes_out(cipher: str, rekey_bytes: int
 
 def test_asyncssh_is_the_version_that_this_was_written_for() -> None:
     """The quick way knows the inside of asyncssh; a new version has to be read again."""
-    pinned = Path(__file__).resolve().parents[2] / "constraints.txt"
+    pinned = Path(__file__).resolve().parents[2] / "requirements.txt"
     assert f"asyncssh=={asyncssh.__version__}" in pinned.read_text()
     assert asyncssh.__version__ == "2.24.1"

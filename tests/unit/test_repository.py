@@ -184,19 +184,35 @@ def pins(name: str) -> dict[str, str]:
     }
 
 
-def test_every_requirement_is_pinned_as_in_the_constraints():
-    constraints = pins("constraints.txt")
-    for name in ("requirements.txt", "requirements-dev.txt"):
-        lines = (PROJECT / name).read_text().splitlines()
-        assert lines.count("-c constraints.txt") == 1
-        wanted = [x for x in lines if x and not x.startswith(("#", "-c"))]
-        assert len(wanted) == len(pins(name)), f"{name}: a line is not pinned with =="
+def wanted(name: str) -> set[str]:
+    """What a `.in` file names, as it is written there."""
+    lines = (PROJECT / name).read_text().splitlines()
+    return {x.split("#")[0].strip() for x in lines if x and not x.startswith(("#", "-"))}
+
+
+@pytest.mark.parametrize(
+    "name", ["requirements", "requirements-dev", "modules/requirements", "tools/uv", "tools/node"]
+)
+def test_every_requirement_is_locked_with_its_hashes_and_no_address(name):
+    lock = (PROJECT / f"{name}.txt").read_text()
+    locked = pins(f"{name}.txt") | (pins("requirements.txt") if "-dev" in name else {})
+    for package, version in pins(f"{name}.in").items():
+        assert locked[package] == version, f"{package}: start python -m tools.lock"
+    if name != "modules/requirements":  # where the project's own versions hold
+        assert len(wanted(f"{name}.in")) == len(pins(f"{name}.in")), "a line is not pinned with =="
+    entry = r"([\w.-]+(\[\w,]+\])?==\S+( ; [^\\\n]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+\n)"
+    assert re.fullmatch(rf"#[^\n]*\n(-r requirements\.txt\n)?{entry}+", lock)
+    assert "://" not in lock
+
+
+def test_all_lock_files_agree():
+    for name in ("requirements-dev.txt", "modules/requirements.txt"):
         for package, version in pins(name).items():
-            assert constraints[package] == version, package
+            assert pins("requirements.txt").get(package, version) == version, package
 
 
 def test_every_runtime_requirement_says_why_it_is_there():
-    for line in (PROJECT / "requirements.txt").read_text().splitlines():
+    for line in (PROJECT / "requirements.in").read_text().splitlines():
         if "==" in line:
             assert re.search(r"  # \w", line), line
 
@@ -230,11 +246,11 @@ def packages_imported_in(*folders: str) -> set[str]:
 
 def test_every_package_that_is_imported_is_a_requirement():
     needed = packages_imported_in("lib", "ui", "pages", "modules", "modulekit")
-    assert needed <= set(pins("requirements.txt"))
+    assert needed <= set(pins("requirements.in"))
 
 
 def test_every_package_that_tests_import_is_a_requirement():
-    installed = set(pins("requirements.txt")) | set(pins("requirements-dev.txt"))
+    installed = set(pins("requirements.in")) | set(pins("requirements-dev.in"))
     # A test's own small packages stand beside it.
     beside = {file.stem for file in tracked("tests/**/*.py", "benchmarks/**/*.py")}
     assert packages_imported_in("tests", "benchmarks") - beside <= installed
@@ -244,16 +260,16 @@ def test_no_runtime_requirement_is_there_for_nothing():
     """Those that nothing imports are named by their reason: programs and plug-ins."""
     by_name_only = {"jupyterlab", "ipykernel", "httptools", "websockets", "pyarrow", "alembic"}
     used = packages_imported_in("lib", "ui", "pages", "modules", "modulekit", "app.py")
-    assert set(pins("requirements.txt")) - used <= by_name_only
+    assert set(pins("requirements.in")) - used <= by_name_only
 
 
 def test_an_image_installs_what_modules_import_and_nothing_that_is_not_pinned():
-    lines = (PROJECT / "modules/requirements.txt").read_text().splitlines()
-    assert lines.count("-c ../constraints.txt") == 1
-    wanted = {x.split("#")[0].strip() for x in lines if x and not x.startswith(("#", "-c"))}
-    assert wanted <= set(pins("constraints.txt"))
-    assert packages_imported_in("modules", "modulekit") <= wanted
-    assert wanted <= set(pins("requirements.txt"))
+    lines = (PROJECT / "modules/requirements.in").read_text().splitlines()
+    assert lines.count("-c ../requirements.txt") == 1
+    names = wanted("modules/requirements.in")
+    assert names <= set(pins("modules/requirements.txt"))
+    assert packages_imported_in("modules", "modulekit") <= names
+    assert names <= set(pins("requirements.in"))
 
 
 def test_every_module_has_its_container_file_and_they_differ_in_names_only():
