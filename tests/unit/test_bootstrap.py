@@ -98,6 +98,7 @@ def tiny_version(project: Project) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.slow
 def test_the_first_set_up_installs_packages_and_front_end(made, wheels):
     assert list(made.venv.glob("lib/python*/site-packages/__pycache__/tiny.*.pyc"))
     assert tiny_version(made) == "1.0"
@@ -109,11 +110,13 @@ def test_the_first_set_up_installs_packages_and_front_end(made, wheels):
     assert told.endswith(f"{wheels}\n"), "uv is led to where pip is led"
 
 
+@pytest.mark.slow
 def test_packages_are_installed_by_uv_where_it_can_be_had(made):
     installer = made.venv.glob("lib/python*/site-packages/tiny-1.0.dist-info/INSTALLER")
     assert [file.read_text().strip() for file in installer] == ["uv"]
 
 
+@pytest.mark.slow
 def test_a_second_set_up_does_nothing(made, capsys, monkeypatch):
     monkeypatch.setattr(bootstrap, "run_logged", lambda *_: pytest.fail("nothing is due"))
     monkeypatch.setattr(bootstrap, "one_at_a_time", lambda *_: pytest.fail("nothing is due"))
@@ -121,6 +124,7 @@ def test_a_second_set_up_does_nothing(made, capsys, monkeypatch):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_the_test_packages_are_due_by_themselves_and_cover_the_portal(made):
     assert is_due(made, PACKAGES, "test")
     prepare(made, "test")
@@ -128,6 +132,7 @@ def test_the_test_packages_are_due_by_themselves_and_cover_the_portal(made):
     assert not is_due(made, PACKAGES, "run")
 
 
+@pytest.mark.slow
 def test_changed_pins_are_installed(made, wheels):
     (made.root / "requirements.txt").write_text(lock_of(wheels, "tiny", "2.0"))
     prepare(made, "run")
@@ -135,6 +140,7 @@ def test_changed_pins_are_installed(made, wheels):
     assert is_due(made, PACKAGES, "test"), "what was made for ./run does not serve ./test"
 
 
+@pytest.mark.slow
 def test_without_uv_pip_installs_the_packages_and_one_line_says_so(made, wheels, capsys):
     (made.root / "requirements.txt").write_text(lock_of(wheels, "tiny", "1.0"))
     lock = made.root / "tools" / "uv.txt"
@@ -148,18 +154,21 @@ def test_without_uv_pip_installs_the_packages_and_one_line_says_so(made, wheels,
     lock.write_text(lock_of(wheels, "uv", "1.0"))
 
 
+@pytest.mark.slow
 def test_changed_own_scripts_are_built(made):
     (made.root / "ui" / "components" / "map" / "own.js").write_text("second")
     prepare(made, "run")
     assert (made.root / "assets" / "built").read_text() == "second"
 
 
+@pytest.mark.slow
 def test_a_removed_assets_folder_is_built_again(made):
     shutil.rmtree(made.root / "assets")
     prepare(made, "run")
     assert (made.root / "assets" / "built").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_installation_says_what_to_do_and_is_tried_again(made, wheels):
     """A file that is not the locked one is installed by neither."""
     lock = made.root / "requirements.txt"
@@ -174,6 +183,7 @@ def test_a_failed_installation_says_what_to_do_and_is_tried_again(made, wheels):
     prepare(made, "run")
 
 
+@pytest.mark.slow
 def test_a_failed_build_of_the_front_end_is_tried_again(made):
     own = made.root / "ui" / "assets.py"
     own.write_text("raise SystemExit('error: no such file')")
@@ -183,6 +193,7 @@ def test_a_failed_build_of_the_front_end_is_tried_again(made):
     prepare(made, "run")
 
 
+@pytest.mark.slow
 def test_an_environment_whose_python_is_gone_is_made_again(made):
     made.python.unlink()
     prepare(made, "run")
@@ -460,6 +471,7 @@ def test_a_python_without_venv_names_the_package_to_install(tmp_path):
     assert "sudo apt install python3-venv" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_stamp_follows_the_contents_of_the_inputs(made):
     before = bootstrap.digest(made, FRONT_END, "run")
     own = made.root / "ui" / "components" / "map" / "own.js"
