@@ -1,4 +1,4 @@
-"""Bring one record up to date: the scheduler's view, the endpoint, the module's events."""
+"""Refresh the state of one job: the scheduler's view, the endpoint, the module's events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
@@ -15,7 +15,8 @@ from typing import Any
 from lib.errors import NotFound, Refused
 from lib.gate.audit import Audit
 from lib.gate.events import EventLog
-from lib.gate.job_record import JobRecord, SessionFolders, TrackedJob
+from lib.gate.job_record import JobRecord, TrackedJob
+from lib.gate.job_table import JobTable
 from lib.gate.policy import Policy
 from lib.gate.safe_open import disk_usage, open_file
 from lib.jobs import control_files
@@ -51,12 +52,14 @@ _SCHEDULER_KNOWS = frozenset(
 
 
 class RecordUpdater:
-    """Reads what the script and the module wrote. All methods block on files."""
+    """Reads what the script and the module wrote. All methods block on files.
 
-    def __init__(
-        self, folders: SessionFolders, policy: Policy, scheduler: Scheduler, audit: Audit
-    ) -> None:
-        self._folders = folders
+    `refresh` and `take_endpoint` change records: call them with the table's lock held.
+    """
+
+    def __init__(self, table: JobTable, policy: Policy, scheduler: Scheduler, audit: Audit) -> None:
+        self._table = table
+        self._folders = table.folders
         self._policy = policy
         self._scheduler = scheduler
         self._audit = audit
@@ -75,19 +78,19 @@ class RecordUpdater:
             self._events[record.id] = log
         return log
 
-    def refresh(self, known: TrackedJob, views: Mapping[str, JobView] | None) -> bool:
+    def refresh(self, tracked: TrackedJob, views: Mapping[str, JobView] | None) -> bool:
         """Update a live record, save it if it changed. Returns whether it did.
 
         Args:
             views: what the scheduler said; None when it could not be asked, and then
                 nothing ends.
         """
-        record = known.record
+        record = tracked.record
         before = _VARIABLE(record)
         view = self._view(record, views)
         report = None
         if record.kind is JobKind.SESSION and not record.port and record.job:
-            self._take_endpoint(known)
+            self._take_endpoint(tracked)
         if record.module_exit_code is None:
             report = self._report(record, control_files.MODULE)
         over = view is not None and view.state is JobState.ENDED
@@ -97,24 +100,22 @@ class RecordUpdater:
             record.module_message = str(report.get("message", ""))[:1000]
         if view is not None:
             self._take_view(record, view)
-        return self._save_if_changed(known, before)
+        return self._save_if_changed(tracked, before)
 
-    def take_endpoint(self, known: TrackedJob) -> bool:
+    def take_endpoint(self, tracked: TrackedJob) -> bool:
         """Look for the endpoint of a live session only. Returns whether it was taken."""
-        before = _VARIABLE(known.record)
-        if known.record.live and not known.record.port:
-            self._take_endpoint(known)
-        return self._save_if_changed(known, before)
+        before = _VARIABLE(tracked.record)
+        if tracked.record.live and not tracked.record.port:
+            self._take_endpoint(tracked)
+        return self._save_if_changed(tracked, before)
 
-    def _save_if_changed(self, known: TrackedJob, before: tuple[Any, ...]) -> bool:
-        if _VARIABLE(known.record) == before and not known.unsaved:
+    def _save_if_changed(self, tracked: TrackedJob, before: tuple[Any, ...]) -> bool:
+        if _VARIABLE(tracked.record) == before and not tracked.unsaved:
             return False
-        known.unsaved = True
-        self._folders.save(known.record)
-        known.unsaved = False
+        self._table.save_changed(tracked)
         return True
 
-    def over_disk_quota(self, records: Iterable[JobRecord]) -> list[JobRecord]:
+    def over_disk_quota(self) -> list[JobRecord]:
         """Live jobs whose files use more disk than a session may.
 
         Looks at each of them now and then, and at few of them in one call: counting the
@@ -123,7 +124,7 @@ class RecordUpdater:
         now = time.monotonic()
         allowed = self._policy.limits.max_disk_bytes
         found = []
-        due = [r for r in records if r.live and not r.cancelled]
+        due = [r for r in self._table.records() if r.live and not r.cancelled]
         for record in sorted(due, key=lambda r: self._disk_at.get(r.id, 0.0)):
             begun = time.monotonic()
             if self._disk_at.get(record.id, 0.0) > now or begun - now > _DISK_SLICE_S:
@@ -190,9 +191,9 @@ class RecordUpdater:
         finally:
             os.close(file.fd)
 
-    def _take_endpoint(self, known: TrackedJob) -> None:
+    def _take_endpoint(self, tracked: TrackedJob) -> None:
         """Once; whatever is written there later counts for nothing."""
-        record = known.record
+        record = tracked.record
         report = self._report(record, control_files.ENDPOINT)
         if report is None:
             return
@@ -212,7 +213,7 @@ class RecordUpdater:
         now = time.time()
         plausible = isinstance(said, float) and record.submitted_at <= said <= now
         record.endpoint_at = said if plausible else now
-        known.endpoint = known.endpoint or self._folders.endpoint(record)
+        tracked.endpoint = tracked.endpoint or self._folders.endpoint(record)
 
     def _take_events(self, record: JobRecord, *, to_the_end: bool) -> None:
         log = self.events(record)

@@ -1,8 +1,8 @@
 """The jobs of a gate: submit, cancel, and what became of them.
 
-Truth is on disk (`lib.gate.job_record`) and at the scheduler; this keeps both in step. Every
-change of a record is made under one lock, which is never held while the scheduler is asked,
-and every file is read in a thread: a slow file system or scheduler holds up no connection.
+Truth is on disk and at the scheduler; this keeps both in step. What is remembered lies in
+`lib.gate.job_table`; `lib.gate.submission` brings records to the scheduler, `lib.gate.job_state`
+reads what became of them. Every file is read in a thread: a slow one holds up no connection.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from lib.errors import Conflict, NotFound, Refused, SceneBridgeError, StorageFull, Unavailable
 from lib.gate.audit import Audit
-from lib.gate.endpoint_watch import LOOK_EVERY_S, EndpointWatch, awaits_endpoint
+from lib.gate.endpoint_watch import EndpointWatch
 from lib.gate.events import EventLog
 from lib.gate.images.store import Images
 from lib.gate.job_record import JobRecord, SessionFolders, TrackedJob
 from lib.gate.job_state import RecordUpdater
+from lib.gate.job_table import JobTable
 from lib.gate.policy import Policy
 from lib.gate.quotas import check_quotas
 from lib.gate.session_dir import SessionDirBuilder, old_out_name
@@ -37,7 +37,7 @@ _IDLE_POLL_S = 1.0
 _QUERY_TIMEOUT_S = 60.0
 #: A submit is answered by then; what the scheduler says later is told by `watch`.
 _SUBMIT_ANSWER_S = 10.0
-_SETTLE_PATIENCE_S = 0.2
+_RECONCILE_PATIENCE_S = 0.2
 _RECALL_EVERY_S = 5.0
 _EXTRA_EVERY_S = 1.0
 
@@ -49,25 +49,18 @@ class Jobs:
         self, folders: SessionFolders, policy: Policy, scheduler: Scheduler, audit: Audit
     ) -> None:
         self.images = Images(folders.images, policy)
-        self._folders = folders
         self._policy = policy
         self._scheduler = scheduler
         self._audit = audit
+        self._table = JobTable(folders)
         self._builder = SessionDirBuilder(folders, policy, scheduler)
-        self._endpoint_watch = EndpointWatch(folders)
-        self._known = {r.id: _known(r, folders) for r in folders.load()}
-        self._updater = RecordUpdater(folders, policy, scheduler, audit)
-        self._lock = asyncio.Lock()
+        self._updater = RecordUpdater(self._table, policy, scheduler, audit)
+        self._endpoint_watch = EndpointWatch(self._table, self._updater.take_endpoint)
         self._submitter = Submitter(
-            *(folders, self._builder, scheduler, audit, self.images),
-            lock=self._lock,
-            changed=self._tell,
-            keep_s=policy.limits.keep_s,
+            self._table, self._builder, scheduler, audit, self.images, keep_s=policy.limits.keep_s
         )
-        self._node_unknown = asyncio.Event()
         self._extra_at = 0.0
         self._recall_at = 0.0
-        self._listeners: set[Callable[[], None]] = set()
         self._forgotten: set[str] = set()
         self.asked_ok = True
         self.asked_reason = ""
@@ -76,19 +69,16 @@ class Jobs:
 
     def all(self) -> list[JobStatus]:
         """Every job that is live, or ended and kept."""
-        return [known.status() for known in list(self._known.values())]
+        return [job.status() for job in self._table]
 
     def record(self, job_id: str) -> JobRecord:
         """Raises `NotFound`."""
-        known = self._known.get(job_id)
-        if known is None:
-            raise NotFound("This cluster does not know that job.")
-        return known.record
+        return self._table.named(job_id).record
 
     @property
     def live(self) -> int:
         """How many have not ended."""
-        return sum(known.record.live for known in list(self._known.values()))
+        return self._table.live
 
     def events(self, job_id: str) -> EventLog:
         """The checked events of a job. Raises `NotFound`."""
@@ -96,10 +86,10 @@ class Jobs:
 
     def where(self, job_id: str) -> tuple[str, int] | None:
         """Host and port of a live notebook that its scheduler vouches for right now."""
-        known = self._known.get(job_id)
-        if known is None or not known.record.live or not known.record.port:
+        job = self._table.get(job_id)
+        if job is None or not job.record.live or not job.record.port:
             return None
-        r = known.record
+        r = job.record
         # None: not known right now (a gate that has just started); it was vouched for once.
         refused = self._scheduler.vouches(r.job, r.host, r.port) is False
         return None if refused else (r.host, r.port)
@@ -110,8 +100,7 @@ class Jobs:
 
     def listen(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Call `changed` whenever something may be new. Returns how to stop that."""
-        self._listeners.add(changed)
-        return lambda: self._listeners.discard(changed)
+        return self._table.listen(changed)
 
     # --- acts -------------------------------------------------------------------
 
@@ -123,43 +112,42 @@ class Jobs:
             Conflict: the session to continue is running, gone, or somebody else's.
             Unavailable: the scheduler gave no answer and has no such job.
         """
-        async with self._lock:
-            known = self._known.get(request.id)
-            created = known is None
-            if known is None:
+        async with self._table.lock:
+            job = self._table.get(request.id)
+            created = job is None
+            if job is None:
                 validated = await asyncio.to_thread(validate, request, self._policy)
                 if self.live >= self._policy.limits.max_live:
                     raise Refused(
                         f"{self.live} jobs are live on this cluster, which is all it allows; "
                         "stop one or wait until one has ended."
                     )
-                everything = [k.record for k in self._known.values()]
-                check_quotas(request, validated, self._policy, everything)
-                known = await asyncio.to_thread(self._prepare, request, validated)
-                self._submitter.begin(known)
-        self._tell()
-        await self._submitter.wait(known, _SUBMIT_ANSWER_S)
-        return SubmitReply(known.status(), created=created)
+                check_quotas(request, validated, self._policy, self._table.records())
+                job = await asyncio.to_thread(self._prepare, request, validated)
+                self._submitter.begin(job)
+        self._table.tell()
+        await self._submitter.wait(job, _SUBMIT_ANSWER_S)
+        return SubmitReply(job.status(), created=created)
 
     async def cancel(self, job_id: str, *, text: str = "") -> JobStatus:
         """Ask a job to end. Idempotent; remembered, and asked for until the scheduler hears.
 
         Raises `NotFound`, `Unavailable`.
         """
-        async with self._lock:
-            known = self._known.get(job_id)
-            record = self.record(job_id)
+        async with self._table.lock:
+            job = self._table.named(job_id)
+            record = job.record
             if record.live:
                 record.cancelled = True
                 record.cancel_text = record.cancel_text or text
-                await asyncio.to_thread(self._folders.save, record)
+                await asyncio.to_thread(self._table.folders.save, record)
         if record.live:
             await self._submitter.cancel(record)
-        return (known or self._known[job_id]).status()
+        return job.status()
 
     async def watch_over(self) -> None:
         """Poll for ever: promptly while jobs live, lazily otherwise."""
-        looking = asyncio.ensure_future(self._watch_endpoints())
+        looking = asyncio.ensure_future(self._endpoint_watch.run())
         try:
             while not looking.done():
                 await self.poll()
@@ -167,7 +155,7 @@ class Jobs:
                     await self._pause()
                 else:
                     with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(self._woken(), _IDLE_POLL_S)
+                        await asyncio.wait_for(self._table.wait(), _IDLE_POLL_S)
             looking.result()
         finally:
             looking.cancel()
@@ -182,16 +170,15 @@ class Jobs:
         views = await self._ask() if asking else {}
         if views is not None:
             views = await self._with_recalled(views)
-            everything = list(self._known.values())
-            await self._submitter.settle(everything, views, patience_s=_SETTLE_PATIENCE_S)
-        async with self._lock:
+            await self._submitter.reconcile(views, patience_s=_RECONCILE_PATIENCE_S)
+        async with self._table.lock:
             try:
                 changed = await asyncio.to_thread(self._refresh, views)
             except OSError as exc:  # a full disk: told now, saved when there is room again
                 _log.error("a job's record cannot be saved: %s", exc)
                 changed = True
         if changed:
-            self._tell()
+            self._table.tell()
         await self._stop_over_disk_quota()
         await self._let_scheduler_forget()
 
@@ -200,43 +187,21 @@ class Jobs:
     @property
     def _watched(self) -> bool:
         """Whether the scheduler has to be asked: a job lives, or may yet come up."""
-        records = [known.record for known in list(self._known.values())]
-        return any(r.live or self._submitter.in_doubt(r) for r in records)
+        return any(r.live or self._submitter.in_doubt(r) for r in self._table.records())
 
     async def _pause(self) -> None:
         """Until the next poll is due, or at once when a node must be known."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._node_unknown.wait(), self._scheduler.poll_s)
-        if self._node_unknown.is_set():
-            self._node_unknown.clear()
+            await asyncio.wait_for(self._endpoint_watch.node_unknown.wait(), self._scheduler.poll_s)
+        if self._endpoint_watch.node_unknown.is_set():
+            self._endpoint_watch.node_unknown.clear()
             await asyncio.sleep(max(0.0, self._extra_at - time.monotonic()))
             self._extra_at = time.monotonic() + _EXTRA_EVERY_S
 
-    async def _watch_endpoints(self) -> None:
-        """Take endpoints as soon as they are reported."""
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
-            jobs = [known for known in list(self._known.values()) if awaits_endpoint(known)]
-            if not jobs:
-                continue
-            reported = await asyncio.to_thread(self._endpoint_watch.reported, jobs)
-            if not reported:
-                continue
-            async with self._lock:
-                taken = await asyncio.to_thread(self._take_endpoints, reported)
-            if taken:
-                self._tell()
-            if any(awaits_endpoint(known) for known in reported):
-                self._node_unknown.set()
-
-    def _take_endpoints(self, reported: Sequence[TrackedJob]) -> bool:
-        taken = [self._updater.take_endpoint(known) for known in reported]
-        return any(taken)
-
     async def _with_recalled(self, views: Mapping[str, JobView]) -> Mapping[str, JobView]:
         """With what the scheduler can still say of jobs that its list has dropped."""
-        records = [known.record for known in self._known.values()]
-        missing = [r.job for r in records if r.live and r.job and r.job not in views]
+        live = [r for r in self._table.records() if r.live and r.job]
+        missing = [r.job for r in live if r.job not in views]
         if not missing or time.monotonic() < self._recall_at:
             return views
         self._recall_at = time.monotonic() + _RECALL_EVERY_S
@@ -244,18 +209,6 @@ class Jobs:
             found = await asyncio.wait_for(self._scheduler.recall(missing), _QUERY_TIMEOUT_S)
             return {**found, **views}
         return views
-
-    async def _woken(self) -> None:
-        woken = asyncio.Event()
-        stop = self.listen(woken.set)
-        try:
-            await woken.wait()
-        finally:
-            stop()
-
-    def _tell(self) -> None:
-        for changed in list(self._listeners):
-            changed()
 
     async def _ask(self) -> Mapping[str, JobView] | None:
         before = (self.asked_ok, self.asked_reason)
@@ -268,7 +221,7 @@ class Jobs:
             self.asked_ok = False
             self.asked_reason = f"The scheduler of the cluster does not answer: {why}"
         if before != (self.asked_ok, self.asked_reason):
-            self._tell()
+            self._table.tell()
         return views
 
     def _prepare(self, request: SubmitRequest, validated: ValidatedSubmit) -> TrackedJob:
@@ -295,12 +248,9 @@ class Jobs:
             )
             if old is not None:
                 self._mark_continued(old, record)
-            self._folders.save(record)
+            return self._table.add(record)
         except OSError as exc:
             raise StorageFull(f"The cluster cannot store the job: {exc.strerror}.") from exc
-        known = TrackedJob(record, self._folders.endpoint(record))
-        self._known[record.id] = known
-        return known
 
     def _old_session(self, request: SubmitRequest) -> JobRecord:
         old = self.record(request.continue_from)
@@ -314,50 +264,41 @@ class Jobs:
 
     def _mark_continued(self, old: JobRecord, new: JobRecord) -> None:
         """Everything whose files were in the old folder is now found in the new one."""
-        for known in self._known.values():
-            r = known.record
+        for r in self._table.records():
             if r.id == old.id:
                 r.out, r.continued_as = old_out_name(old.id), new.id
             if r.id == old.id or r.files_in == old.id:
                 r.files_in = new.id
-                self._folders.save(r)
+                self._table.folders.save(r)
 
     def _refresh(self, views: Mapping[str, JobView] | None) -> bool:
         changed = False
-        for known in list(self._known.values()):
-            if known.record.live:
-                changed |= self._updater.refresh(known, views)
-            elif (known.record.keep_until or 0) < time.time():
-                changed |= self._forget(known.record)
+        for job in self._table:
+            if job.record.live:
+                changed |= self._updater.refresh(job, views)
+            elif (job.record.keep_until or 0) < time.time():
+                changed |= self._forget(job.record)
         return changed
 
     async def _let_scheduler_forget(self) -> None:
         """Ended jobs whose record is safe need not be remembered twice."""
-        for known in list(self._known.values()):
-            r = known.record
-            if not r.live and r.job and not known.unsaved and r.id not in self._forgotten:
+        for job in self._table:
+            r = job.record
+            if not r.live and r.job and not job.unsaved and r.id not in self._forgotten:
                 with contextlib.suppress(Unavailable):
                     await self._scheduler.forget(r.job)
                     self._forgotten.add(r.id)
 
     async def _stop_over_disk_quota(self) -> None:
-        records = [known.record for known in self._known.values()]
         allowed = self._policy.limits.max_disk_bytes // 2**20
         text = f"It was stopped because its files grew beyond {allowed} MB."
-        for record in await asyncio.to_thread(self._updater.over_disk_quota, records):
+        for record in await asyncio.to_thread(self._updater.over_disk_quota):
             with contextlib.suppress(SceneBridgeError):
                 await self.cancel(record.id, text=text)
 
     def _forget(self, record: JobRecord) -> bool:
         """Remove the files of a job that was kept long enough."""
-        if any(k.record.files_in == record.id and k.record.live for k in self._known.values()):
+        if not self._table.remove(record):
             return False
-        shutil.rmtree(self._folders.session(record.id), ignore_errors=True)
-        del self._known[record.id]
         self._audit.write("removed", session=record.id, owner=record.owner)
         return True
-
-
-def _known(record: JobRecord, folders: SessionFolders) -> TrackedJob:
-    has_endpoint = record.live and record.port
-    return TrackedJob(record, folders.endpoint(record) if has_endpoint else None)

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from typing import Any
 from lib.errors import Refused, SceneBridgeError, Unavailable
 from lib.gate.audit import Audit
 from lib.gate.images.store import Images
-from lib.gate.job_record import JobRecord, SessionFolders, TrackedJob
+from lib.gate.job_record import JobRecord, TrackedJob
+from lib.gate.job_table import JobTable
 from lib.gate.session_dir import SessionDirBuilder
 from lib.jobs import control_files
 from lib.jobs.interfaces import JobView, Scheduler
@@ -40,31 +41,24 @@ class Submitter:
     """Everything between a record and its scheduler's id.
 
     Args:
-        lock: guards every record; held only while one is changed, never while the
-            scheduler is asked.
-        changed: called after a change.
         keep_s: how long the files of a job that never ran are kept.
     """
 
     def __init__(
         self,
-        folders: SessionFolders,
+        table: JobTable,
         builder: SessionDirBuilder,
         scheduler: Scheduler,
         audit: Audit,
         images: Images,
         *,
-        lock: asyncio.Lock,
-        changed: Callable[[], None],
         keep_s: int,
     ) -> None:
-        self._folders = folders
+        self._table = table
         self._builder = builder
         self._scheduler = scheduler
         self._audit = audit
         self._images = images
-        self._lock = lock
-        self._changed = changed
         self._keep_s = keep_s
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._imageless: dict[str, asyncio.Event] = {}
@@ -75,13 +69,13 @@ class Submitter:
         """For a record that is submitted now: until when that may be under way."""
         return time.time() + self._scheduler.submit_timeout_s
 
-    def begin(self, known: TrackedJob) -> None:
+    def begin(self, tracked: TrackedJob) -> None:
         """Submit a new job, right after its record was written."""
-        self._start(known, self._submit(known))
+        self._start(tracked, self._submit(tracked))
 
-    async def wait(self, known: TrackedJob, timeout_s: float) -> None:
+    async def wait(self, tracked: TrackedJob, timeout_s: float) -> None:
         """Until what is under way for this job is done or waits for its image, or `timeout_s`."""
-        record = known.record
+        record = tracked.record
         task = self._tasks.get(record.id)
         if task is None:
             return
@@ -98,7 +92,7 @@ class Submitter:
         return not record.live and not record.job and time.time() < tried + _DOUBT_S
 
     async def cancel(self, record: JobRecord) -> None:
-        """Ask the scheduler to end a job; `settle` asks again until it has heard.
+        """Ask the scheduler to end a job; `reconcile` asks again until it has heard.
 
         Raises:
             Unavailable: it did not hear yet.
@@ -107,9 +101,7 @@ class Submitter:
             await self._scheduler.cancel(record.job)
             self._heard.add(record.id)
 
-    async def settle(
-        self, everything: Iterable[TrackedJob], views: Mapping[str, JobView], *, patience_s: float
-    ) -> None:
+    async def reconcile(self, views: Mapping[str, JobView], *, patience_s: float) -> None:
         """After every answer of the scheduler: join records and jobs by their names.
 
         Args:
@@ -117,27 +109,27 @@ class Submitter:
         """
         named = _by_name(views)
         begun = []
-        for known in everything:
-            record = known.record
+        for tracked in self._table:
+            record = tracked.record
             jobs = named.get(record.name, [])
             if record.id in self._tasks:
                 if jobs and record.live and not record.job:  # its submit still hangs
                     with contextlib.suppress(Unavailable):
-                        await self._taken(known, _first(jobs).id)
+                        await self._taken(tracked, _first(jobs).id)
                 continue
             if record.live and not record.job:
-                begun.append(self._start(known, self._look(known, jobs)))
+                begun.append(self._start(tracked, self._look(tracked, jobs)))
             elif [v for v in jobs if v.state is not JobState.ENDED and v.id != record.job]:
-                begun.append(self._start(known, self._end_twins(known, jobs)))
+                begun.append(self._start(tracked, self._end_twins(tracked, jobs)))
             elif record.live and record.cancelled and record.id not in self._heard:
-                begun.append(self._start(known, self.cancel(record)))
+                begun.append(self._start(tracked, self.cancel(record)))
         if begun:
             await asyncio.wait(begun, timeout=patience_s)
 
-    def _start(self, known: TrackedJob, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        self._imageless[known.record.id] = asyncio.Event()
-        task = asyncio.ensure_future(self._guarded(known.record.id, work))
-        self._tasks[known.record.id] = task
+    def _start(self, tracked: TrackedJob, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        self._imageless[tracked.record.id] = asyncio.Event()
+        task = asyncio.ensure_future(self._guarded(tracked.record.id, work))
+        self._tasks[tracked.record.id] = task
         return task
 
     async def _guarded(self, job_id: str, work: Coroutine[Any, Any, None]) -> None:
@@ -150,30 +142,30 @@ class Submitter:
         finally:
             del self._tasks[job_id], self._imageless[job_id]
 
-    async def _submit(self, known: TrackedJob) -> None:
-        record = known.record
+    async def _submit(self, tracked: TrackedJob) -> None:
+        record = tracked.record
         try:
-            image = await self._image(known)
+            image = await self._image(tracked)
             if record.cancelled:
-                await self._end(known, EndReason.CANCELLED, _NEVER_SUBMITTED)
+                await self._end(tracked, EndReason.CANCELLED, _NEVER_SUBMITTED)
                 return
             spec = await asyncio.to_thread(self._builder.job_spec, record, image)
             job = await self._scheduler.submit(spec)
         except Unavailable as exc:
-            await self._no_answer(known, exc)
+            await self._no_answer(tracked, exc)
         except SceneBridgeError as exc:
             if record.tries <= 1:
                 record.tried_until = 0.0  # no earlier try can still turn into a job
-            await self._end(known, EndReason.REFUSED, exc.message)
+            await self._end(tracked, EndReason.REFUSED, exc.message)
         else:
-            await self._taken(known, job)
+            await self._taken(tracked, job)
 
-    async def _image(self, known: TrackedJob) -> Path | None:
+    async def _image(self, tracked: TrackedJob) -> Path | None:
         """The image of its module, once it is there; None without one, or when cancelled.
 
         Raises `Refused`.
         """
-        record = known.record
+        record = tracked.record
         said = ""
         while True:
             state = await self._images.state(record.module, record.module_version)
@@ -183,7 +175,7 @@ class Submitter:
                 break
             if state.waiting != said:
                 said = state.waiting
-                await self._change(known, partial(setattr, record, "reason", said))
+                await self._table.change(tracked, partial(setattr, record, "reason", said))
                 self._imageless[record.id].set()
             await asyncio.sleep(_IMAGE_POLL_S)
         if said or record.reason:  # the submit begins only now
@@ -191,12 +183,12 @@ class Submitter:
             def note() -> None:
                 record.reason, record.tried_until = "", self.tried_until()
 
-            await self._change(known, note)
+            await self._table.change(tracked, note)
         return state.path
 
-    async def _no_answer(self, known: TrackedJob, error: Unavailable) -> None:
+    async def _no_answer(self, tracked: TrackedJob, error: Unavailable) -> None:
         """It may have been taken all the same: look, and do not submit it again."""
-        record = known.record
+        record = tracked.record
 
         def note() -> None:
             record.tried_until = time.time()
@@ -204,16 +196,16 @@ class Submitter:
 
         if record.job:  # seen in the scheduler's list meanwhile
             return
-        await self._change(known, note)
+        await self._table.change(tracked, note)
         job = await self._scheduler.find(record.name, record.tried_until)
         if job is None:
-            await self._end(known, EndReason.REFUSED, error.message)
+            await self._end(tracked, EndReason.REFUSED, error.message)
         else:
-            await self._taken(known, job)
+            await self._taken(tracked, job)
 
-    async def _look(self, known: TrackedJob, jobs: list[JobView]) -> None:
+    async def _look(self, tracked: TrackedJob, jobs: list[JobView]) -> None:
         """For a record without a job: which job is it, or may it be submitted (again)?"""
-        record = known.record
+        record = tracked.record
         job: str | None
         if jobs:
             job = _first(jobs).id
@@ -221,45 +213,45 @@ class Submitter:
             tried_until = record.tried_until or record.submitted_at
             job = await self._scheduler.find(record.name, tried_until)
         if job is not None:
-            await self._taken(known, job)
+            await self._taken(tracked, job)
         elif record.cancelled:
-            await self._end(known, EndReason.CANCELLED, _NEVER_SUBMITTED)
-        elif (self._folders.control(record.id) / control_files.JOB_LOG).exists():
-            await self._end(known, EndReason.LOST, _RAN_UNSEEN)
+            await self._end(tracked, EndReason.CANCELLED, _NEVER_SUBMITTED)
+        elif (self._table.folders.control(record.id) / control_files.JOB_LOG).exists():
+            await self._end(tracked, EndReason.LOST, _RAN_UNSEEN)
         elif record.tries >= _MAX_TRIES:
             text = f"The scheduler did not take the job, though it was asked {record.tries} times."
-            await self._end(known, EndReason.REFUSED, text)
+            await self._end(tracked, EndReason.REFUSED, text)
         else:
-            await self._change(known, lambda: self._note_try(record))
-            await self._submit(known)
+            await self._table.change(tracked, lambda: self._note_try(record))
+            await self._submit(tracked)
 
     def _note_try(self, record: JobRecord) -> None:
         record.tries += 1
         record.tried_until = self.tried_until()
 
-    async def _taken(self, known: TrackedJob, job: str) -> None:
-        record = known.record
+    async def _taken(self, tracked: TrackedJob, job: str) -> None:
+        record = tracked.record
 
         def note() -> None:
             record.job, record.tried_until = record.job or job, 0.0
             if record.reason == _NOT_KNOWN:
                 record.reason = ""
 
-        await self._change(known, note)
+        await self._table.change(tracked, note)
         if record.cancelled:  # somebody asked for its end while this was under way
             await self.cancel(record)
 
-    async def _end_twins(self, known: TrackedJob, jobs: list[JobView]) -> None:
+    async def _end_twins(self, tracked: TrackedJob, jobs: list[JobView]) -> None:
         """Two jobs of one record: keep the one that got furthest, end the others at once.
 
         They share a folder, so at most one may live. Of an ended record none may.
         """
-        record = known.record
+        record = tracked.record
         live = [v for v in jobs if v.state is not JobState.ENDED]
         if record.live:
             keep = _first([v for v in live if v.id == record.job and _begun(v)] or live).id
             if keep != record.job:
-                await self._change(known, lambda: setattr(record, "job", keep))
+                await self._table.change(tracked, lambda: setattr(record, "job", keep))
         now = time.monotonic()
         for twin in live:
             if twin.id == record.job or now < self._ended_twins.get(twin.id, 0.0):
@@ -268,8 +260,8 @@ class Submitter:
             self._ended_twins[twin.id] = now + _CANCEL_AGAIN_S
             self._audit.write("duplicate", session=record.id, owner=record.owner, job=twin.id)
 
-    async def _end(self, known: TrackedJob, end_reason: EndReason, text: str) -> None:
-        record = known.record
+    async def _end(self, tracked: TrackedJob, end_reason: EndReason, text: str) -> None:
+        record = tracked.record
         if record.job:
             return
 
@@ -278,18 +270,7 @@ class Submitter:
             record.ended_at = time.time()
             record.keep_until = record.ended_at + self._keep_s
 
-        await self._change(known, note)
-
-    async def _change(self, known: TrackedJob, change: Callable[[], None]) -> None:
-        """Change a record and save it; on a full disk it is saved with the next refresh."""
-        async with self._lock:
-            change()
-            try:
-                await asyncio.to_thread(self._folders.save, known.record)
-            except OSError as exc:
-                known.unsaved = True
-                _log.error("a job's record cannot be saved: %s", exc)
-        self._changed()
+        await self._table.change(tracked, note)
 
 
 def _by_name(views: Mapping[str, JobView]) -> dict[str, list[JobView]]:
