@@ -5,11 +5,13 @@ What is left out where time is short (`.ci/run`): listed as skipped, and tried b
 
 import os
 import re
+import shutil
 import signal
 
 import pytest
 
 from tests.alone import beside_others
+from tests.isolation import isolate, new_folder
 
 BRIEF = "SCENEBRIDGE_TESTS_BRIEF"
 #: The long ones among those that start a real sshd, Slurm or Apptainer, dark colours, further
@@ -38,10 +40,22 @@ LONG = re.compile(
 LEFT_OUT = pytest.mark.skip(reason=f"takes too long for this run ({BRIEF}); ./test tries it")
 
 
-def pytest_configure():
-    """What tests start can be interrupted, even where a shell started them in the background."""
+FOLDER = pytest.StashKey()
+
+
+def pytest_configure(config):
+    """Nothing of the machine's own is read (tests/isolation.py); workers inherit that. What tests
+    start can be interrupted, even where a shell started them in the background."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.stash[FOLDER] = new_folder()
+        isolate(config.stash[FOLDER])
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure(config):
+    if folder := config.stash.get(FOLDER, None):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items):
