@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from lib.auth import COOKIE
 from lib.auth.logins import digest
@@ -19,11 +19,23 @@ from tests.fakes.site import ALICE, BOB, ORIGIN, Site, site
 NAVIGATE = {"sec-fetch-mode": "navigate", "sec-fetch-site": "none", "accept": "text/html"}
 
 
+#: All share one loop, so that one site serves them all.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def standing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
+    with pytest.MonkeyPatch.context() as patch:
+        hurry(patch)
+        async with site(tmp_path_factory.mktemp("site")) as it:
+            yield it
+
+
 @pytest.fixture
-async def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
-    hurry(monkeypatch)
-    async with site(tmp_path) as it:
-        yield it
+def door(standing: Site) -> Site:
+    """That site as nobody has reached it; logins and tokens are each test's own."""
+    standing.reached.clear()
+    return standing
 
 
 async def ask(door: Site, method: str, path: str, *headers: tuple[str, str]) -> httpx.Response:

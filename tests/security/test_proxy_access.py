@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from aiohttp import web
 
 from lib.errors import InvalidInput, Unavailable
@@ -30,12 +32,31 @@ async def page(request: web.Request) -> web.StreamResponse:
     return web.Response(body=PAGE)
 
 
-@pytest.fixture(params=["host", "port"])
-async def on(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+#: All share one loop, so that one notebook of each kind of address serves them all.
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@asynccontextmanager
+async def notebook(notebooks: str) -> AsyncIterator[Stage]:
     app = web.Application()
     app.router.add_route("*", "/{rest:.*}", page)
-    async with stage(app, notebooks=request.param) as made:
+    async with stage(app, notebooks=notebooks) as made:
         yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["host", "port"])
+async def standing(request: pytest.FixtureRequest) -> AsyncIterator[Stage]:
+    async with notebook(request.param) as made:
+        yield made
+
+
+@pytest.fixture
+def on(standing: Stage) -> Iterator[Stage]:
+    """That notebook with a visitor inside; what a test changes is as before afterwards."""
+    cookie = standing.cookie
+    yield standing
+    standing.cookie, standing.porter.allowed = cookie, True
+    standing.porter.asked.clear()
 
 
 async def ask(on: Stage, method: str, path: str, **headers: Any) -> aiohttp.ClientResponse:
@@ -319,9 +340,9 @@ async def test_huge_headers_are_refused(on: Stage) -> None:
     assert (await ask(on, "GET", "/", X_Big="x" * 7_000)).status == 200
 
 
-async def test_messages_of_the_proxy_are_escaped(on: Stage) -> None:
-    await on.proxy.close(on.session, "<script>alert(1)</script>")
-    if on.proxy._listeners is None:
+async def test_messages_of_the_proxy_are_escaped() -> None:
+    async with notebook("host") as on:
+        await on.proxy.close(on.session, "<script>alert(1)</script>")
         answer = await go(on, "/")
         assert answer.status == 503
         assert "<script>" not in await answer.text()
@@ -333,11 +354,9 @@ async def test_messages_of_the_proxy_are_escaped(on: Stage) -> None:
 # --- hosts ------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def by_host() -> AsyncIterator[Stage]:
-    app = web.Application()
-    app.router.add_route("*", "/{rest:.*}", page)
-    async with stage(app) as made:
+    async with notebook("host") as made:
         yield made
 
 
@@ -378,9 +397,7 @@ async def test_two_hosts_are_refused(by_host: Stage) -> None:
 
 
 async def test_port_answers_to_no_other_name() -> None:
-    app = web.Application()
-    app.router.add_route("*", "/{rest:.*}", page)
-    async with stage(app, notebooks="port") as on:
+    async with notebook("port") as on:
         assert (await ask(on, "GET", "/")).status == 200
         assert (await ask(on, "GET", "/", Host=f"evil.example:{on.port}")).status == 404
         assert (await ask(on, "GET", "/", Host=f"localhost:{on.port}")).status == 404
@@ -390,7 +407,7 @@ async def test_port_answers_to_no_other_name() -> None:
             await on.http.get(on.url("/"), headers=headers)
 
 
-def test_origins_that_would_share_cookies_or_names_are_refused() -> None:
+async def test_origins_that_would_share_cookies_or_names_are_refused() -> None:
     HostAddresses("http://localhost:8501")
     HostAddresses("https://portal.example", "notebooks.example")
     PortAddresses("http://localhost:8501")

@@ -27,8 +27,8 @@ def test_the_folders_of_a_site_are_those_of_the_run(tmp_path):
 
 def test_child_processes_inherit_it():
     code = (
-        "from lib.config.site_paths import site_folder, tunnel_folder as t; from pathlib import Path;"
-        "print(site_folder(), t(), Path.home())"
+        "from lib.config.site_paths import site_folder, tunnel_folder; from pathlib import Path;"
+        "print(site_folder(), tunnel_folder(), Path.home())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
