@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TypedDict
 from urllib.parse import quote
 
 import streamlit as st
@@ -46,7 +46,23 @@ def show(
     _component(key=key, data={"chips": chips, "marked": marked}, on_marked_change=pressed)
 
 
-def _chip(d: Detection, module: Module | None, synthetic: bool) -> dict[str, Any]:
+class _Chip(TypedDict):
+    """What chip_grid.js draws of one detection; `share`, 0 to 1, colours the score."""
+
+    key: str
+    src: str
+    label: str
+    score: str
+    share: float
+    meaning: str
+    time: str
+    size: str
+    scene: str
+    flags: list[str]
+    synthetic: bool
+
+
+def _chip(d: Detection, module: Module | None, synthetic: bool) -> _Chip:
     scene = quote(d.scene, safe="")
     return {
         "key": mark_key(d.scene, d.n),

@@ -37,7 +37,7 @@ def last_seen(key: str) -> tuple[str, int]:
     return boot, seq
 
 
-def new_events(key: str, value: Any) -> list[Event]:
+def new_events(key: str, value: object) -> list[Event]:
     """The events in the value of component `key` that were not taken before.
 
     A value that is not understood gives no events: it comes from the browser.

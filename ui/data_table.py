@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import streamlit as st
 
@@ -54,7 +54,7 @@ def show(
     _component(key=key, data=data, on_pressed_change=pressed)
 
 
-def parse_press(value: Any) -> tuple[str, str]:
+def parse_press(value: object) -> tuple[str, str]:
     """What the browser says was pressed; two empty texts for anything not understood."""
     if not isinstance(value, Mapping):
         return "", ""
@@ -62,7 +62,19 @@ def parse_press(value: Any) -> tuple[str, str]:
     return (row, action) if isinstance(row, str) and isinstance(action, str) else ("", "")
 
 
-def _row(row: Row) -> dict[str, Any]:
+class _CellData(TypedDict):
+    text: str
+    small: str
+    tags: list[list[str]]
+
+
+class _RowData(TypedDict):
+    id: str
+    cells: list[_CellData]
+    actions: list[list[str]]
+
+
+def _row(row: Row) -> _RowData:
     cells = [Cell(c) if isinstance(c, str) else c for c in row.cells]
     return {
         "id": row.id,

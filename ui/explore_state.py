@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from datetime import date
+from typing import TypedDict, Unpack
 
 import streamlit as st
 
@@ -12,6 +14,7 @@ from lib.model import BBox, Scene
 from ui.component_events import Event
 from ui.explore_url import (
     ExploreState,
+    Ring,
     format_bbox,
     format_query,
     parse_query,
@@ -39,7 +42,25 @@ def current() -> ExploreState:
     return state
 
 
-def update(**changes: Any) -> ExploreState:
+class _Changes(TypedDict, total=False):
+    """Fields of `ExploreState`."""
+
+    scenes: tuple[str, ...]
+    area: BBox | None
+    ring: Ring
+    start: date | None
+    end: date | None
+    max_cloud: int
+    platforms: tuple[str, ...]
+    text: str
+    module: str
+    cluster: str
+    preset: str
+    walltime_s: int
+    params: Mapping[str, object]
+
+
+def update(**changes: Unpack[_Changes]) -> ExploreState:
     """Change some fields of the state and return it."""
     st.session_state[_STATE] = replace(current(), **changes)
     return current()

@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timezone
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, TypedDict, TypeVar
 from urllib.parse import urlencode
 
 from lib.model import BBox, SceneQuery
 
+T = TypeVar("T")
+D = TypeVar("D")
 Ring = tuple[tuple[float, float], ...]
 MAX_SCENES = 500
 MAX_RING = 200
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
+
+
+class Polygon(TypedDict):
+    """A GeoJSON polygon; positions are [lon, lat] in degrees."""
+
+    type: Literal["Polygon"]
+    coordinates: list[list[list[float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +52,17 @@ class ExploreState:
     cluster: str = ""
     preset: str = ""
     walltime_s: int = 0
-    params: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, object] = field(default_factory=dict)
 
     @property
-    def polygon(self) -> dict[str, Any] | None:
+    def polygon(self) -> Polygon | None:
         """The drawn polygon as GeoJSON."""
         return (
             {"type": "Polygon", "coordinates": [list(map(list, self.ring))]} if self.ring else None
         )
 
     @property
-    def shape(self) -> dict[str, Any] | None:
+    def shape(self) -> Polygon | None:
         """What the map draws for the area."""
         if self.ring or self.area is None:
             return self.polygon
@@ -93,7 +102,7 @@ def parse_query(query: Mapping[str, Sequence[str]]) -> Parsed:
     """Read an address. Unknown keys are ignored; each broken value is named once."""
     problems: list[str] = []
 
-    def one(key: str, read: Any, default: Any, meaning: str) -> Any:
+    def one(key: str, read: Callable[[str], T], default: D, meaning: str) -> T | D:
         values = query.get(key)
         if not values or values[-1] == "":
             return default
@@ -183,7 +192,7 @@ def _read_seconds(text: str) -> int:
     return value
 
 
-def _read_params(text: str) -> dict[str, Any]:
+def _read_params(text: str) -> dict[str, object]:
     try:
         value = json.loads(text)
     except RecursionError as exc:

@@ -95,9 +95,9 @@ def _reasons(fits: Sequence[Fit]) -> str:
     return f'<ul class="sb-reasons">{"".join(rows)}</ul>'
 
 
-def _params(module: Module) -> schema_form.Filled:
+def _params(module: Module) -> schema_form.FormValues:
     if not schema_form.properties(module.params_schema):
-        return schema_form.Filled({}, {}, ())
+        return schema_form.FormValues({}, {}, ())
     state = explore_state.current()
     given = state.params if state.module == module.id else {}
     with st.expander("Parameters", key=f"params-{module.id}"):

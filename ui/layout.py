@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 import streamlit as st
+from streamlit.navigation.page import StreamlitPage
 
 from lib.errors import SceneBridgeError, SignInEnded
 from lib.model import Role, User
@@ -47,7 +48,7 @@ def set_up_page() -> None:
     st.logo(_ICON, size="medium")
 
 
-def navigation_pages(user: User | None = None) -> list[Any]:
+def navigation_pages(user: User | None = None) -> list[StreamlitPage]:
     """The pages in the order of the navigation; what is not for this user is not in it."""
     administration = ADMINISTRATION_TITLES.get(user.role) if user else None
     return [
@@ -66,11 +67,12 @@ def navigation_pages(user: User | None = None) -> list[Any]:
 
 
 @lru_cache
-def page(path: str) -> Any:
+def page(path: str) -> StreamlitPage:
     """A page, to be linked to. Given a path instead, Streamlit 1.67 looks it up on the disk for
     every link that it draws."""
-    kind = {"default": True} if path == EXPLORE else {"url_path": Path(path).stem}
-    return st.Page(path, **cast(Any, kind))
+    if path == EXPLORE:
+        return st.Page(path, default=True)
+    return st.Page(path, url_path=Path(path).stem)
 
 
 def header(portal: facade.Portal, user: User) -> None:

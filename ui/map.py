@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
 
 import folium
 import streamlit as st
@@ -48,12 +47,12 @@ class MapState:
     chosen: tuple[Scene, ...] = ()
     drape: tuple[str, ...] = ()
     pick: bool = False
-    area: Mapping[str, Any] | None = None
+    area: Mapping[str, object] | None = None
     view: BBox | None = None
     view_seq: int = 0
     detections: str = ""
-    filter: Mapping[str, Any] = field(default_factory=dict)
-    mark: Mapping[str, Any] | None = None
+    filter: Mapping[str, object] = field(default_factory=dict)
+    mark: Mapping[str, object] | None = None
 
 
 def show(state: MapState, *, key: str, height: int, on_event: Callable[[Event], None]) -> None:
@@ -75,7 +74,7 @@ def show(state: MapState, *, key: str, height: int, on_event: Callable[[Event], 
     )
 
 
-def feature_of(scene: Scene) -> dict[str, Any]:
+def feature_of(scene: Scene) -> dict[str, object]:
     """A scene as the map and the table know it; the same fields as /api/footprints."""
     return {
         "type": "Feature",
@@ -91,7 +90,7 @@ def feature_of(scene: Scene) -> dict[str, Any]:
     }
 
 
-def _to_json(state: MapState, key: str) -> dict[str, Any]:
+def _to_json(state: MapState, key: str) -> dict[str, object]:
     boot, seq = component_events.last_seen(key)
     by_id = {str(s.id): s for s in state.chosen}
     return {
@@ -131,7 +130,7 @@ class _OfflineMap(folium.Map):
     default_css = [("leaflet_css", "/assets/leaflet/leaflet.css")]  # noqa: RUF012
     _rendered = False
 
-    def render(self, **kwargs: Any) -> str:
+    def render(self, **kwargs: object) -> str:
         if not self._rendered:
             super().render(**kwargs)  # type: ignore[no-untyped-call]
             self._rendered = True
@@ -179,11 +178,11 @@ class _State(folium.FeatureGroup):
         "{% endmacro %}"
     )
 
-    def __init__(self, state: Mapping[str, Any]) -> None:
+    def __init__(self, state: Mapping[str, object]) -> None:
         super().__init__(name="state")
         self.state = state
 
-    def render(self, **_: Any) -> str:
+    def render(self, **_: object) -> str:
         """Nothing: streamlit-folium takes the script from the template itself, and the figure
         that rendering would write to is everybody's."""
         return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from lib.model import Module, Run, RunScene, RunState, SceneState
 from ui import work_status
@@ -87,7 +86,7 @@ def _scene_row(scene: RunScene, title: str, synthetic: frozenset[str]) -> str:
     )
 
 
-def searched_text(searched: Mapping[str, Any]) -> str:
+def searched_text(searched: Mapping[str, object]) -> str:
     """600,967 pixels, 98 % of them valid, with vote; then whatever else the module says."""
     parts: list[str] = []
     pixels, valid = searched.get("pixels"), searched.get("valid_fraction")
@@ -128,15 +127,16 @@ def no_detections_text(run: Run, module: Module | None) -> str:
     return f"{text}. No object passed the test with {_params(run.params)}."
 
 
-def _params(params: Mapping[str, Any]) -> str:
+def _params(params: Mapping[str, object]) -> str:
     if not params:
         return "the module's parameters"
     return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in params.items())
 
 
-def _number(value: Any, default: float = 0.0) -> float:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if number else default
+def _number(value: object, default: float = 0.0) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    return default
 
 
 def failures(scenes: Sequence[RunScene]) -> list[str]:

@@ -19,27 +19,30 @@ import streamlit as st
 
 from ui.text import md
 
+#: A JSON Schema: JSON of any shape.
+Schema = Mapping[str, Any]
+
 
 @dataclass(frozen=True, slots=True)
-class Filled:
+class FormValues:
     """What the user gave: all values, those unlike the default, and what is wrong."""
 
-    values: dict[str, Any]
-    changed: dict[str, Any]
+    values: dict[str, object]
+    changed: dict[str, object]
     problems: tuple[str, ...]
 
 
-def show(schema: Mapping[str, Any], given: Mapping[str, Any], *, key: str) -> Filled:
+def show(schema: Schema, given: Mapping[str, object], *, key: str) -> FormValues:
     """Draw one field per property of `schema`, filled with `given` or the defaults."""
-    values: dict[str, Any] = {}
-    changed: dict[str, Any] = {}
+    values: dict[str, object] = {}
+    changed: dict[str, object] = {}
     problems: list[str] = []
     required = set(schema.get("required") or ())
     for name, spec in properties(schema).items():
         default = spec.get("default")
         start = given[name] if name in given and fits(spec, given[name]) else default
         try:
-            value = _field(name, spec, start, f"{key}-{name}")
+            value = _ask(name, spec, start, f"{key}-{name}")
         except ValueError as exc:
             problems.append(f"{spec.get('title') or name}: {exc}")
             continue
@@ -50,10 +53,10 @@ def show(schema: Mapping[str, Any], given: Mapping[str, Any], *, key: str) -> Fi
         values[name] = value
         if value != default:
             changed[name] = value
-    return Filled(values, changed, tuple(problems))
+    return FormValues(values, changed, tuple(problems))
 
 
-def properties(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def properties(schema: Schema) -> dict[str, Schema]:
     """The properties that a form can ask for."""
     found = schema.get("properties")
     if not isinstance(found, Mapping):
@@ -61,7 +64,7 @@ def properties(schema: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {str(k): v for k, v in found.items() if isinstance(v, Mapping)}
 
 
-def fits(spec: Mapping[str, Any], value: Any) -> bool:
+def fits(spec: Schema, value: object) -> bool:
     """Whether a field of this kind can show `value`, for example one from a link."""
     if "enum" in spec:
         return value in spec["enum"]
@@ -71,10 +74,10 @@ def fits(spec: Mapping[str, Any], value: Any) -> bool:
     if kind == "boolean":
         return isinstance(value, bool)
     if kind in ("integer", "number"):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
         low, high = limits(spec, kind)
         return (
-            number
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
             and (kind == "number" or float(value).is_integer())
             and (low is None or value >= low)
             and (high is None or value <= high)
@@ -82,7 +85,7 @@ def fits(spec: Mapping[str, Any], value: Any) -> bool:
     return isinstance(value, str) if kind == "string" else True
 
 
-def kind_of(spec: Mapping[str, Any]) -> str:
+def kind_of(spec: Schema) -> str:
     """enum, boolean, integer, number, string, choices or json."""
     if isinstance(spec.get("enum"), list):
         return "enum"
@@ -97,9 +100,9 @@ def kind_of(spec: Mapping[str, Any]) -> str:
     return str(kind) if kind in ("boolean", "integer", "number", "string") else "json"
 
 
-def limits(spec: Mapping[str, Any], kind: str) -> tuple[float | None, float | None]:
+def limits(spec: Schema, kind: str) -> tuple[float | None, float | None]:
     """Lowest and highest value that may be typed; exclusive limits are moved inwards."""
-    step = 1 if kind == "integer" else _fine(spec)
+    step = 1 if kind == "integer" else _step_of(spec)
     low, high = spec.get("minimum"), spec.get("maximum")
     if "exclusiveMinimum" in spec:
         low = spec["exclusiveMinimum"] + step
@@ -108,79 +111,102 @@ def limits(spec: Mapping[str, Any], kind: str) -> tuple[float | None, float | No
     return low, high
 
 
-def _fine(spec: Mapping[str, Any]) -> float:
+def _step_of(spec: Schema) -> float:
     if "multipleOf" in spec:
         return float(spec["multipleOf"])
     scale = spec.get("default") or spec.get("maximum") or 1
     return 10.0 ** (math.floor(math.log10(abs(float(scale)) or 1)) - 1)
 
 
-def _field(name: str, spec: Mapping[str, Any], start: Any, key: str) -> Any:
-    label = md(spec.get("title") or name)
-    text = spec.get("description")
-    return _FIELDS[kind_of(spec)](spec, label, md(text) if text else None, start, key)
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """A property to ask for; `start` is the JSON value that its widget begins with."""
+
+    schema: Schema
+    label: str
+    help: str | None
+    start: Any
+    key: str
 
 
-def _enum(spec: Mapping[str, Any], label: str, text: str | None, start: Any, key: str) -> Any:
-    options = list(spec["enum"])
-    at = options.index(start) if start in options else 0
-    return st.selectbox(label, options, index=at, key=key, help=text, format_func=_option)
+def _ask(name: str, schema: Schema, start: object, key: str) -> object:
+    """Draw the widget of one property; its value. Raises ValueError: what was typed is wrong."""
+    text = schema.get("description")
+    label = md(schema.get("title") or name)
+    field = _Field(schema, label, md(text) if text else None, start, key)
+    return _WIDGETS[kind_of(schema)](field)
 
 
-def _option(value: Any) -> str:
+def _enum(field: _Field) -> object:
+    options = list(field.schema["enum"])
+    at = options.index(field.start) if field.start in options else 0
+    return st.selectbox(
+        field.label, options, index=at, key=field.key, help=field.help, format_func=_option
+    )
+
+
+def _option(value: object) -> str:
     return str(value).replace("_", " ").replace("-", " ") if isinstance(value, str) else str(value)
 
 
-def _choices(spec: Mapping[str, Any], label: str, text: str | None, start: Any, key: str) -> Any:
-    options = list(spec["items"]["enum"])
-    return st.multiselect(label, options, start or [], key=key, help=text, format_func=_option)
+def _choices(field: _Field) -> object:
+    options = list(field.schema["items"]["enum"])
+    return st.multiselect(
+        field.label, options, field.start or [], key=field.key, help=field.help, format_func=_option
+    )
 
 
-def _boolean(_spec: Mapping[str, Any], label: str, text: str | None, start: Any, key: str) -> Any:
-    return st.toggle(label, bool(start), key=key, help=text)
+def _boolean(field: _Field) -> object:
+    return st.toggle(field.label, bool(field.start), key=field.key, help=field.help)
 
 
-def _integer(spec: Mapping[str, Any], label: str, text: str | None, start: Any, key: str) -> Any:
-    low, high = limits(spec, "integer")
+def _integer(field: _Field) -> object:
+    low, high = limits(field.schema, "integer")
     return st.number_input(
-        label,
+        field.label,
         min_value=None if low is None else math.ceil(low),
         max_value=None if high is None else math.floor(high),
-        value=None if start is None else int(start),
-        step=int(spec.get("multipleOf") or 1),
-        key=key,
-        help=text,
+        value=None if field.start is None else int(field.start),
+        step=int(field.schema.get("multipleOf") or 1),
+        key=field.key,
+        help=field.help,
     )
 
 
-def _number(spec: Mapping[str, Any], label: str, text: str | None, start: Any, key: str) -> Any:
-    low, high = limits(spec, "number")
-    step = _fine(spec)
+def _number(field: _Field) -> object:
+    low, high = limits(field.schema, "number")
+    step = _step_of(field.schema)
     return st.number_input(
-        label,
+        field.label,
         min_value=None if low is None else float(low),
         max_value=None if high is None else float(high),
-        value=None if start is None else float(start),
+        value=None if field.start is None else float(field.start),
         step=step,
         format=f"%.{max(0, min(10, -math.floor(math.log10(step)) + 1))}f",
-        key=key,
-        help=text,
+        key=field.key,
+        help=field.help,
     )
 
 
-def _string(spec: Mapping[str, Any], label: str, text: str | None, start: Any, key: str) -> Any:
-    value = st.text_input(label, start or "", max_chars=spec.get("maxLength"), key=key, help=text)
-    if len(value) < spec.get("minLength", 0):
-        raise ValueError(f"give at least {spec['minLength']} characters.")
-    pattern = spec.get("pattern")
+def _string(field: _Field) -> object:
+    value = st.text_input(
+        field.label,
+        field.start or "",
+        max_chars=field.schema.get("maxLength"),
+        key=field.key,
+        help=field.help,
+    )
+    if len(value) < field.schema.get("minLength", 0):
+        raise ValueError(f"give at least {field.schema['minLength']} characters.")
+    pattern = field.schema.get("pattern")
     if pattern and value and not re.search(pattern, value):
         raise ValueError(f"must match the pattern {pattern}")
     return value
 
 
-def _json(_spec: Mapping[str, Any], label: str, text: str | None, start: Any, key: str) -> Any:
-    shown = "" if start is None else json.dumps(start)
-    value = st.text_area(f"{label} (JSON)", shown, key=key, help=text, height=80)
+def _json(field: _Field) -> object:
+    shown = "" if field.start is None else json.dumps(field.start)
+    value = st.text_area(f"{field.label} (JSON)", shown, key=field.key, help=field.help, height=80)
     if not value.strip():
         return None
     try:
@@ -189,8 +215,7 @@ def _json(_spec: Mapping[str, Any], label: str, text: str | None, start: Any, ke
         raise ValueError("this is not JSON.") from exc
 
 
-_Field = Callable[[Mapping[str, Any], str, "str | None", Any, str], Any]
-_FIELDS: Mapping[str, _Field] = {
+_WIDGETS: Mapping[str, Callable[[_Field], object]] = {
     "enum": _enum,
     "choices": _choices,
     "boolean": _boolean,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
 _FOLDER = Path(__file__).resolve().parent
 
 
-def load(name: str) -> Any:
+def load(name: str) -> Callable[..., object]:
     """The mounting command of the component whose files are NAME.html, .css and .js here."""
     html, css, js = (
         (_FOLDER / f"{name}{end}").read_text(encoding="utf-8") for end in (".html", ".css", ".js")
