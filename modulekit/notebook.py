@@ -111,16 +111,17 @@ class Results:
 
 
 def _row(scene: str, feature: Mapping[str, Any]) -> dict[str, Any]:
+    from modulekit.objects import centre
+
     properties = feature["properties"]
-    west, south, east, north = feature["bbox"]
-    span = (east - west) % 360
+    lon, lat = centre(feature["bbox"])
     return {
         "scene": scene,
         "n": properties["n"],
         "class": properties["class"],
         "score": properties["score"],
-        "lon": round((west + span / 2 + 180) % 360 - 180, 7),
-        "lat": round((south + north) / 2, 7),
+        "lon": lon,
+        "lat": lat,
         "pixels": properties["pixels"],
         "area_m2": properties["area_m2"],
         "flags": ", ".join(properties["flags"]),

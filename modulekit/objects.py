@@ -6,7 +6,7 @@ memory follows the number of detected pixels and not the size of the scene.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -228,6 +228,17 @@ def _cut(polygon: list[Any]) -> list[Any]:
                 moved = [[[lon + shift, lat] for lon, lat in ring] for ring in rings]
                 parts.append([_wound(ring, outer=k == 0) for k, ring in enumerate(moved)])
     return parts
+
+
+def centre(box: Sequence[float]) -> tuple[float, float]:
+    """(lon, lat) of the middle of a [west, south, east, north]: an object's position.
+
+    To 7 decimals, -180 <= lon < 180, also where west > east.
+    """
+    west, south, east, north = box
+    span = east - west if east >= west else east + 360 - west
+    lon = round((west + span / 2 + 180) % 360 - 180, 7)
+    return (-180.0 if lon == 180 else lon), round((south + north) / 2, 7)
 
 
 def lonlat_box(geometry: Mapping[str, Any]) -> list[float]:

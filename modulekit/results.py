@@ -19,7 +19,7 @@ from pystac.utils import datetime_to_str, str_to_datetime
 from modulekit.errors import SceneError
 from modulekit.files import write_json
 from modulekit.manifest import Manifest
-from modulekit.objects import FoundObject, lonlat_box
+from modulekit.objects import FoundObject, centre, lonlat_box
 from modulekit.raster import SceneReader
 
 EXTENSIONS = [
@@ -50,16 +50,15 @@ class Detection:
 
     def event(self, *, chip: bool) -> dict[str, Any]:
         """The fields of its `object` event; lon and lat are the box's centre."""
-        west, south, east, north = lonlat_box(self.geometry)
-        span = east - west if east >= west else east + 360 - west
-        lon = (west + span / 2 + 180) % 360 - 180
+        box = lonlat_box(self.geometry)
+        lon, lat = centre(box)
         return {
             "n": self.n,
             "class": self.found.kind,
             "score": self.found.score,
-            "lon": round(lon, 7),
-            "lat": round((south + north) / 2, 7),
-            "bbox": [west, south, east, north],
+            "lon": lon,
+            "lat": lat,
+            "bbox": box,
             "pixels": self.found.pixels,
             "area_m2": self.area_m2,
             "chip": chip,

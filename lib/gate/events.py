@@ -1,7 +1,7 @@
 """The module's events: taken out of `status.jsonl`, checked, and kept by the gate.
 
-`status.jsonl` was written by an attacker. Each line that satisfies the schema (see
-docs/architecture.md) is rebuilt from known fields and appended to `control/events.jsonl`
+`status.jsonl` was written by an attacker. Each line that satisfies the schema
+(`lib.protocol.events`) is rebuilt from known fields and appended to `control/events.jsonl`
 with the offset it came from; all else is counted and dropped. A restarted gate goes on
 from the last offset, so no event is lost or sent twice.
 """
@@ -9,27 +9,19 @@ from the last offset, so no event is lost or sent twice.
 from __future__ import annotations
 
 import json
-import math
 import os
 import threading
 from array import array
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from lib.errors import NotFound, Refused
+from lib.errors import InvalidInput, NotFound, Refused
 from lib.gate.safe_open import open_file
-from lib.protocol.events import MAX_EVENT_BYTES, MAX_EVENTS
+from lib.model import JsonValue
+from lib.protocol.events import MAX_EVENT_BYTES, MAX_EVENTS, parse_line, plain
 
 _CHUNK_BYTES = 1024 * 1024
 _MAX_FILE_BYTES = 8 * 2**30
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-_TEXT = 500
-_DEPTH, _KEYS, _ITEMS = 4, 60, 200
-
-
-class NotAnEvent(ValueError):
-    """The line is rubbish."""
 
 
 class EventLog:
@@ -83,7 +75,7 @@ class EventLog:
             return (0,)
         return (info.st_ino, info.st_size, info.st_mtime_ns)
 
-    def read(self, first: int, count: int) -> list[dict[str, Any]]:
+    def read(self, first: int, count: int) -> list[dict[str, JsonValue]]:
         """Events number `first` (from 0) and following, at most `count`."""
         with self._lock:  # events are taken in another thread
             if first >= len(self):
@@ -166,18 +158,18 @@ class EventLog:
         self._append(new)
         return len(data) == _CHUNK_BYTES
 
-    def _checked(self, line: bytes) -> tuple[int, dict[str, Any]] | None:
+    def _checked(self, line: bytes) -> tuple[int, dict[str, JsonValue]] | None:
         if not line.strip():
             return None
         try:
-            if len(line) > MAX_EVENT_BYTES or len(self) >= MAX_EVENTS:
-                raise NotAnEvent
-            return self._offset, read_event(line, self._scenes)
-        except NotAnEvent:
+            if len(self) >= MAX_EVENTS:
+                raise InvalidInput(f"The module tells more than {MAX_EVENTS:,} events.")
+            return self._offset, plain(parse_line(line, self._scenes))
+        except InvalidInput:
             self.dropped += 1
             return None
 
-    def _append(self, events: list[tuple[int, dict[str, Any]]]) -> None:
+    def _append(self, events: list[tuple[int, dict[str, JsonValue]]]) -> None:
         if not events:
             return
         events = events[: MAX_EVENTS - len(self)]
@@ -193,150 +185,3 @@ class EventLog:
         with self._lock:
             self._starts.extend(starts)
             self._end += len(out)
-
-
-def read_event(line: bytes, scenes: frozenset[str]) -> dict[str, Any]:
-    """One event, rebuilt from its known fields.
-
-    Raises:
-        NotAnEvent: anything else.
-    """
-    try:
-        data = json.loads(line, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as exc:
-        raise NotAnEvent from exc
-    kind = data.get("event") if isinstance(data, dict) else None
-    fields = _EVENTS.get(kind) if isinstance(kind, str) else None
-    if fields is None:
-        raise NotAnEvent
-    event = {"event": data["event"], "time": _number(0, 1e11)(data.get("time"))}
-    for name, read in fields.items():
-        if name == "scene":
-            event[name] = _scene(data.get(name), scenes)
-        elif name == "scenes":
-            event[name] = [_scene(s, scenes) for s in _list(len(scenes))(data.get(name))]
-        else:
-            event[name] = read(data.get(name))
-    return event
-
-
-def _no_constant(name: str) -> Any:
-    raise NotAnEvent(name)
-
-
-def _scene(value: Any, scenes: frozenset[str]) -> str:
-    if not isinstance(value, str) or value not in scenes:
-        raise NotAnEvent
-    return value
-
-
-def _text(longest: int) -> Callable[[Any], str]:
-    def read(value: Any) -> str:
-        if not isinstance(value, str):
-            raise NotAnEvent
-        return "".join(c for c in value if c.isprintable())[:longest]
-
-    return read
-
-
-def _number(low: float, high: float) -> Callable[[Any], float]:
-    def read(value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise NotAnEvent
-        if not low <= value <= high:  # false for NaN, and for integers of any length
-            raise NotAnEvent
-        return float(value)
-
-    return read
-
-
-def _whole(low: int, high: int) -> Callable[[Any], int]:
-    def read(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise NotAnEvent
-        return value
-
-    return read
-
-
-def _list(longest: int) -> Callable[[Any], list[Any]]:
-    def read(value: Any) -> list[Any]:
-        if not isinstance(value, list) or len(value) > longest:
-            raise NotAnEvent
-        return value
-
-    return read
-
-
-def _truth(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise NotAnEvent
-    return value
-
-
-def _box(value: Any) -> list[float]:
-    box = [_number(-360, 360)(v) for v in _list(4)(value)]
-    if len(box) != 4:
-        raise NotAnEvent
-    return box
-
-
-def _flags(value: Any) -> list[str]:
-    return [_text(40)(v) for v in _list(32)([] if value is None else value)]
-
-
-def _table(value: Any) -> dict[str, Any]:
-    found: dict[str, Any] = _small({} if value is None else value, _DEPTH)
-    if not isinstance(found, dict):
-        raise NotAnEvent
-    return found
-
-
-def _small(value: Any, depth: int) -> Any:
-    """JSON of bounded depth and width, with finite numbers."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return _text(_TEXT)(value)
-    if isinstance(value, int):
-        return _whole(-(2**53), 2**53)(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise NotAnEvent
-        return value
-    if depth > 0 and isinstance(value, list) and len(value) <= _ITEMS:
-        return [_small(v, depth - 1) for v in value]
-    if depth > 0 and isinstance(value, dict) and len(value) <= _KEYS:
-        return {_text(80)(k): _small(v, depth - 1) for k, v in value.items()}
-    raise NotAnEvent
-
-
-_COUNT = _whole(0, 10**9)
-_SCENE = _text(120)
-_EVENTS: Mapping[str, Mapping[str, Callable[[Any], Any]]] = {
-    "run_started": {
-        "format": _whole(1, 1),
-        "module": _text(40),
-        "version": _text(40),
-        "scenes": _list(0),
-    },
-    "scene_started": {"scene": _SCENE},
-    "progress": {"scene": _SCENE, "fraction": _number(0, 1)},
-    "object": {
-        "scene": _SCENE,
-        "n": _whole(1, 10**6),
-        "class": _text(40),
-        "score": _number(0, 1),
-        "lon": _number(-180, 180),
-        "lat": _number(-90, 90),
-        "bbox": _box,
-        "pixels": _COUNT,
-        "area_m2": _number(0, 1e15),
-        "chip": _truth,
-        "flags": _flags,
-        "properties": _table,
-    },
-    "scene_done": {"scene": _SCENE, "objects": _COUNT, "shown": _COUNT, "searched": _table},
-    "scene_failed": {"scene": _SCENE, "message": _text(_TEXT)},
-    "run_done": {"objects": _COUNT, "failed": _COUNT},
-}

@@ -42,6 +42,7 @@ from lib.model.ids import (
     StrEnum,
     UserId,
 )
+from lib.model.json_value import JsonValue
 from lib.model.people import (
     AccessToken,
     Announcement,
@@ -81,6 +82,7 @@ __all__ = [
     "Fit",
     "Isolation",
     "JobState",
+    "JsonValue",
     "LaunchRequest",
     "Module",
     "ModuleId",

@@ -8,7 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from lib.model.clusters import Reachability
-from lib.model.ids import ClusterId, ModuleId, RunId, SceneId, SessionId, StrEnum, UserId
+from lib.model.ids import BBox, ClusterId, ModuleId, RunId, SceneId, SessionId, StrEnum, UserId
+from lib.model.json_value import JsonValue
+from lib.model.position import box_of
 
 
 class SessionState(StrEnum):
@@ -177,11 +179,18 @@ class Session:
 class Detection:
     """One object found by a Run.
 
+    Its position, from the module to the export: `bbox` is the smallest box around its
+    outline, (west, south, east, north) in degrees, EPSG:4326; `lon` and `lat` are that
+    box's centre, to 7 decimals, -180 <= lon < 180. An object over the antimeridian has
+    west > east, an outline cut at 180 degrees into a MultiPolygon (RFC 7946, 3.1.9),
+    and its centre on the side where the middle of the box is. `lib.model.position`
+    computes them.
+
     Args:
         n: number within (run, scene), from 1; the module numbers best first.
         score: 0..1; the module's `score_meaning` says what it is.
-        geometry: GeoJSON (lon, lat); a box until the scene is done, then the
-            outline from `detections.geojson`.
+        geometry: GeoJSON (lon, lat), a Point, Polygon or MultiPolygon; the bbox until
+            the scene is done, then the outline from `detections.geojson`.
         pixels: size in pixels of the scene's grid.
         has_chip: whether a thumbnail can be fetched.
         flags: what the scene's quality bands say there, e.g. ("cloud",).
@@ -194,13 +203,17 @@ class Detection:
     score: float
     lon: float
     lat: float
-    geometry: Mapping[str, Any]
+    geometry: Mapping[str, JsonValue]
     pixels: int
     area_m2: float
     time: datetime
     has_chip: bool
     flags: tuple[str, ...] = ()
-    properties: Mapping[str, Any] = field(default_factory=dict)
+    properties: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    @property
+    def bbox(self) -> BBox:
+        return box_of(self.geometry)
 
 
 @dataclass(frozen=True, slots=True)

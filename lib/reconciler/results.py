@@ -13,14 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 from lib.errors import InvalidInput, NotFound, ProtocolError, SceneBridgeError, StorageFull
 from lib.model import RunId, RunState, SceneId, SceneState
+from lib.protocol.events import (
+    ObjectFound,
+    Progress,
+    RunStarted,
+    SceneDone,
+    SceneEvent,
+    SceneFailed,
+    SceneStarted,
+    parse,
+)
 from lib.protocol.messages import ArtifactKind, GetRequest
 from lib.results import reading
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from lib.model import Detection
+    from lib.model import Detection, JsonValue
+    from lib.protocol.events import ModuleEvent
     from lib.reconciler.interfaces import Link
     from lib.results.folder import ResultFolder
     from lib.store import Store
@@ -29,7 +40,6 @@ log = logging.getLogger(__name__)
 
 _CHIPS_AT_ONCE = 4
 _UNFINISHED = (SceneState.WAITING, SceneState.RUNNING)
-_SCENE_ENDS = ("scene_done", "scene_failed")
 _LIMITS = {
     ArtifactKind.DETECTIONS: reading.MAX_FILE_BYTES,
     ArtifactKind.OVERVIEW: 8 * 2**20,
@@ -62,7 +72,7 @@ class ResultCollector:
 
     # --- events ---------------------------------------------------------------
 
-    async def take_events(self, first: int, events: Sequence[dict[str, Any]]) -> None:
+    async def take_events(self, first: int, told: Sequence[Mapping[str, JsonValue]]) -> None:
         """Store events that are new; `first` is the number of the first one, from 0.
 
         Rubbish is left out and counts as taken in.
@@ -72,51 +82,62 @@ class ResultCollector:
             StorageFull: nothing counts as taken in.
         """
         async with self._lock:
-            await asyncio.to_thread(self._take_events, first, events)
+            await asyncio.to_thread(self._take_events, first, told)
 
-    def _take_events(self, first: int, events: Sequence[dict[str, Any]]) -> None:
+    def _take_events(self, first: int, told: Sequence[Mapping[str, JsonValue]]) -> None:
         have = self._store.work.events_have(self._run)
         if first > have:
             raise ProtocolError("The gate left out some of the module's events.")
         scenes = self._store.work.run(self._run).scenes
+        events = self._checked(told[have - first :], frozenset(s.scene for s in scenes))
         unfinished = {s.scene for s in scenes if s.state in _UNFINISHED}
-        new = [e for e in events[have - first :] if _scene_of(e) in unfinished or _of_run(e)]
+        new = [e for e in events if isinstance(e, SceneEvent) and e.scene in unfinished]
         # Objects before steps: a scene's files may be fetched as soon as it says DONE,
         # and outlines must not be overwritten by boxes.
         self._take_objects(new)
+        if any(isinstance(e, RunStarted) for e in events):
+            self._begun()
         for event in new:
             self._take_step(event)
-        self._store.work.update_run(self._run, events_have=max(have, first + len(events)))
+        self._store.work.update_run(self._run, events_have=max(have, first + len(told)))
 
-    def _take_objects(self, events: Sequence[dict[str, Any]]) -> None:
+    def _checked(
+        self, told: Sequence[Mapping[str, JsonValue]], scenes: frozenset[SceneId]
+    ) -> list[ModuleEvent]:
+        events = []
+        for one in told:
+            try:
+                events.append(parse(dict(one), scenes))
+            except InvalidInput as exc:  # the gate should have dropped it: an older one?
+                log.warning("run %s: an event was left out: %s", self._run, exc)
+        return events
+
+    def _take_objects(self, events: Sequence[SceneEvent]) -> None:
         found: list[Detection] = []
         offered: dict[SceneId, set[int]] = {}
         over: set[SceneId] = set()
         for event in events:
-            scene = _scene_of(event)
-            if event.get("event") in _SCENE_ENDS:
-                over.add(scene)
-            if event.get("event") != "object" or scene in over:
+            if isinstance(event, (SceneDone, SceneFailed)):
+                over.add(event.scene)
+            if not isinstance(event, ObjectFound) or event.scene in over:
                 continue
-            try:
-                detection = reading.from_event(event, self._run, self._time(scene))
-            except InvalidInput as exc:
-                log.warning("run %s: an object was left out: %s", self._run, exc)
-                continue
+            detection = reading.from_event(event, self._run, self._time(event.scene))
             found.append(detection)
-            if event.get("chip") is True:
-                offered.setdefault(scene, set()).add(detection.n)
+            if event.chip:
+                offered.setdefault(event.scene, set()).add(detection.n)
         for scene in {d.scene for d in found}:
             of_scene = [d for d in found if d.scene == scene]
             self._store.detections.put(of_scene, chips_offered=offered.get(scene, ()))
 
-    def _take_step(self, event: dict[str, Any]) -> None:
-        kind, scene = event.get("event"), _scene_of(event)
-        if kind in ("run_started", "scene_started"):
-            self._store.work.update_run(self._run, state=RunState.RUNNING, reason="")
+    def _take_step(self, event: SceneEvent) -> None:
+        if isinstance(event, SceneStarted):
+            self._begun()
         columns = _scene_columns(event)
         if columns:
-            self._store.work.update_scene(self._run, scene, **columns)
+            self._store.work.update_scene(self._run, event.scene, **columns)
+
+    def _begun(self) -> None:
+        self._store.work.update_run(self._run, state=RunState.RUNNING, reason="")
 
     def _time(self, scene: SceneId) -> datetime:
         if not self._times:
@@ -207,31 +228,21 @@ def _cannot_write(exc: OSError) -> StorageFull:
     )
 
 
-def _scene_of(event: dict[str, Any]) -> SceneId:
-    scene = event.get("scene")
-    return SceneId(scene if isinstance(scene, str) else "")
-
-
-def _of_run(event: dict[str, Any]) -> bool:
-    return event.get("event") == "run_started"
-
-
-def _scene_columns(event: dict[str, Any]) -> dict[str, Any]:
+def _scene_columns(event: SceneEvent) -> dict[str, Any]:
     """What an event changes of its scene."""
-    kind = event.get("event")
-    if kind == "scene_started":
-        return {"state": SceneState.RUNNING}
-    if kind == "progress":
-        fraction = reading.fraction(event.get("fraction"))
-        return {} if fraction is None else {"state": SceneState.RUNNING, "fraction": fraction}
-    if kind == "scene_done":
-        return {
-            "state": SceneState.DONE,
-            "fraction": 1.0,
-            "objects": reading.count(event.get("objects")),
-            "searched": reading.searched(event),
-        }
-    if kind == "scene_failed":
-        message = reading.plain_text(event.get("message"), 500)
-        return {"state": SceneState.FAILED, "message": message or "The module gave no reason."}
+    match event:
+        case SceneStarted():
+            return {"state": SceneState.RUNNING}
+        case Progress():
+            return {"state": SceneState.RUNNING, "fraction": event.fraction}
+        case SceneDone():
+            return {
+                "state": SceneState.DONE,
+                "fraction": 1.0,
+                "objects": event.objects,
+                "searched": event.searched,
+            }
+        case SceneFailed():
+            message = event.message or "The module gave no reason."
+            return {"state": SceneState.FAILED, "message": message}
     return {}

@@ -1,47 +1,35 @@
 """Detections out of a module's events and files. Both were written by untrusted code:
-numbers are checked, texts are cut, geometry is bounded, and nothing is followed."""
+values are checked by the events' schema, geometry is bounded, and nothing is followed."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from lib.errors import InvalidInput
-from lib.model import Detection, RunId, SceneId
+from lib.model import Detection, JsonValue, RunId, SceneId
+from lib.model.position import box_geometry, box_of, centre
+from lib.protocol.events import MAX_FLAGS, MAX_KEYS, finding, in_range, table_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
     from pathlib import Path
 
+    from lib.model import BBox
+    from lib.protocol.events import Finding, ObjectFound
+
 MAX_FILE_BYTES = 64 * 2**20
 MAX_OBJECTS = 50_000
-_MAX_TEXT = 200
 _MAX_POINTS = 20_000
-_MAX_PROPERTIES = 30
-_MAX_NUMBER = 1e15
-_MAX_FLAGS = 20
 
 
-def from_event(event: Mapping[str, Any], run: RunId, time: datetime) -> Detection:
-    """The detection of one `object` event; its geometry is the event's box.
-
-    Raises:
-        InvalidInput: the event lacks a field or holds nonsense.
-    """
-    corners = _list(event.get("bbox"), 4)
-    west, east = (_number(corners[i], -180, 180) for i in (0, 2))
-    south, north = (_number(corners[i], -90, 90) for i in (1, 3))
-    scene = SceneId(_text(event.get("scene")))
-    return _detection(
-        event,
-        run,
-        scene,
-        time,
-        geometry=_box(west, south, east, north),
-        lon=_number(event.get("lon"), -180, 180),
-        lat=_number(event.get("lat"), -90, 90),
-    )
+def from_event(event: ObjectFound, run: RunId, time: datetime) -> Detection:
+    """The detection of one `object` event; its geometry is the event's box."""
+    found = replace(event.finding, properties=_scalars(event.finding.properties))
+    geometry = box_geometry(event.bbox)
+    return _detection(found, run, event.scene, time, geometry, event.bbox)
 
 
 def from_file(path: Path, run: RunId, scene: SceneId, time: datetime) -> list[Detection]:
@@ -61,35 +49,6 @@ def from_file(path: Path, run: RunId, scene: SceneId, time: datetime) -> list[De
     if len(features) > MAX_OBJECTS:
         raise InvalidInput(f"detections.geojson holds more than {MAX_OBJECTS:,} objects.")
     return [_from_feature(f, run, scene, time) for f in features]
-
-
-def plain_text(value: Any, longest: int) -> str:
-    """`value` on one line without characters that cannot be printed or stored; "" where
-    it is no text."""
-    if not isinstance(value, str):
-        return ""
-    return "".join(c if c.isprintable() else " " for c in value[:longest]).strip()
-
-
-def searched(event: Mapping[str, Any]) -> dict[str, Any]:
-    """What the module says it looked at, bounded; {} where it says nothing proper."""
-    value = event.get("searched")
-    found: dict[str, Any] = _small(value, 4) if isinstance(value, dict) else {}
-    return found
-
-
-def count(value: Any) -> int:
-    """A number of objects; 0 where it is none."""
-    good = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 10**9
-    return value if good else 0
-
-
-def fraction(value: Any) -> float | None:
-    """A share from 0 to 1; None where it is no number."""
-    try:
-        return _number(value, 0, 1)
-    except InvalidInput:
-        return None
 
 
 def is_webp(content: bytes, longest_side: int) -> bool:
@@ -114,139 +73,84 @@ def is_webp(content: bytes, longest_side: int) -> bool:
     return 0 < width <= longest_side and 0 < height <= longest_side
 
 
-def _from_feature(feature: Any, run: RunId, scene: SceneId, time: datetime) -> Detection:
-    if not isinstance(feature, dict) or not isinstance(feature.get("properties"), dict):
+def _from_feature(feature: JsonValue, run: RunId, scene: SceneId, time: datetime) -> Detection:
+    fields = feature.get("properties") if isinstance(feature, dict) else None
+    if not isinstance(feature, dict) or not isinstance(fields, dict):
         raise InvalidInput("detections.geojson holds something that is no feature.")
-    geometry, points = _geometry(feature.get("geometry"))
-    properties = feature["properties"]
-    lon = properties.get("lon", sum(p[0] for p in points) / len(points))
-    lat = properties.get("lat", sum(p[1] for p in points) / len(points))
-    return _detection(
-        properties,
-        run,
-        scene,
-        time,
-        geometry=geometry,
-        lon=_number(lon, -180, 180),
-        lat=_number(lat, -90, 90),
-    )
+    geometry = _geometry(feature.get("geometry"))
+    found = finding(_trimmed(fields))
+    return _detection(found, run, scene, time, geometry, box_of(geometry))
 
 
-def _detection(
-    fields: Mapping[str, Any],
-    run: RunId,
-    scene: SceneId,
-    time: datetime,
-    *,
-    geometry: Mapping[str, Any],
-    lon: float,
-    lat: float,
-) -> Detection:
-    return Detection(
-        run=run,
-        scene=scene,
-        n=int(_number(fields.get("n"), 1, 10_000_000)),
-        klass=_text(fields.get("class")),
-        score=_number(fields.get("score"), 0, 1),
-        lon=lon,
-        lat=lat,
-        geometry=geometry,
-        pixels=int(_number(fields.get("pixels", 0), 0, 1e12)),
-        area_m2=_number(fields.get("area_m2", 0), 0, 1e15),
-        time=time,
-        has_chip=False,
-        flags=tuple(_text(f) for f in _list(fields.get("flags", []))[:_MAX_FLAGS]),
-        properties=_properties(fields.get("properties", {})),
-    )
+def _trimmed(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """What a file may leave out filled in, and what is only too much left out: one long
+    list does not cost a scene all its outlines."""
+    told: dict[str, JsonValue] = {"pixels": 0, "area_m2": 0, **fields}
+    flags, properties = told.get("flags"), told.get("properties")
+    if isinstance(flags, list):
+        told["flags"] = flags[:MAX_FLAGS]
+    if isinstance(properties, dict):
+        told["properties"] = _scalars(properties)
+    return told
 
 
-def _box(west: float, south: float, east: float, north: float) -> dict[str, Any]:
-    """A GeoJSON box; two where it crosses the antimeridian (RFC 7946, section 3.1.9)."""
-    if west > east:
-        parts = [_ring(west, south, 180.0, north), _ring(-180.0, south, east, north)]
-        return {"type": "MultiPolygon", "coordinates": [[ring] for ring in parts]}
-    return {"type": "Polygon", "coordinates": [_ring(west, south, east, north)]}
-
-
-def _ring(west: float, south: float, east: float, north: float) -> list[list[float]]:
-    return [[west, south], [east, south], [east, north], [west, north], [west, south]]
-
-
-def _geometry(value: Any) -> tuple[dict[str, Any], list[list[float]]]:
-    """(the geometry with numbers only, all its points)."""
-    kind = value.get("type") if isinstance(value, dict) else None
-    depth = {"Point": 0, "Polygon": 2, "MultiPolygon": 3}.get(str(kind))
-    if depth is None:
-        raise InvalidInput("An outline is neither a point nor a polygon.")
-    points: list[list[float]] = []
-
-    def walk(node: Any, level: int) -> Any:
-        if level == 0:
-            point = [_number(node[0], -180, 180), _number(node[1], -90, 90)]
-            points.append(point)
-            if len(points) > _MAX_POINTS:
-                raise InvalidInput(f"An outline has more than {_MAX_POINTS:,} points.")
-            return point
-        return [walk(child, level - 1) for child in _list(node)]
-
-    try:
-        coordinates = walk(value["coordinates"], depth)
-    except (KeyError, TypeError, IndexError) as exc:
-        raise InvalidInput("An outline has no proper coordinates.") from exc
-    if not points:
-        raise InvalidInput("An outline is empty.")
-    return {"type": kind, "coordinates": coordinates}, points
-
-
-def _number(value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise InvalidInput(f"{_shown(value)} stands where a number belongs.")
-    if not low <= value <= high:  # false for NaN, and safe for integers of any length
-        raise InvalidInput(f"{_shown(value)} is not between {low:g} and {high:g}.")
-    return float(value)
-
-
-def _text(value: Any) -> str:
-    text = plain_text(value, _MAX_TEXT)
-    if not text:
-        raise InvalidInput(f"{_shown(value)} stands where a text belongs.")
-    return text
-
-
-def _list(value: Any, length: int | None = None) -> list[Any]:
-    if not isinstance(value, list) or (length is not None and len(value) != length):
-        raise InvalidInput(f"{_shown(value)} stands where a list belongs.")
-    return value
-
-
-def _properties(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidInput("The properties of an object are no object.")
+def _scalars(properties: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The properties that a table can show; a number that is out of bounds becomes null."""
+    few = list(properties.items())[:MAX_KEYS]
     return {
-        plain_text(name, 60): _small(item, 0)
-        for name, item in list(value.items())[:_MAX_PROPERTIES]
-        if isinstance(item, (str, bool, int, float))
+        name: None if isinstance(value, (int, float)) and not table_number(value) else value
+        for name, value in few
+        if isinstance(value, (str, bool, int, float))
     }
 
 
-def _small(value: Any, depth: int) -> Any:
-    """JSON of bounded depth, width and size; what is more becomes null."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        return plain_text(value, _MAX_TEXT)
-    if isinstance(value, (int, float)):
-        return value if -_MAX_NUMBER <= value <= _MAX_NUMBER else None
-    if depth > 0 and isinstance(value, list):
-        return [_small(v, depth - 1) for v in value[:_MAX_PROPERTIES]]
-    if depth > 0 and isinstance(value, dict):
-        items = list(value.items())[:_MAX_PROPERTIES]
-        return {plain_text(k, 60): _small(v, depth - 1) for k, v in items}
-    return None
+def _detection(
+    found: Finding,
+    run: RunId,
+    scene: SceneId,
+    time: datetime,
+    geometry: Mapping[str, JsonValue],
+    bbox: BBox,
+) -> Detection:
+    lon, lat = centre(bbox)
+    return Detection(
+        run=run,
+        scene=scene,
+        n=found.n,
+        klass=found.kind,
+        score=found.score,
+        lon=lon,
+        lat=lat,
+        geometry=geometry,
+        pixels=found.pixels,
+        area_m2=found.area_m2,
+        time=time,
+        has_chip=False,
+        flags=found.flags,
+        properties=found.properties,
+    )
 
 
-def _shown(value: Any) -> str:
-    """A short form for a message (the text of a very long integer is refused by Python)."""
-    if isinstance(value, int) and value.bit_length() > 100:
-        return "a very long number"
-    return plain_text(repr(value), 40)
+def _geometry(value: JsonValue) -> dict[str, JsonValue]:
+    """The geometry with numbers only."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    depth = {"Point": 0, "Polygon": 2, "MultiPolygon": 3}.get(str(kind))
+    if not isinstance(value, dict) or depth is None:
+        raise InvalidInput("An outline is neither a point nor a polygon.")
+    points = 0
+
+    def walk(node: JsonValue, level: int) -> JsonValue:
+        nonlocal points
+        if not isinstance(node, list) or (level == 0 and len(node) < 2):
+            raise InvalidInput("An outline has no proper coordinates.")
+        if level > 0:
+            return [walk(child, level - 1) for child in node]
+        points += 1
+        if points > _MAX_POINTS:
+            raise InvalidInput(f"An outline has more than {_MAX_POINTS:,} points.")
+        return [in_range(node[0], "longitude", -180, 180), in_range(node[1], "latitude", -90, 90)]
+
+    coordinates = walk(value.get("coordinates"), depth)
+    if not points:
+        raise InvalidInput("An outline is empty.")
+    return {"type": kind, "coordinates": coordinates}

@@ -8,7 +8,7 @@ from typing import Any
 from lib.model import Run, RunState, SessionId, SessionState
 from lib.protocol.messages import ArtifactKind
 from tests.fakes.reconciler_harness import ReconcilerHarness, until
-from tests.fakes.things import a_picture, add_run, add_session, outlines
+from tests.fakes.things import a_picture, add_run, add_session, module_event, outlines
 
 
 def launch(world: ReconcilerHarness, *scenes: str) -> SessionId:
@@ -40,21 +40,15 @@ async def begun(world: ReconcilerHarness, *scenes: str) -> Run:
     world.wake()
     await world.run_is(run.id, RunState.QUEUED)
     world.gate.start(run.id)
-    world.gate.say(run.id, {"event": "run_started"}, {"event": "scene_started", "scene": "A"})
+    world.gate.say(run.id, module_event("run_started"), module_event("scene_started", scene="A"))
     await until(lambda: world.store.work.events_have(run.id) == 2)
     return run
 
 
 def done(scene: str = "A", objects: int = 2, **fields: Any) -> dict[str, Any]:
     searched = {"pixels": 1000, "valid_fraction": 0.98}
-    return {
-        "event": "scene_done",
-        "scene": scene,
-        "objects": objects,
-        "shown": objects,
-        "searched": searched,
-        **fields,
-    }
+    told = {"objects": objects, "shown": objects, "searched": searched, **fields}
+    return module_event("scene_done", scene, **told)
 
 
 def write_results(

@@ -214,6 +214,16 @@ def object_event(n: int = 1, scene: str = "LC08_A", **fields: Any) -> dict[str, 
     }
 
 
+def module_event(event: str, scene: str = "", **fields: Any) -> dict[str, Any]:
+    """Another event as docs/architecture.md describes it."""
+    told: dict[str, Any] = {"event": event, "time": 1.0}
+    if scene:
+        told["scene"] = scene
+    if event == "run_started":
+        told.update(format=1, module="active-fire", version="1.0.0", scenes=[])
+    return {**told, **fields}
+
+
 def outlines(*numbers: int, **properties: Any) -> dict[str, Any]:
     """A `detections.geojson` with these objects, each with a triangle as its outline."""
     return {

@@ -53,6 +53,7 @@ from lib.model import (
     SessionState,
     User,
 )
+from lib.model.position import box_geometry
 from lib.portal import facade
 from lib.portal.tunnels import OuterTunnels
 from lib.protocol.messages import ArtifactKind, GateInfo, LogReply, ModuleOffer
@@ -275,7 +276,6 @@ class Site:
         for i, score in numbers:
             lon, lat = w + (e - w) * i / (len(numbers) + 1), s + (n - s) * (0.3 + 0.4 * (i % 3) / 2)
             d = 0.003
-            ring = [[lon - d, lat - d], [lon + d, lat - d], [lon + d, lat + d], [lon - d, lat + d]]
             fields = {
                 "klass": "fire" if i % 4 else "maybe",
                 "flags": ("cloud",) if i % 3 == 0 else (),
@@ -288,7 +288,7 @@ class Site:
                     score=score,
                     lon=lon,
                     lat=lat,
-                    geometry={"type": "Polygon", "coordinates": [[*ring, ring[0]]]},
+                    geometry=box_geometry((lon - d, lat - d, lon + d, lat + d)),
                     pixels=3 * i,
                     area_m2=2700.0 * i,
                     time=scene.time,

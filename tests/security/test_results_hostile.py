@@ -11,6 +11,7 @@ import pytest
 
 from lib.errors import InvalidInput, NotFound
 from lib.model import RunId, SceneId
+from lib.protocol.events import parse
 from lib.protocol.messages import ArtifactKind
 from lib.results import reading
 from lib.results.folder import ResultFolder
@@ -61,7 +62,7 @@ CONTENTS = {
     "score as text": with_property(score="<script>"),
     "score as a long number": with_property(score=10**400),
     "n as a long number": with_property(n=10**400),
-    "a place off the globe": with_property(lon=1e9),
+    "half a pixel": with_property(pixels=0.5),
     "flags of lists": with_property(flags=[[]]),
     "properties as text": with_property(properties="x"),
 }
@@ -93,7 +94,7 @@ def test_numbers_of_any_length_in_events_are_refused() -> None:
     for field in ("n", "score", "lon", "lat", "pixels", "area_m2"):
         for value in (10**5000, -(10**5000), float("nan"), float("-inf")):
             with pytest.raises(InvalidInput):
-                reading.from_event({**object_event(1), field: value}, RUN, TIME)
+                parse({**object_event(1), field: value}, {SCENE})
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from lib.portal import facade, logs
 from lib.protocol.messages import ArtifactKind
 from tests.fakes.reconciler_harness import hurry, until
 from tests.fakes.site import ALICE, BOB, Site, site
-from tests.fakes.things import HERE, a_detection, a_picture, new_id
+from tests.fakes.things import HERE, a_detection, a_picture, module_event, new_id
 
 REQUEST = LaunchRequest(
     scenes=(SceneId("LC08_A"),),
@@ -122,7 +122,7 @@ async def test_what_a_card_shows_from_click_to_end(here: Site) -> None:
 
 async def test_stopping_an_ended_session_leaves_its_arriving_results_alone(here: Site) -> None:
     session = await ready(here)
-    here.world.gate.say(session.id, {"event": "run_started"})
+    here.world.gate.say(session.id, module_event("run_started"))
     here.world.gate.change(session.id, events=5)
     here.world.gate.end(session.id, EndReason.WALLTIME)
     await here.world.session_is(session.id, SessionState.ENDED)

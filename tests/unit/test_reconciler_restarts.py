@@ -20,7 +20,7 @@ from lib.model import (
 from lib.protocol.messages import JobKind, SubmitRequest
 from tests.fakes.acts import launch, ready, stop
 from tests.fakes.reconciler_harness import ReconcilerHarness, hurry, running_reconciler, until
-from tests.fakes.things import HERE, a_session, new_id
+from tests.fakes.things import HERE, a_session, module_event, new_id
 
 READY, ENDED, QUEUED = SessionState.READY, SessionState.ENDED, SessionState.QUEUED
 
@@ -94,7 +94,7 @@ async def test_jobs_of_somebody_else_s_portal_are_left_alone(world: ReconcilerHa
     )
     world.gate.start(theirs)
     world.gate.report_endpoint(theirs)
-    world.gate.say(theirs, {"event": "run_started"})
+    world.gate.say(theirs, module_event("run_started"))
     await world.quiet()
     assert world.gate.jobs[theirs].status.state is JobState.RUNNING
     assert world.link.open == set()

@@ -20,6 +20,7 @@ from tests.fakes.things import (
     HERE,
     a_picture,
     add_session,
+    module_event,
     object_event,
 )
 
@@ -45,7 +46,7 @@ async def test_found_objects_appear_while_it_runs_and_end_as_outlines(
     run = await begun(world, "A", "B")
     assert world.gate.jobs[run.id].request.kind is JobKind.RUN
     write_results(world, run.id)
-    world.gate.say(run.id, {"event": "progress", "scene": "A", "fraction": 0.4})
+    world.gate.say(run.id, module_event("progress", scene="A", fraction=0.4))
     world.gate.say(run.id, object_event(2, "A"), object_event(1, "A"))
     await until(lambda: world.run(run.id).objects == 2)
     await until(lambda: all(d.has_chip for d in world.store.detections.of_run(run.id)))
@@ -57,8 +58,8 @@ async def test_found_objects_appear_while_it_runs_and_end_as_outlines(
     assert world.run(run.id).state is RUNNING
 
     write_results(world, run.id, "B", ())
-    world.gate.say(run.id, done(), {"event": "scene_started", "scene": "B"}, done("B", 0))
-    world.gate.say(run.id, {"event": "run_done", "objects": 2, "failed": 0})
+    world.gate.say(run.id, done(), module_event("scene_started", scene="B"), done("B", 0))
+    world.gate.say(run.id, module_event("run_done", objects=2, failed=0))
     over = await world.run_is(run.id, RunState.DONE)
     assert (over.reason, over.objects) == ("", 2)
     assert over.ended_at is not None
@@ -85,7 +86,7 @@ async def test_a_run_inside_a_session_ends_while_the_notebook_goes_on(
     world.gate.start(session.id)
     world.gate.report_endpoint(session.id)
     write_results(world, session.id)
-    world.gate.say(session.id, {"event": "run_started"}, object_event(1, "A"), done())
+    world.gate.say(session.id, module_event("run_started"), object_event(1, "A"), done())
     world.gate.change(session.id, module_exit_code=0)
     await world.run_is(session.run, RunState.DONE)
     found = world.session(session.id)
@@ -96,7 +97,7 @@ async def test_some_scenes_failed(world: ReconcilerHarness) -> None:
     run = await begun(world, "A", "B")
     write_results(world, run.id)
     world.gate.say(run.id, done())
-    world.gate.say(run.id, {"event": "scene_failed", "scene": "B", "message": "B is broken.\x00\n"})
+    world.gate.say(run.id, module_event("scene_failed", scene="B", message="B is broken.\x00\n"))
     over = await world.run_is(run.id, RunState.PARTIAL)
     assert over.reason == "1 scene could not be searched. B is broken."
     assert over.scenes[1].message == "B is broken."
@@ -105,8 +106,7 @@ async def test_some_scenes_failed(world: ReconcilerHarness) -> None:
 async def test_every_scene_failed(world: ReconcilerHarness) -> None:
     run = await begun(world, "A", "B")
     for scene in "AB":
-        event = {"event": "scene_failed", "scene": scene, "message": f"{scene} is broken."}
-        world.gate.say(run.id, event)
+        world.gate.say(run.id, module_event("scene_failed", scene, message=f"{scene} is broken."))
     over = await world.run_is(run.id, RunState.FAILED)
     assert over.reason == "No scene could be searched."
 
@@ -114,7 +114,7 @@ async def test_every_scene_failed(world: ReconcilerHarness) -> None:
 async def test_a_run_that_is_stopped_keeps_what_it_has(world: ReconcilerHarness) -> None:
     run = await begun(world, "A", "B", "C")
     write_results(world, run.id)
-    world.gate.say(run.id, object_event(1, "A"), done(), {"event": "scene_started", "scene": "B"})
+    world.gate.say(run.id, object_event(1, "A"), done(), module_event("scene_started", scene="B"))
     await until(lambda: world.run(run.id).scenes[1].state is SceneState.RUNNING)
     world.store.work.update_run(run.id, stopping=True)
     world.wake()
@@ -155,7 +155,7 @@ async def test_a_module_that_crashes_beside_a_living_notebook(world: ReconcilerH
     world.wake()
     await until(lambda: session.id in world.gate.jobs)
     world.gate.start(session.id)
-    world.gate.say(session.id, {"event": "run_started"}, {"event": "scene_started", "scene": "A"})
+    world.gate.say(session.id, module_event("run_started"), module_event("scene_started", "A"))
     await world.run_is(session.run, RUNNING)
     await world.reconciler.close()
     message = "The module ended with code 1: ValueError: no such band"
@@ -223,22 +223,28 @@ async def test_rubbish_events_harm_nobody(world: ReconcilerHarness) -> None:
         object_event(4, "A", bbox=[1, 2, 3]),
         object_event(5, "elsewhere"),
         object_event(6, "A", **{"class": ""}),
-        object_event(
-            7, "A", **{"class": "fi\ud800re\x00", "properties": {"\ud800": 10**400, "x": [[]]}}
-        ),
-        {"event": "progress", "scene": "A", "fraction": 10**400},
-        {"event": "progress", "scene": "A", "fraction": float("nan")},
-        {"event": "progress", "scene": "A", "fraction": "0.5"},
-        {"event": "run_done", "objects": -1},
+        object_event(7, "A", properties={"long": 10**400}),
+        object_event(8, "A", flags=[""]),
+        object_event(9, "A", bbox=[0, 1, 1, 0]),
+        object_event(7, "A", **{"class": "fi\ud800re\x00", "properties": {"\ud800": 1, "x": [[]]}}),
+        module_event("progress", scene="A", fraction=10**400),
+        module_event("progress", scene="A", fraction=float("nan")),
+        module_event("progress", scene="A", fraction="0.5"),
+        module_event("run_done", objects=-1),
     )
     await until(lambda: world.run(run.id).objects == 1)
     (only,) = world.store.detections.of_run(run.id)
     assert (only.n, only.klass) == (7, "fi re")
-    assert only.properties == {"": None}
+    assert only.properties == {"": 1}
     assert world.run(run.id).scenes[0].fraction == 0.0
-    world.gate.say(run.id, done(objects=2**80, searched={"a\ud800": [float("inf"), {"b": {}}]}))
+    world.gate.say(
+        run.id,
+        done(objects=2**80),
+        done(searched={"a": float("inf")}),
+        done(objects=2**20, searched={"a\ud800": [1.5, {"b": {}}]}),
+    )
     over = await world.run_is(run.id, RunState.DONE)
-    assert over.scenes[0].searched == {"a": [None, {"b": {}}]}
+    assert over.scenes[0].searched == {"a": [1.5, {"b": {}}]}
     assert over.scenes[0].objects == 1, "counted in the file, not believed"
     assert world.reconciler.health(HERE).reachable
     assert world.run(other.id).state is RUNNING
@@ -250,9 +256,9 @@ async def test_events_after_the_end_of_a_scene_change_nothing(world: ReconcilerH
     world.gate.say(run.id, object_event(1, "A"), done(), object_event(9, "A"))
     world.gate.say(
         run.id,
-        {"event": "scene_started", "scene": "A"},
-        {"event": "progress", "scene": "A", "fraction": 0.1},
-        {"event": "scene_failed", "scene": "A", "message": "no"},
+        module_event("scene_started", "A"),
+        module_event("progress", scene="A", fraction=0.1),
+        module_event("scene_failed", scene="A", message="no"),
         object_event(8, "A"),
         done("A", 77),
     )
