@@ -14,24 +14,28 @@ MAX_HEADER_BYTES = 64 * 1024
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN_SITE = frozenset({"same-origin", "none"})
 _WINDOWS = frozenset({"document", "iframe"})
+#: What the checks go by. Two of one kind could be read differently by us and by the notebook.
+_ONCE = (b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest")
+_FOREIGN = "Another page asked for this; only the notebook's own page may."
 
 
 def refusal(scope: Scope, own_origin: str) -> str | None:
     """Why the request is refused, in a plain sentence; None when it is not."""
+    if any(headers.count(scope, name) > 1 for name in _ONCE):
+        return _FOREIGN
     origin = headers.one(scope, b"origin")
-    repeated = sum(name == b"origin" for name, _ in scope["headers"]) > 1
     if scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS:
         if origin != own_origin:
             return "This request did not come from the notebook's own page."
         if scope["type"] == "websocket":
             # Browsers disagree on what Sec-Fetch-Site is between http: and ws:.
             return None
-    elif repeated or (origin not in (None, own_origin) and not is_navigation(scope)):
-        return "Another page asked for this; only the notebook's own page may."
+    elif origin not in (None, own_origin) and not is_navigation(scope):
+        return _FOREIGN
     if headers.one(scope, b"sec-fetch-site") not in (None, *_OWN_SITE) and not (
         is_navigation(scope) and headers.one(scope, b"sec-fetch-dest") in _WINDOWS
     ):
-        return "Another page asked for this; only the notebook's own page may."
+        return _FOREIGN
     if _is_service_worker(scope):
         return "Notebooks may not install service workers, which would outlive them."
     return None

@@ -45,6 +45,11 @@ def one(scope: Scope, name: bytes) -> str | None:
     return str(found[0].decode("latin-1")) if len(found) == 1 else None
 
 
+def count(scope: Scope, name: bytes) -> int:
+    """How often a header came."""
+    return sum(key == name for key, _ in scope["headers"])
+
+
 def size(scope: Scope) -> int:
     """Bytes of all request headers and the address together."""
     headers = sum(len(name) + len(value) + 4 for name, value in scope["headers"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.warp import transform
 
 from lib.errors import InvalidProduct
+from lib.scenes import formosat
 from lib.scenes.formosat import profiles
 from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.synthetic import write_formosat
@@ -130,6 +132,64 @@ def test_two_products_of_one_kind_in_a_folder_are_refused(
     shutil.copytree(product, outer / "B")
     with pytest.raises(InvalidProduct, match="several FORMOSAT products"):
         catalog.add(outer)
+
+
+@pytest.mark.parametrize(
+    ("lon", "lat", "epsg"),
+    [(120.5, 24.3, 32651), (151.2, -33.9, 32756), (-68.3, -54.8, 32719), (-0.5, 0.5, 32630)],
+)
+def test_a_scene_gets_the_utm_zone_of_its_side_of_the_equator(
+    tmp_path: Path, lon: float, lat: float, epsg: int
+) -> None:
+    spec = replace(FORMOSAT, lon=lon, lat=lat, size=64, ships=0)
+    product = write_formosat(tmp_path, spec)
+    (image,) = formosat.read([product / "METADATA.DIM"]).files
+    assert image.warp_epsg == epsg
+
+
+@pytest.mark.parametrize(
+    ("kind", "origin", "first", "last"),
+    [
+        # GDAL counts from 0 at the outer corner of the first pixel; the tie points of the
+        # product are at pixels 1 and 260, counted from `origin`.
+        ("POINT", 1, 0.5, 259.5),
+        ("POINT", 0, 1.5, 260.5),
+        ("CELL", 1, 0.0, 259.0),
+        ("CELL", 0, 1.0, 260.0),
+        ("", 1, 0.5, 259.5),
+    ],
+)
+def test_tie_points_are_at_pixel_centres_except_for_cells(
+    product: Path, kind: str, origin: int, first: float, last: float
+) -> None:
+    dim = product / "METADATA.DIM"
+    edit(dim, ">POINT<", f">{kind}<")
+    edit(dim, "<PIXEL_ORIGIN>1<", f"<PIXEL_ORIGIN>{origin}<")
+    (image,) = formosat.read([dim]).files
+    assert [(p.col, p.row) for p in image.gcps] == [
+        (first, first), (last, first), (last, last), (first, last),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "west", "north"), [("POINT", 249996, 2690004), ("CELL", 250000, 2690000)]
+)
+def test_an_inserted_corner_is_a_pixels_centre_or_its_edge(
+    product: Path, kind: str, west: float, north: float
+) -> None:
+    dim = product / "METADATA.DIM"
+    text = dim.read_text()
+    start, end = text.index("<Geoposition_Points>"), text.index("</Geoposition_Points>")
+    insert = (
+        "<Geoposition_Insert><ULXMAP>250000</ULXMAP><ULYMAP>2690000</ULYMAP>"
+        "<XDIM>8</XDIM><YDIM>8</YDIM></Geoposition_Insert>"
+    )
+    text = text[:start] + insert + text[end + len("</Geoposition_Points>") :]
+    dim.write_text(text.replace("EPSG:4326", "EPSG:32651").replace(">POINT<", f">{kind}<"))
+    (image,) = formosat.read([dim]).files
+    assert image.grid is not None
+    assert image.grid.epsg == 32651
+    assert (image.grid.transform.c, image.grid.transform.f) == (west, north)
 
 
 def test_level_2_is_placed_by_its_upper_left_corner(product: Path, catalog: LocalCatalog) -> None:

@@ -17,7 +17,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from lib.errors import InvalidProduct
 from lib.imagery.raster import describe
 from lib.model import Scene, SceneId
-from lib.scenes import mtl
+from lib.scenes import landsat, mtl
 from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.synthetic import write_landsat
 from tests.unit.scene_products import LANDSAT, edit, shared, tar
@@ -83,6 +83,33 @@ def test_the_item_describes_bands_for_modules(product: Path, catalog: LocalCatal
     properties = scene.item["properties"]
     assert properties["landsat:wrs_path"] == "107"
     assert 20 < properties["view:sun_elevation"] < 40
+
+
+def test_fill_is_a_flag_of_qa_pixel_and_zero_elsewhere(
+    product: Path, catalog: LocalCatalog
+) -> None:
+    """Bit 0 of QA_PIXEL is fill; 0 there, and in QA_RADSAT, is a pixel without any flag."""
+    files = {f.asset: f.nodata for f in landsat.read(product, mtl_of(product)).files}
+    assert {asset: fill for asset, fill in files.items() if fill} == {"qa_pixel": 1}
+    assert {"qa_radsat", "blue", "lwir11"} <= set(files)
+    assets = catalog.add(product).item["assets"]
+    for asset, fill in (("qa_pixel", 1), ("qa_radsat", None), ("blue", 0)):
+        with rasterio.open(assets[asset]["href"]) as stored:
+            assert stored.nodata == fill, asset
+
+
+def test_two_files_that_could_be_one_band_are_refused(product: Path) -> None:
+    named = band_of(product, "B4")
+    named.rename(product / "crop_B4.TIF")
+    only = {f.asset: f.source.name for f in landsat.read(product, mtl_of(product)).files}
+    assert only["red"] == "crop_B4.TIF"
+    shutil.copy(product / "crop_B4.TIF", product / "other_B4.tiff")
+    with pytest.raises(InvalidProduct) as refused:
+        landsat.read(product, mtl_of(product))
+    assert all(word in refused.value.message for word in ("B4", "crop_B4.TIF", "other_B4.tiff"))
+    shutil.copy(product / "crop_B4.TIF", named)  # the one that the MTL names is no guess
+    named_again = {f.asset: f.source for f in landsat.read(product, mtl_of(product)).files}
+    assert named_again["red"] == named
 
 
 def test_the_item_on_disk_is_valid_stac(product: Path, catalog: LocalCatalog) -> None:
