@@ -1,4 +1,4 @@
-"""Sentences about tunnels, and whom their files may belong to."""
+"""What ssh says of outer tunnels, their seal, and whom the files that run may belong to."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from lib.config.clusters import ClusterEntry, GatePlace, SshHost
 from lib.errors import ClusterUnreachable, InvalidInput, Refused
 from lib.model import ClusterId, Seal
 from lib.tunnels.outer import admin_ssh, admission, opening
+from lib.tunnels.outer.admin_ssh import JUMP, LOGIN
 from lib.tunnels.outer.agent import Agent, AgentState
-from lib.tunnels.outer.ssh_errors import lost, reason
+from lib.tunnels.outer.ssh_errors import Loss, SshFault, fault_of, loss_of, lost, reason
 from lib.tunnels.outer.supervisor import StartReply
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGhNeL9crdmxRnDtzEgJt80gorOj7Tz4T6n0UhLxQPR"
@@ -27,48 +28,83 @@ def entry(user: str = "u1001") -> ClusterEntry:
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("said", "loss"),
     [
-        ("Timeout, server login.example not responding.", "did not answer any more"),
-        ("Connection to login.example closed by remote host.", "closed the connection"),
-        ("client_loop: send disconnect: Broken pipe", "closed the connection"),
+        ("Timeout, server login.example not responding.", Loss.NO_ANSWER),
+        ("client_loop: send disconnect: Connection timed out", Loss.NO_ANSWER),
+        ("Connection to login.example closed by remote host.", Loss.CLOSED),
+        ("client_loop: send disconnect: Broken pipe", Loss.CLOSED),
+        ("Read from remote host login.example: Connection reset by peer", Loss.CLOSED),
         # Two ssh speak where there is a jump host.
         ("Timeout, server jump.example not responding.\n"
-         "client_loop: send disconnect: Broken pipe", "did not answer any more"),
-        ("", "without saying why"),
+         "client_loop: send disconnect: Broken pipe", Loss.NO_ANSWER),
+        ("", Loss.SSH_ENDED),
         # Of a forward that found no gate, perhaps long before.
-        ("channel 1: open failed: connect failed: Connection refused", "without saying why"),
-        ("something new", "Its ssh ended: something new"),
+        ("channel 1: open failed: connect failed: Connection refused", Loss.SSH_ENDED),
+        ("something new", Loss.OTHER),
     ],
 )  # fmt: skip
-def test_why_a_connection_ended(said: str, why: str) -> None:
-    assert why in lost(f"{said}\nTransferred: sent 1, received 2 bytes\nKilled by signal 15.")
+def test_why_a_connection_ended(said: str, loss: Loss) -> None:
+    noisy = f"{said}\nTransferred: sent 1, received 2 bytes\nKilled by signal 15."
+    assert loss_of(noisy) is loss
 
 
-@pytest.mark.parametrize(
-    ("said", "kind", "words"),
-    [
-        ("sign_and_send_pubkey: signing failed for ED25519 \"k\" from agent: agent refused "
-         "operation\nada@login.example: Permission denied (publickey).",
-         Refused, "Your agent refused to sign for the login node"),
-        ("ssh: connect to host login.example port 22: Connection timed out",
-         ClusterUnreachable, "The login node of cluster nchc (login.example, port 22) does not"),
-        ("ssh: connect to host jump.example port 22: No route to host\n"
-         "kex_exchange_identification: Connection closed by remote host\n"
-         "Connection closed by UNKNOWN port 65535", ClusterUnreachable, "The jump host"),
-        ("ssh: Could not resolve hostname jump.example: Name or service not known\n"
-         "Connection closed by UNKNOWN port 65535", ClusterUnreachable, "the jump host"),
-        ("Unable to negotiate with 192.0.2.1 port 22: no matching host key type found.",
-         Refused, "no cipher or key type in common"),
-        ("unix_listener: cannot bind to path /x: No space left on device\n"
-         "Could not request local forwarding.", Refused, "socket could not be made"),
-        ("Bad\x1b[31m news", ClusterUnreachable, "ended: Bad?[31m news"),
-    ],
-)  # fmt: skip
-def test_what_ssh_says_in_plain_words(said: str, kind: type, words: str) -> None:
+def test_each_loss_has_a_sentence_of_its_own() -> None:
+    said = ["Timeout, server x", "Broken pipe", "", "something new"]
+    assert {loss_of(words) for words in said} == set(Loss)
+    assert len({lost(words) for words in said}) == len(Loss)
+    assert "something new" in lost(said[-1])
+
+
+FAULTS = [
+    ("No ED25519 host key is known for login.example and you have requested strict checking.\n"
+     "Host key verification failed.", Refused, SshFault.HOST_KEY, LOGIN),
+    ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @", Refused, SshFault.HOST_KEY, LOGIN),
+    ("sign_and_send_pubkey: signing failed for ED25519 \"k\" from agent: agent refused "
+     "operation\nada@login.example: Permission denied (publickey).",
+     Refused, SshFault.AGENT_REFUSED, LOGIN),
+    ("Received disconnect from 192.0.2.1 port 22:2: Too many authentication failures",
+     Refused, SshFault.TOO_MANY_KEYS, LOGIN),
+    ("ada@login.example: Permission denied (publickey).", Refused, SshFault.NOT_ACCEPTED, LOGIN),
+    ("unix_listener: cannot bind to path /x: No space left on device\n"
+     "Could not request local forwarding.", Refused, SshFault.SOCKET, None),
+    ("channel 2: open failed: administratively prohibited: open failed",
+     Refused, SshFault.FORWARD_REFUSED, LOGIN),
+    ("channel 0: open failed: administratively prohibited: open failed\n"
+     "stdio forwarding failed\nConnection closed by UNKNOWN port 65535",
+     Refused, SshFault.JUMP_REFUSED, JUMP),
+    ("Unable to negotiate with 192.0.2.1 port 22: no matching host key type found.",
+     Refused, SshFault.NOTHING_IN_COMMON, LOGIN),
+    ("ssh: Could not resolve hostname jump.example: Name or service not known\n"
+     "Connection closed by UNKNOWN port 65535", ClusterUnreachable, SshFault.UNKNOWN_NAME, JUMP),
+    ("client_loop: send disconnect: Broken pipe", ClusterUnreachable, SshFault.LOST, LOGIN),
+    ("ssh: connect to host login.example port 22: Connection timed out",
+     ClusterUnreachable, SshFault.NO_ANSWER, LOGIN),
+    ("ssh: connect to host jump.example port 22: No route to host\n"
+     "kex_exchange_identification: Connection closed by remote host\n"
+     "Connection closed by UNKNOWN port 65535", ClusterUnreachable, SshFault.NO_ANSWER, JUMP),
+    ("ssh: connect to host login.example port 22: Connection refused",
+     ClusterUnreachable, SshFault.NO_SERVER, LOGIN),
+    ("Connection closed by 192.0.2.1 port 22", ClusterUnreachable, SshFault.CLOSED, LOGIN),
+    ("command-line: line 0: Bad configuration option: x", Refused, SshFault.OLD_SSH, None),
+    ("Bad\x1b[31m news", ClusterUnreachable, SshFault.OTHER, LOGIN),
+    ("", ClusterUnreachable, SshFault.OTHER, LOGIN),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "kind", "fault", "named"), FAULTS)
+def test_what_ssh_says(said: str, kind: type, fault: SshFault, named: str | None) -> None:
+    """Its class, what it means, and the host that the sentence names (None: this one)."""
     error = reason(said, entry())
-    assert isinstance(error, kind)
-    assert words in error.message
+    assert type(error) is kind
+    assert fault_of(said) is fault
+    for host, kind_of_host in ((LOGIN, "login node"), (JUMP, "jump host")):
+        assert (f"he {kind_of_host} of cluster nchc" in error.message) == (host == named)
+    assert error.message.isprintable()
+
+
+def test_each_fault_is_tried() -> None:
+    assert {fault for _, _, fault, _ in FAULTS} == set(SshFault)
 
 
 @pytest.mark.parametrize(("prompts", "timeout_s"), [(True, 300), (False, 20)])
