@@ -9,7 +9,15 @@ import streamlit as st
 from lib.errors import NotFound, SceneBridgeError
 from lib.model import Scene, SceneId, User
 from lib.portal.facade import Portal
-from ui import explore_state, launch_form, layout, scene_table, search_filters, selected_scenes
+from ui import (
+    explore_state,
+    launch_form,
+    layout,
+    sample_progress,
+    scene_table,
+    search_filters,
+    selected_scenes,
+)
 from ui import map as scene_map
 from ui.explore_url import footprints_url
 from ui.map import MapState, union_bbox
@@ -45,7 +53,7 @@ def show_search(
 ) -> None:
     """The map and the table of what the filters find."""
     explore = explore_state.current()
-    url = footprints_url(explore)
+    url = sample_progress.turn(footprints_url(explore))
     box, seq = explore_state.map_view()
     state = MapState(
         footprints=url,
@@ -74,6 +82,7 @@ def main() -> None:
     from_link = explore_state.load_from_address()
     layout.heading("Explore", "Choose scenes, a detection module and a cluster.")
     problems = st.container()
+    sample_progress.show(portal, user)
     platforms = portal.platforms(user)
     search_filters.show(platforms)
     scenes = chosen_scenes(portal, user)

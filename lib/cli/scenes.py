@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from lib.cli.output import Commands, Output, command, plain, table
 from lib.config.data_dir import make_data_folder
-from lib.config.settings import PROJECT
 from lib.errors import InvalidProduct
 from lib.model import SceneId, SceneQuery
 from lib.scenes import samples
@@ -16,7 +15,6 @@ from lib.scenes.local_catalog import LocalCatalog
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
     from lib.model import Scene
 
@@ -110,21 +108,8 @@ def _samples(options: argparse.Namespace) -> Output:
     def say(line: str) -> None:
         print(plain(line), file=sys.stderr if options.json else sys.stdout, flush=True)
 
-    scenes = ingest_samples(data, say)
+    scenes = samples.ingest_samples_into(data, say)
     return Output([_brief(scene) for scene in scenes], f"{len(scenes)} sample scenes are there.")
-
-
-def ingest_samples(data: Path, say: Callable[[str], None]) -> tuple[Scene, ...]:
-    """Every sample scene that is not in `data` yet; all that are there then.
-
-    The real ones may lie in a folder beside the project; else they are downloaded.
-
-    Args:
-        say: gets one short line per step.
-    """
-    beside = PROJECT.parent / "shared" / "data" / "landsat8"
-    catalog = LocalCatalog(data / "scenes")
-    return samples.ingest_samples(catalog, data / "cache" / "samples", say, sibling=beside)
 
 
 def _brief(scene: Scene) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from lib.portal.clusters import ClusterViews
 from lib.portal.launch import Launcher
 from lib.portal.logs import JobLogs, LogText
 from lib.portal.my_account import AccountDesk
+from lib.portal.sample_scenes import SampleScenes
 from lib.protocol.messages import ID_PATTERN, MAX_ITEMS, ArtifactKind
 from lib.results.export import geojson
 from lib.store.audit import AuditEntry, AuditQuery
@@ -91,6 +92,7 @@ class Portal:
         self._catalog = catalog
         self._results = results
         self._reconciler = reconciler
+        self._sample_scenes = SampleScenes()
         self._known: dict[RunId, Run] = {}
         self._noting = threading.local()
         self._logs = JobLogs(reconciler)
@@ -164,6 +166,15 @@ class Portal:
         """(id, title) of every platform that a scene can be of."""
         self._require(user, Act.SEARCH)
         return tuple(PLATFORMS.items())
+
+    def sample_scenes(self, user: User) -> SampleScenes:
+        """How far the sample scenes are that a first start makes."""
+        self._require(user, Act.SEARCH)
+        return self._sample_scenes
+
+    def report_sample_scenes(self, step: str, problem: str) -> None:
+        """For whoever makes them: what is done now and what went wrong, "" for nothing."""
+        self._sample_scenes = SampleScenes(step, problem)
 
     # --- modules and clusters -------------------------------------------------
 

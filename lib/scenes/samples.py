@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
 
+from lib.config.settings import PROJECT
 from lib.errors import NotFound, SceneUnavailable, StorageFull
 from lib.model import Scene, SceneId
 from lib.scenes.local_catalog import LocalCatalog
@@ -107,6 +108,7 @@ def ingest_samples(
     cache: Path,
     say: Callable[[str], None],
     *,
+    complain: Callable[[str], None] | None = None,
     sibling: Path | None = None,
     timeout_s: float = 5.0,
     base: str = BASE,
@@ -118,19 +120,34 @@ def ingest_samples(
     Args:
         cache: where downloads are kept.
         say: gets one short line per step.
+        complain: gets one sentence where the real ones cannot be had; without it, `say` does.
     Raises:
         StorageFull: no space is left.
     """
     return (
-        *_real(catalog, cache, say, sibling, timeout_s, base),
+        *_real(catalog, cache, say, complain or say, sibling, timeout_s, base),
         *_synthetic(catalog, say),
     )
+
+
+def ingest_samples_into(
+    data: Path, say: Callable[[str], None], complain: Callable[[str], None] | None = None
+) -> tuple[Scene, ...]:
+    """`ingest_samples` for a portal's data folder.
+
+    The real ones may lie in a folder beside the project; else they are downloaded.
+    """
+    beside = PROJECT.parent / "shared" / "data" / "landsat8"
+    catalog = LocalCatalog(data / "scenes")
+    cache = data / "cache" / "samples"
+    return ingest_samples(catalog, cache, say, complain=complain, sibling=beside)
 
 
 def _real(
     catalog: LocalCatalog,
     cache: Path,
     say: Callable[[str], None],
+    complain: Callable[[str], None],
     sibling: Path | None,
     timeout_s: float,
     base: str,
@@ -145,7 +162,7 @@ def _real(
                 yield catalog.add(_get(sample, cache, sibling, timeout_s, base))
             except SceneUnavailable as exc:
                 reachable = False
-                say(f"{exc.message} To try again later: python admin.py samples get")
+                complain(f"{exc.message} To try again later: python admin.py samples get")
 
 
 def _synthetic(catalog: LocalCatalog, say: Callable[[str], None]) -> Iterator[Scene]:

@@ -33,14 +33,22 @@ import uvloop
 
 from lib.auth import auth_of
 from lib.config import settings
-from lib.config.data_dir import Running, claim, make_data_folder, make_runtime_folder
+from lib.config.data_dir import (
+    Running,
+    claim,
+    make_data_folder,
+    make_runtime_folder,
+    running_portal,
+)
 from lib.config.offerings import load_catalogs, offered
 from lib.errors import SceneBridgeError, Unavailable
 from lib.http.hardening import allow_many_files
 from lib.http.listeners import check_notebook_port, listen
+from lib.portal import facade
 from lib.server.gate_links import end_masters
 from lib.server.local_gate import CLUSTER, EmbeddedCluster
 from lib.server.module_cache import warm_modules
+from lib.server.sample_scenes import ingest_once
 from lib.server.systemd import Notices
 from lib.server.uvicorn_server import PortalServer
 from lib.store import Store
@@ -75,7 +83,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _log_into(chosen.data / "portal.log")
             catalogs = offered(load_catalogs(settings.PROJECT), chosen)
             cluster = EmbeddedCluster(chosen, catalogs) if CLUSTER in catalogs.clusters else None
-            _take_in_samples(chosen)
             stack.callback(_stop, chosen, cluster, signals)
             stack.callback(notices.stopping, _STOP_S)
             if cluster is not None:
@@ -151,6 +158,8 @@ def _log_into(file: Path) -> None:
 
 def _prepare(chosen: Settings, stack: ExitStack) -> list[socket.socket]:
     """All that can stand in the way of a start, checked before anything is started."""
+    running = Running(os.getpid(), chosen.origin, str(chosen.runtime))
+    listeners = _take_ports(chosen, running, stack)
     for program in ("ssh", "ssh-keygen"):
         if shutil.which(program) is None:
             raise Unavailable(
@@ -158,37 +167,29 @@ def _prepare(chosen: Settings, stack: ExitStack) -> list[socket.socket]:
                 "(on Debian or Ubuntu: sudo apt install openssh-client) and start again."
             )
     make_data_folder(chosen.data)
-    running = Running(os.getpid(), chosen.origin, str(chosen.runtime))
     stack.enter_context(claim(chosen.data, running))
-    listeners = listen(
-        chosen.port,
-        f" Choose another, for example: ./run --port {chosen.port + 10}",
-        address=chosen.listen,
-    )
-    for listener in listeners:
-        stack.callback(listener.close)
-    check_notebook_port(chosen)
     make_runtime_folder(chosen.runtime)
     Store(chosen.data / "portal.sqlite").close()
     return listeners
 
 
-def _take_in_samples(chosen: Settings) -> None:
-    """The sample scenes, once: what a user has removed since does not come back.
-
-    A portal without them starts as well.
-    """
-    done = chosen.data / "cache" / "samples" / "taken-in"
-    if done.exists():
-        return
-    from lib.cli.scenes import ingest_samples  # loads much that no other start needs
-
+def _take_ports(chosen: Settings, running: Running, stack: ExitStack) -> list[socket.socket]:
+    """The portal's sockets, before anything is written."""
     try:
-        ingest_samples(chosen.data, lambda line: print(line, flush=True))
-        done.parent.mkdir(parents=True, exist_ok=True)
-        done.touch()
-    except SceneBridgeError as exc:
-        print(f"The sample scenes are not complete: {exc.message}", file=sys.stderr)
+        listeners = listen(
+            chosen.port,
+            f" Choose another, for example: ./run --port {chosen.port + 10}",
+            address=chosen.listen,
+        )
+        for listener in listeners:
+            stack.callback(listener.close)
+        check_notebook_port(chosen)
+    except SceneBridgeError:
+        if running_portal(chosen.data) is not None:
+            with claim(chosen.data, running):  # says that this is why
+                pass
+        raise
+    return listeners
 
 
 # --- while it runs ----------------------------------------------------------------------------
@@ -215,8 +216,7 @@ async def _serve(
         # stops every page for a tenth of a second.
         gc.freeze()
         beside.append(asyncio.create_task(notices.feed_watchdog()))
-        warming = warm_modules(catalogs.modules, chosen.data / "cache")
-        beside.append(asyncio.create_task(warming))
+        beside.append(asyncio.create_task(_fill_on_first_start(chosen, catalogs)))
         if not server.stopping.is_set():
             _announce(chosen, notices, browser=browser)
         await server.stopping.wait()
@@ -227,6 +227,12 @@ async def _serve(
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
+
+
+async def _fill_on_first_start(chosen: Settings, catalogs: Catalogs) -> None:
+    """Sample scenes, then compiled modules; one after the other, as people wait for pages."""
+    await ingest_once(chosen.data, facade.current().report_sample_scenes)
+    await warm_modules(catalogs.modules, chosen.data / "cache")
 
 
 def _announce(chosen: Settings, notices: Notices, *, browser: bool) -> None:

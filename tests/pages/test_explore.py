@@ -30,6 +30,19 @@ def test_an_empty_page_says_what_to_do(open_page):
     assert "5 scenes match" in captions(app)
 
 
+def test_sample_scenes_are_followed_while_they_are_made(open_page, site):
+    site.portal.report_sample_scenes("Making the sample scene 3 of 9", "")
+    app = open_page()
+    assert "Making the sample scene 3 of 9 …" in captions(app)
+    site.portal.report_sample_scenes("", "The real ones could not be downloaded.")
+    app.run()
+    assert "Making" not in captions(app)
+    assert "The real ones could not be downloaded." in all_html(app)
+    site.portal.report_sample_scenes("", "")
+    app.run()
+    assert "could not be downloaded" not in all_html(app)
+
+
 def test_a_link_restores_everything(open_page):
     app = open_page(
         scene=["LC08_A", "LC08_B"],
