@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections import Counter
 from pathlib import Path
+
+from lib.files.json_lines import JsonLines
 
 _log = logging.getLogger(__name__)
 _MAX_TEXT = 300
@@ -28,8 +29,7 @@ class Audit:
     """
 
     def __init__(self, path: Path) -> None:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        self._fd = os.open(path, flags, 0o600)
+        self._lines = JsonLines(path)
         self._minute = 0
         self._refusals: Counter[str] = Counter()
 
@@ -39,11 +39,11 @@ class Audit:
         When the disk is full the line goes to the gate's log; what it tells has happened.
         """
         short = {k: v[:_MAX_TEXT] if isinstance(v, str) else v for k, v in fields.items()}
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **short}) + "\n"
+        line = {"time": round(time.time(), 3), "event": event, **short}
         try:
-            os.write(self._fd, line.encode())
+            self._lines.append(line)
         except OSError as exc:
-            _log.error("the audit cannot be written (%s): %s", exc.strerror, line.strip())
+            _log.error("the audit cannot be written (%s): %s", exc.strerror, json.dumps(line))
 
     def refused(self, what: str, **fields: str | int) -> None:
         """Add a line about something that was not allowed."""
@@ -60,4 +60,4 @@ class Audit:
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._fd)
+        self._lines.close()

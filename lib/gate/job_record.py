@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.errors import InvalidInput
+from lib.files.atomic import read_json, text_of, write_atomic
 from lib.jobs import control_files
-from lib.jobs.private_files import read_json, text_of, write_private
 from lib.model import Endpoint, EndReason, JobState
 from lib.protocol.codec import encode, from_plain
 from lib.protocol.messages import ID_PATTERN, JobKind, JobStatus
@@ -110,7 +110,7 @@ class SessionFolders:
 
     def save(self, record: JobRecord) -> None:
         """Write a record, whole."""
-        write_private(self.control(record.id) / RECORD, encode(record))
+        write_atomic(self.control(record.id) / RECORD, encode(record))
 
     def load(self) -> Iterator[JobRecord]:
         """All records."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import Conflict, InvalidInput
+from lib.files.atomic import write_atomic, write_json
 from lib.gate.certificates import make_pair
 from lib.gate.job_record import JobRecord, SessionFolders
 from lib.gate.policy import Policy
@@ -24,7 +25,6 @@ from lib.gate.validate_submit import ValidatedSubmit
 from lib.jobs import control_files
 from lib.jobs.control_files import SessionSpec, script_argv, script_env
 from lib.jobs.interfaces import JobSpec, Scheduler
-from lib.jobs.private_files import write_json, write_private
 from lib.protocol.messages import JobKind, SubmitRequest
 
 _STAC_VERSION = "1.1.0"
@@ -152,11 +152,11 @@ class SessionDirBuilder:
     def _write_secrets(self, job_id: str, control: Path) -> None:
         server = make_pair(f"s-{job_id}", server=True)
         client = make_pair("scenebridge-portal", server=False)
-        write_private(control / control_files.SERVER_CERT, server.cert)
-        write_private(control / control_files.SERVER_KEY, server.key)
-        write_private(control / control_files.CLIENT_CERT, client.cert)
-        write_private(control / control_files.CLIENT_KEY, client.key)
-        write_private(control / control_files.TOKEN, secrets.token_urlsafe(32).encode())
+        write_atomic(control / control_files.SERVER_CERT, server.cert)
+        write_atomic(control / control_files.SERVER_KEY, server.key)
+        write_atomic(control / control_files.CLIENT_CERT, client.cert)
+        write_atomic(control / control_files.CLIENT_KEY, client.key)
+        write_atomic(control / control_files.TOKEN, secrets.token_urlsafe(32).encode())
 
     def _spec(
         self, request: SubmitRequest, validated: ValidatedSubmit, notebook: str

@@ -15,9 +15,9 @@ from pathlib import Path
 import asyncssh
 
 from lib.errors import Conflict, InvalidInput, NotFound, Refused
+from lib.files.atomic import read_json, text_of, write_atomic, write_json
 from lib.gate import kill_switch
 from lib.gate.policy import Policy, load
-from lib.jobs.private_files import read_json, text_of, write_json, write_private
 from lib.jobs.processes import ProcessId
 from lib.protocol.codec import from_plain
 from lib.protocol.messages import NAME_PATTERN
@@ -115,17 +115,17 @@ class StateDir:
         self.sessions.mkdir(mode=0o700, exist_ok=True)
         if not (self.path / "host_key").exists():
             made = asyncssh.generate_private_key("ssh-ed25519", comment=f"gate {cluster}")
-            write_private(self.path / "host_key", made.export_private_key())
-        write_private(self.path / "authorized_key", key.export_public_key())
+            write_atomic(self.path / "host_key", made.export_private_key())
+        write_atomic(self.path / "authorized_key", key.export_public_key())
         if policy is not None:
-            write_private(self.path / "policy.toml", policy.read_bytes())
+            write_atomic(self.path / "policy.toml", policy.read_bytes())
         elif not (self.path / "policy.toml").exists():
             text = _FIRST_POLICY.format(cluster=cluster, **first)
-            write_private(self.path / "policy.toml", text.encode())
+            write_atomic(self.path / "policy.toml", text.encode())
         if self.policy().cluster != cluster:
             raise InvalidInput(f"The policy is for {self.policy().cluster}, not for {cluster}.")
         if fix_node:
-            write_private(self.path / "node", this_node().encode() + b"\n")
+            write_atomic(self.path / "node", this_node().encode() + b"\n")
         return public_text(self.host_key())
 
     def policy(self) -> Policy:

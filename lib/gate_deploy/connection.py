@@ -41,13 +41,15 @@ if TYPE_CHECKING:
 #: The program, in an order in which each finds what it imports.
 SOURCES = (
     "lib.errors",
+    "lib.files.atomic",
+    "lib.files.json_lines",
     "lib.gate_deploy.remote.frames",
     "lib.gate_deploy.remote.gate_dir",
     "lib.gate_deploy.remote.versions",
     "lib.gate_deploy.remote.control",
     "lib.gate_deploy.remote.main",
 )
-_PACKAGES = ("lib", "lib.gate_deploy", "lib.gate_deploy.remote")
+_PACKAGES = ("lib", "lib.files", "lib.gate_deploy", "lib.gate_deploy.remote")
 #: Tried where the cluster file names none; the first that is new enough is taken.
 PYTHONS = ("python3.13", "python3.12", "python3.11", "python3.10", "python3.14", "python3")
 _PYTHON_NAME = re.compile(r"[A-Za-z0-9._/-]{1,200}")

@@ -6,7 +6,6 @@ import io
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from PIL import Image
 from rasterio.errors import RasterioError
@@ -14,6 +13,7 @@ from rasterio.warp import transform as transform_points
 from rasterio.warp import transform_bounds
 
 from lib.errors import InvalidInput, SceneUnavailable
+from lib.files.atomic import write_atomic
 from lib.imagery.composite import BandSource, default_composite, sources
 from lib.imagery.raster import opened
 from lib.imagery.render import MERCATOR, draw
@@ -90,12 +90,7 @@ def _kept(path: Path, bands: tuple[BandSource, ...], size: tuple[int, int]) -> b
 def _keep(path: Path, data: bytes) -> None:
     """A preview that cannot be kept (read-only folder, full disk) is drawn again next time."""
     with suppress(OSError):
-        with NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as draft:
-            draft.write(data)
-        try:
-            Path(draft.name).replace(path)
-        except OSError:
-            Path(draft.name).unlink()
+        write_atomic(path, data)
 
 
 def _to_lonlat(x: float, y: float) -> tuple[float, float]:

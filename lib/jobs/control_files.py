@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lib.files.atomic import read_json, write_json
 from lib.jobs.environment import inherited
 from lib.jobs.interfaces import Task
-from lib.jobs.private_files import read_json, write_json
 from lib.protocol.codec import from_plain
 
 SPEC = "spec.json"

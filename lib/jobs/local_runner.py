@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib.jobs.private_files import read_json, write_json
+from lib.files.atomic import read_json, write_json
 from lib.jobs.processes import (
     ProcessId,
     become_subreaper,

@@ -19,11 +19,11 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from lib.files.atomic import text_of, write_json
 from lib.jobs import control_files
 from lib.jobs.control_files import SessionSpec
 from lib.jobs.interfaces import Runtime, Task
 from lib.jobs.jupyter import SOCKET, NotebookClient, notebook_task
-from lib.jobs.private_files import text_of, write_json
 from lib.jobs.processes import become_subreaper, sweep
 from lib.jobs.relay import Relay, bind, server_context
 from lib.jobs.runtimes import make_runtime

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from lib.errors import ClusterUnreachable
+from lib.files.atomic import write_atomic
 from lib.model import SessionId
 from lib.protocol.messages import ID_PATTERN
 from lib.tunnels import ssh_errors, ssh_options, ssh_process
@@ -160,10 +161,7 @@ class Master:
     def _record(self, pid: int, forwards: Iterable[SessionId]) -> None:
         self._recorded = (pid, frozenset(forwards))
         record = {"pid": pid, "forwards": sorted(self._recorded[1]), "opening": self._opening}
-        fresh = self._files.record.with_suffix(".new")
-        with _private(fresh) as file:
-            file.write(json.dumps(record).encode())
-        fresh.replace(self._files.record)
+        write_atomic(self._files.record, json.dumps(record).encode())
 
 
 def _spawn_detached(argv: list[str], log: IO[bytes]) -> int:

@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from lib.errors import InvalidInput, NotFound, Refused, SceneBridgeError
+from lib.files.atomic import write_json
 from lib.gate.artifacts import open_artifact, pieces, read_log
 from lib.gate.events import EventLog
 from lib.gate.job_record import JobRecord, SessionFolders
 from lib.gate.safe_open import disk_usage, open_file
-from lib.jobs.private_files import write_json
 from lib.model import JobState
 from lib.protocol.events import MAX_EVENT_BYTES, parse_line, plain
 from lib.protocol.messages import ArtifactKind, GetRequest, JobKind, LogKind, LogRequest, Verb

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
+from lib.files.atomic import read_json
 from lib.gate.certificates import make_pair
 from lib.jobs import control_files
-from lib.jobs.private_files import read_json
 from tests.fixtures.module_scenes import CASES, write_catalog, write_scene
 from tests.fixtures.session_script import RUNTIMES, TOKEN, New, Script, new_scripts
 

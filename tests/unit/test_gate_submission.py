@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from lib.errors import Unavailable
+from lib.files.atomic import write_json
 from lib.gate.job_record import JobRecord, SessionFolders
 from lib.gate.session_dir import _comment
 from lib.jobs.interfaces import JobSpec, JobView
-from lib.jobs.private_files import write_json
 from lib.model import EndReason, JobState
 from lib.protocol.messages import JobKind, JobStatus
 from tests.unit.test_gate_jobs import Site, SmallScheduler

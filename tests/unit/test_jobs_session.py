@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from lib.files.atomic import read_json
 from lib.jobs import control_files
-from lib.jobs.private_files import read_json
 from tests.fixtures.session_script import RUNTIMES, TOKEN, New, new_scripts
 
 

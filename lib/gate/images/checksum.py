@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.errors import NotFound, Refused
-from lib.jobs.private_files import read_json, write_json
+from lib.files.atomic import read_json, write_json
 
 _PIECE_BYTES = 4 * 2**20
 Progress = Callable[[int, int], None]

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import Conflict, NotFound, Refused, SceneBridgeError, Unavailable
+from lib.files.atomic import write_atomic
 from lib.gate_deploy.remote import versions
-from lib.gate_deploy.remote.gate_dir import GateDir, write_whole
+from lib.gate_deploy.remote.gate_dir import GateDir
 
 Reply = dict[str, Any]
 
@@ -59,7 +60,7 @@ def first(gate_dir: GateDir, new: str, cluster: str, key: bytes, policy: bytes) 
         _checked(gate_dir, new)
     try:
         for name, file in files.items():
-            write_whole(file, given[name])
+            write_atomic(file, given[name], sync=True)
             arguments += [f"--{name}", str(file)]
         keys = gate_dir.home / "authorized_key", gate_dir.home / "host_key"
         before = [_bytes_of(file) for file in keys]
@@ -129,14 +130,14 @@ def write_policy(gate_dir: GateDir, digest: str, data: bytes, *, port: int) -> R
     if digest and hashlib.sha256(old).hexdigest() != digest:
         raise Conflict("Somebody else has changed the policy meanwhile; look at it again.")
     new = gate_dir.home / ".policy-new.toml"
-    write_whole(new, data)
+    write_atomic(new, data, sync=True)
     try:
         checked = gate_dir.gate(current, "check", "--policy", str(new))
     finally:
         new.unlink(missing_ok=True)
     _require_port(checked, port)
-    write_whole(gate_dir.policy.with_name("policy.toml.1"), old)
-    write_whole(gate_dir.policy, data)
+    write_atomic(gate_dir.policy.with_name("policy.toml.1"), old, sync=True)
+    write_atomic(gate_dir.policy, data, sync=True)
     if said["running"]:
         _restart_or_put_back(gate_dir, current, old)
     gate_dir.audit("policy-changed", digest=hashlib.sha256(data).hexdigest())
@@ -194,7 +195,7 @@ def _restart_or_put_back(gate_dir: GateDir, current: str, old: bytes) -> None:
         gate_dir.gate(current, "stop")
         _serve(gate_dir, current)
     except SceneBridgeError as exc:
-        write_whole(gate_dir.policy, old)
+        write_atomic(gate_dir.policy, old, sync=True)
         if not gate_dir.gate(current, "status")["running"]:
             _serve(gate_dir, current)
         raise Refused(

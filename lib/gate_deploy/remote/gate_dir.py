@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
+from lib.files.json_lines import Value, append_json_line
 
 VERSION_PATTERN = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+]{0,39}-[0-9a-f]{12}")
 #: A check reads whole images, of gigabytes on a slow file system.
@@ -115,13 +116,8 @@ class GateDir:
 
     def audit(self, event: str, **fields: str) -> None:
         """A line in the gate's own audit log (`lib.gate.audit`), by whoever set it up."""
-        line = json.dumps({"time": round(time.time(), 3), "event": event, **fields}) + "\n"
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-        fd = os.open(self.home / "audit.jsonl", flags, 0o600)
-        try:
-            os.write(fd, line.encode())
-        finally:
-            os.close(fd)
+        line: dict[str, Value] = {"time": round(time.time(), 3), "event": event, **fields}
+        append_json_line(self.home / "audit.jsonl", line)
 
 
 def make_gate_dir(path: str) -> GateDir:
@@ -156,21 +152,6 @@ def environment(folder: Path) -> Mapping[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     path = f"{folder}:{folder / 'packages'}"
     return {**kept, "PYTHONPATH": path, "PYTHONNOUSERSITE": "1", "PYTHONSAFEPATH": "1"}
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """A file of mode 0600, whole or not at all."""
-    part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def _why(stderr: str, command: str) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import InvalidInput, ProtocolError
-from lib.gate_deploy.remote.gate_dir import GateDir, write_whole
+from lib.files.atomic import write_atomic
+from lib.gate_deploy.remote.gate_dir import GateDir
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _MANIFEST = "manifest.json"
@@ -60,7 +61,7 @@ def install(gate_dir: GateDir, name: str, manifest: Mapping[str, Any], body: byt
         for data in wheels.values():
             unpacked |= _unpack(data, part, "packages")
         record = {"files": {p: _digest(d) for p, d in files.items()}, "unpacked": unpacked}
-        write_whole(part / _MANIFEST, json.dumps(record).encode())
+        write_atomic(part / _MANIFEST, json.dumps(record).encode(), sync=True)
         if target.exists():  # it was not whole
             target.rename(gate_dir.versions / f".part-{secrets.token_hex(6)}")
         part.rename(target)

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from lib.errors import Unavailable
+from lib.files.atomic import read_json, write_json
 from lib.jobs import local_runner
 from lib.jobs.config_table import ConfigTable
 from lib.jobs.interfaces import JobSpec, JobView
-from lib.jobs.private_files import read_json, write_json
 from lib.jobs.processes import listens
 from lib.model import EndReason, JobState, QueueLoad
 

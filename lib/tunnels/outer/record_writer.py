@@ -6,12 +6,13 @@ Files get the group of the folder, because it is setgid, so the portal can read 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from lib.files.atomic import write_atomic
+from lib.files.json_lines import Value, append_json_line
 from lib.model import TunnelState
 from lib.protocol.codec import encode
 
@@ -25,16 +26,7 @@ AUDIT = "audit.jsonl"
 
 def write(files: TunnelFiles, record: TunnelRecord) -> None:
     """Replace the record, whole or not at all."""
-    part = files.folder / f".{files.cluster}.{os.getpid()}.part"
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(encode(record))
-            os.fchmod(file.fileno(), _READABLE)
-        part.replace(files.record)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    write_atomic(files.record, encode(record), mode=_READABLE)
 
 
 def close(files: TunnelFiles, record: TunnelRecord, reason: str) -> TunnelRecord:
@@ -48,7 +40,7 @@ def close(files: TunnelFiles, record: TunnelRecord, reason: str) -> TunnelRecord
 
 def note(files: TunnelFiles, event: str, record: TunnelRecord) -> None:
     """Append one line to the audit log of the folder."""
-    line = {
+    line: dict[str, Value] = {
         "time": time.time(),
         "event": event,
         "cluster": record.cluster,
@@ -61,12 +53,7 @@ def note(files: TunnelFiles, event: str, record: TunnelRecord) -> None:
         "until": record.until,
         "reason": record.reason,
     }
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
-    fd = os.open(files.folder / AUDIT, flags, _READABLE)
-    try:
-        os.write(fd, json.dumps(line).encode() + b"\n")
-    finally:
-        os.close(fd)
+    append_json_line(files.folder / AUDIT, line, mode=_READABLE)
 
 
 def lock(files: TunnelFiles) -> int | None:
