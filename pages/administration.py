@@ -78,7 +78,7 @@ def main() -> None:
     portal, user = layout.require_user()
     layout.heading(layout.ADMINISTRATION_TITLES.get(user.role, "Administration"), SAYS[user.role])
     confirm.show_outcome()
-    portal.office.names(user)  # Refused for whoever has nothing to look for here
+    portal.administration.names(user)  # Refused for whoever has nothing to look for here
     if user.role is Role.ADMINISTRATOR:
         administrator(portal, user)
     else:

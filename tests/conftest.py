@@ -34,7 +34,7 @@ LONG = re.compile(
     r"|e2e/test_main_job\.py.*(\[institute\]|killed_portal)"
     r"|e2e/test_run_script\.py::test_(a_stop_names|a_second_signal|the_browser_is|a_gate_that)"
     r"|e2e/test_front_server\.py::test_a_front.*False\]"
-    r"|unit/test_warming\.py"
+    r"|unit/test_module_cache\.py"
     r"|\[(slurm|apptainer)\b"
 )
 LEFT_OUT = pytest.mark.skip(reason=f"takes too long for this run ({BRIEF}); ./test tries it")

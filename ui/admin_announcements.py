@@ -32,7 +32,7 @@ _LONGEST = 500
 
 def show(portal: Portal, user: User) -> None:
     """What stands above every page now, and the form for more."""
-    current = portal.office.announcements(user)
+    current = portal.administration.announcements(user)
     if current:
         data_table.show(
             "Announcements that are shown now",
@@ -63,7 +63,7 @@ def show(portal: Portal, user: User) -> None:
             "End this announcement?",
             f"“{md(text)}” is shown to nobody any more.",
             "End it",
-            partial(portal.office.end_announcement, user, int(number)),
+            partial(portal.administration.end_announcement, user, int(number)),
             done="The announcement has ended.",
         )
 
@@ -94,7 +94,7 @@ def _announce(portal: Portal, user: User) -> None:
         st.session_state[f"announcement-{name}"] for name in ("text", "kind", "lasts")
     )
     try:
-        portal.office.announce(user, text, kind, LASTS_S[lasts])
+        portal.administration.announce(user, text, kind, LASTS_S[lasts])
     except SceneBridgeError as exc:
         layout.page_state()[_FAILED] = exc.message
         return

@@ -22,11 +22,11 @@ _ANY = ""
 
 def show(portal: Portal, user: User) -> None:
     """The filter, a page of lines newest first, and the way to older ones."""
-    names = {str(who): name for who, name in portal.office.names(user).items()}
-    filters = _filter(names, portal.office.audit_actions(user))
+    names = {str(who): name for who, name in portal.administration.names(user).items()}
+    filters = _filter(names, portal.administration.audit_actions(user))
     for name, value in filters.address().items():
         layout.set_query_param(name, value)
-    entries = portal.office.audit(user, filters.query(), limit=PAGE_SIZE + 1)
+    entries = portal.administration.audit(user, filters.query(), limit=PAGE_SIZE + 1)
     if not entries:
         layout.empty_state("No line matches", "Search for less, or over more days.")
     else:

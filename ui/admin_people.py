@@ -21,7 +21,7 @@ _ROLE_KINDS = {Role.ADMINISTRATOR: "warn", Role.LEAD: "good"}
 
 def show(portal: Portal, user: User, sought: str) -> None:
     """Those in whose name, e-mail address, provider or id the text `sought` stands."""
-    people, groups = portal.office.people(user), portal.office.groups(user)
+    people, groups = portal.administration.people(user), portal.administration.groups(user)
     _question(portal, user, people)
     matching = [p for p in people if _has(p, sought)]
     if not matching:
@@ -82,7 +82,7 @@ def _question(portal: Portal, user: User, people: tuple[Person, ...]) -> None:
             f"{name} is signed out in {count(person.logins, 'browser')}. Open pages and "
             "notebooks close at once; what runs goes on. They can sign in again.",
             "Sign out everywhere",
-            partial(portal.office.sign_out_everywhere, user, UserId(who)),
+            partial(portal.administration.sign_out_everywhere, user, UserId(who)),
             done="Signed out everywhere.",
         )
     elif action == _BLOCK:
@@ -91,7 +91,7 @@ def _question(portal: Portal, user: User, people: tuple[Person, ...]) -> None:
             f"{name} is signed out at once, cannot sign in again, and their access tokens are "
             "withdrawn. Their notebooks and runs go on until somebody stops them.",
             "Block",
-            partial(portal.office.block, user, UserId(who), blocked=True),
+            partial(portal.administration.block, user, UserId(who), blocked=True),
             done="Blocked.",
         )
     elif action == _UNBLOCK:
@@ -99,6 +99,6 @@ def _question(portal: Portal, user: User, people: tuple[Person, ...]) -> None:
             "Let this person in again?",
             f"{name} can sign in again. Access tokens that were withdrawn stay withdrawn.",
             "Unblock",
-            partial(portal.office.block, user, UserId(who), blocked=False),
+            partial(portal.administration.block, user, UserId(who), blocked=False),
             done="They can sign in again.",
         )

@@ -31,8 +31,8 @@ def show(portal: Portal, user: User) -> None:
 def _tables(portal: Portal, user: User) -> None:
     confirm.rerun_if_requested()
     try:
-        work = portal.office.work(user)
-        names = portal.office.names(user)
+        work = portal.administration.work(user)
+        names = portal.administration.names(user)
         clusters = {str(c.id): c.title for c in portal.all_clusters(user)}
         modules = {str(m.id): m.title for m in portal.modules(user)}
     except SceneBridgeError as exc:
@@ -91,11 +91,11 @@ def _question(portal: Portal, user: User) -> None:
     action, work_id = confirm.pending()
     if action != _STOP:
         return
-    work = next((w for w in portal.office.work(user) if str(w.id) == work_id), None)
+    work = next((w for w in portal.administration.work(user) if str(w.id) == work_id), None)
     if work is None or work_status.is_over(work):
         confirm.dismiss()
         return
-    owner = portal.office.names(user).get(work.owner, str(work.owner))
+    owner = portal.administration.names(user).get(work.owner, str(work.owner))
     kept = (
         "Running kernels end and what they hold in memory is lost. Files are kept, and the "
         "owner can start the notebook again."

@@ -17,7 +17,7 @@ WORDS = {AnnouncementKind.INFO: "Announcement", AnnouncementKind.WARNING: "Impor
 def show(portal: Portal, user: User) -> None:
     """All that this browser session has not dismissed; new ones arrive by themselves."""
     try:
-        current = portal.office.announcements(user)
+        current = portal.administration.announcements(user)
     except SceneBridgeError:
         return  # it cannot be asked now; the page itself says so
     dismissed: set[int] = st.session_state.setdefault(_DISMISSED, set())

@@ -18,14 +18,14 @@ _EVERYWHERE = "sign-out-everywhere"
 
 def show(portal: Portal, user: User) -> None:
     """The user's own sign-ins; the one that looks is marked, and has its button above."""
-    logins = portal.account.logins(user)
+    logins = portal.my_account.logins(user)
     data_table.show(
         "Browsers in which you are signed in",
         ("Browser", "Network address", "Since", "Last act", "Ends at the latest"),
         [_row(login, this=user.via == f"login:{login.id}") for login in logins],
         key="sign-ins",
         on_press=lambda login_id, _: confirm.run_action(
-            partial(portal.account.end_login, user, login_id), "Signed out there."
+            partial(portal.my_account.end_login, user, login_id), "Signed out there."
         ),
     )
     st.button(
@@ -42,7 +42,7 @@ def show(portal: Portal, user: User) -> None:
             "them close at once, but go on running with everything they hold: sign in again "
             "and open them from Work. Access tokens stay.",
             "Sign out everywhere",
-            partial(portal.account.sign_out_everywhere, user),
+            partial(portal.my_account.sign_out_everywhere, user),
             done="You are signed out.",
             key="sign-out-everywhere-now",
         )
@@ -55,7 +55,7 @@ def sign_out_button(portal: Portal, user: User) -> None:
         key="sign-out",
         icon=":material/logout:",
         on_click=confirm.run_action,
-        args=(partial(portal.account.sign_out, user), "You are signed out."),
+        args=(partial(portal.my_account.sign_out, user), "You are signed out."),
     )
 
 

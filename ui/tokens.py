@@ -24,7 +24,7 @@ _secret = components.load("secret")
 
 def show(portal: Portal, user: User) -> None:
     """The list, the token that was just made, and the form for another."""
-    tokens = portal.account.tokens(user)
+    tokens = portal.my_account.tokens(user)
     _made()
     if tokens:
         data_table.show(
@@ -46,7 +46,7 @@ def show(portal: Portal, user: User) -> None:
             "Withdraw this token?",
             f"Programs that use **{md(name)}** are refused from now on. This cannot be undone.",
             "Withdraw",
-            partial(portal.account.withdraw_token, user, token_id),
+            partial(portal.my_account.withdraw_token, user, token_id),
             done="The token counts no more.",
         )
 
@@ -90,7 +90,7 @@ def _create(portal: Portal, user: User) -> None:
     scopes = [scope for scope in TokenScope if st.session_state[f"token-{scope}"]]
     layout.page_state().pop(_MADE, None)
     try:
-        token = portal.account.new_token(user, name, scopes, int(st.session_state["token-days"]))
+        token = portal.my_account.new_token(user, name, scopes, int(st.session_state["token-days"]))
     except SceneBridgeError as exc:
         layout.page_state()[_FAILED] = exc.message
         return

@@ -16,7 +16,7 @@ from lib.server import local_gate
 from lib.server import main as portal
 
 if TYPE_CHECKING:
-    from lib.config.offerings import Catalogs
+    from lib.config.offerings import Offerings
     from lib.config.settings import Settings
 
 _plain = local_gate.policy_text
@@ -25,8 +25,8 @@ _plain = local_gate.policy_text
 def main() -> int:
     code, *arguments = sys.argv[1:]
 
-    def policy_text(settings: Settings, catalogs: Catalogs) -> str:
-        text = _plain(settings, catalogs)
+    def policy_text(settings: Settings, offerings: Offerings) -> str:
+        text = _plain(settings, offerings)
         line = f"code = {json.dumps(str(PROJECT))}"
         if text.count(line) != 1:
             raise RuntimeError("the policy does not say where the code is")

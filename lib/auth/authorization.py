@@ -1,9 +1,9 @@
-"""The one authorisation function: who may do what to what.
+"""Authorization: the one function that says who may do what to what.
 
-Every route, page, notebook, WebSocket, tile and download asks `Access.require`, at the
-front door for being here at all and in `lib.portal.facade` for each thing. What no rule allows
-is refused. `docs/security.md` shows the table; `tests/security/test_access.py` holds
-every route and every method of the Portal against it.
+Every route, page, notebook, WebSocket, tile and download asks `Access.require`:
+`lib.web.auth_middleware` for being here at all, `lib.portal.facade` for each thing. What no
+rule allows is refused. `docs/security.md` shows the table; `tests/security/test_authorization.py`
+holds every route and every method of the Portal against it.
 
     owner          everything with what is theirs
     group lead     see and stop the work of the members of the groups that they lead
@@ -36,7 +36,7 @@ from lib.model import (
 if TYPE_CHECKING:
     from lib.auth import Auth
     from lib.config.clusters import ClusterEntry
-    from lib.config.offerings import Catalogs
+    from lib.config.offerings import Offerings
 
 #: In the readers of a collection and the groups of a cluster.
 EVERYONE = "everyone"
@@ -79,11 +79,11 @@ class Access:
     def __init__(
         self,
         auth: Auth,
-        catalogs: Catalogs,
+        offerings: Offerings,
         tunnels: Callable[[ClusterEntry], Tunnel | None] | None = None,
     ) -> None:
         self._auth = auth
-        self._catalogs = catalogs
+        self._offerings = offerings
         self.tunnel = tunnels or _no_tunnel
 
     def require(
@@ -141,7 +141,7 @@ class Access:
         """Collections whose scenes this user may read."""
         return tuple(
             collection
-            for collection, readers in self._catalogs.readers.items()
+            for collection, readers in self._offerings.readers.items()
             if _among(user, readers)
         )
 
@@ -152,7 +152,7 @@ class Access:
 
     def _scene(self, user: User, thing: object) -> None:
         assert isinstance(thing, Scene)  # noqa: S101 - a fault of ours, not of the asker
-        if not _among(user, self._catalogs.readers.get(thing.collection, ())):
+        if not _among(user, self._offerings.readers.get(thing.collection, ())):
             raise NotFound(f"There is no scene {thing.id!r:.130} here.")
 
     def _cluster(self, user: User, thing: object) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 #: `__Host-`: for this host alone, over an encrypted connection (or to localhost), so that
 #: no other host can plant one.
 COOKIE = "__Host-sb-login"
-#: Where the front door writes the network address of who asks, for pages.
+#: Where the authentication middleware writes the network address of who asks, for pages.
 CLIENT_HEADER = "X-SceneBridge-Client"
 #: Where it writes the id of the sign-in. Streamlit keeps a page's state for who comes back
 #: with the page's id and the same value here (`.streamlit/config.toml`, trustedUserHeaders).

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from lib.auth import auth_of
 from lib.auth.authorization import Access, Act
-from lib.config.offerings import load_catalogs
+from lib.config.offerings import load_offerings
 from lib.config.settings import PROJECT
 from lib.errors import NotFound, Refused
 from lib.model import SessionState
@@ -25,14 +25,14 @@ REMEMBER_S = 0.2
 _MOST_REMEMBERED = 1000
 
 
-def gatekeeper(settings: Settings, store: Store) -> PortalGatekeeper:
-    """The gatekeeper of a process that has the store open, whichever process it is."""
+def notebook_access(settings: Settings, store: Store) -> NotebookAccess:
+    """The notebook access of a process that has the store open, whichever process it is."""
     auth = auth_of(settings, store)
-    return PortalGatekeeper(auth, Access(auth, load_catalogs(PROJECT)), store)
+    return NotebookAccess(auth, Access(auth, load_offerings(PROJECT)), store)
 
 
-class PortalGatekeeper:
-    """`Gatekeeper` of the proxy, over the sign-ins and the one authorization function."""
+class NotebookAccess:
+    """`NotebookAccessCheck` of the proxy, over the sign-ins and the one authorization function."""
 
     def __init__(self, auth: Auth, access: Access, store: Store) -> None:
         self._auth = auth

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.cli.output import Commands, Output, command, plain, table
 from lib.config import settings
-from lib.config.offerings import complete_params, fit, load_catalogs
+from lib.config.offerings import complete_params, fit, load_offerings
 from lib.errors import Conflict, InvalidInput, NotFound, Refused, SceneBridgeError
 from lib.model import ModuleId, SceneId
 from lib.scenes.local_catalog import LocalCatalog
@@ -44,7 +44,7 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _list(_options: argparse.Namespace) -> Output:
-    modules = load_catalogs(settings.PROJECT).modules.values()
+    modules = load_offerings(settings.PROJECT).modules.values()
     value = [
         {
             "id": m.id,
@@ -64,7 +64,7 @@ def _list(_options: argparse.Namespace) -> Output:
 
 
 def _detect(options: argparse.Namespace) -> Output:
-    module = load_catalogs(settings.PROJECT).module(ModuleId(options.module))
+    module = load_offerings(settings.PROJECT).module(ModuleId(options.module))
     params = complete_params(module, _read_params(options.params))
     out = options.out.expanduser().absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

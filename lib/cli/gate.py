@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from lib.cli.output import Commands, Output, command, plain
 from lib.cli.store_access import data_of
-from lib.config.offerings import load_catalogs
+from lib.config.offerings import load_offerings
 from lib.config.settings import PROJECT
 from lib.config.site_paths import tunnel_folder
 from lib.errors import InvalidInput, NotFound, Refused
@@ -116,7 +116,7 @@ def _change_over(
     *,
     pin: bool = False,
 ) -> Output:
-    modules = load_catalogs(PROJECT).modules.values()
+    modules = load_offerings(PROJECT).modules.values()
     with _connection(options, entry) as connection:
         done = steps.deploy(connection, entry, wanted, modules, _say)
     lines = [_changed(done, entry), *_host_key(entry, done["host_key"], pin=pin)]
@@ -194,7 +194,7 @@ def _key(options: argparse.Namespace) -> Output:
 
 
 def _entry(options: argparse.Namespace) -> ClusterEntry:
-    return load_catalogs(PROJECT).cluster(ClusterId(options.cluster))
+    return load_offerings(PROJECT).cluster(ClusterId(options.cluster))
 
 
 def _connection(

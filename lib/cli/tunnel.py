@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from lib.cli.output import Commands, Output, command, moment, plain, table
-from lib.config.offerings import load_catalogs
+from lib.config.offerings import load_offerings
 from lib.config.settings import PROJECT
 from lib.config.settings.checks import name
 from lib.config.site_paths import tunnel_folder
@@ -65,7 +65,7 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _up(options: argparse.Namespace) -> Output:
-    entry = load_catalogs(PROJECT).cluster(ClusterId(options.cluster))
+    entry = load_offerings(PROJECT).cluster(ClusterId(options.cluster))
     if options.group:
         name(options.group, "--group")
     elif not options.person.isprintable() or not options.person.strip():
@@ -102,7 +102,7 @@ def _status(options: argparse.Namespace) -> Output:
 
 
 def _list(options: argparse.Namespace) -> Output:  # noqa: ARG001
-    clusters = [c.id for c in load_catalogs(PROJECT).clusters.values() if c.login is not None]
+    clusters = [c.id for c in load_offerings(PROJECT).clusters.values() if c.login is not None]
     known = [_known(cluster) for cluster in clusters]
     text = table(_HEAD, [row for _, row, _ in known])
     return Output([value for value, _, _ in known], text if known else "No cluster needs one.")

@@ -34,7 +34,7 @@ PORTAL_FILE = "portal.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class PortalRecord:
     """The portal that has a data folder, or had it last."""
 
     pid: int
@@ -65,7 +65,7 @@ def make_data_folder(data: Path) -> None:
 
 
 @contextmanager
-def claim(data: Path, running: Running) -> Iterator[None]:
+def lock_data_folder(data: Path, running: PortalRecord) -> Iterator[None]:
     """Have the data folder to ourselves until the end of the block, or of the process.
 
     Raises:
@@ -87,7 +87,7 @@ def claim(data: Path, running: Running) -> Iterator[None]:
         yield
 
 
-def running_portal(data: Path) -> Running | None:
+def running_portal(data: Path) -> PortalRecord | None:
     """The portal that runs on `data` now, if one does."""
     try:
         with (data / PORTAL_FILE).open("rb") as file:
@@ -99,9 +99,9 @@ def running_portal(data: Path) -> Running | None:
     return None
 
 
-def _read_portal(data: Path) -> Running | None:
+def _read_portal(data: Path) -> PortalRecord | None:
     try:
-        return Running(**json.loads((data / PORTAL_FILE).read_text("utf-8")))
+        return PortalRecord(**json.loads((data / PORTAL_FILE).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 

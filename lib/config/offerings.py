@@ -31,7 +31,7 @@ PLATFORMS = {"landsat-8": "Landsat 8", "formosat-2": "FORMOSAT-2", "formosat-5":
 
 
 @dataclass(frozen=True, slots=True)
-class Catalogs:
+class Offerings:
     """All modules and clusters that this portal offers, by id; and by collection the
     groups that may read its scenes ("everyone" is one)."""
 
@@ -52,7 +52,7 @@ class Catalogs:
         return self.clusters[cluster_id]
 
 
-def load_catalogs(project: Path) -> Catalogs:
+def load_offerings(project: Path) -> Offerings:
     """Read the catalogues of the project folder, and the site's own clusters.
 
     Raises:
@@ -78,25 +78,25 @@ def load_catalogs(project: Path) -> Catalogs:
     for file in sorted((project / "catalogs").glob("*/collection.json")):
         collection, groups = _readers(file)
         readers[collection] = groups
-    return Catalogs(modules, clusters, readers)
+    return Offerings(modules, clusters, readers)
 
 
-def offered(catalogs: Catalogs, settings: Settings) -> Catalogs:
+def offered(offerings: Offerings, settings: Settings) -> Offerings:
     """What a portal with these settings offers: its own computer only to whom they say.
 
     Jobs of the embedded cluster run without isolation under the portal's own account, and
     that account's keys lead to every other cluster: so only the portal of one person that
     has no other cluster offers it unasked.
     """
-    alone = all(entry.embedded for entry in catalogs.clusters.values())
+    alone = all(entry.embedded for entry in offerings.clusters.values())
     if settings.single_user and alone:
-        return catalogs
+        return offerings
     clusters = {
         entry.id: replace(entry, groups=settings.embedded_groups) if entry.embedded else entry
-        for entry in catalogs.clusters.values()
+        for entry in offerings.clusters.values()
         if settings.embedded_groups or not entry.embedded
     }
-    return replace(catalogs, clusters=clusters)
+    return replace(offerings, clusters=clusters)
 
 
 def fit(module: Module, scenes: Sequence[Scene]) -> Fit:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from lib.config import settings
 from lib.config.data_dir import make_data_folder
-from lib.config.offerings import load_catalogs, offered
+from lib.config.offerings import load_offerings, offered
 from lib.doctor import clusters, computer, folders, internet, people, service
 from lib.doctor.check import Check
 from lib.errors import SceneBridgeError
@@ -27,8 +27,8 @@ def examine(data: Path) -> Iterator[Check]:
     yield from computer.checks()
     try:
         chosen = settings.load(data)
-        known = load_catalogs(settings.PROJECT)
-        catalogs = offered(known, chosen)
+        known = load_offerings(settings.PROJECT)
+        offerings = offered(known, chosen)
         yield Check("settings", True, f"{data / settings.FILE}: valid")
         make_data_folder(data)
     except SceneBridgeError as exc:
@@ -36,8 +36,8 @@ def examine(data: Path) -> Iterator[Check]:
         return
     yield Check("data folder", True, f"{data} can be written to")
     yield from folders.checks(chosen)
-    yield from people.checks(chosen, catalogs)
-    yield from clusters.checks(chosen, known, catalogs)
+    yield from people.checks(chosen, offerings)
+    yield from clusters.checks(chosen, known, offerings)
     yield from service.checks(chosen)
     if chosen.single_user:
         return

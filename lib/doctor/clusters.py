@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lib.config.clusters import ClusterEntry
-    from lib.config.offerings import Catalogs
+    from lib.config.offerings import Offerings
     from lib.config.settings import Settings
 
 _ANSWER_S = 10.0
 _BANNER = b"SSH-2.0-"
 
 
-def checks(chosen: Settings, known: Catalogs, offered: Catalogs) -> Iterator[Check]:
+def checks(chosen: Settings, known: Offerings, offered: Offerings) -> Iterator[Check]:
     """Nothing but what concerns clusters other than this computer.
 
     Args:
@@ -46,7 +46,7 @@ def checks(chosen: Settings, known: Catalogs, offered: Catalogs) -> Iterator[Che
         yield gate(entry, tunnel_folder())
 
 
-def own_computer(known: Catalogs, offered: Catalogs) -> Check:
+def own_computer(known: Offerings, offered: Offerings) -> Check:
     """Jobs of this computer run as the portal's account, which has keys to the clusters."""
     embedded = [c.id for c in known.clusters.values() if c.embedded]
     kept = [c for c in embedded if c in offered.clusters]

@@ -14,27 +14,27 @@ from lib.errors import SceneBridgeError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from lib.config.offerings import Catalogs
+    from lib.config.offerings import Offerings
     from lib.config.settings import Provider, Settings
 
 _LIMIT_S = 10.0
 
 
-def checks(chosen: Settings, catalogs: Catalogs) -> Iterator[Check]:
+def checks(chosen: Settings, offerings: Offerings) -> Iterator[Check]:
     """What the settings alone can say."""
-    yield groups(chosen, catalogs)
+    yield groups(chosen, offerings)
     if not chosen.single_user:
-        yield embedded(catalogs)
+        yield embedded(offerings)
 
 
-def groups(chosen: Settings, catalogs: Catalogs) -> Check:
+def groups(chosen: Settings, offerings: Offerings) -> Check:
     """Groups that are named but not there, or that nobody can be in."""
     known = {group.id for group in chosen.group}
     wrong = [
         f"{what} is for the group {name!r}, which the settings do not have"
         for what, named in (
-            *((f"the cluster {c.id}", c.groups) for c in catalogs.clusters.values()),
-            *((f"the collection {c}", readers) for c, readers in catalogs.readers.items()),
+            *((f"the cluster {c.id}", c.groups) for c in offerings.clusters.values()),
+            *((f"the collection {c}", readers) for c, readers in offerings.readers.items()),
         )
         for name in named
         if name != EVERYONE and name not in known
@@ -50,9 +50,9 @@ def groups(chosen: Settings, catalogs: Catalogs) -> Check:
     return Check("groups", True, f"{len(known)}, and all that are named are there")
 
 
-def embedded(catalogs: Catalogs) -> Check:
+def embedded(offerings: Offerings) -> Check:
     """Jobs on the portal's own computer run without isolation, as the portal's account."""
-    open_here = [c.id for c in catalogs.clusters.values() if c.embedded and c.groups]
+    open_here = [c.id for c in offerings.clusters.values() if c.embedded and c.groups]
     if open_here:
         return Check(
             "own computer", False,

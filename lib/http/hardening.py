@@ -1,7 +1,7 @@
 """HTTP/1.1 on a connection as the portal and the notebooks' servers take it: strictly.
 
 llhttp, the parser below uvicorn, refuses by itself (0.9.0 of httptools; all of it is held by
-tests/security/test_wire.py): bare CR or LF, folded lines, spaces before a colon, NUL, two
+tests/security/test_http_hardening.py): bare CR or LF, folded lines, spaces before a colon, NUL, two
 framings at once, repeated or signed lengths, and malformed chunks. What it lets through and
 what it does not know of is refused here, before the application sees the request:
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import uvicorn
 import uvloop
 
-from lib.auth.notebook_access import gatekeeper
+from lib.auth.notebook_access import notebook_access
 from lib.config import settings
 from lib.errors import Conflict, InvalidInput, SceneBridgeError, Unavailable
 from lib.http.hardening import allow_many_files
@@ -202,7 +202,7 @@ async def _obey(
 
 def _proxy(start: Start, data: Path, store: Store) -> NotebookProxy:
     chosen = settings.load(data, port=start.portal_port)
-    keeper = gatekeeper(chosen, store)
+    access = notebook_access(chosen, store)
     return NotebookProxy(
         ProxySettings(
             portal_origin=start.portal_origin,
@@ -211,8 +211,8 @@ def _proxy(start: Start, data: Path, store: Store) -> NotebookProxy:
             base=start.base,
             ports=(start.ports[0], start.ports[1]),
         ),
-        keeper,
-        keeper.active,
+        access,
+        access.active,
     )
 
 

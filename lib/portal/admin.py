@@ -24,8 +24,8 @@ LONGEST_SHOWN_S = 90 * 86400
 _TOLD_AGAIN_S = 1.0
 
 
-class Office:
-    """`Portal.office`."""
+class Administration:
+    """`Portal.administration`."""
 
     def __init__(self, store: Store, auth: Auth, access: Access) -> None:
         self._store = store
@@ -136,7 +136,7 @@ class Office:
 
 
 def announce_as(store: Store, user: User, text: str, kind: AnnouncementKind, lasts_s: float) -> int:
-    """`Office.announce`, of somebody who may. Raises InvalidInput."""
+    """`Administration.announce`, of somebody who may. Raises InvalidInput."""
     text = " ".join(text.split())
     if not text or len(text) > LONGEST_TEXT:
         raise InvalidInput(f"Write an announcement of at most {LONGEST_TEXT} characters.")
@@ -148,7 +148,7 @@ def announce_as(store: Store, user: User, text: str, kind: AnnouncementKind, las
 
 
 def end_announcement_as(store: Store, user: User, number: int) -> None:
-    """`Office.end_announcement`, of somebody who may. Raises NotFound."""
+    """`Administration.end_announcement`, of somebody who may. Raises NotFound."""
     store.announcements.end(number)
     _write(store, user, "announcement-ended", str(number))
 

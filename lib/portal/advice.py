@@ -18,7 +18,7 @@ _PORTAL = "Whoever looks after this portal"
 _GATE = "Whoever looks after the cluster's gate"
 
 
-def mend(entry: ClusterEntry, tunnel: Tunnel | None, fault: str) -> tuple[Advice, ...]:
+def advice(entry: ClusterEntry, tunnel: Tunnel | None, fault: str) -> tuple[Advice, ...]:
     """What to do, most likely first; empty where there is nothing but to wait.
 
     Args:

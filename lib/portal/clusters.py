@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lib.auth.authorization import Act
 from lib.model import Cluster, ClusterId, Fault, Isolation, Reachability, TunnelState
-from lib.portal.advice import mend
+from lib.portal.advice import advice
 from lib.portal.tunnels import closed
 from lib.reconciler.cluster import ClusterHealth
 from lib.store.times import maybe_datetime, to_datetime
@@ -16,7 +16,7 @@ from lib.store.times import maybe_datetime, to_datetime
 if TYPE_CHECKING:
     from lib.auth.authorization import Access
     from lib.config.clusters import ClusterEntry
-    from lib.config.offerings import Catalogs
+    from lib.config.offerings import Offerings
     from lib.model import Tunnel, User
     from lib.reconciler.reconciler import Reconciler
 
@@ -24,8 +24,8 @@ _NOT_LINKED = "This portal is not connected to it; the portal's log says why."
 
 
 class ClusterViews:
-    def __init__(self, catalogs: Catalogs, reconciler: Reconciler, access: Access) -> None:
-        self._catalogs = catalogs
+    def __init__(self, offerings: Offerings, reconciler: Reconciler, access: Access) -> None:
+        self._offerings = offerings
         self._reconciler = reconciler
         self._access = access
         self._begun = time.time()
@@ -42,7 +42,7 @@ class ClusterViews:
         """Those on which the user may start work."""
         return tuple(
             self.view(entry.id)
-            for entry in self._catalogs.clusters.values()
+            for entry in self._offerings.clusters.values()
             if self._access.may(user, Act.LAUNCH, entry)
         )
 
@@ -53,7 +53,7 @@ class ClusterViews:
         """
         now = self._access.require(user, Act.SEARCH)
         found = []
-        for entry in self._catalogs.clusters.values():
+        for entry in self._offerings.clusters.values():
             refused = self._access.why_not(user, Act.LAUNCH, entry)
             view = dataclasses.replace(self.view(entry.id), refused=refused)
             found.append(_without_names(view) if refused and not now.administrator else view)
@@ -61,7 +61,7 @@ class ClusterViews:
 
     def view(self, cluster_id: ClusterId) -> Cluster:
         """Raises NotFound."""
-        entry = self._catalogs.cluster(cluster_id)
+        entry = self._offerings.cluster(cluster_id)
         tunnel = self._access.tunnel(entry)
         health = self._health(entry, tunnel)
         cluster = Cluster(
@@ -74,7 +74,7 @@ class ClusterViews:
             reachable_since=to_datetime(health.since) if health.reachable else None,
             tunnel=tunnel,
             belongs_to=self._access.belongs_to(tunnel) if tunnel is not None else "",
-            mend=() if health.reachable else mend(entry, tunnel, health.fault),
+            mend=() if health.reachable else advice(entry, tunnel, health.fault),
         )
         if health.info is None:
             return cluster

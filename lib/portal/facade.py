@@ -35,11 +35,11 @@ from lib.model import (
     SessionId,
     SessionState,
 )
-from lib.portal.admin import Office
+from lib.portal.admin import Administration
 from lib.portal.clusters import ClusterViews
 from lib.portal.launch import Launcher
 from lib.portal.logs import JobLogs, LogText
-from lib.portal.my_account import AccountDesk
+from lib.portal.my_account import MyAccount
 from lib.portal.sample_scenes import SampleScenes
 from lib.protocol.messages import ID_PATTERN, MAX_ITEMS, ArtifactKind
 from lib.results.export import geojson
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
     from lib.auth import Auth
     from lib.config.clusters import ClusterEntry
-    from lib.config.offerings import Catalogs
+    from lib.config.offerings import Offerings
     from lib.model import Detection, Fit, LaunchRequest, Module, Scene, SceneId, SceneQuery, User
     from lib.reconciler.reconciler import Reconciler
     from lib.results.folder import ResultFolder
@@ -65,7 +65,8 @@ _MOST_KNOWN = 500
 class Portal:
     """One per process (`current`). Safe to call from any thread.
 
-    `account` is what users see of themselves, `office` what leads and administrators see.
+    `my_account` is what users see of themselves, `administration` what leads and
+    administrators see.
     Besides what a method's docstring says, each raises `SignInEnded` where the user is no
     longer signed in, `NotFound` where they may not know of the thing, and `Refused` where
     they may know of it but not do this.
@@ -78,7 +79,7 @@ class Portal:
         store: Store,
         auth: Auth,
         access: Access,
-        catalogs: Catalogs,
+        offerings: Offerings,
         catalog: LocalCatalog,
         results: ResultFolder,
         reconciler: Reconciler,
@@ -86,9 +87,9 @@ class Portal:
         self._store = store
         self._auth = auth
         self._access = access
-        self.account = AccountDesk(auth, access)
-        self.office = Office(store, auth, access)
-        self._catalogs = catalogs
+        self.my_account = MyAccount(auth, access)
+        self.administration = Administration(store, auth, access)
+        self._offerings = offerings
         self._catalog = catalog
         self._results = results
         self._reconciler = reconciler
@@ -96,8 +97,8 @@ class Portal:
         self._known: dict[RunId, Run] = {}
         self._noting = threading.local()
         self._logs = JobLogs(reconciler)
-        self._clusters = ClusterViews(catalogs, reconciler, access)
-        self._launcher = Launcher(store, catalogs, catalog, self._clusters)
+        self._clusters = ClusterViews(offerings, reconciler, access)
+        self._launcher = Launcher(store, offerings, catalog, self._clusters)
 
     # --- who ----------------------------------------------------------------
 
@@ -181,13 +182,13 @@ class Portal:
     def modules(self, user: User) -> tuple[Module, ...]:
         """All modules that this portal offers."""
         self._require(user, Act.SEARCH)
-        return tuple(self._catalogs.modules.values())
+        return tuple(self._offerings.modules.values())
 
     def fits(self, user: User, scene_ids: Sequence[SceneId]) -> tuple[Fit, ...]:
         """Every module, those that fit all these scenes first, the others with reasons."""
         self._require(user, Act.SEARCH)
         scenes = [self.scene(user, s) for s in scene_ids]
-        fits = [fit(module, scenes) for module in self._catalogs.modules.values()]
+        fits = [fit(module, scenes) for module in self._offerings.modules.values()]
         return tuple(sorted(fits, key=lambda f: not f.ok))
 
     def clusters(self, user: User) -> tuple[Cluster, ...]:
@@ -242,7 +243,7 @@ class Portal:
         with self._audited(user, "start-again", session_id) as entry:
             old = self.session(user, session_id)
             self._require(user, Act.OPEN, old)
-            self._require(user, Act.LAUNCH, self._catalogs.cluster(old.cluster))
+            self._require(user, Act.LAUNCH, self._offerings.cluster(old.cluster))
             for scene in self._launcher.still_there(old.scenes):
                 self._require(user, Act.READ_SCENE, scene)
             session = self._launcher.start_again(old)
@@ -251,7 +252,7 @@ class Portal:
         return session
 
     def _may_launch(self, user: User, request: LaunchRequest) -> None:
-        self._require(user, Act.LAUNCH, self._catalogs.cluster(request.cluster))
+        self._require(user, Act.LAUNCH, self._offerings.cluster(request.cluster))
         if len(request.scenes) <= MAX_ITEMS:  # else the launcher says that they are too many
             for scene_id in request.scenes:
                 self.scene(user, scene_id)

@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from lib.config.offerings import Catalogs, complete_params, fit
+from lib.config.offerings import Offerings, complete_params, fit
 from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound, Refused
 from lib.model import (
     Run,
@@ -36,10 +36,10 @@ _SHORTEST_WALLTIME_S = 60
 
 class Launcher:
     def __init__(
-        self, store: Store, catalogs: Catalogs, catalog: LocalCatalog, clusters: ClusterViews
+        self, store: Store, offerings: Offerings, catalog: LocalCatalog, clusters: ClusterViews
     ) -> None:
         self._work = store.work
-        self._catalogs = catalogs
+        self._offerings = offerings
         self._catalog = catalog
         self._clusters = clusters
 
@@ -56,7 +56,7 @@ class Launcher:
             raise InvalidInput(f"Choose at most {MAX_ITEMS} scenes at once.")
         if len(set(request.scenes)) != len(request.scenes):
             raise InvalidInput("A scene is chosen twice.")
-        module = self._catalogs.module(request.module)
+        module = self._offerings.module(request.module)
         fitting = fit(module, [self._catalog.get(s) for s in request.scenes])
         if not fitting.ok:
             raise InvalidInput(f"{module.title} cannot work here: {' '.join(fitting.reasons[:3])}")
@@ -159,7 +159,7 @@ class Launcher:
         *,
         session: SessionId | None,
     ) -> Run:
-        module = self._catalogs.module(request.module)
+        module = self._offerings.module(request.module)
         more = len(request.scenes) - 1
         title = f"{module.title} on {request.scenes[0]}" + (f" and {more} more" if more else "")
         return Run(

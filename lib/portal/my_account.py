@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 DAY_S = 86400.0
 
 
-class AccountDesk:
-    """`Portal.account`. A program with a token cannot use it: it is for browsers."""
+class MyAccount:
+    """`Portal.my_account`. A program with a token cannot use it: it is for browsers."""
 
     def __init__(self, auth: Auth, access: Access) -> None:
         self._auth = auth

@@ -17,7 +17,7 @@ from lib.auth import auth_of
 from lib.auth.authorization import Access, Act
 from lib.auth.oidc import SignInProviders
 from lib.config.data_dir import make_data_folder, make_runtime_folder
-from lib.config.offerings import load_catalogs, offered
+from lib.config.offerings import load_offerings, offered
 from lib.config.settings import PROJECT
 from lib.config.site_paths import tunnel_folder
 from lib.errors import NotFound, Refused
@@ -32,8 +32,8 @@ from lib.scenes.local_catalog import LocalCatalog
 from lib.server.gate_links import links
 from lib.store import Store
 from lib.web import api
-from lib.web.auth_middleware import FrontDoor
-from lib.web.sign_in_routes import Entrance
+from lib.web.auth_middleware import AuthMiddleware
+from lib.web.sign_in_routes import SignInRoutes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -53,11 +53,11 @@ class Assembly:
         self.settings = settings
         make_data_folder(settings.data)
         make_runtime_folder(settings.runtime)
-        self._catalogs = offered(load_catalogs(PROJECT), settings)
+        self._offerings = offered(load_offerings(PROJECT), settings)
         self._store = Store(settings.data / "portal.sqlite")
         self.auth = auth_of(settings, self._store)
         tunnels = OuterTunnels(tunnel_folder())
-        self.access = Access(self.auth, self._catalogs, tunnels.of)
+        self.access = Access(self.auth, self._offerings, tunnels.of)
         self._results = ResultFolder(settings.data / "results")
         self._catalog = LocalCatalog(settings.data / "scenes")
         self.proxy = NotebookProcess(
@@ -73,11 +73,11 @@ class Assembly:
             settings.port_of_notebooks,
         )
         self._reconciler = Reconciler(
-            links(settings, self._catalogs, tunnels),
+            links(settings, self._offerings, tunnels),
             self._store,
             self._results,
             self.proxy,
-            self._catalogs.modules,
+            self._offerings.modules,
             settings.origin,
             self._refusal,
         )
@@ -85,7 +85,7 @@ class Assembly:
             self._store,
             self.auth,
             self.access,
-            self._catalogs,
+            self._offerings,
             self._catalog,
             self._results,
             self._reconciler,
@@ -95,7 +95,7 @@ class Assembly:
             settings.client_secret,
             needed=self.auth.membership.claims_of,
         )
-        self._entrance = Entrance(
+        self._sign_in = SignInRoutes(
             self.auth,
             self.proxy,
             providers,
@@ -107,7 +107,7 @@ class Assembly:
         """Why that person may not start work there now, in nobody's browser; "" if they may."""
         try:
             user = self.auth.membership.user(self._store.people.account(owner))
-            self.access.require(user, Act.LAUNCH, self._catalogs.cluster(cluster))
+            self.access.require(user, Act.LAUNCH, self._offerings.cluster(cluster))
         except (NotFound, Refused) as exc:
             return exc.message
         return ""
@@ -117,7 +117,7 @@ class Assembly:
         assets = PROJECT / "assets"
         return [
             *api.routes(),
-            *self._entrance.routes(),
+            *self._sign_in.routes(),
             Mount("/assets", StaticFiles(directory=assets, check_dir=False), name="assets"),
         ]
 
@@ -125,12 +125,12 @@ class Assembly:
         """What every request to the portal goes through; notebooks have a process of their own."""
         return [
             Middleware(
-                FrontDoor,
+                AuthMiddleware,
                 origin=self.settings.origin,
                 auth=self.auth,
                 access=self.access,
                 policies=page_policies(self.settings),
-                stranger=self._entrance.stranger,
+                sign_in_page=self._sign_in.sign_in_page,
                 trusted_proxies=self.settings.trusted_proxies,
             ),
         ]

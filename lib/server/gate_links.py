@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lib.errors import ClusterUnreachable, InvalidInput, Unavailable
 from lib.model import ClusterId, Fault
-from lib.server.local_gate import EmbeddedCluster
+from lib.server.local_gate import LocalGate
 from lib.tunnels.gate_address import TcpAddress
 from lib.tunnels.link import ClusterLink
 from lib.tunnels.master import Master
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from lib.config.clusters import ClusterEntry
-    from lib.config.offerings import Catalogs
+    from lib.config.offerings import Offerings
     from lib.config.settings import Settings
     from lib.portal.tunnels import OuterTunnels
     from lib.reconciler.interfaces import Link
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def links(
-    settings: Settings, catalogs: Catalogs, tunnels: OuterTunnels
+    settings: Settings, offerings: Offerings, tunnels: OuterTunnels
 ) -> Mapping[ClusterId, Link]:
     """A link per cluster whose gate was set up; a key for every cluster, as that needs one.
 
@@ -39,9 +39,9 @@ def links(
         Unavailable, ClusterUnreachable: this computer's own gate did not start.
     """
     found: dict[ClusterId, Link] = {}
-    for cluster, entry in catalogs.clusters.items():
+    for cluster, entry in offerings.clusters.items():
         if entry.embedded:
-            found[cluster] = _embedded(settings, catalogs, cluster)
+            found[cluster] = _embedded(settings, offerings, cluster)
             continue
         try:
             link = _through_a_tunnel(settings, entry, tunnels)
@@ -85,8 +85,8 @@ def _through_a_tunnel(
     )
 
 
-def _embedded(settings: Settings, catalogs: Catalogs, cluster: ClusterId) -> ClusterLink:
-    gate = EmbeddedCluster(settings, catalogs)
+def _embedded(settings: Settings, offerings: Offerings, cluster: ClusterId) -> ClusterLink:
+    gate = LocalGate(settings, offerings)
     if gate.address() is None:  # `./run` has started it; `streamlit run app.py` has not
         gate.start()
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from lib.config.offerings import Catalogs
+    from lib.config.offerings import Offerings
     from lib.config.settings import Settings
 
 CLUSTER = ClusterId("here")
@@ -51,16 +51,16 @@ class GateAddress:
     host_key: str
 
 
-class EmbeddedCluster:
+class LocalGate:
     """The gate of this computer for one data folder.
 
     Args:
-        catalogs: the modules that it may run.
+        offerings: the modules that it may run.
     """
 
-    def __init__(self, settings: Settings, catalogs: Catalogs) -> None:
+    def __init__(self, settings: Settings, offerings: Offerings) -> None:
         self._settings = settings
-        self._catalogs = catalogs
+        self._offerings = offerings
         self._home = settings.data / "embedded"
         self._key = settings.data / "keys" / CLUSTER
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,7 +73,7 @@ class EmbeddedCluster:
             Unavailable: a key or file of it could not be made.
         """
         portal_key(self._settings.data, CLUSTER)
-        policy = policy_text(self._settings, self._catalogs)
+        policy = policy_text(self._settings, self._offerings)
         running = self.address()
         if self._read_policy() != policy:
             if running is not None:
@@ -167,7 +167,7 @@ _GATE = (sys.executable, "-P", "-m", "lib.gate")
 # --- policy -------------------------------------------------------------------------------
 
 
-def policy_text(settings: Settings, catalogs: Catalogs) -> str:
+def policy_text(settings: Settings, offerings: Offerings) -> str:
     """The gate's policy file: this computer, its offered modules, the data folder's scenes."""
     slots = settings.slots or max(2, (os.cpu_count() or 1) // 2)
     runtime = {
@@ -190,7 +190,7 @@ def policy_text(settings: Settings, catalogs: Catalogs) -> str:
         *toml_table("runtime", runtime),
         *toml_table("limits", limits),
     ]
-    for module in catalogs.modules.values():
+    for module in offerings.modules.values():
         lines += toml_table("[modules]", module_entry(module))
     for preset in presets(psutil.cpu_count() or 1, psutil.virtual_memory().total // 2**20):
         lines += toml_table("[presets]", preset)

@@ -40,14 +40,14 @@ from lib.config.data_dir import (
     make_runtime_folder,
     running_portal,
 )
-from lib.config.offerings import load_catalogs, offered
+from lib.config.offerings import load_offerings, offered
 from lib.errors import SceneBridgeError, Unavailable
 from lib.http.hardening import allow_many_files
 from lib.http.listeners import check_notebook_port, listen
 from lib.portal import facade
 from lib.server.gate_links import end_masters
-from lib.server.local_gate import CLUSTER, EmbeddedCluster
-from lib.server.module_cache import warm_modules
+from lib.server.local_gate import CLUSTER, LocalGate
+from lib.server.module_cache import fill_module_cache
 from lib.server.sample_scenes import ingest_once
 from lib.server.systemd import Notices
 from lib.server.uvicorn_server import PortalServer
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import FrameType
 
-    from lib.config.offerings import Catalogs
+    from lib.config.offerings import Offerings
     from lib.config.settings import Settings
 
 _WATCH_S = 2.0
@@ -81,8 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ExitStack() as stack:
             listeners = _prepare(chosen, stack)
             _log_into(chosen.data / "portal.log")
-            catalogs = offered(load_catalogs(settings.PROJECT), chosen)
-            cluster = EmbeddedCluster(chosen, catalogs) if CLUSTER in catalogs.clusters else None
+            offerings = offered(load_offerings(settings.PROJECT), chosen)
+            cluster = LocalGate(chosen, offerings) if CLUSTER in offerings.clusters else None
             stack.callback(_stop, chosen, cluster, signals)
             stack.callback(notices.stopping, _STOP_S)
             if cluster is not None:
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 server = _serve(
                     chosen,
-                    catalogs,
+                    offerings,
                     cluster,
                     listeners,
                     signals,
@@ -197,8 +197,8 @@ def _take_ports(chosen: Settings, running: Running, stack: ExitStack) -> list[so
 
 async def _serve(
     chosen: Settings,
-    catalogs: Catalogs,
-    cluster: EmbeddedCluster | None,
+    offerings: Offerings,
+    cluster: LocalGate | None,
     listeners: list[socket.socket],
     signals: _Signals,
     notices: Notices,
@@ -216,7 +216,7 @@ async def _serve(
         # stops every page for a tenth of a second.
         gc.freeze()
         beside.append(asyncio.create_task(notices.feed_watchdog()))
-        beside.append(asyncio.create_task(_fill_on_first_start(chosen, catalogs)))
+        beside.append(asyncio.create_task(_fill_on_first_start(chosen, offerings)))
         if not server.stopping.is_set():
             _announce(chosen, notices, browser=browser)
         await server.stopping.wait()
@@ -229,10 +229,10 @@ async def _serve(
         await asyncio.gather(*beside, return_exceptions=True)
 
 
-async def _fill_on_first_start(chosen: Settings, catalogs: Catalogs) -> None:
+async def _fill_on_first_start(chosen: Settings, offerings: Offerings) -> None:
     """Sample scenes, then compiled modules; one after the other, as people wait for pages."""
     await ingest_once(chosen.data, facade.current().report_sample_scenes)
-    await warm_modules(catalogs.modules, chosen.data / "cache")
+    await fill_module_cache(offerings.modules, chosen.data / "cache")
 
 
 def _announce(chosen: Settings, notices: Notices, *, browser: bool) -> None:
@@ -265,7 +265,7 @@ def _open_browser(link: str, page: Path) -> None:
         threading.Thread(target=webbrowser.open, args=(page.as_uri(),), daemon=True).start()
 
 
-async def _keep_gate(cluster: EmbeddedCluster) -> None:
+async def _keep_gate(cluster: LocalGate) -> None:
     """Start the gate again when it dies; its jobs go on meanwhile."""
     while True:
         await asyncio.sleep(_WATCH_S)
@@ -290,7 +290,7 @@ def _say_what_runs(chosen: Settings) -> None:
         print(f"These notebooks are running and end now; their files are kept: {', '.join(titles)}")
 
 
-def _stop(chosen: Settings, cluster: EmbeddedCluster | None, signals: _Signals) -> None:
+def _stop(chosen: Settings, cluster: LocalGate | None, signals: _Signals) -> None:
     """End the jobs and the gate of this computer and every ssh master, and remove the
     runtime folder. What runs on clusters goes on there."""
     signals.act = _ask_for_patience

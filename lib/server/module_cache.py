@@ -24,7 +24,7 @@ MARK = "warmed"
 _NICE = 10
 
 
-async def warm_modules(modules: Iterable[ModuleId], cache: Path) -> None:
+async def fill_module_cache(modules: Iterable[ModuleId], cache: Path) -> None:
     """Fill the jobs' `cache` for these modules, one after the other; skipped when it is
     filled for this very code. Cancelling ends the compiler."""
     code = code_digest()

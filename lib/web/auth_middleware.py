@@ -1,4 +1,4 @@
-"""The portal's front door: nothing behind it answers a stranger.
+"""Authentication middleware: nothing behind it answers a stranger.
 
 Pure ASGI. For every HTTP request and WebSocket on the portal's own origin it checks
 
@@ -27,7 +27,7 @@ from lib.auth import CLIENT_HEADER, COOKIE, LOGIN_HEADER
 from lib.auth.authorization import Act
 from lib.errors import Refused, SceneBridgeError
 from lib.http.html_pages import PLAIN_POLICY
-from lib.web.websocket_sessions import OpenPages
+from lib.web.websocket_sessions import WebSocketSessions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -48,14 +48,14 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
-class FrontDoor:
+class AuthMiddleware:
     """Wraps the portal's application.
 
     Args:
         origin: e.g. "http://localhost:8501"; the only origin whose pages may act.
         access: who may be here, and `auth` who that is.
         policies: the Content-Security-Policy by the beginning of the path; the first counts.
-        stranger: the page for a browser that is not signed in, by the path it asked for.
+        sign_in_page: the page for a browser that is not signed in, by the path it asked for.
         trusted_proxies: addresses whose X-Forwarded-For counts.
     """
 
@@ -67,16 +67,16 @@ class FrontDoor:
         auth: Auth,
         access: Access,
         policies: Mapping[str, str],
-        stranger: Callable[[str], str],
+        sign_in_page: Callable[[str], str],
         trusted_proxies: Iterable[str] = (),
     ) -> None:
         self._app = app
         self._origin = origin
         self._auth = auth
         self._access = access
-        self._stranger_page = stranger
+        self._sign_in_page = sign_in_page
         self._trusted = frozenset(trusted_proxies)
-        self._pages = OpenPages(auth)
+        self._websockets = WebSocketSessions(auth)
         parts = urlsplit(origin)
         self._policies = dict(policies)
         self._headers = _security_headers(secure=parts.scheme == "https")
@@ -102,7 +102,7 @@ class FrontDoor:
         elif refusal is not None:
             await refusal(scope, receive, self._with_headers(scope, send))
         elif scope["type"] == "websocket":
-            await self._pages.run(self._app, scope, receive, send, state["login"].id)
+            await self._websockets.run(self._app, scope, receive, send, state["login"].id)
         else:
             await self._app(scope, receive, self._with_headers(scope, send))
 
@@ -147,7 +147,7 @@ class FrontDoor:
             self._auth.login_of_header, cookies, scope["state"]["client"]
         )
         if login is None:
-            return self._stranger(scope, headers)
+            return self._not_signed_in(scope, headers)
         refusal = await self._enter(scope, login.user)
         if refusal is None:
             scope["state"]["login"] = login
@@ -170,13 +170,13 @@ class FrontDoor:
         site = headers.get("sec-fetch-site", "none")
         return site in ("same-origin", "none") or _is_navigation(scope, headers)
 
-    def _stranger(self, scope: Scope, headers: Headers) -> Response:
+    def _not_signed_in(self, scope: Scope, headers: Headers) -> Response:
         response: Response
         if scope["path"].startswith("/api/"):
             response = _no_token()
         elif _is_navigation(scope, headers):
             never_keep = {"Cache-Control": "no-store", "Content-Security-Policy": PLAIN_POLICY}
-            response = HTMLResponse(self._stranger_page(_onward(scope)), 401, never_keep)
+            response = HTMLResponse(self._sign_in_page(_onward(scope)), 401, never_keep)
         else:
             response = _plain(401, "You are not signed in.")
         if COOKIE in headers.get("cookie", ""):  # it counts no more

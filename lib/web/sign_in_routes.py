@@ -36,7 +36,7 @@ _NEVER_KEEP = {
 _ONWARD = "onward"
 
 
-class Entrance:
+class SignInRoutes:
     """The portal's own routes that are neither pages nor API."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Entrance:
             Route("/open/{session}", self.open_notebook, methods=["GET"]),
         ]
 
-    def stranger(self, onward: str) -> str:
+    def sign_in_page(self, onward: str) -> str:
         """The page for a browser that is not signed in."""
         return sign_in_page(self._providers.titles, onward)
 

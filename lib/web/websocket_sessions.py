@@ -23,7 +23,7 @@ RECHECK_S = 0.5
 SIGNED_OUT = 4401
 
 
-class OpenPages:
+class WebSocketSessions:
     """WebSockets by sign-in. Belongs to the event loop that first runs one."""
 
     def __init__(self, auth: Auth) -> None:

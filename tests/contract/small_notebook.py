@@ -37,7 +37,7 @@ TOKEN = "token-of-the-notebook"
 
 @dataclass
 class Porter:
-    """A gatekeeper that lets in whom the test wants."""
+    """A authorizer that lets in whom the test wants."""
 
     allowed: bool = True
     asked: list[tuple[SessionId, UserId, str]] = field(default_factory=list)

@@ -13,7 +13,7 @@ import pytest
 
 from lib.config.clusters import ClusterEntry
 from lib.config.data_dir import runtime_path
-from lib.config.offerings import Catalogs
+from lib.config.offerings import Offerings
 from lib.config.settings import Group, Rule, Settings
 from lib.doctor import folders, people
 from lib.model import ClusterId
@@ -169,29 +169,29 @@ def test_a_wrong_setting_and_a_rule_of_no_provider_are_found(data: Path) -> None
 # --- groups -------------------------------------------------------------------------------
 
 
-def catalogs(*groups: str, embedded: bool = False, readers: tuple[str, ...] = ()) -> Catalogs:
+def offerings(*groups: str, embedded: bool = False, readers: tuple[str, ...] = ()) -> Offerings:
     cluster = ClusterEntry(ClusterId("abci"), "ABCI", "AIST", embedded, groups)
-    return Catalogs({}, {cluster.id: cluster}, {"landsat8": readers})
+    return Offerings({}, {cluster.id: cluster}, {"landsat8": readers})
 
 
 def test_groups_that_are_not_there_or_that_nobody_can_be_in_are_found(tmp_path: Path) -> None:
     forest = Group("forest", "Forest", (Rule("aist", "groups", "forest"),))
     chosen = Settings(tmp_path, tmp_path, group=(forest,))
-    assert people.groups(chosen, catalogs("forest", "everyone")).ok
-    assert people.groups(chosen, catalogs(readers=("everyone",))).ok
-    gone = people.groups(chosen, catalogs("forest", "coast"))
+    assert people.groups(chosen, offerings("forest", "everyone")).ok
+    assert people.groups(chosen, offerings(readers=("everyone",))).ok
+    gone = people.groups(chosen, offerings("forest", "coast"))
     assert not gone.ok
     assert "cluster abci is for the group 'coast'" in gone.detail
-    gone = people.groups(chosen, catalogs(readers=("coast",)))
+    gone = people.groups(chosen, offerings(readers=("coast",)))
     assert "collection landsat8 is for the group 'coast'" in gone.detail
-    nobody = people.groups(Settings(tmp_path, tmp_path, group=(Group("x", "X"),)), catalogs())
+    nobody = people.groups(Settings(tmp_path, tmp_path, group=(Group("x", "X"),)), offerings())
     assert "nobody can be in x" in nobody.detail
 
 
 def test_work_on_the_portal_s_own_computer_is_found() -> None:
-    assert people.embedded(catalogs("everyone")).ok
-    assert people.embedded(catalogs(embedded=True)).ok
-    open_here = people.embedded(catalogs("everyone", embedded=True))
+    assert people.embedded(offerings("everyone")).ok
+    assert people.embedded(offerings(embedded=True)).ok
+    open_here = people.embedded(offerings("everyone", embedded=True))
     assert not open_here.ok
     assert "embedded_groups" in open_here.detail
 

@@ -19,11 +19,11 @@ from starlette.routing import Route
 from lib.auth import COOKIE, Auth, Membership
 from lib.auth.authorization import Access
 from lib.auth.oidc import SignInProviders
-from lib.config.offerings import Catalogs
+from lib.config.offerings import Offerings
 from lib.config.settings import Group, Provider, Rule
 from lib.store import Store
-from lib.web.auth_middleware import FrontDoor
-from lib.web.sign_in_routes import WAY_COOKIE, Entrance
+from lib.web.auth_middleware import AuthMiddleware
+from lib.web.sign_in_routes import WAY_COOKIE, SignInRoutes
 from tests.fakes.lying_provider import LyingProvider, lying_provider
 from tests.fakes.provider import TestProvider, provider, query_of
 
@@ -33,7 +33,7 @@ SECRET = "the-client-secret-of-this-portal-and-nobody-else"
 
 
 class Gate:
-    """Front door and entrance over a real store; behind them one page."""
+    """Authentication and sign-in over a real store; behind them one page."""
 
     def __init__(
         self, home: Path, issuers: dict[str, str], *, limit_s: float = 5.0, **more: Any
@@ -51,19 +51,19 @@ class Gate:
         self.providers = SignInProviders(
             providers, lambda _: SECRET, needed=self.auth.membership.claims_of, limit_s=limit_s
         )
-        entrance = Entrance(
+        sign_in = SignInRoutes(
             self.auth, cast(Any, None), self.providers, origin=ORIGIN, secret=b"s" * 32
         )
         inner = Starlette(
-            routes=[*entrance.routes(), Route("/{path:path}", lambda _: PlainTextResponse("in"))]
+            routes=[*sign_in.routes(), Route("/{path:path}", lambda _: PlainTextResponse("in"))]
         )
-        self.app = FrontDoor(
+        self.app = AuthMiddleware(
             inner,
             origin=ORIGIN,
             auth=self.auth,
-            access=Access(self.auth, Catalogs({}, {})),
+            access=Access(self.auth, Offerings({}, {})),
             policies={"/": "default-src 'self'"},
-            stranger=entrance.stranger,
+            sign_in_page=sign_in.sign_in_page,
         )
 
     def browser(self) -> httpx.AsyncClient:

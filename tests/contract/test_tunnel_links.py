@@ -18,7 +18,7 @@ import pytest
 
 import lib.tunnels.link as link_module
 from lib.config.clusters import ClusterEntry, GatePlace, SshHost
-from lib.config.offerings import Catalogs
+from lib.config.offerings import Offerings
 from lib.config.settings import Settings
 from lib.errors import ClusterUnreachable
 from lib.model import ClusterId, Fault, SessionId, TunnelState
@@ -211,11 +211,11 @@ def test_every_cluster_gets_a_key_and_those_with_a_host_key_a_link(
     settings = Settings(data=tmp_path, runtime=short)
     tunnels = OuterTunnels(tmp_path / "tunnels")
     private = tmp_path / "keys" / "small"
-    without = Catalogs({}, {SMALL: entry("")}, {})
+    without = Offerings({}, {SMALL: entry("")}, {})
     assert links(settings, without, tunnels) == {}
     assert private.stat().st_mode & 0o777 == 0o600
     made = private.read_bytes()
     assert private.with_suffix(".pub").read_text().startswith("ssh-ed25519 ")
-    pinned = Catalogs({}, {SMALL: entry("ssh-ed25519 " + "A" * 68)}, {})
+    pinned = Offerings({}, {SMALL: entry("ssh-ed25519 " + "A" * 68)}, {})
     assert set(links(settings, pinned, tunnels)) == {SMALL}
     assert private.read_bytes() == made, "the key stays"

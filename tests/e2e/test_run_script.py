@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from lib.config.data_dir import Running, claim, runtime_path
+from lib.config.data_dir import PortalRecord, lock_data_folder, runtime_path
 from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.samples import SYNTHETIC, write_synthetic
 from lib.scenes.synthetic import FormosatSpec
@@ -107,7 +107,7 @@ def test_a_squatted_runtime_folder_is_said(data, monkeypatch):
 
 
 def test_a_second_portal_on_the_same_folder_is_refused(data):
-    with claim(data, Running(os.getpid(), "http://localhost:8999", "/nowhere")):
+    with lock_data_folder(data, PortalRecord(os.getpid(), "http://localhost:8999", "/nowhere")):
         said = refused("--data", data, "--port", free_port())
     assert "already running" in said
     assert "http://localhost:8999" in said

@@ -10,7 +10,7 @@ from typing import Any, cast
 from lib.auth import Auth, Membership
 from lib.auth.authorization import EVERYONE, Access
 from lib.config.clusters import ClusterEntry
-from lib.config.offerings import Catalogs
+from lib.config.offerings import Offerings
 from lib.config.settings import Group, Provider, Rule
 from lib.model import (
     ClusterId,
@@ -69,7 +69,7 @@ class World:
         clusters = {
             "here": (EVERYONE,), "forest": ("forest",), "closed": (), "gone": ("dissolved",),
         }  # fmt: skip
-        self.catalogs = Catalogs(
+        self.offerings = Offerings(
             {m.id: m for m in (FIRE, SHIPS)},
             {
                 ClusterId(name): ClusterEntry(ClusterId(name), name.title(), "", False, groups)
@@ -79,14 +79,14 @@ class World:
         )
         #: A cluster that is not in it needs none.
         self.tunnels: dict[str, Tunnel] = {}
-        self.access = Access(self.auth, self.catalogs, lambda entry: self.tunnels.get(entry.id))
+        self.access = Access(self.auth, self.offerings, lambda entry: self.tunnels.get(entry.id))
         self.reconciler = FakeReconciler(folder)
         self.catalog = LocalCatalog(folder / "scenes")
         self.portal = Portal(
             self.store,
             self.auth,
             self.access,
-            self.catalogs,
+            self.offerings,
             self.catalog,
             ResultFolder(folder / "results"),
             cast(Any, self.reconciler),

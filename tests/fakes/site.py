@@ -1,4 +1,4 @@
-"""The portal's own origin for tests: the real Portal, API and front door, over a real
+"""The portal's own origin for tests: the real Portal, API and authentication, over a real
 store, a real scene folder and a reconciler with a gate in memory."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lib.auth import COOKIE, Auth
 from lib.auth.authorization import Access
 from lib.auth.logins import digest
 from lib.config.clusters import ClusterEntry
-from lib.config.offerings import Catalogs
+from lib.config.offerings import Offerings
 from lib.config.settings import Settings
 from lib.http.html_pages import sign_in_page
 from lib.http.security_headers import page_policies
@@ -32,7 +32,7 @@ from lib.portal import facade
 from lib.scenes import stac
 from lib.scenes.local_catalog import LocalCatalog
 from lib.web import api
-from lib.web.auth_middleware import FrontDoor
+from lib.web.auth_middleware import AuthMiddleware
 from tests.fakes.reconciler_harness import ReconcilerHarness, running_reconciler
 from tests.fakes.things import ALICE, BOB, FIRE, HERE, MEMBERSHIP
 
@@ -47,8 +47,8 @@ class Site:
         self.world = world
         self.auth = Auth(world.store, MEMBERSHIP)
         entry = ClusterEntry(HERE, "This computer", "Test institute", True, ("everyone",))
-        catalogs = Catalogs({FIRE.id: FIRE}, {HERE: entry}, {"landsat8": ("everyone",)})
-        self.access = Access(self.auth, catalogs)
+        offerings = Offerings({FIRE.id: FIRE}, {HERE: entry}, {"landsat8": ("everyone",)})
+        self.access = Access(self.auth, offerings)
         root = world.home / "scenes"
         world.gate.data_paths = [str(root)]
         for name in SCENES:
@@ -58,7 +58,7 @@ class Site:
             world.store,
             self.auth,
             self.access,
-            catalogs,
+            offerings,
             self.catalog,
             world.results,
             world.reconciler,
@@ -72,13 +72,13 @@ class Site:
                 Route("/{path:path}", self._answer, methods=["GET", "POST", "PUT", "DELETE"]),
             ]
         )
-        self.app = FrontDoor(
+        self.app = AuthMiddleware(
             inner,
             origin=ORIGIN,
             auth=self.auth,
             access=self.access,
             policies=page_policies(Settings(data=world.home, runtime=world.home)),
-            stranger=lambda onward: sign_in_page({}, onward),
+            sign_in_page=lambda onward: sign_in_page({}, onward),
         )
 
     async def _answer(self, request: Any) -> PlainTextResponse:
@@ -183,7 +183,7 @@ def put_scene(root: Path, name: str, *, files: bool = True) -> None:
 
 
 @asynccontextmanager
-async def site(home: Path) -> AsyncIterator[Site]:
+async def serve_site(home: Path) -> AsyncIterator[Site]:
     """A whole portal whose cluster is connected."""
     async with running_reconciler(home, start=False) as world:
         it = Site(world)
@@ -196,4 +196,4 @@ async def site(home: Path) -> AsyncIterator[Site]:
             facade.use(None)
 
 
-__all__ = ["ALICE", "BOB", "ORIGIN", "SCENES", "Site", "site"]
+__all__ = ["ALICE", "BOB", "ORIGIN", "SCENES", "Site", "serve_site"]

@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 from lib.auth import COOKIE, OWNER, Auth
 from lib.auth.authorization import EVERYONE, Access
 from lib.config.clusters import ClusterEntry
-from lib.config.offerings import Catalogs
+from lib.config.offerings import Offerings
 from lib.model import (
     ClusterId,
     Detection,
@@ -180,7 +180,7 @@ class Site:
         self.results = ResultFolder(folder / "results")
         self.catalog = LocalCatalog(folder / "scenes")
         self.reconciler = FakeReconciler(folder)
-        catalogs = Catalogs(
+        offerings = Offerings(
             {m.id: m for m in (FIRE, SHIPS)},
             {
                 HERE: ClusterEntry(HERE, "This computer", "", True, (EVERYONE,)),
@@ -191,12 +191,12 @@ class Site:
         self.tunnels = folder / "tunnels"
         if not self.tunnels.exists():
             write_record(self.tunnels, FAR, person=OWNER.id)
-        self.access = Access(self.auth, catalogs, OuterTunnels(self.tunnels).of)
+        self.access = Access(self.auth, offerings, OuterTunnels(self.tunnels).of)
         self.portal = facade.Portal(
             self.store,
             self.auth,
             self.access,
-            catalogs,
+            offerings,
             self.catalog,
             self.results,
             cast(Any, self.reconciler),

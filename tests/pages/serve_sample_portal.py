@@ -28,8 +28,8 @@ from lib.config.settings import Settings
 from lib.http.security_headers import page_policies
 from lib.portal import facade
 from lib.web import api
-from lib.web.auth_middleware import FrontDoor
-from lib.web.sign_in_routes import Entrance
+from lib.web.auth_middleware import AuthMiddleware
+from lib.web.sign_in_routes import SignInRoutes
 from tests.pages.sample_people import CAMPUS
 from tests.pages.sample_portal import Site
 
@@ -55,7 +55,7 @@ def application(site: Site, origin: str) -> Any:
         facade.use(site.portal)
         yield {}
 
-    entrance = Entrance(
+    sign_in = SignInRoutes(
         site.auth,
         cast(Any, NoProxy()),
         SignInProviders([CAMPUS], lambda _: "a secret"),
@@ -67,20 +67,20 @@ def application(site: Site, origin: str) -> Any:
         lifespan=lifespan,
         routes=[
             *api.routes(),
-            *entrance.routes(),
+            *sign_in.routes(),
             Route(NOTEBOOK, notebook),
             Mount("/assets", StaticFiles(directory=ROOT / "assets", check_dir=False)),
         ],
         middleware=[
             Middleware(
-                FrontDoor,
+                AuthMiddleware,
                 origin=origin,
                 auth=site.auth,
                 access=site.access,
                 policies=page_policies(
                     Settings(data=site.folder, runtime=site.folder, port=urlsplit(origin).port or 0)
                 ),
-                stranger=entrance.stranger,
+                sign_in_page=sign_in.sign_in_page,
             )
         ],
     )

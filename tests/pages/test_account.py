@@ -183,7 +183,7 @@ def test_a_token_that_cannot_be_made_says_why(open_page, site, name, read, said)
 
 def test_somebody_elses_token_is_not_withdrawn(open_page, site):
     other, me = site.person("other"), site.person("user")
-    site.portal.account.new_token(other, "theirs", [TokenScope.READ], 3)
+    site.portal.my_account.new_token(other, "theirs", [TokenScope.READ], 3)
     (token,) = site.auth.tokens_of(other.id)
     app = open_page("account", me)
     app.session_state["page-state"] = {
@@ -193,7 +193,7 @@ def test_somebody_elses_token_is_not_withdrawn(open_page, site):
     app.run()
     assert "Withdraw" not in labels(app)
     with pytest.raises(NotFound):
-        site.portal.account.withdraw_token(me, token.id)
+        site.portal.my_account.withdraw_token(me, token.id)
 
 
 def test_hostile_names_and_browsers_stay_text(open_page, site):

@@ -33,7 +33,7 @@ def test_the_navigation_leads_where_one_may_go(visit: Any):
 
 def test_a_dismissed_announcement_stays_away(visit: Any, served: Served):
     administrator = served.site.person("administrator")
-    office = served.site.portal.office
+    office = served.site.portal.administration
     page = visit("/work", who="user")
     page.locator(".sb-heading h1").wait_for()
     number = office.announce(administrator, f"Far rests. {HOSTILE}", AnnouncementKind.INFO, 600)

@@ -65,11 +65,13 @@ def things(served: Served) -> dict[str, str]:
     theirs = site.add_session(["LC08_B"], SessionState.QUEUED, owner=user)
     site.add_run(["LC08_A"], RunState.FAILED, owner=user, reason="It ended with code 3.")
     site.add_session(["LC08_A"], SessionState.ENDED, owner=user)
-    site.portal.account.new_token(user, "nightly search", [TokenScope.READ], 30)
+    site.portal.my_account.new_token(user, "nightly search", [TokenScope.READ], 30)
     for kind in AnnouncementKind:
-        site.portal.office.announce(OWNER, f"The cluster rests on Friday ({kind}).", kind, 3600)
+        site.portal.administration.announce(
+            OWNER, f"The cluster rests on Friday ({kind}).", kind, 3600
+        )
     other = site.person("other")
-    site.portal.office.block(site.person("administrator"), other.id, blocked=True)
+    site.portal.administration.block(site.person("administrator"), other.id, blocked=True)
     site.auth.log_refusal("/api/me", "a token that does not count", "203.0.113.9")
     return {"RUN": run.id, "WAITING-OF-A-USER": theirs.id, "WAITING": waiting.id}
 

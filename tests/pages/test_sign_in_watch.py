@@ -73,7 +73,7 @@ def test_an_administrator_ends_pages_too(context, served):
     page = opened(context, served, "/results")
     site = served.site
     administrator = site.person("administrator")
-    site.portal.office.sign_out_everywhere(administrator, user_of(context, served).id)
+    site.portal.administration.sign_out_everywhere(administrator, user_of(context, served).id)
     page.wait_for_url("**/signin?why=ended&next=%2Fresults", timeout=4000)
     expect(page.get_by_text("Your sign-in has ended.")).to_be_visible()
 

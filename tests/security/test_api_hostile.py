@@ -15,7 +15,7 @@ import uvicorn
 
 from lib.web import api as api_module
 from tests.fakes.reconciler_harness import hurry, until
-from tests.fakes.site import ALICE, Site, site
+from tests.fakes.site import ALICE, Site, serve_site
 
 HOSTILE = [
     "..",
@@ -47,7 +47,7 @@ HOSTILE = [
 @pytest.fixture
 async def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     hurry(monkeypatch)
-    async with site(tmp_path) as it:
+    async with serve_site(tmp_path) as it:
         yield it
 
 

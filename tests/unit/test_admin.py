@@ -14,7 +14,7 @@ from lib import cli, doctor
 from lib.auth import OWNER, Auth
 from lib.cli import detect, exit_code
 from lib.cli.output import table
-from lib.config.data_dir import Running, claim
+from lib.config.data_dir import PortalRecord, lock_data_folder
 from lib.errors import Conflict, InvalidInput, InvalidProduct, NotFound
 from lib.model import (
     ClusterId,
@@ -314,8 +314,8 @@ def test_a_token_is_one_that_the_api_takes(capsys, with_session):
 
 
 def test_a_link_leads_to_the_portal_that_runs(capsys, with_session):
-    running = Running(os.getpid(), "http://localhost:8642", "/nowhere")
-    with claim(with_session, running):
+    running = PortalRecord(os.getpid(), "http://localhost:8642", "/nowhere")
+    with lock_data_folder(with_session, running):
         _, out, _ = admin(capsys, "link", "--data", with_session, "--json")
     link = json.loads(out)["link"]
     assert link.startswith("http://localhost:8642/")

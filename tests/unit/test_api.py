@@ -26,7 +26,7 @@ from lib.portal import facade
 from lib.protocol.messages import ArtifactKind
 from tests.fakes.described import check
 from tests.fakes.reconciler_harness import hurry, until
-from tests.fakes.site import ALICE, BOB, Site, site
+from tests.fakes.site import ALICE, BOB, Site, serve_site
 from tests.fakes.things import HERE, a_detection, a_picture, new_id
 
 LAUNCH = {
@@ -41,7 +41,7 @@ LAUNCH = {
 @pytest.fixture
 async def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     hurry(monkeypatch)
-    async with site(tmp_path) as it:
+    async with serve_site(tmp_path) as it:
         yield it
 
 
@@ -368,10 +368,10 @@ async def test_a_module_that_the_cluster_does_not_offer(
 ) -> None:
     import dataclasses
 
-    catalogs = here.portal._catalogs
-    newer = {k: dataclasses.replace(m, version="2.0.0") for k, m in catalogs.modules.items()}
+    offerings = here.portal._offerings
+    newer = {k: dataclasses.replace(m, version="2.0.0") for k, m in offerings.modules.items()}
     monkeypatch.setattr(
-        here.portal._launcher, "_catalogs", dataclasses.replace(catalogs, modules=newer)
+        here.portal._launcher, "_offerings", dataclasses.replace(offerings, modules=newer)
     )
     answer = await api.post("/api/runs", json=LAUNCH)
     assert answer.status_code == 403

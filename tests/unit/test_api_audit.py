@@ -14,13 +14,13 @@ from lib.auth import OWNER
 from lib.model import User
 from tests.fakes.described import check
 from tests.fakes.reconciler_harness import hurry
-from tests.fakes.site import ALICE, Site, site
+from tests.fakes.site import ALICE, Site, serve_site
 
 
 @pytest.fixture
 async def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     hurry(monkeypatch)
-    async with site(tmp_path) as it:
+    async with serve_site(tmp_path) as it:
         it.world.store.audit.write("alice", "launch", "a", detail="first 100%")
         it.world.store.audit.write("bob", "stop", "b", result="refused", client="192.0.2.7")
         it.world.store.audit.write("alice", "stop", "c\nd", detail='"quoted" é')

@@ -18,7 +18,7 @@ from typing import Any
 import grimp
 import pytest
 
-from lib.config.offerings import load_catalogs
+from lib.config.offerings import load_offerings
 from lib.config.settings import PROJECT
 from lib.errors import Conflict, InvalidInput, NotFound, ProtocolError, Refused, StorageFull
 from lib.gate.policy import parse
@@ -52,7 +52,7 @@ def test_the_bundle_is_all_that_the_gate_needs_and_no_more() -> None:
 
 def test_the_notebooks_that_policies_name_are_in_it() -> None:
     paths = {piece.path for piece in bundle.code_pieces()}
-    for module in load_catalogs(PROJECT).modules.values():
+    for module in load_offerings(PROJECT).modules.values():
         assert first_policy.module_entry(module)["notebook"] in paths
     assert not any(path.startswith("modules/") and path.endswith(".py") for path in paths)
 
@@ -374,7 +374,7 @@ def facts(**programs: str) -> dict[str, Any]:
 
 
 def test_the_first_policy_is_one(tmp_path: Path) -> None:
-    modules = load_catalogs(PROJECT).modules.values()
+    modules = load_offerings(PROJECT).modules.values()
     text = first_policy.first_policy(
         ClusterId("nchc"),
         22022,
@@ -391,7 +391,7 @@ def test_the_first_policy_is_one(tmp_path: Path) -> None:
 
 
 def test_modules_that_need_images_are_not_offered_without() -> None:
-    modules = load_catalogs(PROJECT).modules.values()
+    modules = load_offerings(PROJECT).modules.values()
     runtime = first_policy.found_runtime(facts(apptainer="/opt/bin/apptainer"), "")
     assert runtime == {"name": "apptainer", "binary": "/opt/bin/apptainer"}
     scheduler = first_policy.found_scheduler(facts(sbatch="/opt/slurm/bin/sbatch"), "")

@@ -43,7 +43,7 @@ REQUEST = LaunchRequest(
 @pytest.fixture
 async def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     hurry(monkeypatch)
-    async with site(tmp_path) as it:
+    async with serve_site(tmp_path) as it:
         yield it
 
 
@@ -228,10 +228,10 @@ async def test_work_on_a_cluster_that_left_the_catalogue_is_still_shown(here: Si
 
 
 async def test_a_cluster_in_the_catalogue_that_is_not_kept(here: Site) -> None:
-    catalogs = here.portal._catalogs
-    far = dataclasses.replace(catalogs.clusters[HERE], id=ClusterId("far"), embedded=False)
-    both = dataclasses.replace(catalogs, clusters={**catalogs.clusters, far.id: far})
-    here.portal._clusters._catalogs = here.portal._catalogs = both
+    offerings = here.portal._offerings
+    far = dataclasses.replace(offerings.clusters[HERE], id=ClusterId("far"), embedded=False)
+    both = dataclasses.replace(offerings, clusters={**offerings.clusters, far.id: far})
+    here.portal._clusters._offerings = here.portal._offerings = both
     seen = here.portal.all_clusters(ALICE)[1]
     assert (seen.id, seen.reachability) == ("far", Reachability.UNKNOWN)
     assert seen.unreachable_reason.startswith("This portal is not connected to it; the portal's")

@@ -222,7 +222,7 @@ async def overview(request: Request) -> Response:
 
 async def audit(request: Request) -> Response:
     query, user = audit_query(request), request.state.user
-    lines = await run_in_threadpool(facade.current().office.audit_export, user, query)
+    lines = await run_in_threadpool(facade.current().administration.audit_export, user, query)
     headers = {
         "Content-Disposition": 'attachment; filename="audit.jsonl"',
         "Cache-Control": "no-store",

@@ -10,8 +10,8 @@ import pytest
 
 from lib.config.data_dir import (
     LONGEST_RUNTIME,
-    Running,
-    claim,
+    PortalRecord,
+    lock_data_folder,
     make_data_folder,
     make_runtime_folder,
     running_portal,
@@ -23,8 +23,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 CLAIM = """
 import sys
 from pathlib import Path
-from lib.config.data_dir import Running, claim
-with claim(Path(sys.argv[1]), Running(4711, "http://localhost:8777", "/nowhere")):
+from lib.config.data_dir import PortalRecord, lock_data_folder
+with lock_data_folder(Path(sys.argv[1]), PortalRecord(4711, "http://localhost:8777", "/nowhere")):
     print("claimed", flush=True)
     sys.stdin.read()
 """
@@ -63,7 +63,10 @@ def test_a_second_portal_is_refused_and_told_where_the_first_is(tmp_path):
     process = other_portal(tmp_path)
     try:
         said = "already running .* at http://localhost:8777 .process 4711."
-        with pytest.raises(Conflict, match=said), claim(tmp_path, Running(1, "", "")):
+        with (
+            pytest.raises(Conflict, match=said),
+            lock_data_folder(tmp_path, PortalRecord(1, "", "")),
+        ):
             pass
         assert running_portal(tmp_path).origin == "http://localhost:8777"
     finally:
@@ -76,7 +79,7 @@ def test_a_killed_portal_leaves_the_folder_free(tmp_path):
     process.kill()
     process.communicate()
     assert running_portal(tmp_path) is None
-    with claim(tmp_path, Running(1, "http://localhost:1", "")):
+    with lock_data_folder(tmp_path, PortalRecord(1, "http://localhost:1", "")):
         assert json.loads((tmp_path / "portal.json").read_text())["pid"] == 1
 
 
@@ -105,7 +108,7 @@ def test_the_login_session_s_folder_is_used_when_it_is_short_and_ours(monkeypatc
 def test_the_folder_of_the_portal_before_is_found_again(tmp_path, monkeypatch):
     before = tmp_path / "runtime"
     make_runtime_folder(before)
-    with claim(tmp_path, Running(1, "", str(before))):
+    with lock_data_folder(tmp_path, PortalRecord(1, "", str(before))):
         pass
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/")
     assert runtime_path(tmp_path) == before
@@ -141,6 +144,6 @@ def test_a_runtime_folder_of_somebody_else_is_refused(tmp_path):
     os.chown(folder, 65534, 65534)
     with pytest.raises(Refused, match="not private to you"):
         make_runtime_folder(folder)
-    with claim(tmp_path, Running(1, "", str(folder))):
+    with lock_data_folder(tmp_path, PortalRecord(1, "", str(folder))):
         pass
     assert runtime_path(tmp_path) != folder

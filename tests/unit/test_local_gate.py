@@ -12,14 +12,14 @@ import psutil
 import pytest
 
 from lib.config import settings
-from lib.config.offerings import load_catalogs
+from lib.config.offerings import load_offerings
 from lib.config.settings import PROJECT
 from lib.errors import ClusterUnreachable, Unavailable
 from lib.server import local_gate
-from lib.server.local_gate import EmbeddedCluster, policy_text, presets
+from lib.server.local_gate import LocalGate, policy_text, presets
 from tests.running import wait_for
 
-CATALOGS = load_catalogs(PROJECT)
+CATALOGS = load_offerings(PROJECT)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def chosen(tmp_path):
 
 @pytest.fixture
 def cluster(chosen):
-    made = EmbeddedCluster(chosen, CATALOGS)
+    made = LocalGate(chosen, CATALOGS)
     yield made
     made.stop()
     assert processes_of(chosen) == []
@@ -61,7 +61,7 @@ def test_it_starts_a_gate_once_and_pins_its_host_key(cluster, chosen):
 
 def test_another_portal_takes_the_running_gate_over(cluster, chosen):
     first = cluster.start()
-    assert EmbeddedCluster(chosen, CATALOGS).start() == first
+    assert LocalGate(chosen, CATALOGS).start() == first
 
 
 def test_a_gate_that_was_killed_is_started_again_with_the_same_keys(cluster):
@@ -77,7 +77,7 @@ def test_a_gate_that_was_killed_is_started_again_with_the_same_keys(cluster):
 
 def test_a_changed_policy_replaces_the_gate(cluster, chosen):
     first = cluster.start()
-    changed = EmbeddedCluster(replace(chosen, slots=7), CATALOGS)
+    changed = LocalGate(replace(chosen, slots=7), CATALOGS)
     second = changed.start()
     assert second.pid != first.pid
     assert "slots = 7" in (chosen.data / "embedded" / "policy.toml").read_text()
@@ -122,7 +122,7 @@ def test_a_gate_that_cannot_start_says_why(cluster, monkeypatch):
 def test_a_key_that_cannot_be_made_is_said(chosen, monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(Unavailable, match="key could not be made: ssh-keygen cannot be started"):
-        EmbeddedCluster(chosen, CATALOGS).start()
+        LocalGate(chosen, CATALOGS).start()
 
 
 def test_the_policy_offers_the_catalogue_s_modules_and_reads_scenes_only(chosen):

@@ -15,7 +15,7 @@ import uvicorn
 from lib.http.hardening import Limits, StrictProtocol
 from lib.notebook_proxy.port_listeners import SERVER_SETTINGS
 from tests.contract.small_notebook import Server
-from tests.security.wire_requests import (
+from tests.security.http_requests import (
     CHUNKED,
     HOST,
     REFUSED,

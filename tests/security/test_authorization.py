@@ -24,10 +24,10 @@ from lib.model import (
     TokenScope,
     User,
 )
-from lib.portal.admin import Office
+from lib.portal.admin import Administration
 from lib.portal.facade import LogText, Portal
 from lib.portal.logs import JobLogs
-from lib.portal.my_account import AccountDesk
+from lib.portal.my_account import MyAccount
 from lib.protocol.messages import ArtifactKind
 from lib.results.folder import ResultFolder
 from lib.store.audit import AuditQuery
@@ -140,46 +140,50 @@ METHODS: dict[str, tuple[Act, Call]] = {
     "Portal.detection_counts": (Act.READ, lambda w, u: w.portal.detection_counts(u, w.run())),
     "Portal.export_geojson": (Act.READ, lambda w, u: w.portal.export_geojson(u, w.run())),
     "Portal.picture": (Act.READ, lambda w, u: picture(w, u)),
-    "AccountDesk.logins": (Act.ACCOUNT, lambda w, u: w.portal.account.logins(u)),
-    "AccountDesk.sign_out": (Act.ACCOUNT, lambda w, u: w.portal.account.sign_out(u)),
-    "AccountDesk.end_login": (
-        Act.ACCOUNT, lambda w, u: w.portal.account.end_login(u, u.via.partition(":")[2]),
+    "MyAccount.logins": (Act.ACCOUNT, lambda w, u: w.portal.my_account.logins(u)),
+    "MyAccount.sign_out": (Act.ACCOUNT, lambda w, u: w.portal.my_account.sign_out(u)),
+    "MyAccount.end_login": (
+        Act.ACCOUNT, lambda w, u: w.portal.my_account.end_login(u, u.via.partition(":")[2]),
     ),
-    "AccountDesk.sign_out_everywhere": (
-        Act.ACCOUNT, lambda w, u: w.portal.account.sign_out_everywhere(u),
+    "MyAccount.sign_out_everywhere": (
+        Act.ACCOUNT, lambda w, u: w.portal.my_account.sign_out_everywhere(u),
     ),
-    "AccountDesk.tokens": (Act.ACCOUNT, lambda w, u: w.portal.account.tokens(u)),
-    "AccountDesk.new_token": (
-        Act.ACCOUNT, lambda w, u: w.portal.account.new_token(u, "t", [TokenScope.READ], 1),
+    "MyAccount.tokens": (Act.ACCOUNT, lambda w, u: w.portal.my_account.tokens(u)),
+    "MyAccount.new_token": (
+        Act.ACCOUNT, lambda w, u: w.portal.my_account.new_token(u, "t", [TokenScope.READ], 1),
     ),
-    "AccountDesk.withdraw_token": (
-        Act.ACCOUNT, lambda w, u: w.portal.account.withdraw_token(u, token_of(w, u)),
+    "MyAccount.withdraw_token": (
+        Act.ACCOUNT, lambda w, u: w.portal.my_account.withdraw_token(u, token_of(w, u)),
     ),
-    "Office.work": (Act.LEAD, lambda w, u: w.portal.office.work(u)),
-    "Office.names": (Act.LEAD, lambda w, u: w.portal.office.names(u)),
-    "Office.people": (Act.ADMINISTER, lambda w, u: w.portal.office.people(u)),
-    "Office.groups": (Act.ADMINISTER, lambda w, u: w.portal.office.groups(u)),
-    "Office.sign_out_everywhere": (
-        Act.ADMINISTER, lambda w, u: w.portal.office.sign_out_everywhere(u, w.ids["zoe"]),
+    "Administration.work": (Act.LEAD, lambda w, u: w.portal.administration.work(u)),
+    "Administration.names": (Act.LEAD, lambda w, u: w.portal.administration.names(u)),
+    "Administration.people": (Act.ADMINISTER, lambda w, u: w.portal.administration.people(u)),
+    "Administration.groups": (Act.ADMINISTER, lambda w, u: w.portal.administration.groups(u)),
+    "Administration.sign_out_everywhere": (
+        Act.ADMINISTER, lambda w, u: w.portal.administration.sign_out_everywhere(u, w.ids["zoe"]),
     ),
-    "Office.block": (
-        Act.ADMINISTER, lambda w, u: w.portal.office.block(u, w.ids["zoe"], blocked=False),
+    "Administration.block": (
+        Act.ADMINISTER, lambda w, u: w.portal.administration.block(u, w.ids["zoe"], blocked=False),
     ),
-    "Office.announcements": (Act.ENTER, lambda w, u: w.portal.office.announcements(u)),
-    "Office.announce": (
+    "Administration.announcements": (
+        Act.ENTER, lambda w, u: w.portal.administration.announcements(u),
+    ),
+    "Administration.announce": (
         Act.ADMINISTER,
-        lambda w, u: w.portal.office.announce(u, "Hello", AnnouncementKind.INFO, 60),
+        lambda w, u: w.portal.administration.announce(u, "Hello", AnnouncementKind.INFO, 60),
     ),
-    "Office.end_announcement": (
+    "Administration.end_announcement": (
         Act.ADMINISTER,
-        lambda w, u: w.portal.office.end_announcement(
+        lambda w, u: w.portal.administration.end_announcement(
             u, w.store.announcements.add("x", AnnouncementKind.INFO, time.time() + 60)
         ),
     ),
-    "Office.audit": (Act.ADMINISTER, lambda w, u: w.portal.office.audit(u, EVERY)),
-    "Office.audit_actions": (Act.ADMINISTER, lambda w, u: w.portal.office.audit_actions(u)),
-    "Office.audit_export": (
-        Act.ADMINISTER, lambda w, u: list(w.portal.office.audit_export(u, EVERY)),
+    "Administration.audit": (Act.ADMINISTER, lambda w, u: w.portal.administration.audit(u, EVERY)),
+    "Administration.audit_actions": (
+        Act.ADMINISTER, lambda w, u: w.portal.administration.audit_actions(u),
+    ),
+    "Administration.audit_export": (
+        Act.ADMINISTER, lambda w, u: list(w.portal.administration.audit_export(u, EVERY)),
     ),
 }  # fmt: skip
 #: Ask for nothing: who is signed in, and an address made of an id.
@@ -201,9 +205,9 @@ def token_of(world: World, user: User) -> str:
 
 def test_every_public_method_is_in_the_table() -> None:
     found = {
-        f"{desk.__name__}.{name}"
-        for desk in (Portal, AccountDesk, Office)
-        for name, member in vars(desk).items()
+        f"{kind.__name__}.{name}"
+        for kind in (Portal, MyAccount, Administration)
+        for name, member in vars(kind).items()
         if callable(member) and not name.startswith("_")
     }
     assert found == set(METHODS) | ASK_NOBODY
@@ -382,8 +386,8 @@ def test_leads_and_administrators_see_what_they_look_after(world: World) -> None
     session = world.session()
     for who, sees in (("lee", True), ("ada", True), ("kim", False)):
         user = world.speak(who)
-        assert (session.id in {w.id for w in world.portal.office.work(user)}) is sees
-        assert (world.ids["alice"] in world.portal.office.names(user)) is sees
+        assert (session.id in {w.id for w in world.portal.administration.work(user)}) is sees
+        assert (world.ids["alice"] in world.portal.administration.names(user)) is sees
         assert world.portal.sessions(user) == ()
 
 

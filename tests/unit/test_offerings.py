@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lib.config.offerings import complete_params, fit, load_catalogs, offered
+from lib.config.offerings import complete_params, fit, load_offerings, offered
 from lib.config.settings import Provider, Settings
 from lib.errors import InvalidInput, NotFound
 from lib.model import ClusterId, ModuleId
@@ -53,9 +53,9 @@ def project(folder: Path, module: str = MODULE, cluster: str = CLUSTER) -> Path:
 
 
 def test_the_project_s_own_catalogues_are_right() -> None:
-    catalogs = load_catalogs(PROJECT)
-    assert catalogs.clusters[ClusterId("here")].embedded
-    for module in catalogs.modules.values():
+    offerings = load_offerings(PROJECT)
+    assert offerings.clusters[ClusterId("here")].embedded
+    for module in offerings.modules.values():
         assert module.needs
         assert module.score_meaning
         assert module.classes
@@ -63,15 +63,15 @@ def test_the_project_s_own_catalogues_are_right() -> None:
 
 
 def test_a_small_project(tmp_path: Path) -> None:
-    catalogs = load_catalogs(project(tmp_path))
-    module = catalogs.module(ModuleId("active-fire"))
+    offerings = load_offerings(project(tmp_path))
+    module = offerings.module(ModuleId("active-fire"))
     assert (module.version, module.needs[0].bands) == ("1.0.0", ("red", "swir22"))
-    cluster = catalogs.cluster(ClusterId("here"))
+    cluster = offerings.cluster(ClusterId("here"))
     assert (cluster.title, cluster.institute, cluster.embedded) == ("This computer", "", True)
     with pytest.raises(NotFound, match="no module 'x'"):
-        catalogs.module(ModuleId("x"))
+        offerings.module(ModuleId("x"))
     with pytest.raises(NotFound, match="no cluster 'x'"):
-        catalogs.cluster(ClusterId("x"))
+        offerings.cluster(ClusterId("x"))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_module_file_that_is_wrong_is_named(
 ) -> None:
     assert old in MODULE
     with pytest.raises(InvalidInput, match=words) as refusal:
-        load_catalogs(project(tmp_path, MODULE.replace(old, new)))
+        load_offerings(project(tmp_path, MODULE.replace(old, new)))
     assert "toml" in refusal.value.message
 
 
@@ -110,13 +110,13 @@ def test_a_module_file_that_is_wrong_is_named(
 )
 def test_a_cluster_file_that_is_wrong_is_named(tmp_path: Path, cluster: str, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
-        load_catalogs(project(tmp_path, cluster=cluster))
+        load_offerings(project(tmp_path, cluster=cluster))
 
 
 def test_a_module_that_is_not_there_is_named(tmp_path: Path) -> None:
     (project(tmp_path) / "modules/active_fire/module.toml").unlink()
     with pytest.raises(InvalidInput, match="cannot be read"):
-        load_catalogs(tmp_path)
+        load_offerings(tmp_path)
 
 
 def test_what_fits_and_what_does_not() -> None:
@@ -152,22 +152,22 @@ def test_parameters_are_completed_and_checked() -> None:
 
 
 def test_the_portal_s_own_computer_is_for_whom_the_settings_say(tmp_path: Path) -> None:
-    catalogs = load_catalogs(project(tmp_path))
+    offerings = load_offerings(project(tmp_path))
     here = ClusterId("here")
     alone = Settings(data=tmp_path, runtime=tmp_path)
-    assert offered(catalogs, alone).cluster(here).groups == ("everyone",)
+    assert offered(offerings, alone).cluster(here).groups == ("everyone",)
     many = replace(alone, provider=(Provider("a", "A", "https://a.example", "portal"),))
-    assert here not in offered(catalogs, many).clusters
+    assert here not in offered(offerings, many).clusters
     some = replace(many, embedded_groups=("forest",))
-    assert offered(catalogs, some).cluster(here).groups == ("forest",)
+    assert offered(offerings, some).cluster(here).groups == ("forest",)
 
 
 def test_beside_another_cluster_the_portal_s_own_computer_is_left_out(tmp_path: Path) -> None:
     """What runs there could read the portal's key to the other cluster."""
-    catalogs = load_catalogs(project(tmp_path))
+    offerings = load_offerings(project(tmp_path))
     here, far = ClusterId("here"), ClusterId("far")
-    other = replace(catalogs.cluster(here), id=far, embedded=False, groups=("everyone",))
-    both = replace(catalogs, clusters={**catalogs.clusters, far: other})
+    other = replace(offerings.cluster(here), id=far, embedded=False, groups=("everyone",))
+    both = replace(offerings, clusters={**offerings.clusters, far: other})
     alone = Settings(data=tmp_path, runtime=tmp_path)
     assert set(offered(both, alone).clusters) == {far}
     wished = offered(both, replace(alone, embedded_groups=("everyone",)))
