@@ -407,6 +407,6 @@ def test_every_page_begins_with_who_is_signed_in() -> None:
         assert [ast.unparse(node) for node in acts] == ["main()"], file.name
         (main,) = [n for n in body if isinstance(n, ast.FunctionDef) and n.name == "main"]
         first = main.body[1] if ast.get_docstring(main) else main.body[0]
-        assert "= layout.signed_in()" in ast.unparse(first), file.name
+        assert "= layout.require_user()" in ast.unparse(first), file.name
     script = ast.unparse(ast.parse((ROOT / "app.py").read_text("utf-8")))
-    assert script.index("layout.signed_in()") < script.index("st.navigation")
+    assert script.index("layout.require_user()") < script.index("st.navigation")
