@@ -69,7 +69,7 @@ def test_a_link_restores_a_part_and_its_filter(visit: Any, served: Served):
 def test_names_of_any_origin_stay_text(visit: Any, served: Served):
     site = served.site
     bad = site.person("bad", name=HOSTILE, claims={"email": HOSTILE}, browser=HOSTILE)
-    site.portal.account.new_token(bad, HOSTILE[:90], [TokenScope.READ], 3)
+    site.portal.my_account.new_token(bad, HOSTILE[:90], [TokenScope.READ], 3)
     site.add_session(["LC08_A"], SessionState.QUEUED, owner=bad, title=HOSTILE, reason=HOSTILE)
     site.store.audit.write(HOSTILE, "hostile", HOSTILE, detail=HOSTILE, client=HOSTILE)
     for path in (

@@ -27,12 +27,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 async def standing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     with pytest.MonkeyPatch.context() as patch:
         hurry(patch)
-        async with site(tmp_path_factory.mktemp("site")) as it:
+        async with serve_site(tmp_path_factory.mktemp("site")) as it:
             yield it
 
 
 @pytest.fixture
-def door(standing: Site) -> Site:
+def site(standing: Site) -> Site:
     """That site as nobody has reached it; logins and tokens are each test's own."""
     standing.reached.clear()
     return standing
