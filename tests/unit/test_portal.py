@@ -28,7 +28,7 @@ from lib.model import (
 from lib.portal import facade, logs
 from lib.protocol.messages import ArtifactKind
 from tests.fakes.reconciler_harness import hurry, until
-from tests.fakes.site import ALICE, BOB, Site
+from tests.fakes.site import ALICE, BOB, Site, serve_site
 from tests.fakes.things import HERE, a_detection, a_picture, module_event, new_id
 
 REQUEST = LaunchRequest(
