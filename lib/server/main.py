@@ -34,8 +34,8 @@ import uvloop
 from lib.auth import auth_of
 from lib.config import settings
 from lib.config.data_dir import (
-    Running,
-    claim,
+    PortalRecord,
+    lock_data_folder,
     make_data_folder,
     make_runtime_folder,
     running_portal,
@@ -158,7 +158,7 @@ def _log_into(file: Path) -> None:
 
 def _prepare(chosen: Settings, stack: ExitStack) -> list[socket.socket]:
     """All that can stand in the way of a start, checked before anything is started."""
-    running = Running(os.getpid(), chosen.origin, str(chosen.runtime))
+    running = PortalRecord(os.getpid(), chosen.origin, str(chosen.runtime))
     listeners = _take_ports(chosen, running, stack)
     for program in ("ssh", "ssh-keygen"):
         if shutil.which(program) is None:
@@ -167,13 +167,13 @@ def _prepare(chosen: Settings, stack: ExitStack) -> list[socket.socket]:
                 "(on Debian or Ubuntu: sudo apt install openssh-client) and start again."
             )
     make_data_folder(chosen.data)
-    stack.enter_context(claim(chosen.data, running))
+    stack.enter_context(lock_data_folder(chosen.data, running))
     make_runtime_folder(chosen.runtime)
     Store(chosen.data / "portal.sqlite").close()
     return listeners
 
 
-def _take_ports(chosen: Settings, running: Running, stack: ExitStack) -> list[socket.socket]:
+def _take_ports(chosen: Settings, running: PortalRecord, stack: ExitStack) -> list[socket.socket]:
     """The portal's sockets, before anything is written."""
     try:
         listeners = listen(
@@ -186,7 +186,7 @@ def _take_ports(chosen: Settings, running: Running, stack: ExitStack) -> list[so
         check_notebook_port(chosen)
     except SceneBridgeError:
         if running_portal(chosen.data) is not None:
-            with claim(chosen.data, running):  # says that this is why
+            with lock_data_folder(chosen.data, running):  # says that this is why
                 pass
         raise
     return listeners
