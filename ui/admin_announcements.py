@@ -1,4 +1,4 @@
-"""What everybody is told: written, seen, ended."""
+"""Administration of announcements: a list of the current ones, a form for more, ending them."""
 
 from __future__ import annotations
 

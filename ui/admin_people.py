@@ -1,4 +1,4 @@
-"""Everybody the portal knows: seen, signed out, blocked."""
+"""Administration of people: a searched list, signing out, blocking."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Everybody's work for administrators, that of their groups for leads: seen and stopped,
-never opened."""
+"""Administration of work: everybody's for administrators, that of their groups for leads; it is
+listed and stopped, never opened."""
 
 from __future__ import annotations
 

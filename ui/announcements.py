@@ -1,4 +1,4 @@
-"""What administrators tell everybody, on top of every page until it is dismissed."""
+"""Announcements of administrators, on top of every page until they are dismissed."""
 
 from __future__ import annotations
 

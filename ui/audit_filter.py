@@ -1,4 +1,4 @@
-"""Which lines of the audit log are shown. All of it is in the address.
+"""The filter of the audit log: which lines are shown. All of it is in the address.
 
 The same fields make the address of the download, so that both hold the same lines.
 """

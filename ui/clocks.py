@@ -1,4 +1,4 @@
-"""Times that go on by themselves in the browser, so that nothing is drawn again for them."""
+"""Live clocks: times that go on in the browser, so that nothing is drawn again for them."""
 
 from __future__ import annotations
 

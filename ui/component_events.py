@@ -1,4 +1,4 @@
-"""What the browser parts of the page tell Python, without losing anything.
+"""Events from browser components (map, table) to Python, each delivered once and none lost.
 
 A component's value holds its last few events, each with a number, because Streamlit keeps
 only the newest value when several come before the script runs.

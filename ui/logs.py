@@ -1,4 +1,4 @@
-"""Logs that are fetched without holding a page up: asking a cluster takes seconds."""
+"""Background fetch of logs: asking a cluster takes seconds, and no page waits for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How busy a cluster's queues are: as a table, and in one line."""
+"""Load of a cluster's queues: as a table, and in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which detections of a run are shown: score, class, scene. All of it is in the address."""
+"""The filter of a run's detections: score, class, scene. All of it is in the address."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table that says the same as the map."""
+"""The table of scenes below the map: the same search, for the keyboard and screen readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where somebody is signed in, and signing out."""
+"""A user's sign-ins (one per browser), and signing out."""
 
 from __future__ import annotations
 

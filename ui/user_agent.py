@@ -1,4 +1,4 @@
-"""What a browser calls itself, as a person would say it."""
+"""A readable browser name from a User-Agent header."""
 
 from __future__ import annotations
 

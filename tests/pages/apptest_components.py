@@ -10,21 +10,21 @@ from streamlit.proto.WidgetStates_pb2 import WidgetState
 from streamlit.testing.v1 import AppTest
 
 
-def part(app: AppTest, key: str) -> Any:
+def component(app: AppTest, key: str) -> Any:
     """The component of ours with that key, or None."""
     found = [e for e in app.get("bidi_component") if e.proto.id.endswith(f"-{key}")]
     return found[0].proto if found else None
 
 
-def data(app: AppTest, key: str) -> dict[str, Any] | None:
+def component_data(app: AppTest, key: str) -> dict[str, Any] | None:
     """What that component is given to draw."""
-    proto = part(app, key)
+    proto = component(app, key)
     return None if proto is None else json.loads(proto.json)
 
 
 def rows(app: AppTest, key: str) -> list[tuple[list[str], list[str]]] | None:
     """A table of `ui.data_table`: of each row the texts of its cells, and its actions."""
-    given = data(app, key)
+    given = component_data(app, key)
     return given and [
         ([_text(cell) for cell in row["cells"]], [name for name, _ in row["actions"]])
         for row in given["rows"]
@@ -42,7 +42,8 @@ def press_row(app: AppTest, key: str, row: str, action: str) -> AppTest:
     told = [{"event": "pressed", "value": {"row": row, "action": action}}]
     states.widgets.append(
         WidgetState(
-            id=_make_trigger_id(part(app, key).id, "events"), json_trigger_value=json.dumps(told)
+            id=_make_trigger_id(component(app, key).id, "events"),
+            json_trigger_value=json.dumps(told),
         )
     )
     app._run(states)

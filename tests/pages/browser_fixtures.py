@@ -133,7 +133,7 @@ def _note_refusal(said: str, broken: list[str]) -> None:
 
 
 #: True once the script has run, nothing is loading, and both have been so for a moment.
-_STANDS = """() => {
+_IS_DRAWN = """() => {
   const app = document.querySelector("[data-testid=stApp]");
   const loads = document.querySelector("[data-testid=stSkeleton]");
   const quiet = app && app.dataset.testScriptState === "notRunning" && !loads;
@@ -142,13 +142,13 @@ _STANDS = """() => {
 }"""
 
 
-def stands(page: Page) -> None:
+def wait_until_drawn(page: Page) -> None:
     """Wait until the page is drawn, with all that it loads by itself."""
     page.locator(".sb-heading h1").wait_for()
-    page.wait_for_function(_STANDS, polling=100)
+    page.wait_for_function(_IS_DRAWN, polling=100)
 
 
-def violations(page: Page) -> list[str]:
+def axe_violations(page: Page) -> list[str]:
     """What axe-core finds wrong with the page and its frames as they stand, one line each."""
     if not AXE.is_file():
         pytest.skip("axe-core is not installed: run npm ci")

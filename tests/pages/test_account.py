@@ -8,7 +8,7 @@ from lib.auth import OWNER
 from lib.errors import NotFound
 from lib.model import TokenScope, User, UserId
 from tests.pages import sample_people
-from tests.pages.apptest_components import data, labels, press, press_row, rows
+from tests.pages.apptest_components import component_data, labels, press, press_row, rows
 from tests.pages.sample_people import FIREFOX
 from tests.pages.sample_portal import HOSTILE, all_html
 from ui import data_table
@@ -26,16 +26,16 @@ IPHONE = (
 
 def secret(app):
     """The token that is shown, or None."""
-    shown = data(app, "token-secret")
+    shown = component_data(app, "token-secret")
     return shown and shown["text"]
 
 
 def watched(app):
     """For whom the browser watches the sign-in."""
     (user,) = {
-        data(app, key)["user"]
+        component_data(app, key)["user"]
         for key in ("sign-in-watch", "sign-in-watch-over")
-        if data(app, key) is not None
+        if component_data(app, key) is not None
     }
     return user
 

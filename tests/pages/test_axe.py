@@ -19,7 +19,7 @@ from lib.model import (
     TunnelState,
 )
 from tests.fakes.tunnels import write_record
-from tests.pages.browser_fixtures import Served, stands, violations
+from tests.pages.browser_fixtures import Served, axe_violations, wait_until_drawn
 from tests.pages.sample_portal import FAR
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -86,11 +86,11 @@ def address(path: str, things: dict[str, str]) -> str:
 @pytest.mark.parametrize(("who", "path"), PAGES)
 def test_a_page(visit: Any, things: dict[str, str], who: str, path: str, dark: bool):
     page = visit(address(path, things), who=who, dark=dark)
-    stands(page)
+    wait_until_drawn(page)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 1000})
         page.wait_for_timeout(300)  # it moves
-        told = violations(page)
+        told = axe_violations(page)
         assert not told, f"{width} px\n" + "\n".join(told)
         main = page.locator("[data-testid=stMain]")
         assert main.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
@@ -105,12 +105,12 @@ def test_a_cluster_that_cannot_be_asked(visit: Any, served: Served, dark: bool):
     write_record(served.site.tunnels, FAR, person=OWNER.id, **closed)
     try:
         page = visit("/clusters", dark=dark)
-        stands(page)
+        wait_until_drawn(page)
         page.get_by_text("python admin.py tunnel up far --person owner").wait_for()
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 1000})
             page.wait_for_timeout(300)  # it moves
-            told = violations(page)
+            told = axe_violations(page)
             assert not told, f"{width} px\n" + "\n".join(told)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
     finally:
@@ -120,9 +120,9 @@ def test_a_cluster_that_cannot_be_asked(visit: Any, served: Served, dark: bool):
 
 def test_axe_would_find_something(visit: Any):
     page = visit("/account", who="user")
-    stands(page)
+    wait_until_drawn(page)
     page.locator(".data-table").first.evaluate("e => e.append(document.createElement('img'))")
-    assert any(line.startswith("image-alt") for line in violations(page))
+    assert any(line.startswith("image-alt") for line in axe_violations(page))
 
 
 @THEMES
@@ -134,7 +134,7 @@ def test_the_plain_pages(profiles: Any, served: Served, things: dict[str, str], 
         assert answer.status == status, path
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 1000})
-            told = violations(page)
+            told = axe_violations(page)
             assert not told, f"{path}, {width} px\n" + "\n".join(told)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.close()
@@ -144,7 +144,7 @@ def test_the_plain_pages(profiles: Any, served: Served, things: dict[str, str], 
 def test_the_sign_in_page_of_a_portal_for_one(profiles: Any, dark: bool):
     page = profiles(390, dark, "").new_page()
     page.set_content(sign_in_page({}, "/", "out"))
-    told = violations(page)
+    told = axe_violations(page)
     assert not told, "\n".join(told)
     page.close()
 
@@ -163,11 +163,11 @@ def test_a_question(
     visit: Any, things: dict[str, str], who: str, path: str, press: str, dark: bool
 ):
     page = visit(path, who=who, dark=dark)
-    stands(page)
+    wait_until_drawn(page)
     page.get_by_role("button", name=press).first.click()
     page.get_by_role("dialog").wait_for()
     page.wait_for_timeout(700)
-    told = violations(page)
+    told = axe_violations(page)
     assert not told, "\n".join(told)
     page.get_by_role("button", name="Cancel").click()
     page.get_by_role("dialog").wait_for(state="detached")
@@ -176,13 +176,13 @@ def test_a_question(
 @THEMES
 def test_a_new_token(visit: Any, dark: bool):
     page = visit("/account", who="lead", dark=dark)
-    stands(page)
+    wait_until_drawn(page)
     page.get_by_role("button", name="Create token").click()
     page.get_by_text("Give the token a name").wait_for()
-    told = violations(page)
+    told = axe_violations(page)
     page.get_by_label("Name", exact=True).fill("a token")
     page.get_by_role("button", name="Create token").click()
     page.get_by_text("It is shown this once").wait_for()
     page.wait_for_timeout(500)
-    told += violations(page)
+    told += axe_violations(page)
     assert not told, "\n".join(told)

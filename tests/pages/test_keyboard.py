@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from lib.auth import OWNER
 from lib.model import RunState, SessionState
-from tests.pages.browser_fixtures import Served, stands
+from tests.pages.browser_fixtures import Served, wait_until_drawn
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -120,7 +120,7 @@ def test_tab_reaches_the_main_controls(visit: Any, served: Served, who, path, co
     run = site.add_run(["LC08_A"], RunState.DONE)
     site.add_detections(run, "LC08_A", [0.9, 0.8])
     page = visit(path, who=who)
-    stands(page)
+    wait_until_drawn(page)
     found = reached(page)
     missing = [c for c in controls if not any(name.startswith(c) for name in found)]
     assert not missing, f"{missing} are not among {found}"
@@ -128,7 +128,7 @@ def test_tab_reaches_the_main_controls(visit: Any, served: Served, who, path, co
 
 def test_a_token_is_made_and_withdrawn(visit: Any, served: Served):
     page = visit("/account", who="other")
-    stands(page)
+    wait_until_drawn(page)
     tab_to(page, "Name")
     page.keyboard.type("by keyboard")
     tab_to(page, "Create token")
@@ -150,7 +150,7 @@ def test_a_token_is_made_and_withdrawn(visit: Any, served: Served):
 def test_a_new_token_is_copied(visit: Any, served: Served):
     page = visit("/account", who="lead")
     page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=served.origin)
-    stands(page)
+    wait_until_drawn(page)
     tab_to(page, "Name")
     page.keyboard.type("to copy")
     tab_to(page, "Create token")
@@ -165,7 +165,7 @@ def test_a_new_token_is_copied(visit: Any, served: Served):
     page.keyboard.press("Enter")
     page.get_by_label("The new access token").wait_for(state="detached")
     page.reload()
-    stands(page)
+    wait_until_drawn(page)
     assert token not in page.content()
 
 
@@ -173,7 +173,7 @@ def test_a_run_is_stopped(visit: Any, served: Served):
     site = served.site
     run = site.add_run(["LC08_A"], RunState.RUNNING, owner=site.person("user"), title="Runaway")
     page = visit("/administration", who="administrator")
-    stands(page)
+    wait_until_drawn(page)
     tab_to(page, "Stop Runaway")
     page.wait_for_timeout(6000)  # the table is drawn again meanwhile
     assert focused(page) == "Stop Runaway", "the focus stays in the row"
@@ -195,7 +195,7 @@ def test_a_run_is_stopped(visit: Any, served: Served):
 def test_the_audit_log_is_searched(visit: Any, served: Served):
     served.site.store.audit.write(OWNER.id, "needle-act", "needle-thing")
     page = visit("/administration", who="administrator")
-    stands(page)
+    wait_until_drawn(page)
     tab_to(page, "Work", most=20)
     while page.get_by_role("radio", name="Work").evaluate(f"e => e !== ({DEEP})()"):
         page.keyboard.press("Tab")  # the page of that name comes first

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from lib.model import EndReason, RunState, Session, SessionState
-from tests.pages.browser_fixtures import Served, stands
+from tests.pages.browser_fixtures import Served, wait_until_drawn
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 LEFT = re.compile(r"^(\d+) min (\d\d) s left$")
@@ -50,7 +50,7 @@ def test_the_clock_goes_on_and_the_cards_are_not_sent_again(visit, ready):
     frames: list[bytes | str] = []
     page.on("websocket", lambda ws: ws.on("framereceived", lambda f: frames.append(f)))
     page.reload()
-    stands(page)
+    wait_until_drawn(page)
     seconds_left(page, ready)
     assert any(b"sb-card-head" in f for f in frames if isinstance(f, bytes))
     frames.clear()
@@ -67,7 +67,7 @@ def test_the_clock_is_the_portals_and_not_the_browsers(visit, ready):
     page = visit("/work")
     page.clock.set_system_time(datetime.now(timezone.utc) + timedelta(hours=3))
     page.reload()
-    stands(page)
+    wait_until_drawn(page)
     before = seconds_left(page, ready)
     page.wait_for_timeout(3000)
     assert before - 6 < seconds_left(page, ready) < before
@@ -75,7 +75,7 @@ def test_the_clock_is_the_portals_and_not_the_browsers(visit, ready):
 
 def test_a_change_is_seen_by_itself(visit, served, ready):
     page = visit("/work")
-    stands(page)
+    wait_until_drawn(page)
     card = page.locator(f".st-key-card-{ready.id}")
     expect(card.get_by_role("link", name="Open in a new tab")).to_be_visible()
     began = time.monotonic()
@@ -88,7 +88,7 @@ def test_a_change_is_seen_by_itself(visit, served, ready):
 
 def test_an_open_notebook_leaves_the_page_when_it_has_ended(visit, served, ready):
     page = visit("/work")
-    stands(page)
+    wait_until_drawn(page)
     page.locator(f".st-key-card-{ready.id}").get_by_role("button", name="Open here").click()
     expect(page.get_by_role("button", name="Close")).to_be_visible()
     end(served, ready, EndReason.WALLTIME)
