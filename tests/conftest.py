@@ -3,10 +3,15 @@
 What is left out where time is short (`.ci/run`): listed as skipped, and tried by `./test` and
 `./test --sites` whenever they are started without that wish."""
 
+import functools
+import inspect
 import os
 import re
 import shutil
 import signal
+import sys
+from pathlib import Path
+from types import FunctionType, ModuleType
 
 import pytest
 
@@ -58,7 +63,49 @@ def pytest_unconfigure(config):
         shutil.rmtree(folder, ignore_errors=True)
 
 
+#: Below tests/: what starts programs. Who imports from them, or has a fixture of theirs, is
+#: marked `portal`.
+STARTS = (
+    *("running.py", "crowd.py", "login_node.py", "tunnel_site.py", "single_slurm.py", "sshd.py"),
+    *("front_server.py", "fixtures/gate_site.py", "fixtures/session_script.py"),
+    *("fixtures/containers.py", "contract/small_gate.py", "contract/conftest.py"),
+    *("e2e/conftest.py", "security/conftest.py"),
+)
+HERE = Path(__file__).resolve().parent
+_STARTS = frozenset(str(HERE / name) for name in STARTS)
+
+
+def _from(thing):
+    """The file that defines this function, class or module."""
+    module = (
+        thing
+        if isinstance(thing, ModuleType)
+        else sys.modules.get(getattr(thing, "__module__", None) or "")
+    )
+    return getattr(module, "__file__", None)
+
+
+@functools.cache
+def _imports_a_start(module):
+    things = [x for x in vars(module).values() if isinstance(x, (type, FunctionType, ModuleType))]
+    return any(_from(thing) in _STARTS for thing in things)
+
+
+def _mark(item):
+    """Mark a test by what it uses, so that nobody has to remember."""
+    used = getattr(item, "_fixtureinfo", None)
+    definitions = [d for known in used.name2fixturedefs.values() for d in known] if used else []
+    files = {inspect.unwrap(d.func).__code__.co_filename for d in definitions}
+    if "browser" in item.fixturenames:
+        item.add_marker(pytest.mark.browser)
+    if files & _STARTS or _imports_a_start(item.module) or item.path.parent == HERE / "e2e":
+        item.add_marker(pytest.mark.portal)
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    for item in items:
+        _mark(item)
     if os.environ.get(BRIEF):
         for item in items:
             if LONG.search(item.nodeid):
