@@ -10,6 +10,7 @@ from lib.cli.store_access import BY, auth_on, data_of, store_of
 from lib.config import settings
 from lib.config.data_dir import running_portal
 from lib.model import SessionId, SessionState
+from lib.store.changes import RunChange, SessionChange
 
 if TYPE_CHECKING:
     import argparse
@@ -52,10 +53,10 @@ def _stop(options: argparse.Namespace) -> Output:
         sessions = [store.work.session(SessionId(s)) for s in options.sessions]
         live = [s for s in sessions if s.state is not SessionState.ENDED]
         for session in live:
-            store.work.update_session(session.id, stopping=True)
+            store.work.update_session(session.id, SessionChange(stopping=True))
             run = store.work.run(session.run)
             if run.session == session.id and not run.state.over:
-                store.work.update_run(run.id, stopping=True)
+                store.work.update_run(run.id, RunChange(stopping=True))
             store.audit.write(BY.id, "stop", session.id, via=BY.via)
     lines = [f"Stopping {s.title} ({s.id})" for s in live]
     lines += [f"{s.title} ({s.id}) had ended already" for s in sessions if s not in live]

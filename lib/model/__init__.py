@@ -54,6 +54,9 @@ from lib.model.people import (
     User,
 )
 from lib.model.work import (
+    RUN_TRANSITIONS,
+    SCENE_TRANSITIONS,
+    SESSION_TRANSITIONS,
     Detection,
     Endpoint,
     EndReason,
@@ -69,6 +72,9 @@ from lib.model.work import (
 )
 
 __all__ = [
+    "RUN_TRANSITIONS",
+    "SCENE_TRANSITIONS",
+    "SESSION_TRANSITIONS",
     "AccessToken",
     "Announcement",
     "AnnouncementKind",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from lib.model.clusters import Reachability
 from lib.model.ids import BBox, ClusterId, ModuleId, RunId, SceneId, SessionId, StrEnum, UserId
 from lib.model.json_value import JsonValue
 from lib.model.position import box_of
+
+_S = TypeVar("_S")
 
 
 class SessionState(StrEnum):
@@ -35,10 +37,7 @@ class RunState(StrEnum):
     @property
     def over(self) -> bool:
         """True when nothing more will happen."""
-        return self in _RUN_OVER
-
-
-_RUN_OVER = frozenset({RunState.DONE, RunState.PARTIAL, RunState.FAILED, RunState.CANCELLED})
+        return not RUN_TRANSITIONS[self]
 
 
 class SceneState(StrEnum):
@@ -48,6 +47,33 @@ class SceneState(StrEnum):
     RUNNING = "RUNNING"
     DONE = "DONE"
     FAILED = "FAILED"
+
+
+def _forward(order: tuple[_S, ...], ends: tuple[_S, ...]) -> Mapping[_S, frozenset[_S]]:
+    """From each state of `order` to every later one (news may be skipped) and to every end."""
+    steps = {state: frozenset(order[n + 1 :] + ends) for n, state in enumerate(order)}
+    return {**steps, **{end: frozenset[_S]() for end in ends}}
+
+
+#: The life cycles: from each state to those that may follow it. `lib.store` enforces them and
+#: docs/architecture.md draws them (`python -m tools.transitions`).
+SESSION_TRANSITIONS: Mapping[SessionState, frozenset[SessionState]] = _forward(
+    (
+        SessionState.NEW,
+        SessionState.SUBMITTED,
+        SessionState.QUEUED,
+        SessionState.STARTING,
+        SessionState.READY,
+    ),
+    (SessionState.ENDED,),
+)
+RUN_TRANSITIONS: Mapping[RunState, frozenset[RunState]] = _forward(
+    (RunState.NEW, RunState.SUBMITTED, RunState.QUEUED, RunState.RUNNING),
+    (RunState.DONE, RunState.PARTIAL, RunState.FAILED, RunState.CANCELLED),
+)
+SCENE_TRANSITIONS: Mapping[SceneState, frozenset[SceneState]] = _forward(
+    (SceneState.WAITING, SceneState.RUNNING), (SceneState.DONE, SceneState.FAILED)
+)
 
 
 class JobState(StrEnum):

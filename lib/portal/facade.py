@@ -44,6 +44,7 @@ from lib.portal.sample_scenes import SampleScenes
 from lib.protocol.messages import ID_PATTERN, MAX_ITEMS, ArtifactKind
 from lib.results.export import geojson
 from lib.store.audit import AuditEntry, AuditQuery
+from lib.store.changes import RunChange, SessionChange
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -51,7 +52,17 @@ if TYPE_CHECKING:
     from lib.auth import Auth
     from lib.config.clusters import ClusterEntry
     from lib.config.offerings import Offerings
-    from lib.model import Detection, Fit, LaunchRequest, Module, Scene, SceneId, SceneQuery, User
+    from lib.model import (
+        Detection,
+        Fit,
+        JsonValue,
+        LaunchRequest,
+        Module,
+        Scene,
+        SceneId,
+        SceneQuery,
+        User,
+    )
     from lib.reconciler.reconciler import Reconciler
     from lib.results.folder import ResultFolder
     from lib.scenes.local_catalog import Footprints, LocalCatalog, SceneHits
@@ -296,7 +307,7 @@ class Portal:
             elif work.session is not None:
                 raise Conflict("This run belongs to a notebook: stop the notebook.")
             else:
-                self._store.work.update_run(work.id, stopping=True)
+                self._store.work.update_run(work.id, RunChange(stopping=True))
         self._reconciler.wake(work.cluster)
 
     def log(self, user: User, work_id: SessionId | RunId, kind: str = "job") -> LogText:
@@ -359,9 +370,7 @@ class Portal:
         self._may_read(user, run_id)
         run = self.run(user, run_id)
         items = self._store.work.items(run_id)
-        synthetic = frozenset(
-            i["id"] for i in items if i["properties"].get("scenebridge:synthetic") is True
-        )
+        synthetic = frozenset(str(item["id"]) for item in items if _is_synthetic(item))
         found = self._store.detections.of_run(run_id, limit=None)
         return geojson(run, found, synthetic=synthetic)
 
@@ -396,10 +405,10 @@ class Portal:
         self._require(user, Act.READ, run)
 
     def _stop_session(self, session: Session) -> None:
-        self._store.work.update_session(session.id, stopping=True)
+        self._store.work.update_session(session.id, SessionChange(stopping=True))
         run = self._store.work.run(session.run)
         if run.session == session.id:
-            self._store.work.update_run(run.id, stopping=True)
+            self._store.work.update_run(run.id, RunChange(stopping=True))
 
     def _work(self, user: User, work_id: str) -> Session | Run:
         try:
@@ -458,3 +467,8 @@ def current() -> Portal:
     if _current is None:
         raise ClusterUnreachable("The portal is starting. Try again in a moment.")
     return _current
+
+
+def _is_synthetic(item: Mapping[str, JsonValue]) -> bool:
+    properties = item["properties"]
+    return isinstance(properties, dict) and properties.get("scenebridge:synthetic") is True

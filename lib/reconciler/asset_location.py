@@ -4,7 +4,7 @@ what it may fetch, and that beats what the portal must send."""
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from lib.errors import Refused
@@ -12,26 +12,27 @@ from lib.errors import Refused
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from lib.model import Module
+    from lib.model import JsonValue, Module
     from lib.protocol.messages import GateInfo
 
 _QUALITY_ASSETS = ("qa_pixel", "qa_radsat")
 _HTTPS = "https://"
 
 
-def needed_assets(item: Mapping[str, Any], module: Module) -> dict[str, Mapping[str, Any]]:
+def needed_assets(
+    item: Mapping[str, JsonValue], module: Module
+) -> dict[str, Mapping[str, JsonValue]]:
     """The assets of an item that the module reads, by key."""
-    platform = item["properties"].get("platform")
+    platform = _table(item["properties"]).get("platform")
     bands = {band for need in module.needs if need.platform == platform for band in need.bands}
     return {
-        key: asset
-        for key, asset in item["assets"].items()
-        if key in _QUALITY_ASSETS
-        or any(band.get("eo:common_name") in bands for band in asset.get("bands", ()))
+        key: _table(asset)
+        for key, asset in _table(item["assets"]).items()
+        if key in _QUALITY_ASSETS or any(name in bands for name in _band_names(asset))
     }
 
 
-def locate(scene: str, key: str, asset: Mapping[str, Any], info: GateInfo) -> str | Path:
+def locate(scene: str, key: str, asset: Mapping[str, JsonValue], info: GateInfo) -> str | Path:
     """A path or address that jobs of that cluster may read, or the portal's file to send.
 
     The asset's own address and its alternates (STAC extension "alternate") are looked at;
@@ -58,12 +59,26 @@ def locate(scene: str, key: str, asset: Mapping[str, Any], info: GateInfo) -> st
     return Path(file)
 
 
-def _alternates(asset: Mapping[str, Any]) -> Iterator[str]:
+def _alternates(asset: Mapping[str, JsonValue]) -> Iterator[str]:
     others = asset.get("alternate")
     if isinstance(others, dict):
         for other in others.values():
-            if isinstance(other, dict) and isinstance(other.get("href"), str):
-                yield other["href"]
+            href = other.get("href") if isinstance(other, dict) else None
+            if isinstance(href, str):
+                yield href
+
+
+def _table(value: JsonValue) -> dict[str, JsonValue]:
+    """The store holds items as the portal's own catalogue gave them: valid STAC."""
+    if not isinstance(value, dict):
+        raise TypeError(f"not a JSON object: {value!r:.80}")
+    return value
+
+
+def _band_names(asset: JsonValue) -> Iterator[JsonValue]:
+    bands = _table(asset).get("bands")
+    for band in bands if isinstance(bands, list) else ():
+        yield _table(band).get("eo:common_name")
 
 
 def _path(href: str) -> PurePosixPath | None:

@@ -21,7 +21,8 @@ from lib.model import (
     SessionState,
 )
 from lib.protocol.messages import JobKind
-from lib.reconciler.states import ending, session_columns
+from lib.reconciler.states import ending, session_change
+from lib.store.changes import SessionChange
 
 if TYPE_CHECKING:
     from lib.model import ClusterId, Run, Session
@@ -201,19 +202,21 @@ class ClusterReconciler:
         if session.state is SessionState.ENDED:
             await self._after_the_end(session, status)
             return
-        columns = session_columns(status, connected=self._connections.connected(session_id))
+        change = session_change(status, connected=self._connections.connected(session_id))
         if session.submitted_at is None and status.submitted_at is not None:
-            columns["submitted_at"] = status.submitted_at
-        await asyncio.to_thread(self._work.update_session, session_id, **columns)
+            change = replace(change, submitted_at=status.submitted_at)
+        await asyncio.to_thread(self._work.update_session, session_id, change)
         if status.state is JobState.ENDED:
-            await self._connections.drop(session_id, str(columns["reason"]))
+            await self._connections.drop(session_id, ending(status.end_reason, status.reason))
         elif status.endpoint is not None:
             self._connections.want(session_id, status.endpoint)
 
     async def _after_the_end(self, session: Session, status: JobStatus) -> None:
         if status.keep_until is not None:
             await asyncio.to_thread(
-                self._work.update_session, session.id, files_until=status.keep_until
+                self._work.update_session,
+                session.id,
+                SessionChange(files_until=status.keep_until),
             )
         if status.state is not JobState.ENDED and session.end_reason in _NEVER_BEGAN:
             self._submitter.end(session.id)
@@ -232,10 +235,12 @@ class ClusterReconciler:
                 await asyncio.to_thread(
                     self._work.update_session,
                     session.id,
-                    state=SessionState.ENDED,
-                    end_reason=EndReason.LOST,
-                    reason=ending(EndReason.LOST),
-                    ended_at=now,
+                    SessionChange(
+                        state=SessionState.ENDED,
+                        end_reason=EndReason.LOST,
+                        reason=ending(EndReason.LOST),
+                        ended_at=now,
+                    ),
                 )
                 await self._connections.drop(session.id, ending(EndReason.LOST))
         for run in submitted.runs:
@@ -243,7 +248,8 @@ class ClusterReconciler:
                 await self._runs.lost(run)
         for session in await asyncio.to_thread(self._work.sessions_with_files, self._cluster):
             if session.id not in known:
-                await asyncio.to_thread(self._work.update_session, session.id, files_until=now)
+                gone = SessionChange(files_until=now)
+                await asyncio.to_thread(self._work.update_session, session.id, gone)
         live = await asyncio.to_thread(self._work.live_sessions, self._cluster)
         await self._connections.drop_strays(frozenset(s.id for s in live))
 

@@ -5,14 +5,16 @@ is taken away."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from typing import TYPE_CHECKING
 
 from lib.backoff import Backoff
-from lib.errors import SceneBridgeError
+from lib.errors import SceneBridgeError, Unavailable
 from lib.model import SessionState
 from lib.reconciler.states import CONNECTING, READY
+from lib.store.changes import SessionChange
 
 if TYPE_CHECKING:
     from lib.model import Endpoint, SessionId
@@ -91,19 +93,19 @@ class Connections:
         try:
             socket = await self._link.open_forward(session)
             await self._routes.open(session, socket, endpoint)
+            await asyncio.to_thread(self._say_ready, session)
         except (SceneBridgeError, OSError) as exc:
             log.info("session %s does not answer yet: %s", session, exc)
-            await asyncio.to_thread(
-                self._work.update_session, session, reason=f"{CONNECTING} ({exc})"
-            )
+            told = SessionChange(reason=f"{CONNECTING} ({exc})")
+            with contextlib.suppress(Unavailable):  # the store may lie on a full disk
+                await asyncio.to_thread(self._work.update_session, session, told)
             return False
         self._proved.add(session)
-        now = await asyncio.to_thread(self._work.session, session)
-        await asyncio.to_thread(
-            self._work.update_session,
-            session,
-            state=SessionState.READY,
-            ready_at=now.ready_at.timestamp() if now.ready_at else time.time(),
-            reason=READY,
-        )
         return True
+
+    def _say_ready(self, session: SessionId) -> None:
+        """The one place where a session becomes READY; the first time counts."""
+        before = self._work.session(session).ready_at
+        ready_at = before.timestamp() if before is not None else time.time()
+        change = SessionChange(state=SessionState.READY, ready_at=ready_at, reason=READY)
+        self._work.update_session(session, change)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from lib.errors import InvalidInput, NotFound, ProtocolError, SceneBridgeError, StorageFull
 from lib.model import RunId, RunState, SceneId, SceneState
@@ -25,6 +26,7 @@ from lib.protocol.events import (
 )
 from lib.protocol.messages import ArtifactKind, GetRequest
 from lib.results import reading
+from lib.store.changes import RunChange, SceneChange
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,7 +101,7 @@ class ResultCollector:
             self._begun()
         for event in new:
             self._take_step(event)
-        self._store.work.update_run(self._run, events_have=max(have, first + len(told)))
+        self._store.work.update_run(self._run, RunChange(events_have=max(have, first + len(told))))
 
     def _checked(
         self, told: Sequence[Mapping[str, JsonValue]], scenes: frozenset[SceneId]
@@ -132,12 +134,12 @@ class ResultCollector:
     def _take_step(self, event: SceneEvent) -> None:
         if isinstance(event, SceneStarted):
             self._begun()
-        columns = _scene_columns(event)
-        if columns:
-            self._store.work.update_scene(self._run, event.scene, **columns)
+        change = _scene_change(event)
+        if change is not None:
+            self._store.work.update_scene(self._run, event.scene, change)
 
     def _begun(self) -> None:
-        self._store.work.update_run(self._run, state=RunState.RUNNING, reason="")
+        self._store.work.update_run(self._run, RunChange(state=RunState.RUNNING, reason=""))
 
     def _time(self, scene: SceneId) -> datetime:
         if not self._times:
@@ -186,18 +188,20 @@ class ResultCollector:
         await asyncio.to_thread(self._take_outlines, scene, trouble[0])
 
     def _take_outlines(self, scene: SceneId, trouble: str) -> None:
-        columns: dict[str, Any] = {"fetched": True}
+        change = SceneChange(fetched=True)
         try:
             if trouble:
                 raise InvalidInput(trouble)
             path = self._folder.path(self._run, scene, ArtifactKind.DETECTIONS)
             found = reading.from_file(path, self._run, scene, self._time(scene))
-            columns["objects"] = self._store.detections.replace(self._run, scene, found)
+            objects = self._store.detections.replace(self._run, scene, found)
+            change = replace(change, objects=objects)
         except (InvalidInput, OSError) as exc:
             why = exc.message if isinstance(exc, InvalidInput) else "They cannot be read."
-            columns["message"] = f"The outlines of the objects are missing. {why}"
+            message = f"The outlines of the objects are missing. {why}"
+            change = replace(change, message=message)
             log.warning("run %s scene %s: %s", self._run, scene, exc)
-        self._store.work.update_scene(self._run, scene, **columns)
+        self._store.work.update_scene(self._run, scene, change)
 
     async def _get(self, link: Link, scene: SceneId, kind: ArtifactKind, n: int = 0) -> str:
         """Fetch one file; "" when it is here, or why it is not to be had."""
@@ -228,21 +232,21 @@ def _cannot_write(exc: OSError) -> StorageFull:
     )
 
 
-def _scene_columns(event: SceneEvent) -> dict[str, Any]:
+def _scene_change(event: SceneEvent) -> SceneChange | None:
     """What an event changes of its scene."""
     match event:
         case SceneStarted():
-            return {"state": SceneState.RUNNING}
+            return SceneChange(state=SceneState.RUNNING)
         case Progress():
-            return {"state": SceneState.RUNNING, "fraction": event.fraction}
+            return SceneChange(state=SceneState.RUNNING, fraction=event.fraction)
         case SceneDone():
-            return {
-                "state": SceneState.DONE,
-                "fraction": 1.0,
-                "objects": event.objects,
-                "searched": event.searched,
-            }
+            return SceneChange(
+                state=SceneState.DONE,
+                fraction=1.0,
+                objects=event.objects,
+                searched=event.searched,
+            )
         case SceneFailed():
             message = event.message or "The module gave no reason."
-            return {"state": SceneState.FAILED, "message": message}
-    return {}
+            return SceneChange(state=SceneState.FAILED, message=message)
+    return None

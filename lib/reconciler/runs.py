@@ -12,7 +12,8 @@ from lib.errors import StorageFull, Unavailable
 from lib.model import EndReason, JobState, SceneState
 from lib.protocol.events import MAX_EVENTS
 from lib.reconciler.results import ResultCollector
-from lib.reconciler.states import conclusion, ending, has_ended, run_columns, run_ending, unfinished
+from lib.reconciler.states import conclusion, ending, has_ended, run_change, run_ending, unfinished
+from lib.store.changes import RunChange, SceneChange
 
 if TYPE_CHECKING:
     from lib.model import ClusterId, Run, RunId
@@ -56,8 +57,7 @@ class Runs:
             return
         self._statuses[run_id] = status
         if status.state is not JobState.ENDED:
-            columns = run_columns(status)
-            await asyncio.to_thread(self._store.work.update_run, run_id, **columns)
+            await asyncio.to_thread(self._store.work.update_run, run_id, run_change(status))
         self._settle_soon(run_id)
 
     async def events(self, message: WatchMessage) -> None:
@@ -125,7 +125,7 @@ class Runs:
     async def _tell(self, run_id: RunId, reason: str) -> None:
         # The store may lie on the same full disk: then the reason cannot be shown.
         with contextlib.suppress(Unavailable):
-            await asyncio.to_thread(self._store.work.update_run, run_id, reason=reason)
+            await asyncio.to_thread(self._store.work.update_run, run_id, RunChange(reason=reason))
 
     def _conclude_if_over(self, run_id: RunId, trouble: str) -> None:
         """End the run when nothing more can come.
@@ -141,7 +141,7 @@ class Runs:
         if run.state.over:
             return
         if trouble and run.reason == trouble:
-            self._store.work.update_run(run_id, reason="")
+            self._store.work.update_run(run_id, RunChange(reason=""))
         if not self._collectors[run_id].all_here():
             self._again.add(run_id)
             return
@@ -153,7 +153,7 @@ class Runs:
         run = self._store.work.run(run_id)
         for scene in self._store.work.unfetched_scenes(run_id):
             message = f"The outlines of the objects are missing. {ending(EndReason.LOST)}"
-            self._store.work.update_scene(run_id, scene, fetched=True, message=message)
+            self._store.work.update_scene(run_id, scene, SceneChange(fetched=True, message=message))
         self._end(run, run.stopping, ending(EndReason.LOST))
 
     def _end(self, run: Run, stopped: bool, detail: str) -> None:

@@ -1,17 +1,20 @@
-"""What a job's status means for a Session and a Run: values in, columns out."""
+"""What a job's status means for a Session and a Run: values in, changes out."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from lib.model import EndReason, JobState, RunState, SceneState, SessionState
+from lib.store.changes import UNSET, RunChange, SessionChange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lib.model import RunScene
     from lib.protocol.messages import JobStatus
+    from lib.store.changes import Unset
 
 HANDING_OVER = "The job is being handed to the cluster."
 ACCEPTED = "The cluster has accepted the job."
@@ -48,31 +51,49 @@ def ending(reason: EndReason | None, detail: str = "") -> str:
     return f"{sentence} {detail}" if detail and detail != sentence else sentence
 
 
-def session_columns(status: JobStatus, *, connected: bool) -> dict[str, Any]:
-    """Columns of a Session after the gate said `status`.
+def session_change(status: JobStatus, *, connected: bool) -> SessionChange:
+    """What changes of a Session after the gate said `status`.
+
+    It never becomes READY by this: `lib.reconciler.connections` proves that and says it.
 
     Args:
-        connected: its forward is proved in this process; READY needs that.
+        connected: its forward is proved in this process.
     """
-    columns: dict[str, Any] = {"job": status.job, "ends_at": status.ends_at, "starts_at": None}
-    for name in ("started_at", "endpoint_at"):
-        if getattr(status, name) is not None:
-            columns[name] = getattr(status, name)
+    change = SessionChange(
+        job=status.job,
+        starts_at=None,
+        started_at=_known(status.started_at),
+        endpoint_at=_known(status.endpoint_at),
+        ends_at=status.ends_at,
+    )
     if status.state is JobState.ENDED:
-        columns |= {
-            "state": SessionState.ENDED,
-            "end_reason": status.end_reason or EndReason.FINISHED,
-            "reason": ending(status.end_reason, status.reason),
-            "ended_at": status.ended_at or time.time(),
-            "files_until": status.keep_until,
-        }
-    elif status.state in (JobState.QUEUED, JobState.HELD):
-        columns |= {"state": SessionState.QUEUED, "reason": status.reason or ACCEPTED}
-        columns["starts_at"] = status.starts_at
-    elif status.state in (JobState.RUNNING, JobState.SUSPENDED):
-        columns["state"] = SessionState.READY if connected else SessionState.STARTING
-        columns["reason"] = status.reason or _running_reason(status, connected)
-    return columns
+        return replace(
+            change,
+            state=SessionState.ENDED,
+            end_reason=status.end_reason or EndReason.FINISHED,
+            reason=ending(status.end_reason, status.reason),
+            ended_at=status.ended_at or time.time(),
+            files_until=status.keep_until,
+        )
+    if status.state in (JobState.QUEUED, JobState.HELD):
+        return replace(
+            change,
+            state=SessionState.QUEUED,
+            reason=status.reason or ACCEPTED,
+            starts_at=status.starts_at,
+        )
+    if status.state in (JobState.RUNNING, JobState.SUSPENDED):
+        return replace(
+            change,
+            state=UNSET if connected else SessionState.STARTING,
+            reason=status.reason or _running_reason(status, connected),
+        )
+    return change
+
+
+def _known(time_s: float | None) -> float | Unset:
+    """What the gate does not know (yet) is left as it is."""
+    return UNSET if time_s is None else time_s
 
 
 def _running_reason(status: JobStatus, connected: bool) -> str:
@@ -81,16 +102,14 @@ def _running_reason(status: JobStatus, connected: bool) -> str:
     return CONNECTING if status.endpoint is not None else STARTING
 
 
-def run_columns(status: JobStatus) -> dict[str, Any]:
-    """Columns of a Run that has a job of its own, while the job lives."""
-    columns: dict[str, Any] = {"job": status.job}
-    if status.started_at is not None:
-        columns["started_at"] = status.started_at
+def run_change(status: JobStatus) -> RunChange:
+    """What changes of a Run that has a job of its own, while the job lives."""
+    change = RunChange(job=status.job, started_at=_known(status.started_at))
     if status.state in (JobState.QUEUED, JobState.HELD):
-        columns |= {"state": RunState.QUEUED, "reason": status.reason or ACCEPTED}
-    elif status.state in (JobState.RUNNING, JobState.SUSPENDED):
-        columns |= {"state": RunState.RUNNING, "reason": status.reason}
-    return columns
+        return replace(change, state=RunState.QUEUED, reason=status.reason or ACCEPTED)
+    if status.state in (JobState.RUNNING, JobState.SUSPENDED):
+        return replace(change, state=RunState.RUNNING, reason=status.reason)
+    return change
 
 
 def has_ended(status: JobStatus | None) -> bool:

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib.backoff import Backoff
 from lib.errors import (
@@ -28,11 +28,12 @@ from lib.model import EndReason, Run, RunState, Session, SessionState
 from lib.protocol.messages import STAGED_SCHEME, JobKind, PutRequest, SubmitRequest
 from lib.reconciler.asset_location import locate, needed_assets
 from lib.reconciler.states import ACCEPTED, HANDING_OVER, STOPPING, ending, sending
+from lib.store.changes import RunChange, SessionChange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
-    from lib.model import ClusterId, Module, ModuleId, UserId
+    from lib.model import ClusterId, JsonValue, Module, ModuleId, UserId
     from lib.protocol.messages import GateInfo
     from lib.reconciler.interfaces import Link
     from lib.store import Store
@@ -107,7 +108,7 @@ class Submitter:
         """True when no submit of it can have reached the gate."""
         return work.id not in self._asked and work.created_at.timestamp() >= self._started
 
-    def _begin(self, work: Session | Run, call: Coroutine[Any, Any, None], doing: str) -> None:
+    def _begin(self, work: Session | Run, call: Awaitable[None], doing: str) -> None:
         async def guarded() -> None:
             try:
                 await call
@@ -137,8 +138,7 @@ class Submitter:
             log.error("%s: submit or cancel failed", work.id, exc_info=exc)
             said = "The portal failed; it tries again."
         with contextlib.suppress(Unavailable):  # the store itself may lie on a full disk
-            # With the state it had: where it has gone on, this reason is not taken.
-            await asyncio.to_thread(self._update, work, state=work.state, reason=f"{doing} {said}")
+            await asyncio.to_thread(self._say, work, f"{doing} {said}")
 
     async def _submit(self, work: Session | Run, info: GateInfo) -> None:
         try:
@@ -152,15 +152,7 @@ class Submitter:
         except SceneBridgeError as exc:
             await asyncio.to_thread(self._end_unsubmitted, work, EndReason.REFUSED, exc.message)
             return
-        state = RunState.SUBMITTED if isinstance(work, Run) else SessionState.SUBMITTED
-        await asyncio.to_thread(
-            self._update,
-            work,
-            state=state,
-            job=reply.status.job,
-            submitted_at=time.time(),
-            reason=ACCEPTED,
-        )
+        await asyncio.to_thread(self._submitted, work, reply.status.job)
 
     async def _request(self, work: Session | Run, info: GateInfo) -> SubmitRequest:
         if isinstance(work, Session):
@@ -188,27 +180,29 @@ class Submitter:
         )
 
     async def _located(
-        self, work: Session | Run, items: list[dict[str, Any]], module: Module, info: GateInfo
-    ) -> list[dict[str, Any]]:
+        self, work: Session | Run, items: list[dict[str, JsonValue]], module: Module, info: GateInfo
+    ) -> list[dict[str, JsonValue]]:
         """The items with only the assets that the module needs, each readable from there;
         what must be sent is sent, and the card says how far that is."""
         located = [
-            (item, key, asset, locate(item["id"], key, asset, info))
+            (str(item["id"]), key, asset, locate(str(item["id"]), key, asset, info))
             for item in items
             for key, asset in needed_assets(item, module).items()
         ]
-        assets: dict[str, dict[str, Any]] = {item["id"]: {} for item in items}
+        assets: dict[str, dict[str, JsonValue]] = {str(item["id"]): {} for item in items}
         files = []
-        for item, key, asset, where in located:
+        for scene, key, asset, where in located:
             if isinstance(where, Path):
-                files.append(self._stage(work.id, item["id"], key, where))
+                files.append(self._stage(work.id, scene, key, where))
             href = STAGED_SCHEME if isinstance(where, Path) else where
-            assets[item["id"]][key] = {**asset, "href": href}
+            assets[scene][key] = {**asset, "href": href}
         if files:
             await self._send(work, files)
-        return [{**item, "assets": assets[item["id"]], "links": []} for item in items]
+        return [{**item, "assets": assets[str(item["id"])], "links": []} for item in items]
 
-    async def _send(self, work: Session | Run, files: list[Coroutine[Any, Any, None]]) -> None:
+    async def _send(
+        self, work: Session | Run, files: list[Coroutine[object, object, None]]
+    ) -> None:
         """Side by side; the first that fails ends the others. The card says how far it is."""
         tasks = [asyncio.create_task(file) for file in files]
         waiting, told = set(tasks), False
@@ -221,17 +215,15 @@ class Submitter:
                     task.result()
                 if not waiting:
                     break
-                await self._say(work, sending(len(tasks) - len(waiting), len(tasks)))
+                said = sending(len(tasks) - len(waiting), len(tasks))
+                await asyncio.to_thread(self._say, work, said)
                 told = True
         finally:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
         if told:
-            await self._say(work, HANDING_OVER)
-
-    async def _say(self, work: Session | Run, reason: str) -> None:
-        await asyncio.to_thread(self._update, work, state=work.state, reason=reason)
+            await asyncio.to_thread(self._say, work, HANDING_OVER)
 
     async def _stage(self, job_id: str, scene: str, key: str, source: Path) -> None:
         async with self._files:
@@ -264,21 +256,34 @@ class Submitter:
     def _end_unsubmitted(self, work: Session | Run, why: EndReason, detail: str) -> None:
         reason, now = ending(why, detail), time.time()
         state = RunState.CANCELLED if why is EndReason.CANCELLED else RunState.FAILED
+        run_ended = RunChange(state=state, reason=reason, ended_at=now)
         if isinstance(work, Run):
-            self._update(work, state=state, reason=reason, ended_at=now)
+            self._work.update_run(work.id, run_ended)
             return
-        ended = SessionState.ENDED
-        self._update(work, state=ended, end_reason=why, reason=reason, ended_at=now)
+        ended = SessionChange(state=SessionState.ENDED, end_reason=why, reason=reason, ended_at=now)
+        self._work.update_session(work.id, ended)
         if work.continued_from is not None:
             self._work.release_files(work.continued_from)
         else:
-            self._work.update_run(work.run, state=state, reason=reason, ended_at=now)
+            self._work.update_run(work.run, run_ended)
 
-    def _update(self, work: Session | Run, **columns: Any) -> None:
+    def _submitted(self, work: Session | Run, job: str) -> None:
+        now = time.time()
         if isinstance(work, Run):
-            self._work.update_run(work.id, **columns)
+            run = RunChange(state=RunState.SUBMITTED, job=job, submitted_at=now, reason=ACCEPTED)
+            self._work.update_run(work.id, run)
         else:
-            self._work.update_session(work.id, **columns)
+            session = SessionChange(
+                state=SessionState.SUBMITTED, job=job, submitted_at=now, reason=ACCEPTED
+            )
+            self._work.update_session(work.id, session)
+
+    def _say(self, work: Session | Run, reason: str) -> None:
+        """With the state that it had: where it has gone on, this reason is not taken."""
+        if isinstance(work, Run):
+            self._work.update_run(work.id, RunChange(state=work.state, reason=reason))
+        else:
+            self._work.update_session(work.id, SessionChange(state=work.state, reason=reason))
 
 
 def _measure(source: Path) -> tuple[int, str]:

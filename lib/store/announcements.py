@@ -8,9 +8,9 @@ from sqlalchemy import Engine, insert, select, update
 
 from lib.errors import NotFound
 from lib.model import Announcement, AnnouncementKind
+from lib.store import rows
 from lib.store.database import transaction
 from lib.store.tables import announcements
-from lib.store.times import to_datetime
 
 
 class Announcements:
@@ -27,13 +27,13 @@ class Announcements:
         with self._engine.connect() as connection:
             return tuple(
                 Announcement(
-                    row.id,
-                    row.text,
-                    AnnouncementKind(row.kind),
-                    to_datetime(row.since),
-                    to_datetime(row.until),
+                    rows.whole(row, "id"),
+                    rows.text(row, "text"),
+                    AnnouncementKind(rows.text(row, "kind")),
+                    rows.moment(row, "since"),
+                    rows.moment(row, "until"),
                 )
-                for row in connection.execute(query)
+                for row in connection.execute(query).mappings()
             )
 
     def add(self, text: str, kind: AnnouncementKind, until: float) -> int:

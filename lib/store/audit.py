@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine, and_, insert, or_, select
+from sqlalchemy import ColumnElement, Engine, RowMapping, and_, insert, or_, select, true
 
+from lib.store import rows
 from lib.store.database import transaction
 from lib.store.tables import audit
-from lib.store.times import to_datetime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +97,7 @@ class Audit:
         """Lines that match, newest first."""
         statement = select(audit).where(_condition(query)).order_by(audit.c.id.desc()).limit(limit)
         with self._engine.connect() as connection:
-            return tuple(_entry(row) for row in connection.execute(statement))
+            return tuple(_entry(row) for row in connection.execute(statement).mappings())
 
     def actions(self) -> tuple[str, ...]:
         """Every action that stands in the log."""
@@ -116,15 +116,15 @@ class Audit:
                 .limit(_PAGE)
             )
             with self._engine.connect() as connection:
-                rows = connection.execute(statement).all()
-            yield from (_entry(row) for row in rows)
-            if len(rows) < _PAGE:
+                page = [_entry(row) for row in connection.execute(statement).mappings()]
+            yield from page
+            if len(page) < _PAGE:
                 return
-            last = rows[-1].id
+            last = page[-1].id
 
 
-def _condition(query: AuditQuery) -> Any:
-    wanted = []
+def _condition(query: AuditQuery) -> ColumnElement[bool]:
+    wanted: list[ColumnElement[bool]] = []
     if query.text:
         pattern = f"%{_plain(query.text)}%"
         columns = (
@@ -144,7 +144,7 @@ def _condition(query: AuditQuery) -> Any:
         wanted.append(audit.c.time < query.until)
     if query.before is not None:
         wanted.append(audit.c.id < query.before)
-    return and_(True, *wanted)
+    return and_(true(), *wanted)
 
 
 def _plain(text: str) -> str:
@@ -152,15 +152,15 @@ def _plain(text: str) -> str:
     return text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-def _entry(row: Any) -> AuditEntry:
+def _entry(row: RowMapping) -> AuditEntry:
     return AuditEntry(
-        row.id,
-        to_datetime(row.time),
-        row.user_id,
-        row.action,
-        row.object,
-        row.result,
-        row.detail,
-        row.client,
-        row.via,
+        rows.whole(row, "id"),
+        rows.moment(row, "time"),
+        rows.text(row, "user_id"),
+        rows.text(row, "action"),
+        rows.text(row, "object"),
+        rows.text(row, "result"),
+        rows.text(row, "detail"),
+        rows.text(row, "client"),
+        rows.text(row, "via"),
     )

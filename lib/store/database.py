@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from alembic import command
 from alembic.config import Config
@@ -54,7 +55,7 @@ def open_database(path: Path) -> Engine:
     return engine
 
 
-def _configure(connection: Any, _record: object) -> None:
+def _configure(connection: sqlite3.Connection, _record: object) -> None:
     # sqlite3 would begin a transaction only at the first write, so what was read before
     # it might have changed: we begin it ourselves, in `_begin`.
     connection.isolation_level = None

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from lib.model import Detection, RunId, SceneId
+from lib.store import rows as read
 from lib.store.database import transaction
 from lib.store.tables import detections, run_scenes, runs
-from lib.store.times import to_datetime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Row
+    from sqlalchemy import Connection, RowMapping
 
 _CHUNK = 500
 _REPLACED = ("score", "lon", "lat", "geometry", "pixels", "area_m2", "flags", "properties")
@@ -36,7 +36,7 @@ class Detections:
         rows = [{**_values(d), "chip_offered": d.n in offered} for d in found]
         with transaction(self._engine) as connection:
             _upsert(connection, rows)
-            _recount(connection, {r["run_id"] for r in rows})
+            _recount(connection, {str(r["run_id"]) for r in rows})
 
     def replace(self, run: RunId, scene: SceneId, found: Sequence[Detection]) -> int:
         """All that the finished scene holds, instead of what was there; how many.
@@ -114,7 +114,7 @@ class Detections:
         if klass is not None:
             query = query.where(detections.c.klass == klass)
         with self._engine.connect() as connection:
-            return tuple(_detection(row) for row in connection.execute(query))
+            return tuple(_detection(row) for row in connection.execute(query).mappings())
 
     def counts(self, run: RunId) -> dict[tuple[SceneId, str], int]:
         query = (
@@ -126,11 +126,11 @@ class Detections:
             return {(SceneId(s), k): n for s, k, n in connection.execute(query)}
 
 
-def _upsert(connection: Any, rows: Sequence[dict[str, Any]]) -> None:
+def _upsert(connection: Connection, rows: Sequence[dict[str, object]]) -> None:
     for start in range(0, len(rows), _CHUNK):
         statement = upsert(detections).values(rows[start : start + _CHUNK])
         new = statement.excluded
-        changes: dict[str, Any] = {name: new[name] for name in _REPLACED}
+        changes: dict[str, object] = {name: new[name] for name in _REPLACED}
         changes["klass"] = new["klass"]
         changes["has_chip"] = detections.c.has_chip | new["has_chip"]
         changes["chip_offered"] = detections.c.chip_offered | new["chip_offered"]
@@ -141,13 +141,13 @@ def _upsert(connection: Any, rows: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def _recount(connection: Any, run_ids: set[str]) -> None:
+def _recount(connection: Connection, run_ids: set[str]) -> None:
     for run in run_ids:
         total = select(func.count()).where(detections.c.run_id == run).scalar_subquery()
         connection.execute(update(runs).where(runs.c.id == run).values(objects=total))
 
 
-def _values(d: Detection) -> dict[str, Any]:
+def _values(d: Detection) -> dict[str, object]:
     return {
         "run_id": d.run,
         "scene_id": d.scene,
@@ -166,21 +166,20 @@ def _values(d: Detection) -> dict[str, Any]:
     }
 
 
-def _detection(row: Row[Any] | Sequence[Any]) -> Detection:
-    m = row._mapping  # type: ignore[union-attr]
+def _detection(row: RowMapping) -> Detection:
     return Detection(
-        run=RunId(m["run_id"]),
-        scene=SceneId(m["scene_id"]),
-        n=m["n"],
-        klass=m[detections.c.klass],
-        score=m["score"],
-        lon=m["lon"],
-        lat=m["lat"],
-        geometry=m["geometry"],
-        pixels=m["pixels"],
-        area_m2=m["area_m2"],
-        time=to_datetime(m["time"]),
-        has_chip=m["has_chip"],
-        flags=tuple(m["flags"]),
-        properties=m["properties"],
+        run=RunId(read.text(row, "run_id")),
+        scene=SceneId(read.text(row, "scene_id")),
+        n=read.whole(row, "n"),
+        klass=read.text(row, detections.c.klass),
+        score=read.number(row, "score"),
+        lon=read.number(row, "lon"),
+        lat=read.number(row, "lat"),
+        geometry=read.table(row, "geometry"),
+        pixels=read.whole(row, "pixels"),
+        area_m2=read.number(row, "area_m2"),
+        time=read.moment(row, "time"),
+        has_chip=read.flag(row, "has_chip"),
+        flags=read.texts(row, "flags"),
+        properties=read.table(row, "properties"),
     )

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine, and_, bindparam, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from lib.errors import NotFound
 from lib.model import AccessToken, SignIn, TokenScope, User, UserId
+from lib.store import rows
 from lib.store.database import transaction
 from lib.store.tables import api_tokens, logins, sign_in_links, users
-from lib.store.times import maybe_datetime, to_datetime
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from datetime import datetime
 
-    from sqlalchemy import Row
+    from sqlalchemy import ColumnElement, RowMapping, Select, Table
+
+    from lib.model import JsonValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Account:
     id: UserId
     name: str
     provider: str
-    claims: Mapping[str, Any] = field(repr=False)
+    claims: Mapping[str, JsonValue] = field(repr=False)
     created_at: datetime
     seen_at: datetime | None
     blocked: bool
@@ -76,7 +78,7 @@ class People:
         name: str,
         provider: str,
         subject: str,
-        claims: Mapping[str, Any],
+        claims: Mapping[str, JsonValue],
     ) -> Account:
         """What a provider says of somebody who signs in; the newest word counts."""
         now = time.time()
@@ -98,7 +100,7 @@ class People:
     def account(self, user_id: UserId) -> Account:
         """Raises NotFound."""
         with self._engine.connect() as connection:
-            row = connection.execute(select(users).where(users.c.id == user_id)).first()
+            row = connection.execute(select(users).where(users.c.id == user_id)).mappings().first()
         if row is None:
             raise NotFound(f"There is no person {user_id!r:.80} in this portal.")
         return _account(row)
@@ -106,8 +108,8 @@ class People:
     def accounts(self) -> tuple[Account, ...]:
         """Everybody, by name."""
         with self._engine.connect() as connection:
-            rows = connection.execute(select(users).order_by(func.lower(users.c.name)))
-            return tuple(_account(row) for row in rows)
+            found = connection.execute(select(users).order_by(func.lower(users.c.name)))
+            return tuple(_account(row) for row in found.mappings())
 
     def block(self, user_id: UserId, *, blocked: bool) -> None:
         """Whether no sign-in and no token of theirs counts any more. Raises NotFound."""
@@ -128,7 +130,7 @@ class People:
         """Spend a one-time link; None where it is unknown, spent or too old."""
         now = time.time()
         with transaction(self._engine) as connection:
-            row = connection.execute(
+            owner = connection.execute(
                 update(sign_in_links)
                 .where(
                     sign_in_links.c.hash == digest,
@@ -137,8 +139,8 @@ class People:
                 )
                 .values(used_at=now)
                 .returning(sign_in_links.c.user_id)
-            ).first()
-        return UserId(row.user_id) if row else None
+            ).scalar()
+        return None if owner is None else UserId(owner)
 
     # --- sign-ins -------------------------------------------------------------
 
@@ -186,10 +188,16 @@ class People:
         with self._engine.connect() as connection:
             return frozenset(connection.execute(query, _moments(idle_s)).scalars())
 
-    def _login(self, query: Any, key: str, idle_s: float | None) -> LivingLogin | None:
+    def _login(
+        self, query: Select[tuple[object, ...]], key: str, idle_s: float | None
+    ) -> LivingLogin | None:
         with self._engine.connect() as connection:
-            row = connection.execute(query, {"key": key, **_moments(idle_s)}).first()
-        return LivingLogin(row.login_id, _account(row), row.login_seen) if row else None
+            row = connection.execute(query, {"key": key, **_moments(idle_s)}).mappings().first()
+        if row is None:
+            return None
+        return LivingLogin(
+            rows.text(row, "login_id"), _account(row), rows.number(row, "login_seen")
+        )
 
     def logins_of(self, user_id: UserId, *, idle_s: float | None = None) -> tuple[SignIn, ...]:
         """The user's living sign-ins, newest first."""
@@ -200,7 +208,8 @@ class People:
             .order_by(logins.c.created_at.desc())
         )
         with self._engine.connect() as connection:
-            return tuple(_sign_in(row) for row in connection.execute(query, _moments(idle_s)))
+            found = connection.execute(query, _moments(idle_s)).mappings()
+            return tuple(_sign_in(row) for row in found)
 
     def login_counts(self, *, idle_s: float | None = None) -> dict[UserId, int]:
         """How many living sign-ins everybody has."""
@@ -265,7 +274,7 @@ class People:
     def token_by_id(self, token_id: str) -> LivingToken | None:
         return self._token(api_tokens.c.id == token_id)
 
-    def _token(self, condition: Any) -> LivingToken | None:
+    def _token(self, condition: ColumnElement[bool]) -> LivingToken | None:
         query = (
             select(api_tokens.c.id.label("token_id"), api_tokens.c.scopes, users)
             .join(users, users.c.id == api_tokens.c.user_id)
@@ -277,8 +286,11 @@ class People:
             )
         )
         with self._engine.connect() as connection:
-            row = connection.execute(query).first()
-        return LivingToken(row.token_id, _account(row), _scopes(row.scopes)) if row else None
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            return None
+        scopes = _scopes(rows.text(row, "scopes"))
+        return LivingToken(rows.text(row, "token_id"), _account(row), scopes)
 
     def tokens_of(self, user_id: UserId) -> tuple[AccessToken, ...]:
         """The user's tokens that still count, newest first."""
@@ -294,14 +306,14 @@ class People:
         with self._engine.connect() as connection:
             return tuple(
                 AccessToken(
-                    row.id,
-                    row.name,
-                    _scopes(row.scopes),
-                    to_datetime(row.created_at),
-                    to_datetime(row.expires_at),
-                    maybe_datetime(row.used_at),
+                    rows.text(row, "id"),
+                    rows.text(row, "name"),
+                    _scopes(rows.text(row, "scopes")),
+                    rows.moment(row, "created_at"),
+                    rows.moment(row, "expires_at"),
+                    rows.maybe_moment(row, "used_at"),
                 )
-                for row in connection.execute(query)
+                for row in connection.execute(query).mappings()
             )
 
     def token_used(self, token_id: str) -> None:
@@ -321,7 +333,7 @@ class People:
         """Withdraw all tokens of a user; their ids."""
         return self._revoke(api_tokens, api_tokens.c.user_id == user_id)
 
-    def _revoke(self, table: Any, condition: Any) -> frozenset[str]:
+    def _revoke(self, table: Table, condition: ColumnElement[bool]) -> frozenset[str]:
         with transaction(self._engine) as connection:
             return frozenset(
                 connection.execute(
@@ -356,27 +368,27 @@ def _moments(idle_s: float | None) -> dict[str, float]:
     return {"now": now, "idle_since": -1.0 if idle_s is None else now - idle_s}
 
 
-def _account(row: Row[Any]) -> Account:
+def _account(row: RowMapping) -> Account:
     return Account(
-        UserId(row.id),
-        row.name,
-        row.provider,
-        row.claims or {},
-        to_datetime(row.created_at),
-        maybe_datetime(row.seen_at),
-        row.blocked_at is not None,
+        UserId(rows.text(row, "id")),
+        rows.text(row, "name"),
+        rows.text(row, "provider"),
+        {} if row["claims"] is None else rows.table(row, "claims"),
+        rows.moment(row, "created_at"),
+        rows.maybe_moment(row, "seen_at"),
+        row["blocked_at"] is not None,
     )
 
 
-def _sign_in(row: Row[Any]) -> SignIn:
+def _sign_in(row: RowMapping) -> SignIn:
     return SignIn(
-        row.id,
-        row.provider,
-        row.client,
-        row.browser,
-        to_datetime(row.created_at),
-        to_datetime(row.seen_at),
-        to_datetime(row.expires_at),
+        rows.text(row, "id"),
+        rows.text(row, "provider"),
+        rows.text(row, "client"),
+        rows.text(row, "browser"),
+        rows.moment(row, "created_at"),
+        rows.moment(row, "seen_at"),
+        rows.moment(row, "expires_at"),
     )
 
 

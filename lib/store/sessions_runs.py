@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Engine, Table, bindparam, insert, select, true, update
 
 from lib.errors import Conflict, NotFound
 from lib.model import (
+    RUN_TRANSITIONS,
+    SCENE_TRANSITIONS,
+    SESSION_TRANSITIONS,
     ClusterId,
     EndReason,
     ModuleId,
@@ -25,24 +28,22 @@ from lib.model import (
     SessionState,
     UserId,
 )
+from lib.store import rows as read
+from lib.store.changes import UNSET, RunChange, SceneChange, SessionChange, Unset, columns
 from lib.store.database import transaction
 from lib.store.tables import run_scenes, runs, sessions
-from lib.store.times import maybe_datetime, to_datetime
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from sqlalchemy import Row
+    from sqlalchemy import ColumnElement, Connection, RowMapping
 
-    from lib.model import Scene
+    from lib.model import JsonValue, Scene
 
 _S = TypeVar("_S", SessionState, RunState, SceneState)
 
-_SESSION_ORDER = tuple(SessionState)
-_RUN_ORDER = (RunState.NEW, RunState.SUBMITTED, RunState.QUEUED, RunState.RUNNING)
 _RUN_OVER = [s.value for s in RunState if s.over]
-_SCENE_ORDER = (SceneState.WAITING, SceneState.RUNNING)
 #: What may still change of a session that has ended.
 _AFTER_THE_END = frozenset(("files_until", "continued_as"))
 #: What every page asks for: made once, newest first.
@@ -147,7 +148,7 @@ class SessionsRuns:
     def live_runs(self, cluster: ClusterId) -> tuple[Run, ...]:
         return self._runs((runs.c.cluster == cluster) & runs.c.state.not_in(_RUN_OVER))
 
-    def items(self, run_id: RunId) -> list[dict[str, Any]]:
+    def items(self, run_id: RunId) -> list[dict[str, JsonValue]]:
         """The STAC items that the run was started with, in order."""
         query = (
             select(run_scenes.c.item)
@@ -155,7 +156,7 @@ class SessionsRuns:
             .order_by(run_scenes.c.position)
         )
         with self._engine.connect() as connection:
-            return [row.item for row in connection.execute(query)]
+            return [read.table(row, "item") for row in connection.execute(query).mappings()]
 
     def unfetched_scenes(self, run_id: RunId) -> tuple[SceneId, ...]:
         """Scenes that are done and whose result files are not here yet."""
@@ -169,7 +170,7 @@ class SessionsRuns:
             .order_by(run_scenes.c.position)
         )
         with self._engine.connect() as connection:
-            return tuple(SceneId(row.scene_id) for row in connection.execute(query))
+            return tuple(SceneId(scene) for scene in connection.execute(query).scalars())
 
     def scene_times(self, run_id: RunId) -> dict[SceneId, datetime]:
         """When each scene of the run was taken."""
@@ -177,8 +178,10 @@ class SessionsRuns:
             run_scenes.c.run_id == run_id
         )
         with self._engine.connect() as connection:
-            rows = connection.execute(query)
-            return {SceneId(row.scene_id): to_datetime(row.time) for row in rows}
+            return {
+                SceneId(read.text(row, "scene_id")): read.moment(row, "time")
+                for row in connection.execute(query).mappings()
+            }
 
     def events_of_cluster(self, cluster: ClusterId) -> dict[str, tuple[int, bool]]:
         """(events here, nothing more is wanted) of every run that began, by its job's id."""
@@ -187,8 +190,11 @@ class SessionsRuns:
         )
         with self._engine.connect() as connection:
             return {
-                row.session or row.id: (row.events_have, row.state in _RUN_OVER)
-                for row in connection.execute(query)
+                read.maybe_text(row, "session") or read.text(row, "id"): (
+                    read.whole(row, "events_have"),
+                    RunState(read.text(row, "state")).over,
+                )
+                for row in connection.execute(query).mappings()
             }
 
     def events_have(self, run_id: RunId) -> int:
@@ -200,27 +206,29 @@ class SessionsRuns:
 
     # --- changing ---------------------------------------------------------
 
-    def update_session(self, session_id: SessionId, **values: Any) -> None:
-        """Set columns.
+    def update_session(self, session_id: SessionId, change: SessionChange) -> None:
+        """Set what the change sets.
 
-        With a state that lies before the present one, neither it nor its reason is
-        taken: the news is late. A session that has ended stays as it ended.
+        With a state that may not follow the present one (`SESSION_TRANSITIONS`), neither it
+        nor its reason is taken: the news is late. A session that has ended stays as it ended.
         """
+        values = columns(change)
         with transaction(self._engine) as connection:
-            present = SessionState(_state(connection, sessions.c.state, sessions.c.id, session_id))
+            present = SessionState(_state(connection, sessions, session_id))
             if present is SessionState.ENDED:
                 values = {k: v for k, v in values.items() if k in _AFTER_THE_END}
-            elif "state" in values and _earlier(values["state"], present, _SESSION_ORDER):
+            elif not _may_follow(change.state, present, SESSION_TRANSITIONS):
                 values = {k: v for k, v in values.items() if k not in ("state", "reason")}
             _set(connection, sessions, session_id, values)
 
-    def update_run(self, run_id: RunId, **values: Any) -> None:
-        """Set columns, by the rules of `update_session`."""
+    def update_run(self, run_id: RunId, change: RunChange) -> None:
+        """Set what the change sets, by the rules of `update_session` (`RUN_TRANSITIONS`)."""
+        values = columns(change)
         with transaction(self._engine) as connection:
-            present = RunState(_state(connection, runs.c.state, runs.c.id, run_id))
+            present = RunState(_state(connection, runs, run_id))
             if present.over:
                 values = {k: v for k, v in values.items() if k == "events_have"}
-            elif "state" in values and _earlier(values["state"], present, _RUN_ORDER):
+            elif not _may_follow(change.state, present, RUN_TRANSITIONS):
                 values = {k: v for k, v in values.items() if k not in ("state", "reason")}
             _set(connection, runs, run_id, values)
 
@@ -233,36 +241,21 @@ class SessionsRuns:
     ) -> None:
         """A run's end: its state, and (state, message) of scenes that were not finished."""
         with transaction(self._engine) as connection:
-            present = RunState(_state(connection, runs.c.state, runs.c.id, run_id))
-            if present.over:
+            present = RunState(_state(connection, runs, run_id))
+            if not _may_follow(state, present, RUN_TRANSITIONS) or present.over:
                 return
             for scene, (scene_state, message) in unfinished.items():
-                connection.execute(
-                    update(run_scenes)
-                    .where(run_scenes.c.run_id == run_id, run_scenes.c.scene_id == scene)
-                    .values(state=scene_state.value, message=message)
+                _set_scene(
+                    connection, run_id, scene, SceneChange(state=scene_state, message=message)
                 )
-            _set(
-                connection,
-                runs,
-                run_id,
-                {"state": state, "reason": reason, "ended_at": time.time()},
-            )
+            end = RunChange(state=state, reason=reason, ended_at=time.time())
+            _set(connection, runs, run_id, columns(end))
 
-    def update_scene(self, run_id: RunId, scene: SceneId, **values: Any) -> None:
-        """Set columns, unless they come with a state that lies before the present one.
-
-        A scene that is done or failed keeps that state.
-        """
-        here = (run_scenes.c.run_id == run_id) & (run_scenes.c.scene_id == scene)
+    def update_scene(self, run_id: RunId, scene: SceneId, change: SceneChange) -> None:
+        """Set what the change sets, unless its state may not follow the present one
+        (`SCENE_TRANSITIONS`): then nothing of it is taken."""
         with transaction(self._engine) as connection:
-            state = values.get("state")
-            if state is not None:
-                now = connection.execute(select(run_scenes.c.state).where(here)).scalar_one()
-                over = now not in _SCENE_ORDER and state != now
-                if over or _earlier(state, SceneState(now), _SCENE_ORDER):
-                    return
-            connection.execute(update(run_scenes).where(here).values(_plain(values)))
+            _set_scene(connection, run_id, scene, change)
 
     def release_files(self, session_id: SessionId) -> None:
         """What continued this session never began: it may be started again."""
@@ -271,26 +264,28 @@ class SessionsRuns:
 
     # --- inside -----------------------------------------------------------
 
-    def _sessions(self, condition: Any) -> tuple[Session, ...]:
+    def _sessions(self, condition: ColumnElement[bool]) -> tuple[Session, ...]:
         with self._engine.connect() as connection:
-            rows = connection.execute(_SESSIONS.where(condition)).all()
-            scenes = _scene_rows(connection, [r.run_id for r in rows])
-        return tuple(_session(r, [s.scene_id for s in scenes.get(r.run_id, [])]) for r in rows)
+            found = connection.execute(_SESSIONS.where(condition)).mappings().all()
+            scenes = _scenes(connection, [read.text(row, "run_id") for row in found])
+        return tuple(_session(row, scenes.get(read.text(row, "run_id"), [])) for row in found)
 
-    def _runs(self, condition: Any) -> tuple[Run, ...]:
+    def _runs(self, condition: ColumnElement[bool]) -> tuple[Run, ...]:
         with self._engine.connect() as connection:
-            rows = connection.execute(_RUNS.where(condition)).all()
-            scenes = _scene_rows(connection, [r.id for r in rows])
-        return tuple(_run(r, scenes.get(r.id, [])) for r in rows)
+            found = connection.execute(_RUNS.where(condition)).mappings().all()
+            scenes = _scenes(connection, [read.text(row, "id") for row in found])
+        return tuple(_run(row, scenes.get(read.text(row, "id"), [])) for row in found)
 
 
-def _recent(table: Table, owners: frozenset[UserId] | None, over: Any, ended: int) -> Any:
+def _recent(
+    table: Table, owners: frozenset[UserId] | None, over: ColumnElement[bool], ended: int
+) -> ColumnElement[bool]:
     theirs = true() if owners is None else table.c.owner.in_(owners)
     last = select(table.c.id).where(theirs, over).order_by(table.c.created_at.desc()).limit(ended)
     return theirs & (~over | table.c.id.in_(last))
 
 
-def _insert_run(connection: Any, run: Run, scenes: Sequence[Scene]) -> None:
+def _insert_run(connection: Connection, run: Run, scenes: Sequence[Scene]) -> None:
     connection.execute(
         insert(runs).values(
             id=run.id,
@@ -329,7 +324,7 @@ def _insert_run(connection: Any, run: Run, scenes: Sequence[Scene]) -> None:
     )
 
 
-def _hand_over_files(connection: Any, old: SessionId, new: SessionId) -> None:
+def _hand_over_files(connection: Connection, old: SessionId, new: SessionId) -> None:
     found = connection.execute(
         update(sessions)
         .where(sessions.c.id == old, sessions.c.continued_as.is_(None))
@@ -339,93 +334,103 @@ def _hand_over_files(connection: Any, old: SessionId, new: SessionId) -> None:
         raise Conflict("This notebook was started again already.")
 
 
-def _state(connection: Any, column: Any, key: Any, row_id: str) -> str:
-    return str(connection.execute(select(column).where(key == row_id)).scalar_one())
+def _state(connection: Connection, table: Table, row_id: str) -> str:
+    return str(connection.execute(select(table.c.state).where(table.c.id == row_id)).scalar_one())
 
 
-def _earlier(state: _S, present: _S, order: Sequence[_S]) -> bool:
-    """Whether `state` lies before `present`; what is not in `order` is an end."""
-    last = len(order)
-    places = {s: place for place, s in enumerate(order)}
-    return places.get(state, last) < places.get(present, last)
+def _may_follow(state: _S | Unset, present: _S, transitions: Mapping[_S, frozenset[_S]]) -> bool:
+    return state is UNSET or state == present or state in transitions[present]
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: getattr(v, "value", v) for k, v in values.items()}
-
-
-def _set(connection: Any, table: Table, row_id: str, values: Mapping[str, Any]) -> None:
+def _set(connection: Connection, table: Table, row_id: str, values: Mapping[str, object]) -> None:
     if values:
-        connection.execute(update(table).where(table.c.id == row_id).values(_plain(values)))
+        connection.execute(update(table).where(table.c.id == row_id).values(values))
 
 
-def _scene_rows(connection: Any, run_ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
-    found: dict[str, list[Row[Any]]] = {}
-    for row in connection.execute(_SCENES, {"run_ids": run_ids}):
-        found.setdefault(row.run_id, []).append(row)
+def _set_scene(connection: Connection, run_id: RunId, scene: SceneId, change: SceneChange) -> None:
+    here = (run_scenes.c.run_id == run_id) & (run_scenes.c.scene_id == scene)
+    values = columns(change)
+    if not values:
+        return
+    if change.state is not UNSET:
+        present = connection.execute(select(run_scenes.c.state).where(here)).scalar_one()
+        if not _may_follow(change.state, SceneState(present), SCENE_TRANSITIONS):
+            return
+    connection.execute(update(run_scenes).where(here).values(values))
+
+
+def _scenes(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[RunScene]]:
+    found: dict[str, list[RunScene]] = {}
+    for row in connection.execute(_SCENES, {"run_ids": run_ids}).mappings():
+        found.setdefault(read.text(row, "run_id"), []).append(_scene(row))
     return found
 
 
-def _session(row: Row[Any], scenes: Sequence[str]) -> Session:
-    return Session(
-        id=SessionId(row.id),
-        owner=UserId(row.owner),
-        title=row.title,
-        cluster=ClusterId(row.cluster),
-        module=ModuleId(row.module),
-        run=RunId(row.run_id),
-        scenes=tuple(SceneId(s) for s in scenes),
-        resources=Resources(row.preset, row.walltime_s),
-        state=SessionState(row.state),
-        reachability=Reachability.REACHABLE,
-        created_at=to_datetime(row.created_at),
-        reason=row.reason,
-        end_reason=EndReason(row.end_reason) if row.end_reason else None,
-        job=row.job,
-        submitted_at=maybe_datetime(row.submitted_at),
-        started_at=maybe_datetime(row.started_at),
-        endpoint_at=maybe_datetime(row.endpoint_at),
-        ready_at=maybe_datetime(row.ready_at),
-        ends_at=maybe_datetime(row.ends_at),
-        ended_at=maybe_datetime(row.ended_at),
-        files_until=maybe_datetime(row.files_until),
-        starts_at=maybe_datetime(row.starts_at),
-        continued_from=SessionId(row.continued_from) if row.continued_from else None,
-        continued_as=SessionId(row.continued_as) if row.continued_as else None,
-        stopping=row.stopping,
+def _scene(row: RowMapping) -> RunScene:
+    return RunScene(
+        SceneId(read.text(row, "scene_id")),
+        SceneState(read.text(row, "state")),
+        read.whole(row, "objects"),
+        read.number(row, "fraction"),
+        read.text(row, "message"),
+        read.table(row, "searched"),
     )
 
 
-def _run(row: Row[Any], scenes: Sequence[Row[Any]]) -> Run:
-    return Run(
-        id=RunId(row.id),
-        owner=UserId(row.owner),
-        title=row.title,
-        cluster=ClusterId(row.cluster),
-        module=ModuleId(row.module),
-        module_version=row.module_version,
-        params=row.params,
-        resources=Resources(row.preset, row.walltime_s),
-        scenes=tuple(
-            RunScene(
-                SceneId(s.scene_id),
-                SceneState(s.state),
-                s.objects,
-                s.fraction,
-                s.message,
-                s.searched,
-            )
-            for s in scenes
-        ),
-        state=RunState(row.state),
+def _session(row: RowMapping, scenes: Sequence[RunScene]) -> Session:
+    end_reason = read.maybe_text(row, "end_reason")
+    continued_from = read.maybe_text(row, "continued_from")
+    continued_as = read.maybe_text(row, "continued_as")
+    return Session(
+        id=SessionId(read.text(row, "id")),
+        owner=UserId(read.text(row, "owner")),
+        title=read.text(row, "title"),
+        cluster=ClusterId(read.text(row, "cluster")),
+        module=ModuleId(read.text(row, "module")),
+        run=RunId(read.text(row, "run_id")),
+        scenes=tuple(scene.scene for scene in scenes),
+        resources=Resources(read.text(row, "preset"), read.whole(row, "walltime_s")),
+        state=SessionState(read.text(row, "state")),
         reachability=Reachability.REACHABLE,
-        created_at=to_datetime(row.created_at),
-        session=SessionId(row.session) if row.session else None,
-        reason=row.reason,
-        job=row.job,
-        submitted_at=maybe_datetime(row.submitted_at),
-        started_at=maybe_datetime(row.started_at),
-        ended_at=maybe_datetime(row.ended_at),
-        objects=row.objects,
-        stopping=row.stopping,
+        created_at=read.moment(row, "created_at"),
+        reason=read.text(row, "reason"),
+        end_reason=EndReason(end_reason) if end_reason else None,
+        job=read.text(row, "job"),
+        submitted_at=read.maybe_moment(row, "submitted_at"),
+        started_at=read.maybe_moment(row, "started_at"),
+        endpoint_at=read.maybe_moment(row, "endpoint_at"),
+        ready_at=read.maybe_moment(row, "ready_at"),
+        ends_at=read.maybe_moment(row, "ends_at"),
+        ended_at=read.maybe_moment(row, "ended_at"),
+        files_until=read.maybe_moment(row, "files_until"),
+        starts_at=read.maybe_moment(row, "starts_at"),
+        continued_from=SessionId(continued_from) if continued_from else None,
+        continued_as=SessionId(continued_as) if continued_as else None,
+        stopping=read.flag(row, "stopping"),
+    )
+
+
+def _run(row: RowMapping, scenes: Sequence[RunScene]) -> Run:
+    session = read.maybe_text(row, "session")
+    return Run(
+        id=RunId(read.text(row, "id")),
+        owner=UserId(read.text(row, "owner")),
+        title=read.text(row, "title"),
+        cluster=ClusterId(read.text(row, "cluster")),
+        module=ModuleId(read.text(row, "module")),
+        module_version=read.text(row, "module_version"),
+        params=read.table(row, "params"),
+        resources=Resources(read.text(row, "preset"), read.whole(row, "walltime_s")),
+        scenes=tuple(scenes),
+        state=RunState(read.text(row, "state")),
+        reachability=Reachability.REACHABLE,
+        created_at=read.moment(row, "created_at"),
+        session=SessionId(session) if session else None,
+        reason=read.text(row, "reason"),
+        job=read.text(row, "job"),
+        submitted_at=read.maybe_moment(row, "submitted_at"),
+        started_at=read.maybe_moment(row, "started_at"),
+        ended_at=read.maybe_moment(row, "ended_at"),
+        objects=read.whole(row, "objects"),
+        stopping=read.flag(row, "stopping"),
     )

@@ -34,6 +34,7 @@ from lib.protocol.messages import JobKind
 from lib.reconciler.reconciler import Reconciler
 from lib.results.folder import ResultFolder
 from lib.store import Store
+from lib.store.changes import RunChange, SessionChange
 from lib.tunnels.gate_address import GateAddress, TcpAddress
 from lib.tunnels.link import ClusterLink
 from tests.fakes.reconciler_harness import hurry, until
@@ -148,8 +149,8 @@ class RealPortal:
         return a_scene("S1", folder=str(self.home), bands=("red",))
 
     def stop(self, session: Session) -> None:
-        self.store.work.update_session(session.id, stopping=True)
-        self.store.work.update_run(session.run, stopping=True)
+        self.store.work.update_session(session.id, SessionChange(stopping=True))
+        self.store.work.update_run(session.run, RunChange(stopping=True))
         self.reconciler.wake(HERE)
 
     async def session_is(self, session: Session, state: SessionState) -> Session:

@@ -7,6 +7,7 @@ from typing import Any
 
 from lib.model import Run, RunState, SessionId, SessionState
 from lib.protocol.messages import ArtifactKind
+from lib.store.changes import RunChange, SessionChange
 from tests.fakes.reconciler_harness import ReconcilerHarness, until
 from tests.fakes.things import a_picture, add_run, add_session, module_event, outlines
 
@@ -20,8 +21,8 @@ def launch(world: ReconcilerHarness, *scenes: str) -> SessionId:
 def stop(world: ReconcilerHarness, session: SessionId) -> None:
     """As `Portal.stop` does."""
     found = world.session(session)
-    world.store.work.update_session(session, stopping=True)
-    world.store.work.update_run(found.run, stopping=True)
+    world.store.work.update_session(session, SessionChange(stopping=True))
+    world.store.work.update_run(found.run, RunChange(stopping=True))
     world.wake()
 
 

@@ -31,6 +31,7 @@ from lib.portal.facade import Portal
 from lib.results.folder import ResultFolder
 from lib.scenes.local_catalog import LocalCatalog
 from lib.store import Store
+from lib.store.changes import RunChange, SessionChange
 from tests.fakes.things import a_run, a_session, new_id
 from tests.pages.sample_portal import FIRE, SHIPS, FakeReconciler
 
@@ -152,13 +153,13 @@ class World:
         run = a_run(SCENE, owner=owner, session=session_id)
         self.store.work.add_session(a_session(run, session_id), run, [self.catalog.get(SCENE)])
         if state is not SessionState.NEW:
-            self.store.work.update_session(session_id, state=state)
+            self.store.work.update_session(session_id, SessionChange(state=state))
         return self.store.work.session(session_id)
 
     def ended_session(self) -> Session:
         session = self.session(SessionState.ENDED)
-        self.store.work.update_session(session.id, files_until=time.time() + 3600)
-        self.store.work.update_run(session.run, state=RunState.CANCELLED)
+        self.store.work.update_session(session.id, SessionChange(files_until=time.time() + 3600))
+        self.store.work.update_run(session.run, RunChange(state=RunState.CANCELLED))
         return session
 
     def run(self) -> RunId:

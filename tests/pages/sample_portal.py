@@ -61,6 +61,7 @@ from lib.reconciler.cluster import ClusterHealth
 from lib.results.folder import ResultFolder
 from lib.scenes.local_catalog import LocalCatalog
 from lib.store import Store
+from lib.store.changes import RunChange, SessionChange
 from tests.fakes.tunnels import write_record
 from tests.pages import sample_people
 
@@ -228,7 +229,7 @@ class Site:
         found = [self.catalog.get(SceneId(s.scene)) for s in run.scenes]
         self.store.work.add_run(run, found)
         if more:
-            self.store.work.update_run(run.id, **more)
+            self.store.work.update_run(run.id, RunChange(**more))
         return self.store.work.run(run.id)
 
     def add_session(
@@ -247,9 +248,9 @@ class Site:
         self.store.work.add_session(session, run, found)
         changes = {**({"state": state} if state is not SessionState.NEW else {}), **more}
         if changes:
-            self.store.work.update_session(session.id, **changes)
+            self.store.work.update_session(session.id, SessionChange(**changes))
         if state is SessionState.ENDED and run_over:
-            self.store.work.update_run(run.id, state=RunState.CANCELLED)
+            self.store.work.update_run(run.id, RunChange(state=RunState.CANCELLED))
         return self.store.work.session(session.id)
 
     def _run(

@@ -9,6 +9,7 @@ import pytest
 from lib.auth import OWNER
 from lib.errors import NotFound, Refused
 from lib.model import AnnouncementKind, EndReason, RunState, SessionState
+from lib.store.changes import RunChange
 from tests.pages.apptest_components import labels, press, press_row, rows
 from tests.pages.sample_portal import FAR, HOSTILE, all_html
 from ui.audit_filter import AuditFilter, parse
@@ -135,7 +136,7 @@ def test_a_lead_cannot_stop_what_is_not_of_their_group(open_page, site, people):
 def test_what_ended_meanwhile_is_not_asked_about(open_page, site, people):
     run = site.add_run(["LC08_A"], RunState.RUNNING, owner=people["user"])
     app = open_page("administration", people["administrator"])
-    site.store.work.update_run(run.id, state=RunState.DONE)
+    site.store.work.update_run(run.id, RunChange(state=RunState.DONE))
     press_row(app, "admin-live", run.id, "stop")
     assert "Stop now" not in labels(app)
 

@@ -18,6 +18,7 @@ from lib.model import (
     TokenScope,
     TunnelState,
 )
+from lib.store.changes import SceneChange
 from tests.fakes.tunnels import write_record
 from tests.pages.browser_fixtures import Served, axe_violations, wait_until_drawn
 from tests.pages.sample_portal import FAR
@@ -59,7 +60,7 @@ def things(served: Served) -> dict[str, str]:
     user = site.person("user")
     run = site.add_run(["LC08_A", "LC08_B"], RunState.RUNNING)
     site.add_detections(run, "LC08_A", [0.9 - i / 100 for i in range(12)])
-    site.store.work.update_scene(run.id, SceneId("LC08_A"), state=SceneState.DONE)
+    site.store.work.update_scene(run.id, SceneId("LC08_A"), SceneChange(state=SceneState.DONE))
     site.add_session(["LC08_A"], SessionState.READY, ends_at=time.time() + 3600)
     waiting = site.add_session(["LC08_B"], SessionState.QUEUED, reason="3 jobs are before it.")
     theirs = site.add_session(["LC08_B"], SessionState.QUEUED, owner=user)

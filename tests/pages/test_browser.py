@@ -10,6 +10,7 @@ from playwright.sync_api import Frame, Page, expect
 
 from lib.auth import OWNER
 from lib.model import RunState, SceneId, SceneState, SessionState
+from lib.store.changes import RunChange, SceneChange, SessionChange
 from tests.alone import alone
 from tests.pages.browser_fixtures import Served
 
@@ -221,12 +222,14 @@ def test_open_notebook_shows_its_card_within_a_second(visit, served):
     rest()
     assert fastest(press.click, card.wait_for, back) < ONE_SECOND
     (session, *_) = served.site.portal.sessions(OWNER)
-    served.site.store.work.update_session(session.id, state=SessionState.QUEUED, reason="It waits.")
+    served.site.store.work.update_session(
+        session.id, SessionChange(state=SessionState.QUEUED, reason="It waits.")
+    )
     page.get_by_text("It waits.").wait_for(timeout=3000)
     page.get_by_role("button", name="Cancel").first.click()
     page.get_by_text("Stopping.").wait_for(timeout=3000)
     assert served.site.store.work.session(session.id).stopping
-    served.site.store.work.update_session(session.id, state=SessionState.ENDED)
+    served.site.store.work.update_session(session.id, SessionChange(state=SessionState.ENDED))
 
 
 def test_a_notebook_opened_in_the_page_is_not_loaded_again(visit, served):
@@ -238,7 +241,7 @@ def test_a_notebook_opened_in_the_page_is_not_loaded_again(visit, served):
     page.locator("iframe[src^='/open/']").wait_for()
     page.wait_for_timeout(3500)
     assert len(loads) == 1
-    served.site.store.work.update_session(session.id, state=SessionState.ENDED)
+    served.site.store.work.update_session(session.id, SessionChange(state=SessionState.ENDED))
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +249,7 @@ def run_id(served: Served) -> str:
     site = served.site
     run = site.add_run(["LC08_A", "LC08_B"], RunState.RUNNING)
     site.add_detections(run, "LC08_A", [0.9 - i / 100 for i in range(30)])
-    site.store.work.update_scene(run.id, SceneId("LC08_A"), state=SceneState.DONE)
+    site.store.work.update_scene(run.id, SceneId("LC08_A"), SceneChange(state=SceneState.DONE))
     return str(run.id)
 
 
@@ -291,5 +294,5 @@ def test_new_chips_arrive_while_it_runs_and_kept_ones_stay(visit, served):
     page.locator(".chip[data-key='LC08_A/2']").wait_for(timeout=4000)
     assert page.locator(".chip").first.get_attribute("data-key") == "LC08_A/2"
     assert first.get_attribute("data-seen") == "yes"
-    served.site.store.work.update_run(run.id, state=RunState.DONE)
+    served.site.store.work.update_run(run.id, RunChange(state=RunState.DONE))
     page.get_by_text("Done", exact=True).wait_for(timeout=4000)

@@ -19,6 +19,7 @@ from lib.model import (
     Tunnel,
     TunnelState,
 )
+from lib.store.changes import SessionChange
 from tests.fakes.tunnels import write_record
 from tests.pages.sample_portal import FAR, all_html
 from ui import launch_form, queues
@@ -175,7 +176,7 @@ def test_what_waits_says_when_it_is_expected_to_start(open_page, site):
     text = all_html(open_page("work"))
     assert "7 jobs are before it. It is expected to start about 2" in text
     assert "(in 12 min)." in text
-    site.store.work.update_session(waiting.id, starts_at=time.time() - 5)
+    site.store.work.update_session(waiting.id, SessionChange(starts_at=time.time() - 5))
     assert "It is expected to start at any moment." in all_html(open_page("work"))
 
 

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from lib.model import RunState, SceneId, SceneState
+from lib.store.changes import SceneChange
 from tests.pages.sample_portal import HOSTILE, all_html
 
 
@@ -23,12 +24,13 @@ def done(site):
     run = site.add_run(["LC08_A", "LC08_B"], RunState.PARTIAL)
     searched = {"pixels": 65_536, "valid_fraction": 0.98, "algorithm": "vote"}
     work = site.store.work
-    work.update_scene(run.id, SceneId("LC08_A"), state=SceneState.DONE, searched=searched)
+    work.update_scene(
+        run.id, SceneId("LC08_A"), SceneChange(state=SceneState.DONE, searched=searched)
+    )
     work.update_scene(
         run.id,
         SceneId("LC08_B"),
-        state=SceneState.FAILED,
-        message=f"The band is cut off {HOSTILE}.",
+        SceneChange(state=SceneState.FAILED, message=f"The band is cut off {HOSTILE}."),
     )
     site.add_detections(run, "LC08_A", [0.3, 0.97, 0.6, 0.8, 0.55])
     return site.store.work.run(run.id)
@@ -90,7 +92,7 @@ def test_nothing_found_says_what_was_searched(open_page, site):
     run = site.add_run(["LC08_A"], RunState.DONE)
     searched = {"pixels": 600_967, "valid_fraction": 0.5, "algorithm": "vote"}
     site.store.work.update_scene(
-        run.id, SceneId("LC08_A"), state=SceneState.DONE, searched=searched
+        run.id, SceneId("LC08_A"), SceneChange(state=SceneState.DONE, searched=searched)
     )
     text = all_html(open_page("results", run=run.id))
     assert "Nothing was found" in text
@@ -101,7 +103,9 @@ def test_nothing_found_says_what_was_searched(open_page, site):
 def test_partial_results_show_while_it_runs(open_page, site):
     run = site.add_run(["LC08_A", "LC08_B"], RunState.RUNNING)
     work = site.store.work
-    work.update_scene(run.id, SceneId("LC08_B"), state=SceneState.RUNNING, fraction=0.42)
+    work.update_scene(
+        run.id, SceneId("LC08_B"), SceneChange(state=SceneState.RUNNING, fraction=0.42)
+    )
     app = open_page("results", run=run.id)
     assert "Nothing found so far" in all_html(app)
     assert 'aria-valuenow="42"' in all_html(app)

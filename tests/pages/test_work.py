@@ -10,6 +10,7 @@ import pytest
 from lib.auth import OWNER
 from lib.errors import ClusterUnreachable
 from lib.model import EndReason, RunState, SessionState
+from lib.store.changes import RunChange, SessionChange
 from tests.pages.sample_portal import FAR, HOSTILE, all_html
 
 
@@ -202,13 +203,13 @@ def test_a_log_that_cannot_be_fetched_says_so(open_page, site, monkeypatch):
 
 def test_the_page_looks_every_second_while_something_moves(open_page, site):
     quiet = site.add_session(["LC08_A"], SessionState.READY, job="1")
-    site.store.work.update_run(quiet.run, state=RunState.DONE)
+    site.store.work.update_run(quiet.run, RunChange(state=RunState.DONE))
     app = open_page("work")
     assert app.session_state["work-poll"] == 3.0
-    site.store.work.update_session(quiet.id, stopping=True)
+    site.store.work.update_session(quiet.id, SessionChange(stopping=True))
     app.run()
     assert app.session_state["work-poll"] == 1.0
-    site.store.work.update_session(quiet.id, stopping=False)
+    site.store.work.update_session(quiet.id, SessionChange(stopping=False))
     app.run()
     assert app.session_state["work-poll"] == 3.0
     site.add_run(["LC08_A"], RunState.RUNNING)

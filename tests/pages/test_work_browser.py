@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from lib.model import EndReason, RunState, Session, SessionState
+from lib.store.changes import RunChange, SessionChange
 from tests.pages.browser_fixtures import Served, wait_until_drawn
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -27,14 +28,14 @@ def ready(served: Served) -> Iterator[Session]:
         started_at=(now - timedelta(seconds=60)).timestamp(),
         ends_at=(now + timedelta(seconds=3300)).timestamp(),
     )
-    served.site.store.work.update_run(session.run, state=RunState.DONE)
+    served.site.store.work.update_run(session.run, RunChange(state=RunState.DONE))
     yield session
     end(served, session, EndReason.STOPPED)
 
 
 def end(served: Served, session: Session, reason: EndReason) -> None:
     served.site.store.work.update_session(
-        session.id, state=SessionState.ENDED, end_reason=reason, ended_at=time.time()
+        session.id, SessionChange(state=SessionState.ENDED, end_reason=reason, ended_at=time.time())
     )
 
 

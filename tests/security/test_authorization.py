@@ -31,6 +31,7 @@ from lib.portal.my_account import MyAccount
 from lib.protocol.messages import ArtifactKind
 from lib.results.folder import ResultFolder
 from lib.store.audit import AuditQuery
+from lib.store.changes import RunChange, SessionChange
 from tests.fakes.people import SCENE, SECRET_SCENE, World, membership
 from tests.fakes.things import a_run, a_session, new_id
 from tests.pages import sample_portal
@@ -364,9 +365,9 @@ def test_what_was_lost_since_is_not_started_again(world: World) -> None:
         found = [world.catalog.get(scene)]
         world.store.work.add_session(a_session(run, session_id), run, found)
         world.store.work.update_session(
-            session_id, state=SessionState.ENDED, files_until=time.time() + 3600
+            session_id, SessionChange(state=SessionState.ENDED, files_until=time.time() + 3600)
         )
-        world.store.work.update_run(run.id, state=RunState.CANCELLED)
+        world.store.work.update_run(run.id, RunChange(state=RunState.CANCELLED))
         world.auth.membership = membership("forest")
         with pytest.raises((Refused, NotFound)):
             portal.start_again(world.speak("alice"), session_id)

@@ -24,6 +24,7 @@ from lib.model import (
     SessionState,
     UserId,
 )
+from lib.store.changes import RunChange, SceneChange
 from tests.chromium import fresh_context, host_cookie
 from tests.pages import sample_portal
 from tests.pages.sample_portal import ROOT, Site
@@ -73,13 +74,15 @@ def fill(site: Site) -> str:
     )  # fmt: skip
     store = site.store
     store.work.update_scene(
-        run.id, SceneId("LC08_A"), state=SceneState.DONE, objects=3,
-        searched={"algorithm": HOSTILE, HOSTILE: HOSTILE, "pixels": HOSTILE},
+        run.id, SceneId("LC08_A"), SceneChange(state=SceneState.DONE, objects=3,
+        searched={"algorithm": HOSTILE, HOSTILE: HOSTILE, "pixels": HOSTILE}),
     )  # fmt: skip
     store.work.update_scene(
-        run.id, SceneId("LC08_B"), state=SceneState.FAILED, message=HOSTILE, searched={}
+        run.id,
+        SceneId("LC08_B"),
+        SceneChange(state=SceneState.FAILED, message=HOSTILE, searched={}),
     )
-    store.work.update_run(run.id, state=RunState.PARTIAL)
+    store.work.update_run(run.id, RunChange(state=RunState.PARTIAL))
     store.people.came(
         UserId("u-mallory"), name=HOSTILE, provider="", subject=HOSTILE, claims={"email": HOSTILE}
     )

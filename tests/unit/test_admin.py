@@ -34,6 +34,7 @@ from lib.model import (
 from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.synthetic import FormosatSpec, LandsatSpec, write_formosat, write_landsat
 from lib.store import Store
+from lib.store.changes import SessionChange
 
 PROJECT = Path(__file__).resolve().parents[2]
 RUN = RunId("11111111-1111-4111-8111-111111111111")
@@ -286,7 +287,7 @@ def test_sessions_are_listed_and_stopped(capsys, with_session):
 
 def test_an_ended_session_is_listed_on_request_only(capsys, with_session):
     store = Store(with_session / "portal.sqlite")
-    store.work.update_session(SESSION, state=SessionState.ENDED)
+    store.work.update_session(SESSION, SessionChange(state=SessionState.ENDED))
     store.close()
     _, out, _ = admin(capsys, "sessions", "list", "--data", with_session)
     assert out == "No notebook is running.\n"

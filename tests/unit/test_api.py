@@ -24,6 +24,7 @@ from lib.model import (
 )
 from lib.portal import facade
 from lib.protocol.messages import ArtifactKind
+from lib.store.changes import SceneChange
 from tests.fakes.described import check
 from tests.fakes.reconciler_harness import hurry, until
 from tests.fakes.site import ALICE, BOB, Site, serve_site
@@ -254,7 +255,9 @@ async def test_a_run_from_launch_to_its_detections(api: httpx.AsyncClient, here:
     await here.world.run_is(run_id, RunState.QUEUED)
     store = here.world.store
     store.detections.put([a_detection(run_id, 1), a_detection(run_id, 2, "LC08_B")])
-    store.work.update_scene(run_id, SceneId("LC08_A"), state=SceneState.RUNNING, fraction=0.25)
+    store.work.update_scene(
+        run_id, SceneId("LC08_A"), SceneChange(state=SceneState.RUNNING, fraction=0.25)
+    )
     found = (await api.get(f"{address}/detections")).json()
     assert [(f["id"], f["properties"]["synthetic"]) for f in found["features"]] == [
         ("LC08_A/1", False),

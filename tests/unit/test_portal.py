@@ -27,6 +27,7 @@ from lib.model import (
 )
 from lib.portal import facade, logs
 from lib.protocol.messages import ArtifactKind
+from lib.store.changes import SessionChange
 from tests.fakes.reconciler_harness import hurry, until
 from tests.fakes.site import ALICE, BOB, Site, serve_site
 from tests.fakes.things import HERE, a_detection, a_picture, module_event, new_id
@@ -174,7 +175,7 @@ async def test_start_again(here: Site) -> None:
 
 async def test_files_that_are_gone_cannot_be_started_again(here: Site) -> None:
     session = await ended(here)
-    here.world.store.work.update_session(session.id, files_until=1.0)
+    here.world.store.work.update_session(session.id, SessionChange(files_until=1.0))
     with pytest.raises(Conflict, match="no longer kept"):
         await ask(here.portal.start_again, ALICE, session.id)
 

@@ -13,6 +13,7 @@ import pytest
 from lib.errors import StorageFull
 from lib.model import JobState, RunId, RunState, SceneId, SceneState
 from lib.store import Store
+from lib.store.changes import RunChange, SceneChange, SessionChange
 from tests.fakes.acts import begun, done, write_results
 from tests.fakes.reconciler_harness import ReconcilerHarness, hurry, running_reconciler, until
 from tests.fakes.things import (
@@ -112,7 +113,7 @@ async def test_a_lost_run_is_over(world: ReconcilerHarness) -> None:
     world.gate.say(run.id, object_event(1, "A"))
     await until(lambda: world.run(run.id).objects == 1)
     await world.reconciler.close()
-    world.store.work.update_scene(run.id, A, state=SceneState.DONE)
+    world.store.work.update_scene(run.id, A, SceneChange(state=SceneState.DONE))
     world.gate.forget(run.id)
     await world.restart()
     over = await world.run_is(run.id, RunState.PARTIAL)
@@ -129,7 +130,7 @@ async def test_a_run_of_a_session_that_ended_long_ago_is_over(world: ReconcilerH
     world.gate.start(session.id)
     await world.run_is(session.run, RUNNING)
     await world.reconciler.close()
-    world.store.work.update_session(session.id, state=type(session.state).ENDED)
+    world.store.work.update_session(session.id, SessionChange(state=type(session.state).ENDED))
     world.gate.forget(session.id)
     await world.restart()
     over = await world.run_is(session.run, RunState.FAILED)
@@ -142,7 +143,7 @@ async def test_a_run_cancelled_before_it_was_submitted_never_starts(
     world.gate.go_away()
     await until(lambda: not world.reconciler.health(HERE).reachable)
     run = add_run(world.store, "A")
-    world.store.work.update_run(run.id, stopping=True)
+    world.store.work.update_run(run.id, RunChange(stopping=True))
     world.wake()
     over = await world.run_is(run.id, RunState.CANCELLED)
     assert over.reason == "It was cancelled before it started."
@@ -157,7 +158,7 @@ async def test_a_job_that_runs_though_its_run_was_cancelled_is_ended(
 ) -> None:
     run = await begun(world)
     await world.reconciler.close()
-    world.store.work.update_run(run.id, state=RunState.CANCELLED)
+    world.store.work.update_run(run.id, RunChange(state=RunState.CANCELLED))
     await world.restart()
     await until(lambda: world.gate.jobs[run.id].status.state is JobState.ENDED)
 
@@ -240,7 +241,7 @@ async def test_two_new_events_are_one_step_and_repeat_harmlessly(world: Reconcil
     await until(lambda: world.run(run.id).objects == 2)
     await until(lambda: all(d.has_chip for d in world.store.detections.of_run(run.id)))
     await world.reconciler.close()
-    world.store.work.update_run(run.id, events_have=1)
+    world.store.work.update_run(run.id, RunChange(events_have=1))
     await world.restart()
     await until(lambda: world.store.work.events_have(run.id) == 4)
     found = world.store.detections.of_run(RunId(run.id))

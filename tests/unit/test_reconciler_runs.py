@@ -14,6 +14,7 @@ from lib.errors import ProtocolError
 from lib.model import EndReason, RunState, SceneId, SceneState
 from lib.protocol.messages import ArtifactKind, JobKind
 from lib.reconciler.results import ResultCollector
+from lib.store.changes import RunChange
 from tests.fakes.acts import begun, done, write_results
 from tests.fakes.reconciler_harness import ReconcilerHarness, hurry, running_reconciler, until
 from tests.fakes.things import (
@@ -116,7 +117,7 @@ async def test_a_run_that_is_stopped_keeps_what_it_has(world: ReconcilerHarness)
     write_results(world, run.id)
     world.gate.say(run.id, object_event(1, "A"), done(), module_event("scene_started", scene="B"))
     await until(lambda: world.run(run.id).scenes[1].state is SceneState.RUNNING)
-    world.store.work.update_run(run.id, stopping=True)
+    world.store.work.update_run(run.id, RunChange(stopping=True))
     world.wake()
     over = await world.run_is(run.id, RunState.CANCELLED)
     assert over.reason == "It was stopped. The results of 1 scene are kept."
@@ -329,7 +330,7 @@ async def test_events_that_the_gate_left_out_are_asked_for_again(world: Reconcil
     job = world.gate.jobs[run.id]
     hidden, job.events = job.events, []
     await world.reconciler.close()
-    world.store.work.update_run(run.id, events_have=0)
+    world.store.work.update_run(run.id, RunChange(events_have=0))
     job.events = [*hidden, object_event(1, "A"), done()]
     world.gate.change(run.id, events=4)
     await world.restart()

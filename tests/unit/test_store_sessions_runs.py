@@ -13,6 +13,7 @@ import pytest
 from lib.errors import Conflict, NotFound
 from lib.model import EndReason, RunId, RunState, SceneId, SceneState, SessionId, SessionState
 from lib.store import Store
+from lib.store.changes import RunChange, SceneChange, SessionChange
 from tests.fakes.things import (
     ALICE,
     BOB,
@@ -81,8 +82,8 @@ def test_late_news_changes_neither_state_nor_reason(
     store: Store, present: SessionState, late: SessionState
 ) -> None:
     session = add_session(store)
-    store.work.update_session(session.id, state=present, reason="as it is")
-    store.work.update_session(session.id, state=late, reason="as it was", job="7")
+    store.work.update_session(session.id, SessionChange(state=present, reason="as it is"))
+    store.work.update_session(session.id, SessionChange(state=late, reason="as it was", job="7"))
     found = store.work.session(session.id)
     assert (found.state, found.reason) == (present, "as it is")
     assert found.job == ("" if present is SessionState.ENDED else "7")
@@ -91,13 +92,19 @@ def test_late_news_changes_neither_state_nor_reason(
 def test_a_session_that_ended_stays_as_it_ended(store: Store) -> None:
     session = add_session(store)
     store.work.update_session(
-        session.id, state=SessionState.ENDED, end_reason=EndReason.IDLE, reason="idle", ended_at=5.0
+        session.id,
+        SessionChange(
+            state=SessionState.ENDED, end_reason=EndReason.IDLE, reason="idle", ended_at=5.0
+        ),
     )
-    store.work.update_session(session.id, reason="being connected", stopping=True)
+    store.work.update_session(session.id, SessionChange(reason="being connected", stopping=True))
     store.work.update_session(
-        session.id, state=SessionState.ENDED, end_reason=EndReason.LOST, reason="lost", ended_at=9.0
+        session.id,
+        SessionChange(
+            state=SessionState.ENDED, end_reason=EndReason.LOST, reason="lost", ended_at=9.0
+        ),
     )
-    store.work.update_session(session.id, files_until=time.time() + 60)
+    store.work.update_session(session.id, SessionChange(files_until=time.time() + 60))
     found = store.work.session(session.id)
     assert (found.end_reason, found.reason, found.stopping) == (EndReason.IDLE, "idle", False)
     assert found.ended_at is not None
@@ -108,9 +115,11 @@ def test_a_session_that_ended_stays_as_it_ended(store: Store) -> None:
 @pytest.mark.parametrize("over", [s for s in RunState if s.over])
 def test_a_run_that_is_over_stays_as_it_ended(store: Store, over: RunState) -> None:
     run = add_run(store)
-    store.work.update_run(run.id, state=over, reason="so it ended")
-    store.work.update_run(run.id, state=RunState.RUNNING, reason="", stopping=True, events_have=4)
-    store.work.update_run(run.id, reason="the disk is full")
+    store.work.update_run(run.id, RunChange(state=over, reason="so it ended"))
+    store.work.update_run(
+        run.id, RunChange(state=RunState.RUNNING, reason="", stopping=True, events_have=4)
+    )
+    store.work.update_run(run.id, RunChange(reason="the disk is full"))
     found = store.work.run(run.id)
     assert (found.state, found.reason, found.stopping) == (over, "so it ended", False)
     assert store.work.events_have(run.id) == 4
@@ -119,8 +128,10 @@ def test_a_run_that_is_over_stays_as_it_ended(store: Store, over: RunState) -> N
 
 def test_a_run_that_runs_is_not_submitted_again(store: Store) -> None:
     run = add_run(store)
-    store.work.update_run(run.id, state=RunState.RUNNING, reason="it searches")
-    store.work.update_run(run.id, state=RunState.SUBMITTED, reason="accepted", submitted_at=3.0)
+    store.work.update_run(run.id, RunChange(state=RunState.RUNNING, reason="it searches"))
+    store.work.update_run(
+        run.id, RunChange(state=RunState.SUBMITTED, reason="accepted", submitted_at=3.0)
+    )
     found = store.work.run(run.id)
     assert (found.state, found.reason) == (RunState.RUNNING, "it searches")
     assert found.submitted_at is not None
@@ -129,12 +140,12 @@ def test_a_run_that_runs_is_not_submitted_again(store: Store) -> None:
 def test_scenes_go_forward_only(store: Store) -> None:
     run = add_run(store, "A", "B")
     a, b = SceneId("A"), SceneId("B")
-    store.work.update_scene(run.id, a, state=SceneState.RUNNING, fraction=0.5)
-    store.work.update_scene(run.id, a, state=SceneState.DONE, objects=3)
-    store.work.update_scene(run.id, a, state=SceneState.RUNNING, fraction=0.1)
-    store.work.update_scene(run.id, a, state=SceneState.FAILED, message="no")
-    store.work.update_scene(run.id, b, state=SceneState.FAILED, message="broken")
-    store.work.update_scene(run.id, b, state=SceneState.DONE)
+    store.work.update_scene(run.id, a, SceneChange(state=SceneState.RUNNING, fraction=0.5))
+    store.work.update_scene(run.id, a, SceneChange(state=SceneState.DONE, objects=3))
+    store.work.update_scene(run.id, a, SceneChange(state=SceneState.RUNNING, fraction=0.1))
+    store.work.update_scene(run.id, a, SceneChange(state=SceneState.FAILED, message="no"))
+    store.work.update_scene(run.id, b, SceneChange(state=SceneState.FAILED, message="broken"))
+    store.work.update_scene(run.id, b, SceneChange(state=SceneState.DONE))
     scenes = store.work.run(run.id).scenes
     assert [(s.state, s.message) for s in scenes] == [
         (SceneState.DONE, ""),
@@ -154,7 +165,7 @@ def test_no_thread_can_slip_between_reading_and_writing(store: Store) -> None:
             state: SessionState, one: SessionId = session.id, all_: threading.Barrier = together
         ) -> None:
             all_.wait()
-            store.work.update_session(one, state=state, reason=str(state))
+            store.work.update_session(one, SessionChange(state=state, reason=str(state)))
 
         states = [SessionState.READY, SessionState.STARTING, SessionState.QUEUED] * 2
         with ThreadPoolExecutor(8) as pool:
