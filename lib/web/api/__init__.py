@@ -13,7 +13,7 @@ import json
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -30,6 +30,7 @@ from lib.errors import (
 )
 from lib.model import LaunchRequest, Resources, RunId, SceneId, SessionId
 from lib.portal import facade
+from lib.portal.facade import Portal
 from lib.protocol.messages import ArtifactKind
 from lib.web.api.queries import audit_query, no_constant, scene_query, whole
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from lib.model import Scene, User
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _STATUS = (
     (SignInEnded, 401),
@@ -105,7 +109,7 @@ def _guarded(handler: Callable[[Request], Awaitable[Response]]) -> Any:
 async def healthz(request: Request) -> Response:
     """Alive, without saying anything about the inside."""
     facade.current()
-    return JSONResponse({"status": "ok", "version": facade.Portal.version})
+    return JSONResponse({"status": "ok", "version": Portal.version})
 
 
 async def openapi(request: Request) -> Response:
@@ -113,11 +117,11 @@ async def openapi(request: Request) -> Response:
 
 
 async def me(request: Request) -> Response:
-    return _json(await _ask(request, "me"))
+    return _json(await _ask(request, Portal.me))
 
 
 async def scenes(request: Request) -> Response:
-    hits = await _ask(request, "search", scene_query(request, default_limit=100))
+    hits = await _ask(request, Portal.search, scene_query(request, default_limit=100))
     return _json(
         {
             "type": "FeatureCollection",
@@ -129,12 +133,12 @@ async def scenes(request: Request) -> Response:
 
 
 async def scene(request: Request) -> Response:
-    found = await _ask(request, "scene", SceneId(request.path_params["scene"]))
+    found = await _ask(request, Portal.scene, SceneId(request.path_params["scene"]))
     return _json(_feature(found))
 
 
 async def footprints(request: Request) -> Response:
-    found = await _ask(request, "footprints", scene_query(request, default_limit=20_000))
+    found = await _ask(request, Portal.footprints, scene_query(request, default_limit=20_000))
     return Response(
         found.geojson,
         media_type="application/geo+json",
@@ -144,68 +148,68 @@ async def footprints(request: Request) -> Response:
 
 async def quicklook(request: Request) -> Response:
     size = whole(request, "size", 256, 32, 2048)
-    picture = await _ask(request, "quicklook", SceneId(request.path_params["scene"]), size)
+    picture = await _ask(request, Portal.quicklook, SceneId(request.path_params["scene"]), size)
     return Response(picture.webp, media_type="image/webp", headers=_PICTURE_HEADERS)
 
 
 async def tile(request: Request) -> Response:
     z, x, y = (_number_in_path(request, name) for name in "zxy")
-    content = await _ask(request, "tile", SceneId(request.path_params["scene"]), z, x, y)
+    content = await _ask(request, Portal.tile, SceneId(request.path_params["scene"]), z, x, y)
     return Response(content, media_type="image/webp", headers=_PICTURE_HEADERS)
 
 
 async def modules(request: Request) -> Response:
-    return _json(await _ask(request, "modules"))
+    return _json(await _ask(request, Portal.modules))
 
 
 async def clusters(request: Request) -> Response:
     every = whole(request, "all", 0, 0, 1)
-    return _json(await _ask(request, "all_clusters" if every else "clusters"))
+    return _json(await _ask(request, Portal.all_clusters if every else Portal.clusters))
 
 
 async def sessions(request: Request) -> Response:
-    return _json(await _ask(request, "sessions"))
+    return _json(await _ask(request, Portal.sessions))
 
 
 async def session(request: Request) -> Response:
-    return _json(await _ask(request, "session", SessionId(request.path_params["session"])))
+    return _json(await _ask(request, Portal.session, SessionId(request.path_params["session"])))
 
 
 async def open_session(request: Request) -> Response:
-    opened = await _ask(request, "open_notebook", await _launch_request(request))
+    opened = await _ask(request, Portal.open_notebook, await _launch_request(request))
     return _json(opened, 201, {"Location": f"/api/sessions/{opened.id}"})
 
 
 async def stop_session(request: Request) -> Response:
     session_id = SessionId(request.path_params["session"])
-    await _ask(request, "session", session_id)
-    await _ask(request, "stop", session_id)
-    return _json(await _ask(request, "session", session_id), 202)
+    await _ask(request, Portal.session, session_id)
+    await _ask(request, Portal.stop, session_id)
+    return _json(await _ask(request, Portal.session, session_id), 202)
 
 
 async def runs(request: Request) -> Response:
-    return _json(await _ask(request, "runs"))
+    return _json(await _ask(request, Portal.runs))
 
 
 async def run(request: Request) -> Response:
-    return _json(await _ask(request, "run", RunId(request.path_params["run"])))
+    return _json(await _ask(request, Portal.run, RunId(request.path_params["run"])))
 
 
 async def start_run(request: Request) -> Response:
-    started = await _ask(request, "start_run", await _launch_request(request))
+    started = await _ask(request, Portal.start_run, await _launch_request(request))
     return _json(started, 201, {"Location": f"/api/runs/{started.id}"})
 
 
 async def stop_run(request: Request) -> Response:
     run_id = RunId(request.path_params["run"])
-    await _ask(request, "run", run_id)
-    await _ask(request, "stop", run_id)
-    return _json(await _ask(request, "run", run_id), 202)
+    await _ask(request, Portal.run, run_id)
+    await _ask(request, Portal.stop, run_id)
+    return _json(await _ask(request, Portal.run, run_id), 202)
 
 
 async def detections(request: Request) -> Response:
     run_id = RunId(request.path_params["run"])
-    content = await _ask(request, "export_geojson", run_id)
+    content = await _ask(request, Portal.export_geojson, run_id)
     headers = {}
     if request.query_params.get("download"):
         headers["Content-Disposition"] = f'attachment; filename="detections-{run_id[:8]}.geojson"'
@@ -232,17 +236,22 @@ async def audit(request: Request) -> Response:
 
 async def _picture(request: Request, kind: ArtifactKind, n: int) -> Response:
     at = request.path_params
-    content = await _ask(request, "picture", RunId(at["run"]), SceneId(at["scene"]), kind, n)
+    content = await _ask(request, Portal.picture, RunId(at["run"]), SceneId(at["scene"]), kind, n)
     return Response(content, media_type="image/webp", headers=_PICTURE_HEADERS)
 
 
 # --- in and out ---------------------------------------------------------------
 
 
-async def _ask(request: Request, method: str, *args: Any) -> Any:
-    """Call the Portal in a worker thread, in the name of who asks."""
+async def _ask(
+    request: Request,
+    method: Callable[Concatenate[Portal, User, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Call a method of the Portal in a worker thread, in the name of who asks."""
     user: User = request.state.user
-    return await run_in_threadpool(getattr(facade.current(), method), user, *args)
+    return await run_in_threadpool(method, facade.current(), user, *args, **kwargs)
 
 
 async def _launch_request(request: Request) -> LaunchRequest:
