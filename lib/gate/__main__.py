@@ -14,7 +14,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from lib.errors import SceneBridgeError
 from lib.gate.serve import serve, serve_detached, stop
@@ -41,29 +40,29 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _init(state_dir: StateDir, arguments: argparse.Namespace) -> Mapping[str, Any]:
+def _init(state_dir: StateDir, arguments: argparse.Namespace) -> Mapping[str, object]:
     first = {"python": sys.executable, "code": str(ROOT)}
     key, policy, fix_node = arguments.portal_key, arguments.policy, arguments.fix_node
     host_key = state_dir.init(arguments.cluster, key, policy, first, fix_node=fix_node)
     return {"home": str(state_dir.path), "cluster": arguments.cluster, "host_key": host_key}
 
 
-def _serve(state_dir: StateDir, arguments: argparse.Namespace) -> Mapping[str, Any] | None:
+def _serve(state_dir: StateDir, arguments: argparse.Namespace) -> Mapping[str, object] | None:
     if arguments.detach:
         return asdict(serve_detached(state_dir))
     asyncio.run(serve(state_dir))
     return None
 
 
-def _stop(state_dir: StateDir, arguments: argparse.Namespace) -> Mapping[str, Any]:
+def _stop(state_dir: StateDir, arguments: argparse.Namespace) -> Mapping[str, object]:
     return {"was_running": stop(state_dir, jobs=arguments.jobs)}
 
 
-def _check(state_dir: StateDir, arguments: argparse.Namespace) -> Mapping[str, Any]:
+def _check(state_dir: StateDir, arguments: argparse.Namespace) -> Mapping[str, object]:
     return check(state_dir, arguments.policy)
 
 
-def _status(state_dir: StateDir, _: argparse.Namespace) -> Mapping[str, Any]:
+def _status(state_dir: StateDir, _: argparse.Namespace) -> Mapping[str, object]:
     return status(state_dir)
 
 

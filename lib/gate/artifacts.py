@@ -1,4 +1,4 @@
-"""What can be fetched of a job: artifacts and logs by kind, never by path.
+"""Read artifacts and logs of a job: by kind, never by path.
 
 The portal names a kind, a submitted scene and a number; the gate alone makes the path
 from them, and opens it as something an attacker wrote.

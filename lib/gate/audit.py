@@ -1,4 +1,4 @@
-"""The gate's append-only record of who asked for what: `audit.jsonl`.
+"""The gate's audit log, `audit.jsonl`: who asked for what, and what was refused.
 
 One JSON object per line with `time`, `event`, and what belongs to it. No secrets, no
 parameters, no file contents.

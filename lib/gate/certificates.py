@@ -1,4 +1,4 @@
-"""Certificates of one session: self-signed, pinned on both sides, never used again."""
+"""Self-signed TLS certificates of one session: pinned on both sides, never used again."""
 
 from __future__ import annotations
 

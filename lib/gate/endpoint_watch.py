@@ -1,4 +1,4 @@
-"""Watch for new endpoints: they are seen at once, though the scheduler is asked only now and then.
+"""Watch for new endpoints, so that they are seen between two polls of the scheduler.
 
 The session script writes `control/endpoint.json` when its notebook answers. One stat per
 job that has none yet is cheap; on a network file system a stat may be answered from a

@@ -1,4 +1,4 @@
-"""What a policy may name as a module's image."""
+"""Parse and validate container image references of the policy."""
 
 from __future__ import annotations
 

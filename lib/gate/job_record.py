@@ -1,4 +1,4 @@
-"""What the gate remembers of each job: `control/record.json`."""
+"""The job record, `control/record.json`: what the gate remembers of each job."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ class RecordUpdater:
             self._take_endpoint(tracked)
         return self._save_if_changed(tracked, before)
 
-    def _save_if_changed(self, tracked: TrackedJob, before: tuple[Any, ...]) -> bool:
+    def _save_if_changed(self, tracked: TrackedJob, before: tuple[object, ...]) -> bool:
         if _VARIABLE(tracked.record) == before and not tracked.unsaved:
             return False
         self._table.save_changed(tracked)
@@ -238,7 +238,7 @@ class RecordUpdater:
         return found if isinstance(found, dict) else None
 
 
-def _why(record: JobRecord, view: JobView, report: Mapping[str, Any]) -> tuple[EndReason, str]:
+def _why(record: JobRecord, view: JobView, report: Mapping[str, object]) -> tuple[EndReason, str]:
     """The end reason and its sentence, from whoever knows best."""
     said = str(report.get("reason", ""))[:1000]
     if view.end_reason in _SCHEDULER_KNOWS and view.end_reason is not None:
@@ -266,5 +266,5 @@ def _close(one: float | None, other: float | None) -> bool:
     return abs(one - other) < _STARTS_AT_STEP_S
 
 
-def _whole(value: Any) -> int | None:
+def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""Which account is at the other end of a loopback connection (Linux)."""
+"""Peer credentials of a loopback TCP connection: which account is at its other end (Linux)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a gate allows, read from its own `policy.toml`.
+"""Parse and validate the policy, `policy.toml`: what a gate allows.
 
 The file is edited only by logging in to the cluster, never by a verb. An empty
 list allows nothing. docs/gate.md explains every key.
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from lib.errors import InvalidInput
@@ -97,9 +96,9 @@ class Policy:
     data_paths: tuple[Path, ...]
     https_hosts: tuple[str, ...]
     scheduler_name: str
-    scheduler_options: Mapping[str, Any]
+    scheduler_options: Mapping[str, object]
     runtime_name: str
-    runtime_options: Mapping[str, Any]
+    runtime_options: Mapping[str, object]
     modules: tuple[AllowedModule, ...]
     presets: tuple[AllowedPreset, ...]
     limits: Limits
@@ -165,7 +164,7 @@ def load(path: Path, state_dir: Path) -> Policy:
     return parse(data, state_dir, where=str(path))
 
 
-def parse(data: Mapping[str, Any], state_dir: Path, *, where: str = "policy.toml") -> Policy:
+def parse(data: Mapping[str, object], state_dir: Path, *, where: str = "policy.toml") -> Policy:
     """Check a policy that was read already. Errors as in `load`."""
     table = ConfigTable(data, where)
     table.whole("format", low=FORMAT, high=FORMAT)
@@ -202,7 +201,7 @@ def parse(data: Mapping[str, Any], state_dir: Path, *, where: str = "policy.toml
     return policy
 
 
-def _part(table: ConfigTable, key: str) -> tuple[str, dict[str, Any]]:
+def _part(table: ConfigTable, key: str) -> tuple[str, dict[str, object]]:
     options = dict(table.get(key, dict))
     name = options.pop("name", None)
     if not isinstance(name, str):
@@ -210,7 +209,7 @@ def _part(table: ConfigTable, key: str) -> tuple[str, dict[str, Any]]:
     return name, options
 
 
-def _notebook_folder(runtime: str, options: Mapping[str, Any]) -> Path:
+def _notebook_folder(runtime: str, options: Mapping[str, object]) -> Path:
     """Where prepared notebooks lie: beside the gate's own code, unless there is no image."""
     own = options.get("code") if runtime == "process" else ""
     return Path(own) if isinstance(own, str) and own else ROOT

@@ -1,4 +1,4 @@
-"""How busy the cluster is, asked at most every so often, however often it is wanted."""
+"""Cached queue load: the scheduler is asked at most every so often, however many ask."""
 
 from __future__ import annotations
 

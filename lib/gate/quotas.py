@@ -1,4 +1,4 @@
-"""Who may submit, and how much: the quotas of the policy, which look at other jobs too.
+"""Quotas: who may submit and how much, with the jobs that there are.
 
 Asked under the lock of `Jobs.submit`, so two submits cannot both take the last place.
 """

@@ -1,4 +1,4 @@
-"""Open what lies below a session's `work/`: it was written by an attacker.
+"""Safe opening of untrusted files below `work/`: no links, no devices, one name each.
 
 Each name is opened relative to the descriptor of the folder before it, never following
 a link, so nothing that is swapped meanwhile leads elsewhere. Only regular files with one

@@ -1,4 +1,4 @@
-"""Run a gate until it is told to stop, and stop one that runs."""
+"""Start, run and stop the gate's server; the kill switch while it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make the folder of a job: everything the session script and the module find.
+"""Build a job's directory: everything that the session script and the module find.
 
 `control/` gets the spec, the certificates and the token; `work/` gets `in/` and the
 notebook. A session that continues another takes its `work/` over, which was written by an
@@ -13,7 +13,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lib.errors import Conflict, InvalidInput
 from lib.files.atomic import write_atomic, write_json
@@ -103,7 +102,7 @@ class SessionDirBuilder:
             os.close(fd)
 
     def _write_input(
-        self, control: Path, work: Path, params: Mapping[str, Any], validated: ValidatedSubmit
+        self, control: Path, work: Path, params: Mapping[str, object], validated: ValidatedSubmit
     ) -> None:
         """Build `in` in `control`, then rename it into place."""
         aside = f".in-{secrets.token_hex(8)}"
@@ -111,8 +110,9 @@ class SessionDirBuilder:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         for item in validated.items:
-            (new / item["id"]).mkdir(mode=0o700)
-            write_json(new / item["id"] / f"{item['id']}.json", item)
+            folder = new / str(item["id"])
+            folder.mkdir(mode=0o700)
+            write_json(folder / f"{folder.name}.json", item)
         for staged in validated.staged:
             source = control / STAGED / staged.scene / staged.asset
             if not source.is_file():
@@ -199,7 +199,7 @@ def _move_aside(folder: int, name: str, new_name: str) -> None:
         raise Conflict("The files of that session cannot be taken over.") from exc
 
 
-def _catalog(scenes: list[str]) -> dict[str, Any]:
+def _catalog(scenes: list[str]) -> dict[str, object]:
     links = [
         {"rel": "item", "href": f"./{scene}/{scene}.json", "type": "application/geo+json"}
         for scene in scenes

@@ -1,4 +1,4 @@
-"""Fewer system calls and fewer copies per byte of a forward.
+"""Batched SSH writes: fewer system calls and fewer copies per byte of a forward.
 
 For each 32 KiB of a forward asyncssh 2.24 sends two packets, each with a system call of
 its own, and copies the data nine times on its way. Here

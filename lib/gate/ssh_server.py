@@ -1,4 +1,4 @@
-"""The SSH side of the gate: who gets in, and the two things that are possible then.
+"""The gate's SSH server (asyncssh): authentication, commands, and forwards to notebooks.
 
 Refusal is the default of every request. Allowed are the command ``scenebridge-1 VERB``
 and `direct-tcpip` to ``s-UUID`` port 1, where UUID is a live session whose scheduler

@@ -1,4 +1,4 @@
-"""Files that the portal puts before it submits: `control/staged/SCENE/ASSET`.
+"""Staging: files that the portal uploads before it submits, `control/staged/SCENE/ASSET`.
 
 They lie in `control`, where no job has ever written, until the job's folder is made.
 """

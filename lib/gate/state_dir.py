@@ -1,4 +1,4 @@
-"""The gate's own folder: keys, policy, lock, and the note of the gate that runs."""
+"""The gate's state directory: keys, policy, lock, and `gate.json` of the gate that runs."""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lib.errors import InvalidInput
 from lib.gate import VERSION
@@ -15,7 +14,7 @@ from lib.gate.state_dir import StateDir, this_node
 from lib.jobs.control_files import ROOT
 
 
-def check(state_dir: StateDir, policy_file: Path | None = None) -> Mapping[str, Any]:
+def check(state_dir: StateDir, policy_file: Path | None = None) -> Mapping[str, object]:
     """Read a policy as `serve` will; `problems` are sentences about what cannot work yet.
 
     Args:
@@ -52,7 +51,7 @@ def problems_of(policy: Policy, state_dir: StateDir) -> list[str]:
     return found
 
 
-def status(state_dir: StateDir) -> Mapping[str, Any]:
+def status(state_dir: StateDir) -> Mapping[str, object]:
     """What runs, where, and what is wrong; never raises for a wrong policy."""
     try:
         policy: Policy | None = state_dir.policy()

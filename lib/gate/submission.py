@@ -1,4 +1,4 @@
-"""Bring recorded jobs to the scheduler, each at most once.
+"""Submission: bring recorded jobs to the scheduler, each at most once.
 
 A record is on disk before its job is submitted. Whatever then happens (a crash, a submit
 without an answer, a scheduler that takes the job later), the job is looked for by its name,
@@ -126,13 +126,13 @@ class Submitter:
         if begun:
             await asyncio.wait(begun, timeout=patience_s)
 
-    def _start(self, tracked: TrackedJob, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start(self, tracked: TrackedJob, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         self._imageless[tracked.record.id] = asyncio.Event()
         task = asyncio.ensure_future(self._guarded(tracked.record.id, work))
         self._tasks[tracked.record.id] = task
         return task
 
-    async def _guarded(self, job_id: str, work: Coroutine[Any, Any, None]) -> None:
+    async def _guarded(self, job_id: str, work: Coroutine[None, None, None]) -> None:
         try:
             await work
         except Unavailable:

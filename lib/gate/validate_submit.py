@@ -1,4 +1,4 @@
-"""Check a submit against the policy, and turn its items into what a module may read.
+"""Validate a submit against the policy, and rebuild its items for the module.
 
 Nothing of a request reaches a disk or a command line before it passed here.
 """
@@ -65,7 +65,7 @@ class ValidatedSubmit:
 
     module: AllowedModule
     preset: AllowedPreset
-    items: tuple[Mapping[str, Any], ...]
+    items: tuple[Mapping[str, object], ...]
     readable: tuple[Path, ...]
     staged: tuple[StagedAsset, ...]
 
@@ -138,7 +138,7 @@ class _ItemValidator:
         self.readable: list[Path] = []
         self.staged: list[StagedAsset] = []
 
-    def item(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
+    def item(self, item: Mapping[str, object]) -> Mapping[str, object]:
         scene = item.get("id")
         if (
             not isinstance(scene, str)
@@ -159,7 +159,7 @@ class _ItemValidator:
         ]
         return rebuilt
 
-    def _asset(self, scene: str, key: str, asset: Any) -> dict[str, Any]:
+    def _asset(self, scene: str, key: str, asset: object) -> dict[str, object]:
         if not isinstance(asset, dict) or ASSET_PATTERN.fullmatch(key) is None:
             raise InvalidInput(f"Scene {scene} has an asset {key!r:.60} that is not understood.")
         rebuilt = {k: v for k, v in asset.items() if k != "alternate"}
@@ -168,7 +168,7 @@ class _ItemValidator:
             raise InvalidInput(f"Scene {scene}, asset {key}: only one address is allowed.")
         return rebuilt
 
-    def _href(self, scene: str, key: str, href: Any) -> str:
+    def _href(self, scene: str, key: str, href: object) -> str:
         if not isinstance(href, str) or not href or "\0" in href:
             raise InvalidInput(f"Scene {scene}, asset {key} has no address.")
         if href.startswith(STAGED_SCHEME):

@@ -1,4 +1,4 @@
-"""The seven verbs: one request line in, one reply out. Nothing else is understood."""
+"""Request handlers of the seven verbs: one request line in, one reply out."""
 
 from __future__ import annotations
 

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import Any
 
 from lib.errors import NotFound
 from lib.gate.jobs import Jobs
+from lib.model import JsonValue
 from lib.protocol.messages import WATCH_PING_S, JobStatus, WatchMessage, WatchRequest
 
 _BATCH_EVENTS = 200
@@ -70,7 +70,7 @@ class Watch:
                 self._have[status.id] = first + len(events)
                 yield self._message("events", id=status.id, first=first, events=events)
 
-    async def _read(self, job_id: str, first: int) -> list[dict[str, Any]]:
+    async def _read(self, job_id: str, first: int) -> list[dict[str, JsonValue]]:
         with contextlib.suppress(NotFound):
             return await asyncio.to_thread(
                 lambda: self._jobs.events(job_id).read(first, _BATCH_EVENTS)
@@ -84,7 +84,7 @@ class Watch:
         jobs: list[JobStatus] | None = None,
         id: str = "",
         first: int = 0,
-        events: list[dict[str, Any]] | None = None,
+        events: list[dict[str, JsonValue]] | None = None,
     ) -> WatchMessage:
         asked_ok, reason = self._asked
         return WatchMessage(

@@ -1,10 +1,10 @@
-"""Read configuration tables strictly: unknown keys, wrong types, wrong ranges are errors."""
+"""Strict parsing of configuration tables: unknown keys, wrong types and ranges are errors."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lib.errors import InvalidInput
 
@@ -25,7 +25,7 @@ class ConfigTable:
     All errors are `InvalidInput` that name the key as a person would find it.
     """
 
-    def __init__(self, data: Any, where: str) -> None:
+    def __init__(self, data: object, where: str) -> None:
         if not isinstance(data, Mapping):
             raise InvalidInput(f"{where} must be a table.")
         self._data = data

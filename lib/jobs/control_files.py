@@ -1,4 +1,4 @@
-"""What the gate tells the session script, and what the script reports back.
+"""Control files: what the gate tells the session script, and what the script reports back.
 
 Files in `control/`, all 0600, all written by temporary file and rename:
 
@@ -18,7 +18,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from lib.files.atomic import read_json, write_json
 from lib.jobs.environment import inherited
@@ -67,7 +66,7 @@ class SessionSpec:
     max_file_bytes: int
     readable: list[str]
     runtime: str
-    runtime_options: dict[str, Any]
+    runtime_options: dict[str, object]
     gpus: int = 0
     image: str = ""
 

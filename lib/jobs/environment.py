@@ -1,4 +1,4 @@
-"""What a job inherits from the account's environment. Everything else is left out."""
+"""The environment allow-list: what a job inherits from the account's. All else is left out."""
 
 from __future__ import annotations
 

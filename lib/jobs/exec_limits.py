@@ -1,4 +1,4 @@
-"""Become another program that dies with its starter and writes no huge file.
+"""Exec wrapper with limits: dies with its starter (PDEATHSIG) and writes no huge file.
 
 `python -I -S exec_limits.py PARENT_PID MAX_FILE_BYTES exec|watch COMMAND...`: a script by
 itself, so that nothing has to run between fork and exec in the session script, which has

@@ -1,4 +1,4 @@
-"""The notebook server as a task, and the questions the session script asks it."""
+"""Jupyter server of a session: its command line, readiness and activity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which process is which, and how to end all of a job's.
+"""Process identity (pid and start time), subreaper, and ending all processes of a job.
 
 A pid alone names nobody: the kernel gives it out again. A process is identified by pid
 and start time, both of which must still match before it is signalled. Linux reads

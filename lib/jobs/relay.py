@@ -1,4 +1,4 @@
-"""Relay from mutual TLS on a TCP port to a UNIX socket.
+"""TLS relay: from mutual TLS on a TCP port to a UNIX socket.
 
 The port is bound before anything else happens, so it is never probed and lost. Only the
 one pinned client certificate gets through the handshake; other users of the node cannot

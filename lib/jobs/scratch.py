@@ -1,4 +1,4 @@
-"""The node-local folder of a job: made for it alone, and gone with it.
+"""Node-local scratch directory of a job: made for it alone, and gone with it.
 
 A node that is killed, or a scheduler that loses patience, can end a session script before
 it has tidied up. So each folder is locked while its script lives, and a script that starts

@@ -1,4 +1,4 @@
-"""A program that a session script runs in the runtime, with its output kept in bounds."""
+"""Run a task of a session as a subprocess, with a log of bounded size."""
 
 from __future__ import annotations
 

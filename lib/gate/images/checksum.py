@@ -1,4 +1,4 @@
-"""Image files whose checksum was read once, and who they still are.
+"""Verify image files by SHA-256, once per file that did not change since.
 
 A file of some gigabytes takes half a minute to read: what was checked is remembered by
 size, time of change and inode, over restarts of the gate.

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from lib.errors import InvalidInput
 from lib.jobs.interfaces import Runtime
 from lib.jobs.runtimes.apptainer import ApptainerRuntime
 from lib.jobs.runtimes.process import ProcessRuntime
 
-_RUNTIMES: Mapping[str, Callable[[Mapping[str, Any]], Runtime]] = {
+_RUNTIMES: Mapping[str, Callable[[Mapping[str, object]], Runtime]] = {
     "apptainer": ApptainerRuntime.from_options,
     "process": ProcessRuntime.from_options,
 }
 
 
-def make_runtime(name: str, options: Mapping[str, Any]) -> Runtime:
+def make_runtime(name: str, options: Mapping[str, object]) -> Runtime:
     """The runtime of that name with the options of the policy's `[runtime]` table.
 
     Raises:

@@ -14,7 +14,6 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lib.errors import InvalidInput
 from lib.jobs.config_table import ConfigTable
@@ -93,7 +92,7 @@ class ApptainerRuntime:
     needs_image: bool = True
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> ApptainerRuntime:
+    def from_options(cls, options: Mapping[str, object]) -> ApptainerRuntime:
         """From the policy's `[runtime]` table. Raises `InvalidInput`."""
         table = ConfigTable(options, "policy [runtime]")
         binary = Path(table.get("binary", str, "/usr/bin/apptainer"))

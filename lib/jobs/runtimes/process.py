@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lib.errors import InvalidInput
 from lib.jobs.config_table import ConfigTable
@@ -38,7 +37,7 @@ class ProcessRuntime:
     opened: tuple[Path, ...] = ()
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any]) -> ProcessRuntime:
+    def from_options(cls, options: Mapping[str, object]) -> ProcessRuntime:
         """From the policy's `[runtime]` table. Raises `InvalidInput`."""
         table = ConfigTable(options, "policy [runtime]")
         python = Path(table.get("python", str))

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from lib.errors import InvalidInput
 from lib.jobs.interfaces import Scheduler
 from lib.jobs.schedulers.local import LocalScheduler
 from lib.jobs.schedulers.slurm import SlurmScheduler
 
-_SCHEDULERS: Mapping[str, Callable[[Mapping[str, Any], Path], Scheduler]] = {
+_SCHEDULERS: Mapping[str, Callable[[Mapping[str, object], Path], Scheduler]] = {
     "local": LocalScheduler.from_options,
     "slurm": SlurmScheduler.from_options,
 }
 
 
-def make_scheduler(name: str, options: Mapping[str, Any], state_dir: Path) -> Scheduler:
+def make_scheduler(name: str, options: Mapping[str, object], state_dir: Path) -> Scheduler:
     """The scheduler of that name with the options of the policy's `[scheduler]` table.
 
     Args:

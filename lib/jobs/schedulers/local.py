@@ -51,7 +51,7 @@ class LocalScheduler:
         self._over: dict[str, JobView] = {}
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any], state_dir: Path) -> LocalScheduler:
+    def from_options(cls, options: Mapping[str, object], state_dir: Path) -> LocalScheduler:
         """From the policy's `[scheduler]` table: `slots`. Raises `InvalidInput`."""
         table = ConfigTable(options, "policy [scheduler]")
         slots = table.whole("slots", 2, low=1, high=1000)

@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from lib.errors import InvalidInput, Refused, Unavailable
 from lib.jobs.config_table import ConfigTable
@@ -61,7 +60,7 @@ class SlurmScheduler:
         self._nodes = Nodes(self._show_node)
 
     @classmethod
-    def from_options(cls, options: Mapping[str, Any], _home: Path) -> SlurmScheduler:
+    def from_options(cls, options: Mapping[str, object], _home: Path) -> SlurmScheduler:
         """From the policy's `[scheduler]` table (docs/gate.md). Raises `InvalidInput`."""
         table = ConfigTable(options, "policy [scheduler]")
         bin_folder = Path(table.text("bin", "/usr/bin", like=_ABSOLUTE))
