@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib.config.settings import PROJECT
 from lib.errors import (
@@ -32,6 +32,7 @@ from lib.errors import (
     from_code,
 )
 from lib.gate_deploy.remote import frames
+from lib.gate_deploy.remote.frames import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -193,8 +194,8 @@ class NodeConnection:
         self.close()
 
     def ask(
-        self, do: str, body: bytes = b"", *, timeout_s: float = ANSWER_TIMEOUT_S, **fields: Any
-    ) -> tuple[dict[str, Any], bytes]:
+        self, do: str, body: bytes = b"", *, timeout_s: float = ANSWER_TIMEOUT_S, **fields: object
+    ) -> tuple[Message, bytes]:
         """One request and its answer.
 
         Raises:

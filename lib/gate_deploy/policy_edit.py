@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib.errors import InvalidInput, Refused, SceneBridgeError, Unavailable
 
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 
     from lib.config.clusters import GatePlace
     from lib.gate_deploy.connection import NodeConnection
+    from lib.gate_deploy.remote.frames import Message
 
 
-def replace(
-    connection: NodeConnection, gate: GatePlace, text: bytes, digest: str = ""
-) -> dict[str, Any]:
+def replace(connection: NodeConnection, gate: GatePlace, text: bytes, digest: str = "") -> Message:
     """Put this policy in place of the one that is there.
 
     Args:
@@ -33,9 +32,7 @@ def replace(
     return done
 
 
-def edit(
-    connection: NodeConnection, gate: GatePlace, say: Callable[[str], None]
-) -> dict[str, Any] | None:
+def edit(connection: NodeConnection, gate: GatePlace, say: Callable[[str], None]) -> Message | None:
     """Open an editor on it; again while the gate does not take what was written.
 
     Returns what the gate says afterwards; None when nothing was changed.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib.config.clusters import KEY_PATTERN
 from lib.errors import InvalidInput, NotFound, Refused
 from lib.gate_deploy import bundle, first_policy, wheels
+from lib.gate_deploy.remote.frames import Message
 from lib.tunnels.outer.admin_ssh import login_of
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from lib.config.clusters import ClusterEntry
     from lib.gate_deploy.connection import NodeConnection
     from lib.model import Module
-
-Reply = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ def deploy(
     options: DeployOptions,
     modules: Iterable[Module],
     say: Callable[[str], None],
-) -> Reply:
+) -> Message:
     """Install this version of the gate beside the others and change over to it.
 
     Raises:
@@ -117,7 +116,7 @@ def public_key(given: str, read: Callable[[str], str]) -> str:
 def _install(
     connection: NodeConnection,
     home: str,
-    facts: Reply,
+    facts: Message,
     options: DeployOptions,
     say: Callable[[str], None],
 ) -> str:
@@ -136,5 +135,5 @@ def _install(
     return version
 
 
-def _target(facts: Reply) -> wheels.Target:
+def _target(facts: Message) -> wheels.Target:
     return wheels.target_of(facts["python"], facts["machine"], facts["system"], facts["libc"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from lib.notebook_proxy.origins import Scope
 from lib.notebook_proxy.tickets import COOKIE_PREFIX
@@ -119,7 +118,7 @@ def _named_by_connection(raw: RawHeaders) -> frozenset[bytes]:
     return frozenset(name.strip() for names in named for name in names)
 
 
-def _foreign_cookies(values: Iterable[Any]) -> list[bytes]:
+def _foreign_cookies(values: Iterable[bytes]) -> list[bytes]:
     ours = (COOKIE_PREFIX.lower().encode(), b"_streamlit")
     pairs = (pair.strip() for value in values for pair in value.split(b";"))
     return [pair for pair in pairs if pair and not pair.lower().startswith(ours)]

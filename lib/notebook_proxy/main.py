@@ -18,7 +18,7 @@ import sys
 from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 import uvicorn
 import uvloop
@@ -30,7 +30,7 @@ from lib.http.hardening import allow_many_files
 from lib.model import SessionId, UserId
 from lib.notebook_proxy import messages
 from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
-from lib.notebook_proxy.messages import Open, Start
+from lib.notebook_proxy.messages import Message, Open, Start
 from lib.notebook_proxy.port_listeners import SERVER_SETTINGS, QuietServer
 from lib.notebook_proxy.upstream import Upstream
 from lib.store import Store
@@ -50,7 +50,7 @@ class CommandHandler:
         self._proxy = proxy
         self._where: dict[SessionId, Open] = {}
         self._opening: dict[SessionId, asyncio.Task[int]] = {}
-        self._handlers: dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]] = {
+        self._handlers: dict[str, Callable[[Message], Awaitable[Message]]] = {
             "restore": self._restore,
             "open": self._open,
             "close": self._close,
@@ -59,7 +59,7 @@ class CommandHandler:
             "probe": self._probe,
         }
 
-    async def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def handle(self, request: Message) -> Message:
         """The message to send back, whatever happens."""
         try:
             handler = self._handlers.get(str(request.get("do")))
@@ -74,7 +74,7 @@ class CommandHandler:
             log.exception("a command could not be carried out: %s", request.get("do"))
             return _error(request, Unavailable("The notebooks' process has a fault; see its log."))
 
-    async def _restore(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _restore(self, request: Message) -> Message:
         """All that was open and closed before this process was. Requests prove the rest."""
         for session, reason in request["closed"].items():
             await self._proxy.close(SessionId(session), str(reason))
@@ -89,7 +89,7 @@ class CommandHandler:
             ports[wanted.session] = self._proxy.port(wanted.session)
         return {"ports": ports}
 
-    async def _open(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _open(self, request: Message) -> Message:
         wanted = Open.of(request)
         await self._give_up(wanted.session)
         task = asyncio.create_task(self._prove(wanted))
@@ -124,7 +124,7 @@ class CommandHandler:
         self._where[wanted.session] = wanted
         return self._proxy.port(wanted.session)
 
-    async def _close(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _close(self, request: Message) -> Message:
         session = SessionId(request["session"])
         await self._give_up(session)
         self._where.pop(session, None)
@@ -138,19 +138,19 @@ class CommandHandler:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _ticket(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _ticket(self, request: Message) -> Message:
         session, user = SessionId(request["session"]), UserId(request["user"])
         return {"url": self._proxy.entry_url(session, user, request["login"], request["onward"])}
 
-    async def _sign_out(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _sign_out(self, request: Message) -> Message:
         self._proxy.sign_out(str(request["login"]))
         return {}
 
-    async def _probe(self, _request: dict[str, Any]) -> dict[str, Any]:
+    async def _probe(self, _request: Message) -> Message:
         return self._proxy.counts()
 
 
-def _error(request: dict[str, Any], exc: SceneBridgeError) -> dict[str, Any]:
+def _error(request: Message, exc: SceneBridgeError) -> Message:
     return {"n": request.get("n"), "error": {"code": exc.code, "message": exc.message}}
 
 
@@ -189,7 +189,7 @@ async def _obey(
 ) -> None:
     under_way: set[asyncio.Task[None]] = set()
 
-    async def act(request: dict[str, Any]) -> None:
+    async def act(request: Message) -> None:
         writer.write(messages.encode_line(await handler.handle(request)))
 
     while (request := await messages.read(reader)) is not None:

@@ -31,6 +31,8 @@ from typing import Any
 from lib.errors import ProtocolError
 from lib.model import Endpoint, SessionId
 
+#: One line of JSON; what is in it is checked where it is used.
+Message = dict[str, Any]
 #: Longest line: a few KiB per notebook in `restore`.
 LINE_BYTES = 32 * 2**20
 
@@ -69,7 +71,7 @@ class Open:
     port: int = 0
 
     @classmethod
-    def of(cls, values: dict[str, Any]) -> Open:
+    def of(cls, values: Message) -> Open:
         return cls(
             SessionId(values["session"]),
             str(Path(values["socket"])),
@@ -77,7 +79,7 @@ class Open:
             int(values["port"]),
         )
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> Message:
         return {
             "session": self.session,
             "socket": self.socket,
@@ -86,7 +88,7 @@ class Open:
         }
 
 
-async def read(reader: asyncio.StreamReader) -> dict[str, Any] | None:
+async def read(reader: asyncio.StreamReader) -> Message | None:
     """The next message; None when the other side has ended.
 
     Raises:
@@ -107,5 +109,5 @@ async def read(reader: asyncio.StreamReader) -> dict[str, Any] | None:
     return message
 
 
-def encode_line(message: dict[str, Any]) -> bytes:
+def encode_line(message: Message) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-from typing import Any
 from urllib.parse import parse_qs, quote
 
 from lib.errors import Refused, SceneBridgeError
 from lib.model import SessionId
 from lib.notebook_proxy import csrf, headers, websocket
 from lib.notebook_proxy.activity import SignInActivity
-from lib.notebook_proxy.error_pages import ErrorPages, Receive, Send
+from lib.notebook_proxy.error_pages import AsgiMessage, ErrorPages, Receive, Send
 from lib.notebook_proxy.http import ProxiedRequest, UpstreamError
 from lib.notebook_proxy.open_notebooks import ActiveRequests, OpenNotebooks
 from lib.notebook_proxy.origins import Addresses, Scope
@@ -102,7 +100,7 @@ class NotebookApp:
     def _heard(self, receive: Receive, grant: Grant) -> Receive:
         """`receive`, where each message of the browser counts as use of the sign-in."""
 
-        async def heard() -> MutableMapping[str, Any]:
+        async def heard() -> AsgiMessage:
             message = await receive()
             if message["type"] == "websocket.receive":
                 self._activity.note(grant.login)

@@ -12,14 +12,14 @@ import time
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib.backoff import Backoff
 from lib.config.settings import PROJECT
 from lib.errors import SceneBridgeError, Unavailable, from_code
 from lib.http.listeners import listen
 from lib.notebook_proxy import messages
-from lib.notebook_proxy.messages import Open, Start
+from lib.notebook_proxy.messages import Message, Open, Start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -147,7 +147,7 @@ class NotebookProcess:
         """How many notebooks and requests are open. Raises Unavailable."""
         return await self._call("probe")
 
-    async def _call(self, do: str, **values: Any) -> dict[str, Any]:
+    async def _call(self, do: str, **values: object) -> Message:
         if self._channel is None:
             raise Unavailable("Notebooks cannot be reached for a moment. They are tried again.")
         return await self._channel.call(do, CALL_S, **values)
@@ -216,7 +216,7 @@ class _Channel:
         self._process = process
         self._writer = writer
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._reading = asyncio.create_task(self._read(reader))
 
     @classmethod
@@ -243,7 +243,7 @@ class _Channel:
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=messages.LINE_BYTES)
         return cls(process, reader, writer)
 
-    async def call(self, do: str, timeout_s: float, **values: Any) -> dict[str, Any]:
+    async def call(self, do: str, timeout_s: float, **values: object) -> Message:
         """Ask and wait for the answer.
 
         Raises:
@@ -253,7 +253,7 @@ class _Channel:
         if self.ended.is_set():
             raise _gone()
         number = next(self._numbers)
-        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
         try:
             self._writer.write(messages.encode_line({"n": number, "do": do, **values}))
@@ -275,7 +275,7 @@ class _Channel:
                 if not answer.done():
                     answer.set_exception(_gone())
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _take(self, message: Message) -> None:
         answer = self._waiting.get(message.get("n", 0))
         if answer is None or answer.done():
             return

@@ -1,4 +1,4 @@
-"""The sample scenes: real crops that are downloaded, and made-up scenes of the generator.
+"""The sample scenes: real crops that are downloaded, and synthetic scenes of the generator.
 
 The real ones are three crops of the `xlandsat` sample data (Corumbá before and during a
 wildfire, and wind turbines off Liverpool; CC0, Landsat data of the U.S. Geological
@@ -97,7 +97,7 @@ def get_real_samples(
 
 
 def write_synthetic(folder: Path, spec: LandsatSpec | FormosatSpec) -> Path:
-    """Write one made-up product below `folder`."""
+    """Write one synthetic product below `folder`."""
     if isinstance(spec, LandsatSpec):
         return write_landsat(folder, spec)
     return write_formosat(folder, spec)
@@ -115,7 +115,7 @@ def ingest_samples(
 ) -> tuple[Scene, ...]:
     """Take in every sample that is not in the catalog yet; returns all that are there.
 
-    A real sample that cannot be had is said and left out; the made-up ones need nothing.
+    A real sample that cannot be had is said and left out; the synthetic ones need nothing.
 
     Args:
         cache: where downloads are kept.

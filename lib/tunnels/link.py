@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lib.errors import ClusterUnreachable, InvalidInput, ProtocolError, SceneBridgeError
 from lib.model import ClusterId, SessionId
@@ -58,6 +58,7 @@ _PROBE_S = 10.0
 _AT_ONCE = 8
 _FILES_AT_ONCE = 4
 
+Request = InfoRequest | SubmitRequest | CancelRequest | LogRequest
 T = TypeVar("T")
 
 
@@ -254,12 +255,12 @@ class ClusterLink:
                 self._answered_at = time.monotonic()
                 yield _message(line)
 
-    async def _call(self, reply: type[T], verb: Verb, request: Any) -> T:
+    async def _call(self, reply: type[T], verb: Verb, request: Request) -> T:
         async with self._slots:
             await self.ensure()
             return await self._ask(reply, verb, request, timeout_s=VERB_TIMEOUT_S[verb])
 
-    async def _ask(self, reply: type[T], verb: Verb, request: Any, *, timeout_s: float) -> T:
+    async def _ask(self, reply: type[T], verb: Verb, request: Request, *, timeout_s: float) -> T:
         line = encode(request)
         if len(line) > MAX_REQUEST_BYTES:
             raise InvalidInput("The request is too large for the gate; choose fewer scenes.")

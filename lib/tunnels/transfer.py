@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import BinaryIO, TypeVar
 
 from lib.errors import InvalidInput, ProtocolError, StorageFull
 from lib.protocol.codec import encode, read_reply
@@ -123,7 +123,7 @@ async def send(child: SshProcess, request: PutRequest, file: BinaryIO) -> bytes:
 
 async def _until_sent_or_answered(child: SshProcess, reply: asyncio.Future[bytes]) -> None:
     drained = asyncio.create_task(child.stdin.drain())
-    both: set[asyncio.Future[Any]] = {drained, reply}
+    both: set[asyncio.Future[None] | asyncio.Future[bytes]] = {drained, reply}
     await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     if not drained.done():
         drained.cancel()

@@ -1,4 +1,4 @@
-"""Sample scenes: pinned downloads from a real server, and made-up scenes with truth."""
+"""Sample scenes: pinned downloads from a real server, and synthetic scenes with truth."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_no_redirect_is_followed_and_errors_are_said(
     assert len(Files.asked) == 1
 
 
-def test_no_internet_is_said_plainly_and_leaves_the_made_up_scenes(
+def test_no_internet_is_said_plainly_and_leaves_the_synthetic_scenes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = replace(LANDSAT, size=64, fires=0, ships=0, turbines=0)
@@ -135,7 +135,7 @@ def test_the_pinned_files_are_those_of_the_real_data() -> None:
         assert samples._sha256(path) == sample.sha256
 
 
-def test_the_made_up_samples_are_six_and_three_with_ids_of_their_own() -> None:
+def test_the_synthetic_samples_are_six_and_three_with_ids_of_their_own() -> None:
     specs = [spec for _, spec in SYNTHETIC]
     assert sum(isinstance(s, LandsatSpec) for s in specs) == 6
     assert len({s.scene_id for s in specs}) == len(specs) == 9

@@ -7,25 +7,22 @@ scheduler and in processes of their own.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lib.errors import Conflict, NotFound, Refused, SceneBridgeError, Unavailable
 from lib.files.atomic import write_atomic
 from lib.gate_deploy.remote import versions
+from lib.gate_deploy.remote.frames import Message
 from lib.gate_deploy.remote.gate_dir import GateDir
 
-Reply = dict[str, Any]
 
-
-def status(gate_dir: GateDir) -> Reply:
+def status(gate_dir: GateDir) -> Message:
     """What the deployed code says, and which version that is."""
     current = gate_dir.require_current()
     return {**gate_dir.gate(current, "status"), "current": current}
 
 
-def start(gate_dir: GateDir) -> Reply:
+def start(gate_dir: GateDir) -> Message:
     """Start the gate unless it runs."""
     current = gate_dir.require_current()
     said = gate_dir.gate(current, "status")
@@ -34,14 +31,14 @@ def start(gate_dir: GateDir) -> Reply:
     return {**status(gate_dir), "was_running": said["running"]}
 
 
-def stop(gate_dir: GateDir, *, jobs: bool) -> Reply:
+def stop(gate_dir: GateDir, *, jobs: bool) -> Message:
     """Stop the gate; with `jobs` all that it started too."""
     current = gate_dir.require_current()
     answer = gate_dir.gate(current, "stop", *(["--jobs"] if jobs else []))
     return {**status(gate_dir), "was_running": answer["was_running"]}
 
 
-def first(gate_dir: GateDir, new: str, cluster: str, key: bytes, policy: bytes) -> Reply:
+def first(gate_dir: GateDir, new: str, cluster: str, key: bytes, policy: bytes) -> Message:
     """Complete the folder: keys, and a policy where there is none. Starts nothing.
 
     Args:
@@ -71,7 +68,7 @@ def first(gate_dir: GateDir, new: str, cluster: str, key: bytes, policy: bytes) 
             file.unlink(missing_ok=True)
 
 
-def replace(gate_dir: GateDir, new: str, *, port: int, start: bool, restart: bool) -> Reply:
+def replace(gate_dir: GateDir, new: str, *, port: int, start: bool, restart: bool) -> Message:
     """Change over to an installed version; if it does not come up, back to the old one.
 
     Args:
@@ -107,14 +104,14 @@ def replace(gate_dir: GateDir, new: str, *, port: int, start: bool, restart: boo
     }
 
 
-def read_policy(gate_dir: GateDir) -> tuple[Reply, bytes]:
+def read_policy(gate_dir: GateDir) -> tuple[Message, bytes]:
     """The policy and its digest, which `write_policy` wants to see again."""
     gate_dir.require_current()
     data = gate_dir.policy.read_bytes()
     return {"digest": hashlib.sha256(data).hexdigest()}, data
 
 
-def write_policy(gate_dir: GateDir, digest: str, data: bytes, *, port: int) -> Reply:
+def write_policy(gate_dir: GateDir, digest: str, data: bytes, *, port: int) -> Message:
     """Replace the policy, if the deployed code takes it, and let a running gate read it.
 
     Args:
@@ -144,7 +141,7 @@ def write_policy(gate_dir: GateDir, digest: str, data: bytes, *, port: int) -> R
     return {**status(gate_dir), "problems": checked["problems"], "was_running": said["running"]}
 
 
-def _checked(gate_dir: GateDir, version: str) -> Reply:
+def _checked(gate_dir: GateDir, version: str) -> Message:
     try:
         return gate_dir.gate(version, "check")
     except SceneBridgeError as exc:
@@ -154,7 +151,7 @@ def _checked(gate_dir: GateDir, version: str) -> Reply:
         ) from exc
 
 
-def _require_port(checked: Reply, port: int) -> None:
+def _require_port(checked: Message, port: int) -> None:
     if checked["port"] != port:
         raise Conflict(
             f"The policy lets the gate listen on port {checked['port']}, and [gate] of the "
@@ -170,7 +167,7 @@ def _bytes_of(file: Path) -> bytes:
         return b""
 
 
-def _require_changeable(said: Reply, *, switched_off: bool = False) -> Reply:
+def _require_changeable(said: Message, *, switched_off: bool = False) -> Message:
     """Pass on what `status` said, where this node may change something.
 
     Raises:
@@ -220,7 +217,7 @@ def _start_or_go_back(gate_dir: GateDir, new: str, old: str, *, running: bool) -
         ) from exc
 
 
-def _serve(gate_dir: GateDir, version: str) -> Mapping[str, Any]:
+def _serve(gate_dir: GateDir, version: str) -> Message:
     """Start a gate; on failure the sentence carries the end of its log."""
     try:
         return gate_dir.gate(version, "serve", "--detach")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any, BinaryIO, Protocol
 
 from lib.errors import ProtocolError
 
 MAX_LINE = 4 * 2**20
 MAX_BODY = 256 * 2**20
+
+
+#: One line of JSON; what is in it is checked where it is used.
+Message = dict[str, Any]
 
 
 class ByteReader(Protocol):
@@ -20,12 +23,12 @@ class ByteReader(Protocol):
     def read(self, size: int = ..., /) -> bytes: ...
 
 
-def pack_frame(message: Mapping[str, Any], body: bytes = b"") -> bytes:
+def pack_frame(message: Message, body: bytes = b"") -> bytes:
     """One frame."""
     return json.dumps({**message, "bytes": len(body)}).encode("ascii") + b"\n" + body
 
 
-def read_frame(source: ByteReader) -> tuple[dict[str, Any], bytes] | None:
+def read_frame(source: ByteReader) -> tuple[Message, bytes] | None:
     """The next frame; None where the other side has closed.
 
     Raises:
@@ -47,7 +50,7 @@ def read_frame(source: ByteReader) -> tuple[dict[str, Any], bytes] | None:
     return message, body
 
 
-def write_frame(out: BinaryIO, message: Mapping[str, Any], body: bytes = b"") -> None:
+def write_frame(out: BinaryIO, message: Message, body: bytes = b"") -> None:
     """Write one frame at once."""
     out.write(pack_frame(message, body))
     out.flush()

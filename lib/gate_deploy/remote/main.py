@@ -9,13 +9,14 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from lib.errors import ProtocolError, Refused, SceneBridgeError, StorageFull, Unavailable
 from lib.gate_deploy.remote import control, frames, versions
+from lib.gate_deploy.remote.frames import Message
 from lib.gate_deploy.remote.gate_dir import gate_dir_at, make_gate_dir
 
-Reply = tuple[dict[str, Any], bytes]
+Reply = tuple[Message, bytes]
 #: A full disk, a used-up quota, a limit on the size of files.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -34,7 +35,7 @@ def main() -> None:
         _answer(out, *frame)
 
 
-def _answer(out: BinaryIO, message: dict[str, Any], body: bytes) -> None:
+def _answer(out: BinaryIO, message: Message, body: bytes) -> None:
     try:
         act = _HANDLERS.get(message.pop("do", ""))
         if act is None:
@@ -66,7 +67,7 @@ def _of_system(error: OSError) -> SceneBridgeError:
     return Unavailable(f"The login node's file system says: {error.strerror}{where}.")
 
 
-def _look(message: dict[str, Any], _: bytes) -> Reply:
+def _look(message: Message, _: bytes) -> Reply:
     """Facts about the node, the Python and what is deployed."""
     gate_dir = gate_dir_at(message["home"])
     found = {name: shutil.which(name) or "" for name in ("sbatch", "apptainer", "singularity")}
@@ -85,50 +86,50 @@ def _look(message: dict[str, Any], _: bytes) -> Reply:
     }, b""
 
 
-def _installed(message: dict[str, Any], _: bytes) -> Reply:
+def _installed(message: Message, _: bytes) -> Reply:
     gate_dir = gate_dir_at(message["home"])
     return {"installed": versions.installed(gate_dir, message["version"])}, b""
 
 
-def _install(message: dict[str, Any], body: bytes) -> Reply:
+def _install(message: Message, body: bytes) -> Reply:
     versions.install(make_gate_dir(message["home"]), message["version"], message["manifest"], body)
     return {}, b""
 
 
-def _first(message: dict[str, Any], body: bytes) -> Reply:
+def _first(message: Message, body: bytes) -> Reply:
     gate_dir, split = make_gate_dir(message["home"]), message["key_bytes"]
     key, policy = body[:split], body[split:]
     return control.first(gate_dir, message["version"], message["cluster"], key, policy), b""
 
 
-def _replace(message: dict[str, Any], _: bytes) -> Reply:
+def _replace(message: Message, _: bytes) -> Reply:
     gate_dir = gate_dir_at(message["home"])
     options = {name: message[name] for name in ("port", "start", "restart")}
     return control.replace(gate_dir, message["version"], **options), b""
 
 
-def _status(message: dict[str, Any], _: bytes) -> Reply:
+def _status(message: Message, _: bytes) -> Reply:
     return control.status(gate_dir_at(message["home"])), b""
 
 
-def _start(message: dict[str, Any], _: bytes) -> Reply:
+def _start(message: Message, _: bytes) -> Reply:
     return control.start(gate_dir_at(message["home"])), b""
 
 
-def _stop(message: dict[str, Any], _: bytes) -> Reply:
+def _stop(message: Message, _: bytes) -> Reply:
     return control.stop(gate_dir_at(message["home"]), jobs=message["jobs"]), b""
 
 
-def _read_policy(message: dict[str, Any], _: bytes) -> Reply:
+def _read_policy(message: Message, _: bytes) -> Reply:
     return control.read_policy(gate_dir_at(message["home"]))
 
 
-def _write_policy(message: dict[str, Any], body: bytes) -> Reply:
+def _write_policy(message: Message, body: bytes) -> Reply:
     gate_dir, port = gate_dir_at(message["home"]), message["port"]
     return control.write_policy(gate_dir, message["digest"], body, port=port), b""
 
 
-_HANDLERS: dict[str, Callable[[dict[str, Any], bytes], Reply]] = {
+_HANDLERS: dict[str, Callable[[Message, bytes], Reply]] = {
     "look": _look,
     "installed": _installed,
     "install": _install,

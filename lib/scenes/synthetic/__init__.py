@@ -1,4 +1,4 @@
-"""Made-up products in the real layouts, with planted objects and the truth about them.
+"""Synthetic products in the real layouts, with planted objects and the truth about them.
 
 They serve where no real scene is at hand: samples, tests, benchmarks. Each carries a
 clear mark (`ORIGIN`, `DATASET_PRODUCER_NAME`), and its scene is called synthetic.

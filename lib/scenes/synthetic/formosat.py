@@ -1,4 +1,4 @@
-"""Write a made-up FORMOSAT-2 multispectral product, level 1A, in its real layout.
+"""Write a synthetic FORMOSAT-2 multispectral product, level 1A, in its real layout.
 
 `METADATA.DIM` (DIMAP 1.1) with four tie points, and `IMAGERY.TIF` without any
 georeference: 8 bits, B1 to B4, turned by the orbit's inclination.
@@ -39,7 +39,7 @@ _ROWS = [1, 2, 3, 4]
 
 @dataclass(frozen=True, slots=True)
 class FormosatSpec:
-    """A made-up acquisition; fields as in `LandsatSpec`, `size` in pixels of 8 m."""
+    """A synthetic acquisition; fields as in `LandsatSpec`, `size` in pixels of 8 m."""
 
     lon: float
     lat: float

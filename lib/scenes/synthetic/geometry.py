@@ -1,4 +1,4 @@
-"""Sun and overpass, near enough for a made-up scene."""
+"""Sun and overpass, near enough for a synthetic scene."""
 
 from __future__ import annotations
 

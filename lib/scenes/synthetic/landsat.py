@@ -1,4 +1,4 @@
-"""Write a made-up Landsat 8 Collection 2 Level-1 product in its real layout."""
+"""Write a synthetic Landsat 8 Collection 2 Level-1 product in its real layout."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _CLEAR, _WATER_BIT, _CLOUD, _DILATED = 21824, 1 << 7, 22280, 1 << 1
 
 @dataclass(frozen=True, slots=True)
 class LandsatSpec:
-    """A made-up acquisition.
+    """A synthetic acquisition.
 
     Args:
         lon, lat: centre, degrees.

@@ -1,4 +1,4 @@
-"""A made-up landscape: coast, vegetation, bare ground and clouds as functions of the pixel.
+"""A synthetic landscape: coast, vegetation, bare ground and clouds as functions of the pixel.
 
 Every field is a sum of octaves of value noise over fixed lattices, so any window can be
 computed by itself and joins its neighbours without a seam. That keeps a full scene of
