@@ -9,8 +9,8 @@ import dataclasses
 import json
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import TypeVar, cast
 
 from lib.errors import InvalidInput, ProtocolError, SceneBridgeError, from_code
 from lib.model import StrEnum
@@ -18,7 +18,7 @@ from lib.model import StrEnum
 T = TypeVar("T")
 
 
-def encode(message: Any) -> bytes:
+def encode(message: object) -> bytes:
     """One line of JSON, newline included."""
     return json.dumps(_plain(message), separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
 
@@ -39,13 +39,12 @@ def decode(cls: type[T], line: bytes | str, *, newer: bool = False) -> T:
     return from_plain(cls, data, newer=newer)
 
 
-def from_plain(cls: type[T], data: Any, *, newer: bool = False) -> T:
+def from_plain(cls: type[T], data: object, *, newer: bool = False) -> T:
     """Build the dataclass `cls` from parsed JSON. Arguments and errors as in `decode`."""
-    result: T = _build(cls, data, cls.__name__, newer)
-    return result
+    return cast(T, _build(cls, data, cls.__name__, newer))
 
 
-def reply_line(result: Any) -> bytes:
+def reply_line(result: object) -> bytes:
     """A successful reply."""
     return encode({"ok": True, "result": _plain(result)})
 
@@ -73,7 +72,7 @@ def read_reply(cls: type[T], line: bytes) -> T:
     raise raised
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, StrEnum):
@@ -85,9 +84,9 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _build(kind: Any, data: Any, where: str, newer: bool) -> Any:
+def _build(kind: object, data: object, where: str, newer: bool) -> object:
     origin = typing.get_origin(kind)
-    if kind is Any:
+    if kind is object or kind is typing.Any:  # JSON of any kind; `JsonValue` is `object` here
         return data
     if origin in (typing.Union, types.UnionType):
         if data is None:
@@ -104,8 +103,8 @@ def _build(kind: Any, data: Any, where: str, newer: bool) -> Any:
             raise InvalidInput(f"{where} must be an object")
         _, inner = typing.get_args(kind)
         return {k: _build(inner, v, f"{where}.{k}", newer) for k, v in data.items()}
-    if dataclasses.is_dataclass(kind):
-        return _build_dataclass(kind, data, where, newer)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        return _build_dataclass(kind, dataclasses.fields(kind), data, where, newer)
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         try:
             return kind(data)
@@ -114,6 +113,8 @@ def _build(kind: Any, data: Any, where: str, newer: bool) -> Any:
             raise InvalidInput(f"{where} must be one of: {allowed}") from exc
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
+    if not isinstance(kind, type):
+        raise TypeError(f"{where}: messages have no fields of {kind}")
     if not isinstance(data, kind) or (kind is int and isinstance(data, bool)):
         raise InvalidInput(f"{where} must be {_JSON_NAMES.get(kind, kind.__name__)}")
     return data
@@ -122,11 +123,17 @@ def _build(kind: Any, data: Any, where: str, newer: bool) -> Any:
 _JSON_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def _build_dataclass(kind: Any, data: Any, where: str, newer: bool) -> Any:
+def _build_dataclass(
+    kind: type[object],
+    fields: Iterable[dataclasses.Field[object]],
+    data: object,
+    where: str,
+    newer: bool,
+) -> object:
     if not isinstance(data, dict):
         raise InvalidInput(f"{where} must be an object")
     hints = typing.get_type_hints(kind)
-    known = {f.name: f for f in dataclasses.fields(kind)}
+    known = {f.name: f for f in fields}
     unknown = sorted(set(data) - set(known))
     if unknown and not newer:
         raise InvalidInput(f"{where} has an unknown field {unknown[0]!r:.60}")

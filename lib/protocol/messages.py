@@ -17,9 +17,17 @@ import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
-from lib.model import Endpoint, EndReason, Isolation, JobState, Preset, QueueLoad, StrEnum
+from lib.model import (
+    Endpoint,
+    EndReason,
+    Isolation,
+    JobState,
+    JsonValue,
+    Preset,
+    QueueLoad,
+    StrEnum,
+)
 
 VERSION = 1
 COMMAND = f"scenebridge-{VERSION}"
@@ -142,8 +150,8 @@ class SubmitRequest:
     owner: str
     module: str
     module_version: str
-    params: dict[str, Any]
-    items: list[dict[str, Any]]
+    params: dict[str, JsonValue]
+    items: list[dict[str, JsonValue]]
     preset: str
     walltime_s: int
     title: str = ""
@@ -214,7 +222,7 @@ class WatchMessage:
     jobs: list[JobStatus] = field(default_factory=list)
     id: str = ""
     first: int = 0
-    events: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, JsonValue]] = field(default_factory=list)
     asked_ok: bool = True
     reason: str = ""
 
@@ -283,7 +291,17 @@ class PutReply:
     stored: bool
 
 
-REQUESTS: Mapping[Verb, type[Any]] = types.MappingProxyType(
+Request = (
+    InfoRequest
+    | SubmitRequest
+    | WatchRequest
+    | CancelRequest
+    | LogRequest
+    | GetRequest
+    | PutRequest
+)
+
+REQUESTS: Mapping[Verb, type[Request]] = types.MappingProxyType(
     {
         Verb.INFO: InfoRequest,
         Verb.SUBMIT: SubmitRequest,
