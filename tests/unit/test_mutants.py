@@ -1,0 +1,47 @@
+"""The list of planted faults fits the code, and planting one works."""
+
+from pathlib import Path
+
+import pytest
+
+from tools import mutants
+
+LISTED = mutants.read_list()
+
+
+def test_every_mutant_can_be_planted():
+    assert [said for mutant in LISTED if (said := mutants.misfit(mutant))] == []
+
+
+def test_no_fault_is_listed_twice_and_each_changes_something():
+    assert len({(m.file, m.old, m.new) for m in LISTED}) == len(LISTED)
+    assert [m for m in LISTED if m.old == m.new or not m.effect or not m.tests] == []
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    (tmp_path / "sign.py").write_text("def sign(x):\n    return 1 if x > 0 else -1\n")
+    (tmp_path / "test_sign.py").write_text(
+        "from sign import sign\n\ndef test_positive():\n    assert sign(3) == 1\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize(("new", "dead"), [("x < 0", True), ("x > 1", False)])
+def test_a_fault_is_killed_by_a_test_that_notices_and_by_no_other(copy, new, dead):
+    mutant = mutants.Mutant("sign.py", "x > 0", new, "the wrong sign", ("test_sign.py",))
+    before = (copy / "sign.py").read_text()
+    assert mutants.killed(mutant, copy, everything=False) is dead
+    assert (copy / "sign.py").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("old", "tests", "said"),
+    [
+        ("x >= 0", ("test_sign.py",), "has 0 times"),
+        ("x", ("test_sign.py",), "has 2 times"),
+        ("x > 0", ("test_other.py",), "no test"),
+    ],
+)
+def test_a_mutant_that_does_not_fit_is_named(copy, old, tests, said):
+    assert said in mutants.misfit(mutants.Mutant("sign.py", old, "y", "none", tests), copy)
