@@ -11,7 +11,8 @@ Measures, over the real Portal with that many scenes in its catalog:
   the time until the map shows all footprints.
 
 Prints a table of medians and writes benchmarks/results/pages.json. Bounds: rerun 0.1 s,
-click 1 s. Exit code 1 when one is missed.
+click 1 s. Exit code 1 when one is missed. It needs the test packages (`./test --version` installs
+them) and, without `--no-browser`, a Chromium.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 from streamlit.testing.v1 import AppTest
@@ -36,7 +37,7 @@ from streamlit.testing.v1 import AppTest
 from lib.auth import OWNER
 from lib.model import RunState
 from lib.portal import facade
-from tests.chromium import chromium, fresh_context
+from tests.chromium import chromium, fresh_context, host_cookie
 from tests.pages import sample_portal
 from tests.pages.sample_portal import ROOT, Site
 
@@ -143,7 +144,7 @@ def measure_browser(folder: Path, site: Site, rounds: int) -> dict[str, list[flo
         with chromium() as browser, fresh_context(browser) as context:
             ((name, value),) = site.cookie().items()
             origin = f"http://localhost:{port}"
-            context.add_cookies([{"name": name, "value": value, "url": origin}])
+            context.add_cookies([cast(Any, host_cookie(name, value))])
             return _clicks(context.new_page(), origin, len(site.catalog), rounds)
     finally:
         process.terminate()
