@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from types import FunctionType, ModuleType
 
+import hypothesis
 import pytest
 
 from tests.alone import beside_others
@@ -56,6 +57,11 @@ def pytest_configure(config):
         isolate(config.stash[FOLDER])
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+#: No bound on wall time, and the same examples at each run.
+hypothesis.settings.register_profile("here", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("here")
 
 
 def pytest_unconfigure(config):

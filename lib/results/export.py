@@ -29,7 +29,6 @@ def geojson(run: Run, detections: Iterable[Detection], *, synthetic: frozenset[s
             {
                 "type": "Feature",
                 "id": f"{d.scene}/{d.n}",
-                "bbox": list(d.bbox),
                 "geometry": dict(d.geometry),
                 "properties": {
                     "scene": d.scene,

@@ -122,6 +122,7 @@ METHODS: dict[str, tuple[Act, Call]] = {
     "Portal.quicklook": (Act.READ_SCENE, lambda w, u: w.portal.quicklook(u, SCENE, 64)),
     "Portal.tile": (Act.READ_SCENE, lambda w, u: w.portal.tile(u, SCENE, 8, 214, 110)),
     "Portal.platforms": (Act.SEARCH, lambda w, u: w.portal.platforms(u)),
+    "Portal.sample_scenes": (Act.SEARCH, lambda w, u: w.portal.sample_scenes(u)),
     "Portal.modules": (Act.SEARCH, lambda w, u: w.portal.modules(u)),
     "Portal.fits": (Act.SEARCH, lambda w, u: w.portal.fits(u, [SCENE])),
     "Portal.clusters": (Act.SEARCH, lambda w, u: w.portal.clusters(u)),
@@ -188,7 +189,7 @@ METHODS: dict[str, tuple[Act, Call]] = {
     ),
 }  # fmt: skip
 #: Ask for nothing: who is signed in, and an address made of an id.
-ASK_NOBODY = {"Portal.user_of_browser", "Portal.notebook_path"}
+ASK_NOBODY = {"Portal.user_of_browser", "Portal.notebook_path", "Portal.report_sample_scenes"}
 
 
 def picture(world: World, user: User) -> bytes:

@@ -148,7 +148,6 @@ def test_the_export_is_geojson_with_our_own_names_first() -> None:
     assert document["scenes"] == ["LC08_A"]
     (feature,) = document["features"]
     assert feature["id"] == "LC08_A/1"
-    assert feature["bbox"] == list(own.bbox)
     properties = feature["properties"]
     assert (properties["score"], properties["scene"]) == (1.0, "LC08_A")
     assert (properties["peak"], properties["é"], properties["synthetic"]) == (0.4, "ü", True)
