@@ -35,7 +35,7 @@ from tests.tunnel_site import (
 pytestmark = NEEDS
 
 
-class Door(asyncssh.SSHServer):
+class Server(asyncssh.SSHServer):
     """Wants a password and then a code, as many sites do; forwards to anywhere."""
 
     def password_auth_supported(self) -> bool:
@@ -77,7 +77,7 @@ class LoginNode:
     def _run(self) -> None:
         async def serve() -> None:
             server = await asyncssh.listen(
-                HERE, 0, server_factory=Door, server_host_keys=[self.key]
+                HERE, 0, server_factory=Server, server_host_keys=[self.key]
             )
             self.port = server.get_port()
             self._end = asyncio.Event()

@@ -6,7 +6,7 @@ import json
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
-from lib.errors import InvalidInput
+from lib.errors import InvalidInput, NotFound
 from lib.model import SceneQuery
 from lib.store.audit import AuditQuery
 
@@ -109,4 +109,11 @@ def whole(request: Request, name: str, default: int, low: int, high: int) -> int
         return default
     if not text.isascii() or not text.isdigit() or not low <= int(text[:9]) <= high:
         raise InvalidInput(f"{name} is a whole number from {low} to {high}.")
+    return int(text)
+
+
+def number_in_path(request: Request, name: str) -> int:
+    text: str = request.path_params[name]
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise NotFound("There is no such picture.")
     return int(text)
