@@ -135,7 +135,7 @@ def first_start_is_over(data: Path) -> None:
 
 
 def runtime_of(data: Path) -> Path:
-    from lib.config.data_dir import runtime_path
+    from lib.config.runtime_dir import runtime_path
 
     return runtime_path(data.resolve())
 

@@ -1,35 +1,24 @@
-"""The two folders of a portal: data (kept) and runtime (sockets), both for us alone.
+"""The data folder of a portal: private, and one portal's at a time.
 
-One portal at a time has a data folder; `DATA/portal.json` says which, and holds the lock.
-The runtime folder is found from the data folder, so that a portal that starts after a
-crash finds the ssh masters and forwards of the one before.
+`DATA/portal.json` says which portal has it, and holds the lock.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
-import os
 import pwd
-import re
-import stat
 import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib.errors import Conflict, Refused, Unavailable
+from lib.errors import Conflict, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: The address of a UNIX socket ends at 104 characters on some systems; what lies below
-#: the runtime folder needs up to 62 of them (`CLUSTER.ctl` and ssh's temporary suffix).
-LONGEST_RUNTIME = 40
-#: ssh's options read nothing else in a path.
-_PLAIN = re.compile(r"/[A-Za-z0-9._/-]*")
 PORTAL_FILE = "portal.json"
 
 
@@ -40,9 +29,6 @@ class PortalRecord:
     pid: int
     origin: str
     runtime: str
-
-
-# --- data ----------------------------------------------------------------------------
 
 
 def make_data_folder(data: Path) -> None:
@@ -75,7 +61,7 @@ def lock_data_folder(data: Path, running: PortalRecord) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
-            other = _read_portal(data)
+            other = read_record(data)
             where = f" at {other.origin} (process {other.pid})" if other else ""
             raise Conflict(
                 f"SceneBridge is already running on the data folder {data}{where}. "
@@ -93,77 +79,18 @@ def running_portal(data: Path) -> PortalRecord | None:
         with (data / PORTAL_FILE).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return _read_portal(data)
+        return read_record(data)
     except OSError:
         return None
     return None
 
 
-def _read_portal(data: Path) -> PortalRecord | None:
+def read_record(data: Path) -> PortalRecord | None:
+    """The portal that has `data`, or had it last; None where none is written down."""
     try:
         return PortalRecord(**json.loads((data / PORTAL_FILE).read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-
-
-# --- runtime --------------------------------------------------------------------------
-
-
-def runtime_path(data: Path) -> Path:
-    """Where the sockets of the portal on `data` lie: short whatever the length of `data`.
-
-    The folder that the last portal used is used again while it is there, since its ssh
-    masters may still run, even when we have been given another XDG_RUNTIME_DIR.
-    """
-    last = _read_portal(data)
-    if last is not None and _is_private(Path(last.runtime)):
-        return Path(last.runtime)
-    mark = hashlib.sha256(os.fsencode(data)).hexdigest()[:8]
-    session = os.environ.get("XDG_RUNTIME_DIR", "")
-    short = Path(session) / f"sb-{mark}"
-    fits = len(str(short)) <= LONGEST_RUNTIME and _PLAIN.fullmatch(session) is not None
-    if fits and _is_ours(session):
-        return short
-    return Path("/tmp") / f"sb-{os.getuid()}-{mark}"  # noqa: S108 - made 0700 and checked
-
-
-def make_runtime_folder(runtime: Path) -> None:
-    """Make sure that `runtime` is a folder that only we can enter.
-
-    Raises:
-        Refused: something else has this name, or somebody else owns it.
-        Unavailable: it cannot be made.
-    """
-    try:
-        runtime.mkdir(mode=0o700)
-    except FileExistsError:
-        if not _is_private(runtime):
-            raise Refused(
-                f"The folder {runtime} for SceneBridge's sockets is there already and is not "
-                "private to you. Have it removed, then start again."
-            ) from None
-    except OSError as exc:
-        raise Unavailable(f"The folder {runtime} cannot be made: {exc.strerror}.") from exc
-
-
-def _is_private(folder: Path) -> bool:
-    """A real folder of ours, closed to everybody else. A link to one is not."""
-    try:
-        status = folder.lstat()
-    except OSError:
-        return False
-    return (
-        stat.S_ISDIR(status.st_mode)
-        and status.st_uid == os.getuid()
-        and stat.S_IMODE(status.st_mode) & 0o077 == 0
-    )
-
-
-def _is_ours(folder: str) -> bool:
-    try:
-        return Path(folder).stat().st_uid == os.getuid() and os.access(folder, os.W_OK)
-    except OSError:
-        return False
 
 
 def account_name(user: int) -> str:

@@ -16,8 +16,9 @@ from starlette.staticfiles import StaticFiles
 from lib.auth import auth_of
 from lib.auth.authorization import Access, Act
 from lib.auth.oidc import SignInProviders
-from lib.config.data_dir import make_data_folder, make_runtime_folder
+from lib.config.data_dir import make_data_folder
 from lib.config.offerings import load_offerings, offered
+from lib.config.runtime_dir import make_runtime_folder
 from lib.config.settings import PROJECT
 from lib.config.site_paths import tunnel_folder
 from lib.errors import NotFound, Refused

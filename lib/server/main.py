@@ -33,14 +33,9 @@ import uvloop
 
 from lib.auth import auth_of
 from lib.config import settings
-from lib.config.data_dir import (
-    PortalRecord,
-    lock_data_folder,
-    make_data_folder,
-    make_runtime_folder,
-    running_portal,
-)
+from lib.config.data_dir import PortalRecord, lock_data_folder, make_data_folder, running_portal
 from lib.config.offerings import load_offerings, offered
+from lib.config.runtime_dir import make_runtime_folder
 from lib.errors import SceneBridgeError, Unavailable
 from lib.http.hardening import allow_many_files
 from lib.http.listeners import check_notebook_port, listen

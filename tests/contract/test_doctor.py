@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from lib.config.clusters import ClusterEntry
-from lib.config.data_dir import runtime_path
 from lib.config.offerings import Offerings
+from lib.config.runtime_dir import runtime_path
 from lib.config.settings import Group, Rule, Settings
 from lib.doctor import folders, people
 from lib.model import ClusterId

@@ -15,7 +15,8 @@ import httpx
 import psutil
 import pytest
 
-from lib.config.data_dir import PortalRecord, lock_data_folder, runtime_path
+from lib.config.data_dir import PortalRecord, lock_data_folder
+from lib.config.runtime_dir import runtime_path
 from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.samples import SYNTHETIC, write_synthetic
 from lib.scenes.synthetic import FormosatSpec

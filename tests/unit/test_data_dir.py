@@ -8,15 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lib.config.data_dir import (
-    LONGEST_RUNTIME,
-    PortalRecord,
-    lock_data_folder,
-    make_data_folder,
-    make_runtime_folder,
-    running_portal,
-    runtime_path,
-)
+from lib.config.data_dir import PortalRecord, lock_data_folder, make_data_folder, running_portal
+from lib.config.runtime_dir import LONGEST_RUNTIME, make_runtime_folder, runtime_path
 from lib.errors import Conflict, Refused, Unavailable
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lib.config.data_dir import runtime_path
+from lib.config.runtime_dir import runtime_path
 from lib.config.settings import DATA_VARIABLE
 from lib.config.site_paths import site_folder, tunnel_folder
 from tests.isolation import CACHE, PROJECT, variables

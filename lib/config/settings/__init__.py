@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lib.config.data_dir import runtime_path
+from lib.config.runtime_dir import runtime_path
 from lib.config.settings import people
 from lib.config.settings.checks import host, is_loopback_name, listed, name, origin, text, whole
 from lib.config.settings.people import Group, Provider, Rule
