@@ -1,4 +1,4 @@
-"""Small pages of the portal's own outside Streamlit: signing in, and what went wrong."""
+"""Small HTML pages outside Streamlit: signing in, and what went wrong, here or in a notebook."""
 
 from __future__ import annotations
 
@@ -39,13 +39,27 @@ body{background:#10181e;color:#e3ebf0}}
 """
 
 
-def page(title: str, text: str, links: Mapping[str, str] | None = None) -> str:
-    """A page with a heading, a sentence and links (address by what it says)."""
+def page(
+    title: str,
+    text: str,
+    links: Mapping[str, str] | None = None,
+    *,
+    new_window: bool = False,
+    refresh_s: int = 0,
+) -> str:
+    """A page with a heading, a sentence and links (address by what it says).
+
+    Args:
+        new_window: for a page that may be shown in a frame: links leave it.
+        refresh_s: after how long it is asked for again; 0 for never.
+    """
+    where = ' target="_blank" rel="noopener"' if new_window else ""
     rows = "".join(
-        f'<p><a href="{html.escape(address)}">{html.escape(said)}</a></p>'
+        f'<p><a href="{html.escape(address)}"{where}>{html.escape(said)}</a></p>'
         for said, address in (links or {}).items()
     )
-    return _page(title, f"<p>{html.escape(text)}</p>{rows}")
+    again = f'<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else ""
+    return _page(title, f"<p>{html.escape(text)}</p>{rows}", again)
 
 
 def sign_in_page(providers: Mapping[str, str], onward: str, why: str = "") -> str:
@@ -71,10 +85,10 @@ def sign_in_page(providers: Mapping[str, str], onward: str, why: str = "") -> st
     )
 
 
-def _page(title: str, body: str) -> str:
+def _page(title: str, body: str, head: str = "") -> str:
     return (
         "<!doctype html><html lang=en><head><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width'>"
+        f"<meta name=viewport content='width=device-width'>{head}"
         f"<title>{html.escape(title)} · SceneBridge</title><style>{_STYLE}</style></head>"
         f"<body><main><h1>{html.escape(title)}</h1>{body}</main></body></html>"
     )

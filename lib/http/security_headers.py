@@ -1,4 +1,4 @@
-"""The Content-Security-Policy of the portal's pages."""
+"""Security headers: what every origin of ours says, and the Content-Security-Policy of pages."""
 
 from __future__ import annotations
 
@@ -17,6 +17,30 @@ if TYPE_CHECKING:
 
 #: The frame of the map: streamlit-folium evaluates the script that folium has made.
 MAP_FRAME = "/component/streamlit_folium."
+#: Of every answer, the portal's and the notebooks': windows and pages of other origins get
+#: nothing of it, and nobody guesses what it is.
+_EVERY_ANSWER = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def portal_headers(*, secure: bool) -> dict[str, str]:
+    """Of every answer of the portal's own origin; `secure` where TLS is in front of it."""
+    headers = {
+        **_EVERY_ANSWER,
+        "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    }
+    if secure:
+        headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
+    return headers
+
+
+def notebook_headers(portal_origin: str) -> dict[str, str]:
+    """Of every answer of a notebook's origin, which only the portal may frame."""
+    return {"Content-Security-Policy": f"frame-ancestors 'self' {portal_origin}", **_EVERY_ANSWER}
 
 
 def page_policies(settings: Settings) -> Mapping[str, str]:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
 from typing import Any
 
+from lib.http.html_pages import page
 from lib.notebook_proxy import csrf, headers
 from lib.notebook_proxy.origins import Scope
 
 AsgiMessage = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[AsgiMessage]]
 Send = Callable[[AsgiMessage], Awaitable[None]]
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>{refresh}
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<style>body{{font:1rem/1.5 system-ui,sans-serif;max-width:36rem;margin:12vh auto;padding:0 1rem}}
-h1{{font-size:1.3rem}}</style></head>
-<body><h1>{title}</h1><p>{sentence}</p>
-<p><a href="{link}" target="_blank" rel="noopener">{label}</a></p></body></html>
-"""
 
 
 class ErrorPages:
@@ -51,13 +41,9 @@ class ErrorPages:
         """
         if csrf.is_navigation(scope):
             address, label = link or (f"{self._portal}/", "Go to the portal")
-            body = _PAGE.format(
-                title=html.escape(title or "This notebook cannot be shown"),
-                sentence=html.escape(sentence),
-                link=html.escape(address),
-                label=html.escape(label),
-                refresh=f'<meta http-equiv="refresh" content="{refresh_s}">' if refresh_s else "",
-            ).encode()
+            heading = title or "This notebook cannot be shown"
+            links = {label: address}
+            body = page(heading, sentence, links, new_window=True, refresh_s=refresh_s).encode()
             kind = b"text/html; charset=utf-8"
         else:
             body = json.dumps({"message": sentence, "reason": None}).encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from lib.http.security_headers import notebook_headers
 from lib.notebook_proxy.origins import Scope
 from lib.notebook_proxy.tickets import COOKIE_PREFIX
 
@@ -97,14 +98,9 @@ def to_browser(raw: RawHeaders, *, portal_origin: str) -> list[tuple[bytes, byte
 
 
 def of_every_answer(portal_origin: str) -> list[tuple[bytes, bytes]]:
-    """Only the portal may frame a notebook, and windows do not reach each other."""
-    return [
-        (b"content-security-policy", f"frame-ancestors 'self' {portal_origin}".encode()),
-        (b"cross-origin-opener-policy", b"same-origin"),
-        (b"cross-origin-resource-policy", b"same-origin"),
-        (b"referrer-policy", b"same-origin"),
-        (b"x-content-type-options", b"nosniff"),
-    ]
+    """The security headers of a notebook's origin, as ASGI sends them."""
+    said = notebook_headers(portal_origin)
+    return [(name.lower().encode(), value.encode()) for name, value in said.items()]
 
 
 def has_body(scope: Scope) -> bool:

@@ -27,6 +27,7 @@ from lib.auth import CLIENT_HEADER, COOKIE, LOGIN_HEADER
 from lib.auth.authorization import Act
 from lib.errors import Refused, SceneBridgeError
 from lib.http.html_pages import PLAIN_POLICY
+from lib.http.security_headers import portal_headers
 from lib.web.websocket_sessions import WebSocketSessions
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class AuthMiddleware:
         self._websockets = WebSocketSessions(auth)
         parts = urlsplit(origin)
         self._policies = dict(policies)
-        self._headers = _security_headers(secure=parts.scheme == "https")
+        self._headers = portal_headers(secure=parts.scheme == "https")
         self._host = parts.netloc
         port = f":{parts.port}" if parts.port else ""
         self._hosts = {self._host}
@@ -227,19 +228,6 @@ def _tell_pages(scope: Scope, said: Mapping[str, str]) -> None:
     ours = {name.lower().encode(): value.encode("latin-1") for name, value in said.items()}
     others = [(name, value) for name, value in scope["headers"] if name not in ours]
     scope["headers"] = [*others, *ours.items()]
-
-
-def _security_headers(*, secure: bool) -> dict[str, str]:
-    headers = {
-        "X-Content-Type-Options": "nosniff",
-        "Referrer-Policy": "same-origin",
-        "Cross-Origin-Opener-Policy": "same-origin",
-        "Cross-Origin-Resource-Policy": "same-origin",
-        "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-    }
-    if secure:
-        headers["Strict-Transport-Security"] = "max-age=31536000; includeSubDomains"
-    return headers
 
 
 def _onward(scope: Scope) -> str:
