@@ -225,6 +225,7 @@ def test_disk_usage_follows_no_link_and_stops_counting(root: Path) -> None:
     work = root / "sessions" / ID / "work"
     (work / "up").symlink_to(root)
     (root / "big").write_bytes(b"x" * 2**20)
+    (work / "file").symlink_to(root / "big")
     assert disk_usage(work, stop_at=10**9) < 2**20
     (work / "big").write_bytes(b"x" * 2**20)
     assert disk_usage(work, stop_at=1000) > 1000

@@ -205,6 +205,22 @@ def test_binds_that_would_open_the_account_or_the_gate_are_refused(
     assert parse(binds(account / "licences"), gate)
 
 
+def test_what_lies_above_the_account_is_refused_wherever_the_gate_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate's folder lies elsewhere, so that it is not what refuses them."""
+    account, gate = tmp_path / "home" / "ada", tmp_path / "scratch" / "gate"
+    account.mkdir(parents=True)
+    gate.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(account))
+    for path in (account, account.parent):
+        with pytest.raises(InvalidInput, match="that is too much"):
+            policy(gate, _set("data_paths", to=[str(path)]))
+        runtime = {"name": "apptainer", "binds": [f"{path}:/licences"]}
+        with pytest.raises(InvalidInput, match="that is too much"):
+            parse({**copy.deepcopy(GOOD), "modules": [], "runtime": runtime}, gate)
+
+
 def test_data_that_would_hide_the_image_is_refused_for_containers_only(tmp_path: Path) -> None:
     data = {**copy.deepcopy(GOOD), "modules": [], "data_paths": ["/opt/data"]}
     assert parse(data, tmp_path).data_paths == (Path("/opt/data"),)
@@ -258,6 +274,7 @@ def test_only_listed_origins_may_frame(tmp_path: Path, origin: str, allowed: boo
         ("http://data.example.org/a.tif", False),
         ("https://data.example.org:8443/a.tif", False),
         ("https://data.example.org.evil.org/a.tif", False),
+        ("https://evil-data.example.org/a.tif", False),
         ("https://evil.org/https://data.example.org/", False),
         ("https://data.example.org@evil.org/", False),
         ("https://u:p@data.example.org/", False),

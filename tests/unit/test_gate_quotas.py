@@ -111,6 +111,15 @@ def test_what_a_live_job_may_yet_use_counts() -> None:
     assert gpu_hours([across], NOW) == pytest.approx(1)
 
 
+def test_of_a_live_job_that_began_before_the_window_only_the_rest_counts() -> None:
+    old = job(gpus=2, walltime_s=int(40 * DAY), started_at=NOW - 31 * DAY, state=JobState.RUNNING)
+    assert gpu_hours([old], NOW) == 2 * 39 * 24
+    at_its_edge = job(
+        gpus=2, walltime_s=int(40 * DAY), started_at=NOW - 30 * DAY, state=JobState.RUNNING
+    )
+    assert gpu_hours([at_its_edge], NOW) == 2 * 40 * 24
+
+
 @pytest.mark.parametrize(
     "limits", [{"max_gpus": -1}, {"max_gpu_hours": True}, {"max_live_per_user": 1001}]
 )

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lib.errors import Conflict, InvalidInput, StorageFull
-from lib.gate.job_record import SessionFolders
-from lib.gate.policy import load
+from lib.gate.job_record import RECORD, SessionFolders
+from lib.gate.policy import load, parse
 from lib.gate.staging import Staging
 from lib.model import EndReason
 from lib.protocol.messages import JobKind, PutRequest, Verb
 from tests.fixtures.gate_site import GateSite, new_id, running_site
+from tests.unit.test_gate_policy import GOOD
 
 DATA = os.urandom(700_000)
 
@@ -98,3 +100,82 @@ def test_what_was_never_submitted_is_thrown_away(site: GateSite) -> None:
     Staging(SessionFolders(site.home), load(site.home / "policy.toml", site.home)).forget_old()
     assert not folder.exists()
     assert Path(site.home / "sessions" / fresh).exists()
+
+
+# --- what happens while a file arrives ---------------------------------------------------
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> SessionFolders:
+    (tmp_path / "sessions").mkdir()
+    return SessionFolders(tmp_path)
+
+
+@pytest.fixture
+def staging(folders: SessionFolders) -> Staging:
+    """One megabyte per session."""
+    data = {**copy.deepcopy(GOOD), "limits": {"max_disk_mb": 1}}
+    return Staging(folders, parse(data, folders.state_dir))
+
+
+async def meanwhile(event: Callable[[], Awaitable[object]]) -> AsyncIterator[bytes]:
+    """`DATA`, with something that happens after it was let in and before it comes."""
+    await event()
+    yield DATA
+
+
+async def nothing() -> None:
+    """Nothing happens."""
+
+
+def staged(folders: SessionFolders, job: str) -> list[str]:
+    return sorted(file.name for file in (folders.control(job) / "staged").glob("*/*"))
+
+
+async def test_files_side_by_side_do_not_pass_the_allowance_together(
+    staging: Staging, folders: SessionFolders
+) -> None:
+    """Each fits alone, and was let in before the other lay there."""
+    job, small = new_id(), DATA[:400_000]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield small
+
+    async def another() -> None:
+        await staging.put(put_request(job, small, asset="green"), pieces())
+
+    with pytest.raises(StorageFull, match="may use 1 MB"):
+        await staging.put(put_request(job), meanwhile(another))
+    assert staged(folders, job) == ["green"]
+    await staging.put(put_request(job, small, asset="red"), pieces())
+    assert staged(folders, job) == ["green", "red"]
+
+
+async def test_nothing_is_added_to_a_job_that_was_submitted_meanwhile(
+    staging: Staging, folders: SessionFolders
+) -> None:
+    job = new_id()
+
+    async def submit() -> None:
+        (folders.control(job) / RECORD).write_text("{}")
+
+    with pytest.raises(Conflict, match="submitted already"):
+        await staging.put(put_request(job), meanwhile(submit))
+    assert staged(folders, job) == []
+
+
+async def test_only_what_nobody_submitted_or_still_sends_is_forgotten(
+    staging: Staging, folders: SessionFolders
+) -> None:
+    submitted, under_way, left = new_id(), new_id(), new_id()
+    for job in (submitted, under_way, left):
+        await staging.put(put_request(job), meanwhile(nothing))
+    (folders.control(submitted) / RECORD).write_text("{}")
+    old = time.time() - 2 * 86_400
+    for job in (submitted, under_way, left):
+        folder = folders.sessions / job
+        for path in (*folder.rglob("*"), folder):
+            os.utime(path, (old, old))
+    os.utime(folders.control(under_way) / "staged" / "S1" / "nir08")
+    staging.forget_old()
+    assert {folder.name for folder in folders.sessions.iterdir()} == {submitted, under_way}

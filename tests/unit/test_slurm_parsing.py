@@ -6,6 +6,8 @@ without the padding); other forms are those that its manuals of 23.11 and 24.11 
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from lib.jobs.schedulers.slurm import parsing
@@ -234,6 +236,17 @@ def test_no_time_is_none(text: str) -> None:
     assert parsing.when(text) is None
 
 
+@pytest.mark.parametrize("zone", ["UTC0", "CST-8", "PST8PDT"])
+def test_times_are_utc_wherever_the_gate_runs(zone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    try:
+        assert parsing.when("2026-11-26T01:40:44") == 1795657244.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 @pytest.mark.parametrize(
     ("output", "job_id"),
     [
@@ -268,6 +281,18 @@ def test_load_per_partition() -> None:
     assert (gpu.nodes, gpu.nodes_free) == (6, 2)
     assert (gpu.cores, gpu.cores_free) == (40 + 40 + 8 + 40 + 40, 30 + 40 + 40)
     assert (gpu.gpus, gpu.gpus_free) == (20, 1 + 4 + 4)
+
+
+@pytest.mark.parametrize("state", ["idle*", "mixed*", "allocated*"])
+def test_a_node_that_does_not_respond_gives_nothing(state: str) -> None:
+    """Slurm marks it by `*` at once; its word and its cores it keeps until SlurmdTimeout."""
+    nodes = (
+        f"n1|gpu|{state}|10/30/0/40|gpu:v100:4|gpu:v100:1(IDX:0)|1:00:00|\n"
+        "n2|gpu*|idle|0/40/0/40|gpu:v100:4|gpu:v100:0(IDX:N/A)|1:00:00|\n"
+    )
+    (gpu,) = parsing.load(nodes, "")
+    assert (gpu.name, gpu.nodes, gpu.nodes_free) == ("gpu", 2, 1)
+    assert (gpu.cores, gpu.cores_free, gpu.gpus, gpu.gpus_free) == (40, 40, 4, 4)
 
 
 # --- ended jobs -----------------------------------------------------------------------
