@@ -158,6 +158,20 @@ def test_swir_fill_beside_valid_bands_is_saturation():
     assert lost[41, 41] == 0b1111
 
 
+@pytest.mark.parametrize("missing", ["blue", "green", "red", "nir08"])
+def test_only_a_pixel_with_all_other_bands_is_restored(missing):
+    """At the edge of a scene the bands end at different pixels."""
+    bands = burning()
+    bands["swir22"] = _put(bands["swir22"], 0)
+    bands[missing] = bands[missing].copy()
+    bands[missing][41, 41] = 0
+    strip = one_strip(bands)
+    mask = detect(strip, radsat=False)
+    assert strip.bands["swir22"][41, 41] == 0
+    assert strip.bands["swir22"][40, 40] == 65_535
+    assert mask[40, 40] & 0b1000
+
+
 def test_real_fill_is_no_fire():
     bands = {name: _put(band, 0) for name, band in burning().items()}
     assert detect(one_strip(bands), radsat=False)[41, 41] == 0

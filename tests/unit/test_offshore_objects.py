@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,19 @@ def test_the_kernel_equals_the_definition(kind, reaches):
         strip = Strip(y0, y0 + 10, top, bands)
         got.append(detect(strip, "nir", calibration, 0.2, reaches, k=4.0, water_share=0.6)[0])
     assert np.array_equal(np.concatenate(got), expected)
+
+
+def test_on_calm_water_one_count_is_no_object():
+    """Numbers are rounded: where all are alike, the next one is no bright object yet."""
+    nir = np.full((30, 30), 100, np.uint16)
+    nir[15, 15] = 101
+    everywhere = np.ones(nir.shape, np.bool_)
+    for brightest, found in ((101, False), (102, True)):
+        nir[15, 15] = brightest
+        mask, strength = kernels.cfar(nir, everywhere, everywhere, (6, 1), 4.0, 0.6, 0, 30)
+        assert bool(mask[15, 15] & kernels.OBJECT) is found
+        assert np.count_nonzero(mask & kernels.OBJECT) == found
+    assert strength[15, 15] == pytest.approx(2 * math.sqrt(12), rel=0.01)
 
 
 def test_otsu_splits_two_classes():

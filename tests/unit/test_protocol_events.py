@@ -149,6 +149,15 @@ def test_every_edge_is_told_alike_by_gate_and_portal(
         assert message.endswith(sentence)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), 2**53 + 1, 10**40])
+def test_tables_hold_what_every_reader_of_json_can_read(number: float) -> None:
+    done = next(event for event in GOOD if event["event"] == "scene_done")
+    for searched in ({"a": number}, {"a": [number]}, {"a": {"b": number}}):
+        with pytest.raises(InvalidInput, match="'searched' holds a number that is not finite"):
+            events.parse({**done, "searched": searched}, SCENES)
+    assert events.parse({**done, "searched": {"a": [2**53, 1e300]}}, SCENES)
+
+
 @pytest.mark.parametrize("event", GOOD, ids=lambda e: e["event"])
 def test_the_wire_is_as_documented(event: dict[str, Any]) -> None:
     read = events.parse({**event, "unknown": "<script>"}, SCENES)

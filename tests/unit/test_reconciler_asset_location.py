@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lib.errors import Refused
-from lib.model import EndReason, SessionState
+from lib.model import EndReason, SensorNeed, SessionState
 from lib.reconciler.asset_location import locate, needed_assets
 from lib.reconciler.submit import Submitter
 from tests.fakes.gate import MemoryGate
@@ -73,6 +73,9 @@ def test_only_what_the_module_reads_is_needed() -> None:
     item = dict(a_scene(bands=("red", "swir22", "blue")).item)
     item["assets"]["qa_pixel"] = {"href": "/x"}
     assert sorted(needed_assets(item, FIRE)) == ["qa_pixel", "red", "swir22"]
+    of_another = SensorNeed("formosat-2", ("blue",), ("L2",))
+    both = dataclasses.replace(FIRE, needs=(*FIRE.needs, of_another))
+    assert sorted(needed_assets(item, both)) == ["qa_pixel", "red", "swir22"]
 
 
 # --- as the reconciler does it ------------------------------------------------------------------

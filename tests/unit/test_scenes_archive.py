@@ -118,6 +118,13 @@ def test_a_bomb_is_stopped_at_the_limit(tmp_path: Path, folder: Path, suffix: st
     assert (folder / "b.tif").stat().st_size == 3 * 2**20
 
 
+def test_files_count_together(tmp_path: Path, folder: Path) -> None:
+    path = archive(tmp_path / "a.tar", *(member(f"b{n}.TIF", b"x" * 600) for n in range(3)))
+    with pytest.raises(InvalidProduct, match="unpacks to more than"):
+        unpack(path, folder, max_bytes=1799)
+    assert sorted(file.name for file in folder.iterdir()) == ["b0.TIF", "b1.TIF"]
+
+
 def test_a_header_cannot_fill_the_memory(tmp_path: Path, folder: Path) -> None:
     """tarfile reads an extended header whole, however large it says it is."""
     pax = tarfile.TarInfo("././@PaxHeader")
