@@ -241,7 +241,7 @@ def other_version(
     _edit(init, r'VERSION = ".*"', f'VERSION = "{version}"')
     if ends_when_it_serves:
         serve = site.portal.path(f"{tree}/lib/gate/serve.py")
-        begin = r"with home.lock\(\):\n {8}(?=stop = )"
+        begin = r"with state_dir.lock\(\):\n {8}(?=stop = )"
         _edit(serve, begin, r'\g<0>raise Unavailable("It is broken on purpose.")\n        ')
     return tree
 
