@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -163,7 +162,7 @@ def pip_arguments(
 
 
 def _download(pins: Iterable[Pin], target: Target, cache: Path) -> None:
-    """Fill the cache's folder of a target anew."""
+    """Fill the cache's folder of a target anew; others may read it, or fill it too, meanwhile."""
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache.parent) as aside:
         got = Path(aside, "wheels")
@@ -172,8 +171,12 @@ def _download(pins: Iterable[Pin], target: Target, cache: Path) -> None:
             for p in pins
         )
         fetch(lines, target, got)
-        shutil.rmtree(cache)
-        got.rename(cache)
+        wheels = {wheel.name: wheel for wheel in got.iterdir()}
+        for name, wheel in wheels.items():
+            wheel.replace(cache / name)
+        for old in cache.iterdir():
+            if old.name not in wheels:
+                old.unlink(missing_ok=True)
 
 
 def fetch(lines: Iterable[str], target: Target, folder: Path, *, hashes: bool = True) -> None:
