@@ -20,8 +20,6 @@ from lib.scenes.stac import COG_TYPE, EXTENSIONS, LANDSAT_EXTENSION, STAC_VERSIO
 _SIDECAR_TYPES = {".txt": "text/plain", ".xml": "application/xml", ".json": "application/json",
                   ".dim": "application/xml", ".geojson": "application/geo+json"}  # fmt: skip
 
-_COLLECTION_LINK = {"rel": "collection", "type": "application/json"}
-
 
 def read_product(folder: Path) -> Product:
     """Detect what lies in `folder`, or in its only sub-folder, and read its metadata.
