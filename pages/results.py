@@ -63,14 +63,14 @@ def matching(portal: Portal, user: User, run: Run, filters: ResultFilter) -> int
     """How many detections of the run pass the filter."""
     if filters.min_score:
         scene = SceneId(filters.scene) if filters.scene else None
-        klass, score = filters.klass or None, filters.min_score
+        kind, score = filters.kind or None, filters.min_score
         return len(
-            portal.detections(user, run.id, scene=scene, klass=klass, min_score=score, limit=None)
+            portal.detections(user, run.id, scene=scene, kind=kind, min_score=score, limit=None)
         )
     return sum(
         n
-        for (scene, klass), n in portal.detection_counts(user, run.id).items()
-        if filters.scene in ("", scene) and filters.klass in ("", klass)
+        for (scene, kind), n in portal.detection_counts(user, run.id).items()
+        if filters.scene in ("", scene) and filters.kind in ("", kind)
     )
 
 

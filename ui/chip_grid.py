@@ -67,7 +67,7 @@ def _chip(d: Detection, module: Module | None, synthetic: bool) -> _Chip:
     return {
         "key": mark_key(d.scene, d.n),
         "src": f"/api/runs/{d.run}/scenes/{scene}/chips/{d.n}.webp" if d.has_chip else "",
-        "label": class_title(module, d.klass),
+        "label": kind_title(module, d.kind),
         "score": f"{d.score:.2f}",
         "share": min(1.0, max(0.0, d.score)),
         "meaning": module.score_meaning if module else "",
@@ -79,6 +79,6 @@ def _chip(d: Detection, module: Module | None, synthetic: bool) -> _Chip:
     }
 
 
-def class_title(module: Module | None, klass: str) -> str:
-    """What the module calls a class."""
-    return str(module.classes.get(klass, klass)) if module else klass
+def kind_title(module: Module | None, kind: str) -> str:
+    """What the module calls a kind."""
+    return str(module.classes.get(kind, kind)) if module else kind

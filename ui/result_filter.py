@@ -1,4 +1,4 @@
-"""The filter of a run's detections: score, class, scene. All of it is in the address."""
+"""The filter of a run's detections: score, kind, scene. All of it is in the address."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ALL = ""
 class ResultFilter:
     """Which detections are shown; empty fields do not restrict."""
 
-    klass: str
+    kind: str
     scene: str
     min_score: float
 
 
 def show(
-    run: Run, module: Module | None, classes: Sequence[str], titles: Mapping[str, str]
+    run: Run, module: Module | None, kinds: Sequence[str], titles: Mapping[str, str]
 ) -> ResultFilter:
     """The filter's widgets; each begins with what the address says."""
     with st.container(horizontal=True, vertical_alignment="bottom", key="results-filter"):
@@ -37,14 +37,14 @@ def show(
             width=220,
             help=md(module.score_meaning) if module and module.score_meaning else None,
         )
-        klass = scene = ALL
-        if len(classes) > 1:
-            names = [ALL, *classes]
+        kind = scene = ALL
+        if len(kinds) > 1:
+            names = [ALL, *kinds]
             wish = st.query_params.get("class", ALL)
-            klass = st.selectbox(
+            kind = st.selectbox(
                 "Class",
                 names,
-                format_func=lambda k: chip_grid.class_title(module, k) if k else "All classes",
+                format_func=lambda k: chip_grid.kind_title(module, k) if k else "All classes",
                 key=_seed(run, "class", wish if wish in names else ALL),
                 width=200,
             )
@@ -64,8 +64,8 @@ def show(
             icon=":material/download:",
             disabled=run.objects == 0,
         )
-    filters = ResultFilter(klass or ALL, scene or ALL, float(score))
-    layout.set_query_param("class", filters.klass)
+    filters = ResultFilter(kind or ALL, scene or ALL, float(score))
+    layout.set_query_param("class", filters.kind)
     layout.set_query_param("scene", filters.scene)
     layout.set_query_param("score", f"{filters.min_score:g}" if filters.min_score else "")
     return filters

@@ -46,7 +46,7 @@ def show(
         user,
         run.id,
         scene=SceneId(filters.scene) if filters.scene else None,
-        klass=filters.klass or None,
+        kind=filters.kind or None,
         min_score=filters.min_score,
         limit=limit + 1,
     )
@@ -64,7 +64,7 @@ def show(
                 view_seq=zlib.crc32(run.id.encode()),
                 detections=f"/api/runs/{run.id}/detections?v={run.objects}-{run.state}",
                 filter={
-                    "klass": filters.klass,
+                    "kind": filters.kind,
                     "scene": filters.scene,
                     "min_score": filters.min_score,
                 },
@@ -129,7 +129,7 @@ def marked_text(d: Detection, module: Module | None, synthetic: frozenset[str]) 
     flags = f", flags: {', '.join(d.flags)}" if d.flags else ""
     made = ", synthetic" if d.scene in synthetic else ""
     text = (
-        f"{chip_grid.class_title(module, d.klass)}, score {d.score:.2f}, {to_second(d.time)}, "
+        f"{chip_grid.kind_title(module, d.kind)}, score {d.score:.2f}, {to_second(d.time)}, "
         f"{d.lat:.5f}, {d.lon:.5f}, {d.scene}{flags}{made}"
     )
     return f"**Marked:** {md(text)}"
@@ -141,7 +141,7 @@ def show_table(
     """The detections as a table, in the order of the chips."""
     rows = pd.DataFrame(
         {
-            "Class": [chip_grid.class_title(module, d.klass) for d in detections],
+            "Class": [chip_grid.kind_title(module, d.kind) for d in detections],
             "Score": [d.score for d in detections],
             "Time (UTC)": [d.time for d in detections],
             "Latitude": [d.lat for d in detections],

@@ -214,6 +214,8 @@ class Detection:
 
     Args:
         n: number within (run, scene), from 1; the module numbers best first.
+        kind: one of the module's classes. What is stored, sent or shown calls it "class":
+            events, files, the database's column, exports, pages and their addresses.
         score: 0..1; the module's `score_meaning` says what it is.
         geometry: GeoJSON (lon, lat), a Point, Polygon or MultiPolygon; the bbox until
             the scene is done, then the outline from `detections.geojson`.
@@ -225,7 +227,7 @@ class Detection:
     run: RunId
     scene: SceneId
     n: int
-    klass: str
+    kind: str
     score: float
     lon: float
     lat: float

@@ -349,7 +349,7 @@ class Portal:
         run_id: RunId,
         *,
         scene: SceneId | None = None,
-        klass: str | None = None,
+        kind: str | None = None,
         min_score: float = 0.0,
         limit: int | None = 200,
         offset: int = 0,
@@ -357,11 +357,11 @@ class Portal:
         """What a run has found so far, best first."""
         self._may_read(user, run_id)
         return self._store.detections.of_run(
-            run_id, scene=scene, klass=klass, min_score=min_score, limit=limit, offset=offset
+            run_id, scene=scene, kind=kind, min_score=min_score, limit=limit, offset=offset
         )
 
     def detection_counts(self, user: User, run_id: RunId) -> dict[tuple[SceneId, str], int]:
-        """How many objects of which class in which scene."""
+        """How many objects of which kind in which scene."""
         self._may_read(user, run_id)
         return self._store.detections.counts(run_id)
 

@@ -33,7 +33,7 @@ def geojson(run: Run, detections: Iterable[Detection], *, synthetic: frozenset[s
                 "properties": {
                     "scene": d.scene,
                     "n": d.n,
-                    "class": d.klass,
+                    "class": d.kind,
                     "score": round(d.score, 6),
                     "datetime": d.time.isoformat().replace("+00:00", "Z"),
                     "lon": d.lon,

@@ -117,7 +117,7 @@ def _detection(
         run=run,
         scene=scene,
         n=found.n,
-        klass=found.kind,
+        kind=found.kind,
         score=found.score,
         lon=lon,
         lat=lat,

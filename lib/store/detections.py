@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, RowMapping
 
 _CHUNK = 500
-_REPLACED = ("score", "lon", "lat", "geometry", "pixels", "area_m2", "flags", "properties")
+_REPLACED = ("kind", "score", "lon", "lat", "geometry", "pixels", "area_m2", "flags", "properties")
 
 
 class Detections:
@@ -86,7 +86,7 @@ class Detections:
         run: RunId,
         *,
         scene: SceneId | None = None,
-        klass: str | None = None,
+        kind: str | None = None,
         min_score: float = 0.0,
         limit: int | None = 200,
         offset: int = 0,
@@ -111,16 +111,16 @@ class Detections:
         )
         if scene is not None:
             query = query.where(detections.c.scene_id == scene)
-        if klass is not None:
-            query = query.where(detections.c.klass == klass)
+        if kind is not None:
+            query = query.where(detections.c.kind == kind)
         with self._engine.connect() as connection:
             return tuple(_detection(row) for row in connection.execute(query).mappings())
 
     def counts(self, run: RunId) -> dict[tuple[SceneId, str], int]:
         query = (
-            select(detections.c.scene_id, detections.c.klass, func.count())
+            select(detections.c.scene_id, detections.c.kind, func.count())
             .where(detections.c.run_id == run)
-            .group_by(detections.c.scene_id, detections.c.klass)
+            .group_by(detections.c.scene_id, detections.c.kind)
         )
         with self._engine.connect() as connection:
             return {(SceneId(s), k): n for s, k, n in connection.execute(query)}
@@ -131,7 +131,6 @@ def _upsert(connection: Connection, rows: Sequence[dict[str, object]]) -> None:
         statement = upsert(detections).values(rows[start : start + _CHUNK])
         new = statement.excluded
         changes: dict[str, object] = {name: new[name] for name in _REPLACED}
-        changes["klass"] = new["klass"]
         changes["has_chip"] = detections.c.has_chip | new["has_chip"]
         changes["chip_offered"] = detections.c.chip_offered | new["chip_offered"]
         connection.execute(
@@ -152,7 +151,7 @@ def _values(d: Detection) -> dict[str, object]:
         "run_id": d.run,
         "scene_id": d.scene,
         "n": d.n,
-        "klass": d.klass,
+        "kind": d.kind,
         "score": d.score,
         "lon": d.lon,
         "lat": d.lat,
@@ -171,7 +170,7 @@ def _detection(row: RowMapping) -> Detection:
         run=RunId(read.text(row, "run_id")),
         scene=SceneId(read.text(row, "scene_id")),
         n=read.whole(row, "n"),
-        klass=read.text(row, detections.c.klass),
+        kind=read.text(row, detections.c.kind),
         score=read.number(row, "score"),
         lon=read.number(row, "lon"),
         lat=read.number(row, "lat"),

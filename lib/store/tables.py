@@ -170,7 +170,7 @@ detections = Table(
     Column("run_id", String, ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
     Column("scene_id", String, primary_key=True),
     Column("n", Integer, primary_key=True),
-    Column("class", String, nullable=False, key="klass"),
+    Column("class", String, nullable=False, key="kind"),
     Column("score", Float, nullable=False),
     Column("lon", Float, nullable=False),
     Column("lat", Float, nullable=False),

@@ -236,7 +236,7 @@ async def test_a_run_and_its_results(here: RealPortal) -> None:
     over = await here.run_is(run.id, RunState.DONE)
     assert over.scenes[0].searched == {"pixels": 9}
     found = here.store.detections.of_run(run.id)
-    assert [(d.n, d.klass, d.score) for d in found] == [(n, "fire", 0.9) for n in (1, 2, 3)]
+    assert [(d.n, d.kind, d.score) for d in found] == [(n, "fire", 0.9) for n in (1, 2, 3)]
     # The small module writes neither real outlines nor real pictures.
     assert not any(d.has_chip for d in found)
     assert "outlines of the objects are missing" in over.scenes[0].message

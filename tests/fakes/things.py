@@ -180,7 +180,7 @@ def a_detection(run: RunId, n: int = 1, scene: str = "LC08_A", **fields: Any) ->
         "run": run,
         "scene": SceneId(scene),
         "n": n,
-        "klass": "fire",
+        "kind": "fire",
         "score": 1.0 / n,
         "lon": 0.5,
         "lat": 0.5,

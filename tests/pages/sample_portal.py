@@ -278,7 +278,7 @@ class Site:
             lon, lat = w + (e - w) * i / (len(numbers) + 1), s + (n - s) * (0.3 + 0.4 * (i % 3) / 2)
             d = 0.003
             fields = {
-                "klass": "fire" if i % 4 else "maybe",
+                "kind": "fire" if i % 4 else "maybe",
                 "flags": ("cloud",) if i % 3 == 0 else (),
             }
             found.append(

@@ -69,7 +69,7 @@ def fill(site: Site) -> str:
     site.add_run(["LC08_A"], RunState.QUEUED, title=HOSTILE, reason=HOSTILE)
     run = site.add_run(["LC08_A", "LC08_B"], RunState.RUNNING, title=HOSTILE, reason=HOSTILE)
     site.add_detections(
-        run, "LC08_A", [0.9, 0.8, 0.7], klass=HOSTILE[:200], flags=(HOSTILE[:100],),
+        run, "LC08_A", [0.9, 0.8, 0.7], kind=HOSTILE[:200], flags=(HOSTILE[:100],),
         properties={HOSTILE: HOSTILE, "__proto__": {"owned": 1}},
     )  # fmt: skip
     store = site.store

@@ -256,13 +256,13 @@ async def test_launching_while_the_cluster_is_away_waits(here: Site) -> None:
 
 async def test_results_belong_to_their_owner(here: Site) -> None:
     run = await ask(here.portal.start_run, ALICE, REQUEST)
-    here.world.store.detections.put([a_detection(run.id, 1), a_detection(run.id, 2, klass="x")])
+    here.world.store.detections.put([a_detection(run.id, 1), a_detection(run.id, 2, kind="x")])
     path = here.world.results.path(run.id, SceneId("LC08_A"), ArtifactKind.CHIP, 1)
     path.parent.mkdir(parents=True)
     path.write_bytes(a_picture())
     picture = (run.id, SceneId("LC08_A"), ArtifactKind.CHIP, 1)
     assert len(here.portal.detections(ALICE, run.id)) == 2
-    assert len(here.portal.detections(ALICE, run.id, klass="x", min_score=0.1)) == 1
+    assert len(here.portal.detections(ALICE, run.id, kind="x", min_score=0.1)) == 1
     assert here.portal.detection_counts(ALICE, run.id) == {
         ("LC08_A", "fire"): 1,
         ("LC08_A", "x"): 1,

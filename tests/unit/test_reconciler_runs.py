@@ -235,7 +235,7 @@ async def test_rubbish_events_harm_nobody(world: ReconcilerHarness) -> None:
     )
     await until(lambda: world.run(run.id).objects == 1)
     (only,) = world.store.detections.of_run(run.id)
-    assert (only.n, only.klass) == (7, "fi re")
+    assert (only.n, only.kind) == (7, "fi re")
     assert only.properties == {"": 1}
     assert world.run(run.id).scenes[0].fraction == 0.0
     world.gate.say(

@@ -34,7 +34,7 @@ def from_event(event: dict[str, Any]) -> Detection:
 
 def test_an_event_becomes_a_box() -> None:
     found = from_event(object_event(3))
-    assert (found.run, found.scene, found.n, found.klass) == (RUN, SCENE, 3, "fire")
+    assert (found.run, found.scene, found.n, found.kind) == (RUN, SCENE, 3, "fire")
     assert (found.pixels, found.area_m2, found.time) == (12, 10800.0, TIME)
     assert found.properties == {"peak": 0.4}
     assert found.geometry == {

@@ -30,7 +30,7 @@ def run(store: Store) -> Run:
 def test_best_first_filtered_and_counted(store: Store, run: Run) -> None:
     found = [
         a_detection(run.id, 1, score=0.4),
-        a_detection(run.id, 2, score=0.9, klass="ship"),
+        a_detection(run.id, 2, score=0.9, kind="ship"),
         a_detection(run.id, 1, "LC08_B", score=0.4, pixels=99, flags=("cloud",)),
     ]
     store.detections.put(found)
@@ -38,7 +38,7 @@ def test_best_first_filtered_and_counted(store: Store, run: Run) -> None:
     assert [(d.scene, d.n) for d in every] == [(A, 2), (B, 1), (A, 1)]
     assert every[1] == found[2]
     assert every[0].time == TIME
-    assert store.detections.of_run(run.id, klass="ship") == (found[1],)
+    assert store.detections.of_run(run.id, kind="ship") == (found[1],)
     assert len(store.detections.of_run(run.id, scene=A)) == 2
     assert len(store.detections.of_run(run.id, min_score=0.5)) == 1
     assert store.detections.of_run(run.id, limit=1, offset=1) == (found[2],)

@@ -19,7 +19,7 @@
 
   const shown = (p) => {
     const f = sb.state.filter || {};
-    return (!f.klass || f.klass === p.class) && (!f.scene || f.scene === p.scene) && p.score >= (f.min_score || 0);
+    return (!f.kind || f.kind === p.class) && (!f.scene || f.scene === p.scene) && p.score >= (f.min_score || 0);
   };
 
   function centre(f) {
