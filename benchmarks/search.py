@@ -19,13 +19,12 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import shapely
 
-from lib.model import BBox, SceneQuery
+from lib.model import BBox, JsonObject, SceneQuery
 from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.table import SCHEMA, Table
 
@@ -60,14 +59,14 @@ def measure(size: int, rounds: int) -> dict[str, list[float]]:
     return times
 
 
-def cases(catalog: LocalCatalog, rng: np.random.Generator) -> dict[str, Callable[[], Any]]:
+def cases(catalog: LocalCatalog, rng: np.random.Generator) -> dict[str, Callable[[], object]]:
     """What is measured, at a random place and date."""
     west, south = float(rng.uniform(-175, 170)), float(rng.uniform(-60, 55))
     area: BBox = (west, south, west + 5, south + 5)
     start = START + timedelta(days=int(rng.integers(0, DAYS - 730)))
     period = SceneQuery(start=start, end=start + timedelta(days=730), max_cloud=40.0)
     triangle = [[west, south], [west + 6, south + 1], [west + 3, south + 6], [west, south]]
-    polygon = {"type": "Polygon", "coordinates": [triangle]}
+    polygon: JsonObject = {"type": "Polygon", "coordinates": [triangle]}
     queries = {
         "box 5 deg": replace(period, area=area),
         "polygon": replace(period, polygon=polygon),
@@ -75,7 +74,7 @@ def cases(catalog: LocalCatalog, rng: np.random.Generator) -> dict[str, Callable
         "text": SceneQuery(text=f"_{int(rng.integers(0, 999999)):07d}"),
         "world, newest 500": SceneQuery(max_cloud=20.0, limit=500),
     }
-    found: dict[str, Callable[[], Any]] = {
+    found: dict[str, Callable[[], object]] = {
         name: partial(catalog.search, query) for name, query in queries.items()
     }
     found["footprints"] = partial(catalog.footprints, SceneQuery(), cap=10_000)
@@ -117,7 +116,7 @@ def _feature(ident: str, cloud: float, geometry: str) -> str:
     return f'{{"type":"Feature","id":"{ident}","properties":{text},"geometry":{geometry}}}'
 
 
-def milliseconds(act: Callable[[], Any]) -> float:
+def milliseconds(act: Callable[[], object]) -> float:
     """Wall time of one call."""
     started = time.perf_counter()
     act()

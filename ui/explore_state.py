@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from typing import TypedDict, Unpack
 
 import streamlit as st
 
-from lib.model import BBox, Scene
+from lib.model import BBox, JsonObject, Scene
 from ui.component_events import Event
 from ui.explore_url import (
     ExploreState,
@@ -57,7 +56,7 @@ class _Changes(TypedDict, total=False):
     cluster: str
     preset: str
     walltime_s: int
-    params: Mapping[str, object]
+    params: JsonObject
 
 
 def update(**changes: Unpack[_Changes]) -> ExploreState:

@@ -11,10 +11,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timezone
-from typing import Literal, NamedTuple, TypedDict, TypeVar
+from typing import NamedTuple, TypeVar
 from urllib.parse import urlencode
 
-from lib.model import BBox, SceneQuery
+from lib.model import BBox, JsonObject, JsonValue, SceneQuery
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -22,13 +22,6 @@ Ring = tuple[tuple[float, float], ...]
 MAX_SCENES = 500
 MAX_RING = 200
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
-
-
-class Polygon(TypedDict):
-    """A GeoJSON polygon; positions are [lon, lat] in degrees."""
-
-    type: Literal["Polygon"]
-    coordinates: list[list[list[float]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +45,17 @@ class ExploreState:
     cluster: str = ""
     preset: str = ""
     walltime_s: int = 0
-    params: Mapping[str, object] = field(default_factory=dict)
+    params: JsonObject = field(default_factory=dict)
 
     @property
-    def polygon(self) -> Polygon | None:
-        """The drawn polygon as GeoJSON."""
+    def polygon(self) -> JsonObject | None:
+        """The drawn polygon as GeoJSON; positions are [lon, lat] in degrees."""
         return (
             {"type": "Polygon", "coordinates": [list(map(list, self.ring))]} if self.ring else None
         )
 
     @property
-    def shape(self) -> Polygon | None:
+    def shape(self) -> JsonObject | None:
         """What the map draws for the area."""
         if self.ring or self.area is None:
             return self.polygon
@@ -192,7 +185,7 @@ def _read_seconds(text: str) -> int:
     return value
 
 
-def _read_params(text: str) -> dict[str, object]:
+def _read_params(text: str) -> dict[str, JsonValue]:
     try:
         value = json.loads(text)
     except RecursionError as exc:

@@ -11,13 +11,13 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib.cli.output import Commands, Output, command, plain, table
 from lib.config import settings
 from lib.config.offerings import complete_params, fit, load_offerings
 from lib.errors import Conflict, InvalidInput, NotFound, Refused, SceneBridgeError
-from lib.model import ModuleId, SceneId
+from lib.model import JsonObject, JsonValue, ModuleId, SceneId, json_number, json_object
 from lib.scenes.local_catalog import LocalCatalog
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def _list(_options: argparse.Namespace) -> Output:
     modules = load_offerings(settings.PROJECT).modules.values()
-    value = [
+    value: JsonValue = [
         {
             "id": m.id,
             "version": m.version,
@@ -81,7 +81,7 @@ def _detect(options: argparse.Namespace) -> Output:
     return _summary(scene, out, code)
 
 
-def _read_params(file: Path | None) -> dict[str, Any]:
+def _read_params(file: Path | None) -> dict[str, JsonValue]:
     if file is None:
         return {}
     try:
@@ -148,7 +148,7 @@ def _run(module: Module, work: Path, out: Path, *, quiet: bool) -> int:
     return program.returncode
 
 
-def _events(out: Path) -> Iterator[dict[str, Any]]:
+def _events(out: Path) -> Iterator[JsonObject]:
     """The whole lines of `status.jsonl` so far."""
     try:
         text = (out / "status.jsonl").read_text("utf-8")
@@ -156,15 +156,15 @@ def _events(out: Path) -> Iterator[dict[str, Any]]:
         return
     for line in text.splitlines(keepends=True):
         if line.endswith("\n"):
-            yield json.loads(line)
+            yield json_object(json.loads(line))
 
 
-def _progress(event: dict[str, Any]) -> str:
+def _progress(event: JsonObject) -> str:
     match event["event"]:
         case "scene_started":
             return f"Searching {event['scene']}"
         case "progress":
-            return f"  {event['fraction']:.0%}"
+            return f"  {json_number(event['fraction']):.0%}"
     return ""
 
 
@@ -175,7 +175,7 @@ def _summary(scene: Scene, out: Path, code: int) -> Output:
         SceneBridgeError: the module failed; its own sentence.
     """
     events = list(_events(out))
-    failed = next((e["message"] for e in events if e["event"] == "scene_failed"), None)
+    failed = next((str(e["message"]) for e in events if e["event"] == "scene_failed"), None)
     if failed is not None:
         raise SceneBridgeError(failed)
     if code != 0:
@@ -183,7 +183,7 @@ def _summary(scene: Scene, out: Path, code: int) -> Output:
     folder = out / scene.id
     features = json.loads((folder / "detections.geojson").read_text("utf-8"))["features"]
     classes = Counter(feature["properties"]["class"] for feature in features)
-    value = {
+    value: JsonObject = {
         "scene": scene.id,
         "objects": len(features),
         "classes": dict(classes),

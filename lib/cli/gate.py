@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib.cli.output import Commands, Output, command, plain
 from lib.cli.store_access import data_of
@@ -19,7 +19,7 @@ from lib.config.site_paths import tunnel_folder
 from lib.errors import InvalidInput, NotFound, Refused
 from lib.gate_deploy import host_key_pin, policy_edit, steps
 from lib.gate_deploy.login import refuse_portal, signed_in
-from lib.model import ClusterId
+from lib.model import ClusterId, json_list, json_text
 from lib.tunnels.outer.admin_ssh import login_of
 from lib.tunnels.portal_keys import portal_key
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from lib.config.clusters import ClusterEntry
     from lib.gate_deploy.connection import NodeConnection
+    from lib.gate_deploy.remote.frames import Message
 
 _MAX_KEY_BYTES = 16 * 1024
 
@@ -162,14 +163,17 @@ def _policy(options: argparse.Namespace) -> Output:
             policy = text.decode("utf-8", "replace")
             return Output({"policy": policy}, policy.rstrip("\n"))
         if given is not None:
-            done: dict[str, Any] | None = policy_edit.replace(connection, gate, given)
+            done: Message | None = policy_edit.replace(connection, gate, given)
         else:
             done = policy_edit.edit(connection, gate, _say)
     if done is None:
         return Output({"changed": False}, "The policy was not changed.")
     restarted = "; the gate runs with it, sessions went on" if done["was_running"] else ""
     lines = [f"The policy of cluster {entry.id} is replaced{restarted}."]
-    lines += ["The former one is policy.toml.1 beside it.", *done["problems"]]
+    lines += [
+        "The former one is policy.toml.1 beside it.",
+        *map(json_text, json_list(done["problems"])),
+    ]
     return Output({"changed": True, **done}, "\n".join(lines))
 
 
@@ -221,7 +225,7 @@ def _host_key(entry: ClusterEntry, key: str, *, pin: bool) -> Iterator[str]:
     yield host_key_pin.line_for(key)
 
 
-def _changed(done: dict[str, Any], entry: ClusterEntry) -> str:
+def _changed(done: Message, entry: ClusterEntry) -> str:
     same = done["before"] == done["here"]
     what = f"is at {done['here']}" + (" as before" if same else "")
     if not done["running"]:
@@ -229,18 +233,18 @@ def _changed(done: dict[str, Any], entry: ClusterEntry) -> str:
     return f"The gate of cluster {entry.id} {what} and runs: {_where(done)}. {_going_on(done)}"
 
 
-def _where(done: dict[str, Any]) -> str:
+def _where(done: Message) -> str:
     return f"process {done['pid']} on {done['this_node']}, port {done['port']}"
 
 
-def _going_on(done: dict[str, Any]) -> str:
+def _going_on(done: Message) -> str:
     live = done["live"]
     return (
         f"{live} session{'s go' if live != 1 else ' goes'} on." if live else "No session is live."
     )
 
 
-def _status_lines(entry: ClusterEntry, done: dict[str, Any], here: str) -> Iterator[str]:
+def _status_lines(entry: ClusterEntry, done: Message, here: str) -> Iterator[str]:
     other = done["node"] not in ("", done["this_node"])
     if done["running"]:
         yield f"The gate of cluster {entry.id} runs: {_where(done)}."

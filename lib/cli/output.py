@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
+    from lib.model import JsonValue
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
     """`value` for programs (JSON), `text` for people; `failed` sets the exit code to 1."""
 
-    value: Any
+    value: JsonValue
     text: str
     failed: bool = False
 
@@ -28,7 +30,14 @@ class Output:
 class Commands(Protocol):
     """The part of argparse's sub-parsers that a command needs to add itself."""
 
-    def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser: ...
+    def add_parser(
+        self,
+        name: str,
+        *,
+        help: str = ...,
+        description: str = ...,
+        parents: Sequence[argparse.ArgumentParser] = ...,
+    ) -> argparse.ArgumentParser: ...
 
 
 def command(

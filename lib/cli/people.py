@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from lib.auth import TOKEN_LIFETIME_S
 from lib.cli.output import Commands, Output, command, moment, table
 from lib.cli.store_access import BY, auth_on
-from lib.model import TokenScope, UserId
+from lib.model import JsonValue, TokenScope, UserId
 from lib.portal.admin import people_of
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _withdraw(options: argparse.Namespace) -> Output:
     return Output({"withdrawn": options.tokens}, lines)
 
 
-def _brief(person: Person) -> dict[str, object]:
+def _brief(person: Person) -> dict[str, JsonValue]:
     return {
         "id": person.user.id,
         "name": person.user.name,

@@ -9,7 +9,7 @@ from lib.cli.output import Commands, Output, command, table
 from lib.cli.store_access import BY, auth_on, data_of, store_of
 from lib.config import settings
 from lib.config.data_dir import running_portal
-from lib.model import SessionId, SessionState
+from lib.model import JsonValue, SessionId, SessionState
 from lib.store.changes import RunChange, SessionChange
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _link(options: argparse.Namespace) -> Output:
     return Output({"link": link}, text)
 
 
-def _brief(session: Session) -> dict[str, object]:
+def _brief(session: Session) -> dict[str, JsonValue]:
     return {
         "id": session.id,
         "owner": session.owner,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib.cli.output import Commands, Output, command, plain, table
 from lib.config.data_dir import make_data_folder
 from lib.errors import InvalidProduct
-from lib.model import SceneId, SceneQuery
+from lib.model import JsonObject, JsonValue, SceneId, SceneQuery, json_object
 from lib.scenes import samples
 from lib.scenes.local_catalog import LocalCatalog
 
@@ -60,7 +60,7 @@ def _add(options: argparse.Namespace) -> Output:
         else:
             added.append(scene)
     lines = [f"Added {scene.id}: {scene.title}" for scene in added]
-    value = {"added": [_brief(scene) for scene in added], "failed": broken}
+    value: JsonObject = {"added": [_brief(scene) for scene in added], "failed": broken}
     return Output(value, "\n".join(lines), failed=bool(broken))
 
 
@@ -78,6 +78,7 @@ def _list(options: argparse.Namespace) -> Output:
 def _show(options: argparse.Namespace) -> Output:
     scene = catalog_of(options).get(SceneId(options.scene))
     west, south, east, north = scene.bbox
+    assets = json_object(scene.item["assets"])
     lines = [
         f"{scene.id}: {scene.title}",
         f"taken      {scene.time:%Y-%m-%d %H:%M:%S} UTC by {scene.platform}",
@@ -86,7 +87,7 @@ def _show(options: argparse.Namespace) -> Output:
         f"bands      {', '.join(sorted(scene.bands))}",
         f"bounds     west {west:.4f}, south {south:.4f}, east {east:.4f}, north {north:.4f}",
         f"synthetic  {'yes' if scene.synthetic else 'no'}",
-        *(f"file       {asset['href']}" for asset in scene.item["assets"].values()),
+        *(f"file       {json_object(asset)['href']}" for asset in assets.values()),
     ]
     return Output(dict(scene.item), "\n".join(lines))
 
@@ -112,7 +113,7 @@ def _samples(options: argparse.Namespace) -> Output:
     return Output([_brief(scene) for scene in scenes], f"{len(scenes)} sample scenes are there.")
 
 
-def _brief(scene: Scene) -> dict[str, Any]:
+def _brief(scene: Scene) -> dict[str, JsonValue]:
     return {
         "id": scene.id,
         "title": scene.title,

@@ -18,7 +18,7 @@ from lib.config.settings import PROJECT
 from lib.config.settings.checks import name
 from lib.config.site_paths import tunnel_folder
 from lib.errors import InvalidInput
-from lib.model import ClusterId, Seal
+from lib.model import ClusterId, JsonValue, Seal
 from lib.protocol.messages import NAME_PATTERN
 from lib.tunnels.outer import admission, closing, opening
 from lib.tunnels.outer.records import TunnelRecord, is_open, latest
@@ -124,14 +124,14 @@ def _cluster(text: str) -> ClusterId:
     return ClusterId(text)
 
 
-def _known(cluster: ClusterId) -> tuple[dict[str, object], tuple[object, ...], str]:
+def _known(cluster: ClusterId) -> tuple[dict[str, JsonValue], tuple[object, ...], str]:
     """What may be known of a cluster's tunnel in this account: value, row, and a note."""
     found = latest(tunnel_folder(), cluster)
     if found is None or not is_open(*found):
         other = closing.owner_of_open_tunnel(tunnel_folder(), cluster)
         if other and (found is None or found[1].account != other):
             note = f"Only {other}, root and the portal may read more of {other}'s tunnel."
-            value: dict[str, object] = {"cluster": cluster, "state": "open", "account": other}
+            value: dict[str, JsonValue] = {"cluster": cluster, "state": "open", "account": other}
             return value, (cluster, "open", other, "?", "?", "?", "?", ""), note
     if found is None:
         return {"cluster": cluster, "state": "none"}, (cluster, "none", *("-",) * 5, ""), ""
@@ -144,7 +144,7 @@ def _known(cluster: ClusterId) -> tuple[dict[str, object], tuple[object, ...], s
     return value, row, record.seal_note
 
 
-def _brief(record: TunnelRecord, *, opened: bool) -> dict[str, object]:
+def _brief(record: TunnelRecord, *, opened: bool) -> dict[str, JsonValue]:
     value = asdict(record)
     del value["pid"], value["start"]
     reason = "" if opened else record.reason or "The process that looked after it was ended."

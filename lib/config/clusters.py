@@ -29,14 +29,13 @@ from __future__ import annotations
 import re
 import tomllib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lib.errors import InvalidInput
-from lib.model import ClusterId
+from lib.model import ClusterId, JsonObject, JsonValue
 from lib.protocol.messages import NAME_PATTERN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 HOST_PATTERN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
@@ -167,7 +166,7 @@ def _gate(table: _Table, cluster: str) -> GatePlace:
 class _Table:
     """One table of a cluster file; what nobody asked for is an error at `close`."""
 
-    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+    def __init__(self, data: JsonObject, where: str) -> None:
         self.data = data
         self.where = where
         self._asked: set[str] = set()
@@ -192,10 +191,11 @@ class _Table:
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
-        values: list[Any] = self.take(key, list, [])
-        if not all(isinstance(v, str) for v in values):
+        values: list[JsonValue] = self.take(key, list, [])
+        texts = tuple(v for v in values if isinstance(v, str))
+        if len(texts) != len(values):
             raise InvalidInput(f"{self.where} needs a list of texts for {key!r}.")
-        return tuple(values)
+        return texts
 
     def checked_key(self, key: str, text: str) -> str:
         """A public key without its comment."""

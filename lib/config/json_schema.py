@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from lib.model import JsonObject, JsonValue
 
 # Where rfc3987_syntax is installed (JupyterLab brings it), jsonschema 4.26 builds its
 # grammar when imported: more than half of the portal's start. No parameter is an IRI.
@@ -20,7 +20,7 @@ finally:
         del sys.modules["rfc3987_syntax"]
 
 
-def schema_fault(schema: Mapping[str, Any]) -> str | None:
+def schema_fault(schema: JsonObject) -> str | None:
     """Why this is no JSON Schema, or None."""
     try:
         jsonschema.Draft202012Validator.check_schema(dict(schema))
@@ -29,7 +29,7 @@ def schema_fault(schema: Mapping[str, Any]) -> str | None:
     return None
 
 
-def first_fault(schema: Mapping[str, Any], value: Any) -> tuple[str, str] | None:
+def first_fault(schema: JsonObject, value: JsonValue) -> tuple[str, str] | None:
     """(dotted path, what is wrong there) of the first violation, or None."""
     validator = jsonschema.Draft202012Validator(dict(schema))
     faults = sorted(validator.iter_errors(value), key=lambda e: list(e.path))

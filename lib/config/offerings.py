@@ -10,13 +10,22 @@ from __future__ import annotations
 import json
 import tomllib
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib.config.clusters import ClusterEntry, read_cluster
 from lib.config.json_schema import first_fault, schema_fault
 from lib.config.site_paths import site_folder
 from lib.errors import InvalidInput, NotFound
-from lib.model import ClusterId, Fit, Module, ModuleId, SensorNeed
+from lib.model import (
+    ClusterId,
+    Fit,
+    JsonObject,
+    JsonValue,
+    Module,
+    ModuleId,
+    SensorNeed,
+    json_object,
+)
 from lib.protocol.messages import NAME_PATTERN
 
 if TYPE_CHECKING:
@@ -122,13 +131,13 @@ def fit(module: Module, scenes: Sequence[Scene]) -> Fit:
     return Fit(module, tuple(reasons))
 
 
-def complete_params(module: Module, params: Mapping[str, Any]) -> dict[str, Any]:
+def complete_params(module: Module, params: JsonObject) -> dict[str, JsonValue]:
     """`params` checked against the module's schema, with defaults filled in.
 
     Raises:
         InvalidInput: which parameter is wrong, and what it may be.
     """
-    properties: Mapping[str, Any] = module.params_schema.get("properties", {})
+    properties = _properties(module)
     unknown = sorted(set(params) - set(properties))
     if unknown:
         raise InvalidInput(
@@ -145,12 +154,21 @@ def complete_params(module: Module, params: Mapping[str, Any]) -> dict[str, Any]
     return complete
 
 
+def _properties(module: Module) -> dict[str, JsonObject]:
+    """The schema of each of a module's parameters, by its name."""
+    properties = json_object(module.params_schema.get("properties", {}))
+    return {name: json_object(schema) for name, schema in properties.items()}
+
+
 def _module(file: Path) -> Module:
     data = _toml(file)
-    schema = data.get("params", {})
+    schema = _table(data.get("params", {}), "params", file)
     fault = schema_fault(schema)
     if fault is not None:
         raise InvalidInput(f"{file}: params is not a JSON Schema: {fault}")
+    needs = data.get("needs", [])
+    if not isinstance(needs, list):
+        raise InvalidInput(f"{file} needs a list of tables for 'needs'.")
     return Module(
         id=ModuleId(_name(data, "id", file)),
         version=_text(data, "version", file),
@@ -163,7 +181,7 @@ def _module(file: Path) -> Module:
                 _texts(need, "bands", file),
                 _texts(need, "levels", file),
             )
-            for need in data.get("needs", ())
+            for need in (_table(need, "needs", file) for need in needs)
         ),
         params_schema=schema,
         score_meaning=_text(data, "score_meaning", file),
@@ -184,35 +202,44 @@ def _readers(file: Path) -> tuple[str, tuple[str, ...]]:
     return _text(data, "id", file), _texts(data, "scenebridge:readers", file)
 
 
-def _toml(file: Path) -> dict[str, Any]:
+def _toml(file: Path) -> dict[str, JsonValue]:
     try:
         return tomllib.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as exc:
         raise InvalidInput(f"{file} cannot be read: {exc}") from exc
 
 
-def _text(data: Mapping[str, Any], key: str, file: Path) -> str:
+def _text(data: JsonObject, key: str, file: Path) -> str:
     value = data.get(key)
     if not isinstance(value, str) or not value.strip():
         raise InvalidInput(f"{file} needs a text for {key!r}.")
     return value
 
 
-def _texts(data: Mapping[str, Any], key: str, file: Path) -> tuple[str, ...]:
+def _texts(data: JsonObject, key: str, file: Path) -> tuple[str, ...]:
     value = data.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+    listed = value if isinstance(value, list) else [None]
+    texts = tuple(v for v in listed if isinstance(v, str))
+    if len(texts) != len(listed):
         raise InvalidInput(f"{file} needs a list of texts for {key!r}.")
-    return tuple(value)
+    return texts
 
 
-def _titles(data: Mapping[str, Any], key: str, file: Path) -> dict[str, str]:
-    value = data.get(key, {})
-    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+def _titles(data: JsonObject, key: str, file: Path) -> dict[str, str]:
+    value = _table(data.get(key, {}), key, file)
+    texts = {k: v for k, v in value.items() if isinstance(v, str)}
+    if len(texts) != len(value):
         raise InvalidInput(f"{file} needs a table of texts for {key!r}.")
-    return dict(value)
+    return texts
 
 
-def _name(data: Mapping[str, Any], key: str, file: Path) -> str:
+def _table(value: JsonValue, key: str, file: Path) -> JsonObject:
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{file} needs a table for {key!r}.")
+    return value
+
+
+def _name(data: JsonObject, key: str, file: Path) -> str:
     value = _text(data, key, file)
     if not NAME_PATTERN.fullmatch(value):
         raise InvalidInput(f"{file}: {key} may hold small letters, digits and hyphens only.")

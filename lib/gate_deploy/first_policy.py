@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib.config.policy_toml import module_entry, toml_table
 from lib.errors import InvalidInput
+from lib.model import JsonObject, JsonValue, json_object, json_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from lib.model import ClusterId, Module
 
@@ -34,7 +35,7 @@ _LIMITS = {
     "keep_days": 14,
     "idle_s": 3600,
 }
-_PRESET = {
+_PRESET: JsonObject = {
     "name": "small",
     "title": "2 cores, 4 GB",
     "cores": 2,
@@ -54,8 +55,8 @@ _IMAGES_NOTE = """\
 def first_policy(
     cluster: ClusterId,
     port: int,
-    scheduler: Mapping[str, Any],
-    runtime: Mapping[str, Any],
+    scheduler: JsonObject,
+    runtime: JsonObject,
     origins: Sequence[str],
     modules: Iterable[Module],
 ) -> str:
@@ -80,27 +81,27 @@ def first_policy(
     return "\n".join(lines) + "\n"
 
 
-def found_scheduler(facts: Mapping[str, Any], wanted: str) -> dict[str, Any]:
+def found_scheduler(facts: JsonObject, wanted: str) -> dict[str, JsonValue]:
     """The `[scheduler]` table for what was asked for, or found.
 
     Raises:
         InvalidInput: nothing was found and nothing asked for.
     """
-    programs = facts["programs"]
-    name = wanted or ("slurm" if programs.get("sbatch") else "")
+    sbatch = json_object(facts["programs"]).get("sbatch")
+    name = wanted or ("slurm" if sbatch else "")
     if not name:
         raise InvalidInput(
             "No scheduler was found on the login node (there is no sbatch on the account's "
             "PATH): name it with --scheduler."
         )
-    if name == "slurm" and programs.get("sbatch"):
-        return {"name": name, "bin": str(PurePosixPath(programs["sbatch"]).parent)}
+    if name == "slurm" and sbatch:
+        return {"name": name, "bin": str(PurePosixPath(json_text(sbatch)).parent)}
     return {"name": name}
 
 
-def found_runtime(facts: Mapping[str, Any], wanted: str) -> dict[str, Any]:
+def found_runtime(facts: JsonObject, wanted: str) -> dict[str, JsonValue]:
     """The `[runtime]` table for what was asked for, or found. Errors as above."""
-    programs = facts["programs"]
+    programs = json_object(facts["programs"])
     binary = programs.get("apptainer") or programs.get("singularity") or ""
     name = wanted or ("apptainer" if binary else "")
     if not name:

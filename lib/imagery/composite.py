@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 from lib.errors import InvalidInput, SceneUnavailable
-from lib.model import Scene
+from lib.model import JsonObject, Scene, json_list, json_number, json_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +75,15 @@ def sources(scene: Scene, composite: str | None) -> tuple[BandSource, BandSource
 
 
 def _source(scene: Scene, common_name: str) -> BandSource:
-    for asset in scene.item["assets"].values():
-        for index, band in enumerate(asset.get("bands", ()), start=1):
+    for asset in map(json_object, json_object(scene.item["assets"]).values()):
+        bands = map(json_object, json_list(asset.get("bands", ())))
+        for index, band in enumerate(bands, start=1):
             if band.get("eo:common_name") == common_name:
                 return _band_source(scene, asset, index, band)
     raise SceneUnavailable(f"{scene.id} has no band {common_name}.")
 
 
-def _band_source(
-    scene: Scene, asset: Mapping[str, Any], index: int, band: Mapping[str, Any]
-) -> BandSource:
+def _band_source(scene: Scene, asset: JsonObject, index: int, band: JsonObject) -> BandSource:
     href = str(asset["href"])
     path = Path(href)
     if urlparse(href).scheme or not path.is_absolute() or not path.is_file():
@@ -95,8 +92,8 @@ def _band_source(
         )
     reflectance = band.get("unit") == "1"
     return BandSource(
-        path, index, int(band.get("nodata", 0)),
-        float(band["raster:scale"]) if reflectance else math.nan,
-        float(band["raster:offset"]) if reflectance else math.nan,
+        path, index, int(json_number(band.get("nodata", 0))),
+        float(json_number(band["raster:scale"])) if reflectance else math.nan,
+        float(json_number(band["raster:offset"])) if reflectance else math.nan,
         str(band["eo:common_name"]),
     )  # fmt: skip

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import antimeridian
 import numpy as np
 import numpy.typing as npt
 import shapely
+from affine import Affine
 from rasterio.warp import transform as transform_points
 from shapely.geometry import mapping
+from shapely.geometry.base import BaseGeometry
 
 from lib.errors import InvalidProduct
 from lib.imagery.raster import opened
-from lib.model import BBox
+from lib.model import BBox, JsonObject, JsonValue
 
 _SAMPLES = 400
 Bools = npt.NDArray[np.bool_]
 
 
-def valid_outline(path: Path, *, nodata: int = 0) -> dict[str, Any]:
+def valid_outline(path: Path, *, nodata: int = 0) -> dict[str, JsonValue]:
     """Convex outline of the valid pixels of band 1, as GeoJSON (lon, lat).
 
     Computed at no more than 400 pixels a side, so it is right to about 1/200 of the
@@ -43,18 +43,22 @@ def valid_outline(path: Path, *, nodata: int = 0) -> dict[str, Any]:
     return lonlat_polygon(list(zip(lons, lats, strict=True)))
 
 
-def lonlat_polygon(ring: list[tuple[float, float]]) -> dict[str, Any]:
+def lonlat_polygon(ring: list[tuple[float, float]]) -> dict[str, JsonValue]:
     """A GeoJSON Polygon, or MultiPolygon where `ring` (lon, lat) crosses the antimeridian."""
-    polygon: Any = shapely.Polygon(ring)
+    polygon = shapely.Polygon(ring)
     lons = [lon for lon, _ in ring]
-    if max(lons) - min(lons) > 180:
-        polygon = antimeridian.fix_polygon(polygon)
-    polygon = shapely.orient_polygons(shapely.set_precision(polygon, 1e-6))
-    shape: dict[str, Any] = mapping(polygon)
-    return {"type": shape["type"], "coordinates": _lists(shape["coordinates"])}
+    crosses = max(lons) - min(lons) > 180
+    whole: BaseGeometry = antimeridian.fix_polygon(polygon) if crosses else polygon
+    return geojson(shapely.orient_polygons(shapely.set_precision(whole, 1e-6)))
 
 
-def bbox_of(geometry: Mapping[str, Any]) -> BBox:
+def geojson(geometry: BaseGeometry) -> dict[str, JsonValue]:
+    """The geometry as GeoJSON, in lists as JSON has them."""
+    plain: JsonObject = mapping(geometry)
+    return {"type": plain["type"], "coordinates": _lists(plain["coordinates"])}
+
+
+def bbox_of(geometry: JsonObject) -> BBox:
     """(west, south, east, north); west > east where it crosses the antimeridian."""
     shape = shapely.geometry.shape(dict(geometry))
     if shape.geom_type == "MultiPolygon":
@@ -64,9 +68,7 @@ def bbox_of(geometry: Mapping[str, Any]) -> BBox:
     return (float(west), float(south), float(east), float(north))
 
 
-def _hull(
-    valid: np.ndarray[Any, Any], scale: tuple[float, float]
-) -> list[tuple[float, float]] | None:
+def _hull(valid: Bools, scale: tuple[float, float]) -> list[tuple[float, float]] | None:
     rows = np.flatnonzero(valid.any(axis=1))
     if rows.size == 0:
         return None
@@ -75,17 +77,19 @@ def _hull(
     corners = np.concatenate(
         [np.stack([cols, rows + edge], axis=1) for cols in (left, right) for edge in (0, 1)]
     )
-    hull: Any = shapely.MultiPoint(corners * np.asarray(scale)).convex_hull
+    hull = shapely.MultiPoint(corners * np.asarray(scale)).convex_hull
     hull = shapely.simplify(hull, 2 * max(scale)) if max(scale) > 1 else hull
+    if not isinstance(hull, shapely.Polygon):
+        raise TypeError(f"the hull of pixels has an area, not {hull.geom_type}")
     return [(float(c), float(r)) for c, r in hull.exterior.coords[:-1]]
 
 
-def _to_map(transform: Any, points: list[tuple[float, float]]) -> tuple[list[float], list[float]]:
+def _to_map(
+    transform: Affine, points: list[tuple[float, float]]
+) -> tuple[list[float], list[float]]:
     mapped = [transform @ p for p in points]
     return [x for x, _ in mapped], [y for _, y in mapped]
 
 
-def _lists(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return [_lists(v) for v in value]
-    return value
+def _lists(value: JsonValue) -> JsonValue:
+    return [_lists(v) for v in value] if isinstance(value, (tuple, list)) else value

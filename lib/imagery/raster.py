@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import rasterio
 import rasterio.shutil
@@ -23,13 +22,15 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
 from rasterio.warp import calculate_default_transform, reproject
 from rasterio.windows import Window
 
 from lib.errors import InvalidProduct, StorageFull
+from lib.model import JsonValue
 
 #: GDAL settings for every file that the project opens.
-SAFE_ENV: Mapping[str, Any] = {
+SAFE_ENV: Mapping[str, str | int] = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_PAM_ENABLED": "NO",
     "GDAL_CACHEMAX": 64 * 2**20,  # bytes: rasterio takes whole numbers so
@@ -55,7 +56,7 @@ class Grid:
     width: int
     height: int
 
-    def properties(self) -> dict[str, Any]:
+    def properties(self) -> dict[str, JsonValue]:
         """As STAC projection 2.0 fields; shape is (rows, columns)."""
         return {
             "proj:code": f"EPSG:{self.epsg}",
@@ -77,7 +78,7 @@ class RasterInfo:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Iterator[DatasetReader]:
     """Open a GeoTIFF for reading: (band, row, column) arrays.
 
     Raises:
@@ -194,7 +195,7 @@ def to_cog(source: Path, target: Path, *, categories: bool) -> None:
         )  # fmt: skip
 
 
-def _copy(source: Path, target: Path, profile: Mapping[str, Any]) -> None:
+def _copy(source: Path, target: Path, profile: Mapping[str, object]) -> None:
     """Every pixel of `source`, strip by strip, into a new GeoTIFF of `profile`."""
     with (
         _damaged(source),
@@ -208,7 +209,7 @@ def _copy(source: Path, target: Path, profile: Mapping[str, Any]) -> None:
             sink.write(data, window=window)
 
 
-def _profile(grid: Grid, info: RasterInfo, nodata: int | None) -> dict[str, Any]:
+def _profile(grid: Grid, info: RasterInfo, nodata: int | None) -> dict[str, object]:
     return {
         "driver": "GTiff", "width": grid.width, "height": grid.height, "count": info.count,
         "dtype": info.dtype, "crs": CRS.from_epsg(grid.epsg), "transform": grid.transform,
@@ -217,12 +218,12 @@ def _profile(grid: Grid, info: RasterInfo, nodata: int | None) -> dict[str, Any]
     }  # fmt: skip
 
 
-def _strips(ds: Any) -> Iterator[Window]:
+def _strips(ds: DatasetReader) -> Iterator[Window]:
     for top in range(0, ds.height, _STRIP):
         yield Window(0, top, ds.width, min(_STRIP, ds.height - top))
 
 
-def _grid(ds: Any, path: Path) -> Grid | None:
+def _grid(ds: DatasetReader, path: Path) -> Grid | None:
     if ds.crs is None or ds.transform == Affine.identity():
         return None
     if ds.transform.b or ds.transform.d or ds.transform.a <= 0 or ds.transform.e >= 0:
@@ -233,7 +234,7 @@ def _grid(ds: Any, path: Path) -> Grid | None:
     return Grid(int(epsg), ds.transform, ds.width, ds.height)
 
 
-def _is_cog(ds: Any) -> bool:
+def _is_cog(ds: DatasetReader) -> bool:
     layout = ds.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG"
     return bool(layout and (ds.overviews(1) or max(ds.width, ds.height) <= 512))
 

@@ -9,7 +9,6 @@ import io
 import math
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,8 @@ from lib.imagery.composite import BandSource
 from lib.imagery.raster import opened
 from lib.model import BBox
 
+#: What a raster can hold (`lib.imagery.raster.DTYPES`).
+Pixels = npt.NDArray[np.uint8 | np.uint16 | np.int16]
 MERCATOR = "EPSG:3857"
 GAMMA = 1.2
 _OVERVIEW_SIDE = 1024
@@ -53,12 +54,12 @@ def draw(
     return _webp(np.stack(planes), valid)
 
 
-def _warped(source: BandSource, transform: Affine, width: int, height: int) -> npt.NDArray[Any]:
+def _warped(source: BandSource, transform: Affine, width: int, height: int) -> Pixels:
     with opened(source.path) as ds, WarpedVRT(
         ds, crs=MERCATOR, transform=transform, width=width, height=height,
         src_nodata=source.nodata, nodata=source.nodata, resampling=Resampling.bilinear,
     ) as vrt:  # fmt: skip
-        values: npt.NDArray[Any] = vrt.read(source.index)
+        values: Pixels = vrt.read(source.index)
         return values
 
 
@@ -96,7 +97,7 @@ def _percentiles(path: Path, index: int, nodata: int, stamp: int) -> tuple[float
     return float(low), float(most), float(high)
 
 
-def brightness(values: npt.NDArray[Any], limits: tuple[float, float]) -> npt.NDArray[np.uint8]:
+def brightness(values: Pixels, limits: tuple[float, float]) -> npt.NDArray[np.uint8]:
     """Pixel values to 0..255 between the limits, with gamma 1.2; any shape."""
     low, high = limits
     unit = np.clip((values.astype(np.float32) - low) / (high - low), 0, 1)

@@ -42,7 +42,14 @@ from lib.model.ids import (
     StrEnum,
     UserId,
 )
-from lib.model.json_value import JsonValue
+from lib.model.json_value import (
+    JsonObject,
+    JsonValue,
+    json_list,
+    json_number,
+    json_object,
+    json_text,
+)
 from lib.model.people import (
     AccessToken,
     Announcement,
@@ -88,6 +95,7 @@ __all__ = [
     "Fit",
     "Isolation",
     "JobState",
+    "JsonObject",
     "JsonValue",
     "LaunchRequest",
     "Module",
@@ -118,4 +126,8 @@ __all__ = [
     "TunnelState",
     "User",
     "UserId",
+    "json_list",
+    "json_number",
+    "json_object",
+    "json_text",
 ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
 
 from lib.model.ids import BBox, ModuleId, SceneId
+from lib.model.json_value import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +24,14 @@ class Scene:
     collection: str
     platform: str
     time: datetime
-    footprint: Mapping[str, Any]
+    footprint: JsonObject
     bbox: BBox
     cloud_cover: float | None
     level: str
     bands: frozenset[str]
     synthetic: bool
     title: str
-    item: Mapping[str, Any] = field(repr=False)
+    item: JsonObject = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class SceneQuery:
     """
 
     area: BBox | None = None
-    polygon: Mapping[str, Any] | None = None
+    polygon: JsonObject | None = None
     start: datetime | None = None
     end: datetime | None = None
     max_cloud: float | None = None
@@ -88,7 +88,7 @@ class Module:
     summary: str
     image: str
     needs: tuple[SensorNeed, ...]
-    params_schema: Mapping[str, Any] = field(repr=False)
+    params_schema: JsonObject = field(repr=False)
     score_meaning: str = ""
     classes: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""

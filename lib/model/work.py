@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from lib.model.clusters import Reachability
 from lib.model.ids import BBox, ClusterId, ModuleId, RunId, SceneId, SessionId, StrEnum, UserId
-from lib.model.json_value import JsonValue
+from lib.model.json_value import JsonObject
 from lib.model.position import box_of
 
 _S = TypeVar("_S")
@@ -118,7 +118,7 @@ class LaunchRequest:
 
     scenes: tuple[SceneId, ...]
     module: ModuleId
-    params: Mapping[str, Any]
+    params: JsonObject
     cluster: ClusterId
     resources: Resources
     title: str = ""
@@ -133,7 +133,7 @@ class RunScene:
     objects: int = 0
     fraction: float = 0.0
     message: str = ""
-    searched: Mapping[str, Any] = field(default_factory=dict)
+    searched: JsonObject = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class Run:
     cluster: ClusterId
     module: ModuleId
     module_version: str
-    params: Mapping[str, Any]
+    params: JsonObject
     resources: Resources
     scenes: tuple[RunScene, ...]
     state: RunState
@@ -231,13 +231,13 @@ class Detection:
     score: float
     lon: float
     lat: float
-    geometry: Mapping[str, JsonValue]
+    geometry: JsonObject
     pixels: int
     area_m2: float
     time: datetime
     has_chip: bool
     flags: tuple[str, ...] = ()
-    properties: Mapping[str, JsonValue] = field(default_factory=dict)
+    properties: JsonObject = field(default_factory=dict)
 
     @property
     def bbox(self) -> BBox:

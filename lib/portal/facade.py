@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib import __version__
 from lib.auth import CLIENT_HEADER
@@ -26,15 +26,7 @@ from lib.errors import (
 )
 from lib.imagery.quicklook import Quicklook, quicklook
 from lib.imagery.tiles import tile
-from lib.model import (
-    Cluster,
-    Reachability,
-    Run,
-    RunId,
-    Session,
-    SessionId,
-    SessionState,
-)
+from lib.model import Cluster, JsonValue, Reachability, Run, RunId, Session, SessionId, SessionState
 from lib.portal.admin import Administration
 from lib.portal.clusters import ClusterViews
 from lib.portal.launch import Launcher
@@ -123,7 +115,7 @@ class Portal:
         self._auth.touch(login.id)
         return login.user
 
-    def me(self, user: User) -> dict[str, Any]:
+    def me(self, user: User) -> dict[str, JsonValue]:
         """Who asks, as a program may know it."""
         now = self._require(user, Act.SEARCH)
         return {

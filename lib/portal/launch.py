@@ -6,11 +6,12 @@ import dataclasses
 import uuid
 from contextlib import suppress
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib.config.offerings import Offerings, complete_params, fit
 from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound, Refused
 from lib.model import (
+    JsonValue,
     Run,
     RunId,
     RunScene,
@@ -43,7 +44,7 @@ class Launcher:
         self._catalog = catalog
         self._clusters = clusters
 
-    def check(self, request: LaunchRequest) -> dict[str, Any]:
+    def check(self, request: LaunchRequest) -> dict[str, JsonValue]:
         """The complete parameters of a request that may be started.
 
         Raises:
@@ -155,7 +156,7 @@ class Launcher:
         self,
         user: User,
         request: LaunchRequest,
-        params: dict[str, Any],
+        params: dict[str, JsonValue],
         *,
         session: SessionId | None,
     ) -> Run:

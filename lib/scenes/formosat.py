@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
 from affine import Affine
@@ -35,6 +34,7 @@ from rasterio.control import GroundControlPoint
 
 from lib.errors import InvalidProduct
 from lib.imagery.raster import Grid, RasterInfo, describe
+from lib.model import JsonValue
 from lib.scenes import limits
 from lib.scenes.product import Product, ProductFile, is_plain
 
@@ -113,11 +113,11 @@ def read(dims: list[Path]) -> Product:
     )
 
 
-def _properties(part: _Part) -> dict[str, Any]:
+def _properties(part: _Part) -> dict[str, JsonValue]:
     elevation = part.number(f"{_SCENE}/SUN_ELEVATION")
     if not -90 <= elevation <= 90:
         raise InvalidProduct(f"{part.path.name}: SUN_ELEVATION is not an angle ({elevation:g}).")
-    found: dict[str, Any] = {
+    found: dict[str, JsonValue] = {
         "instruments": [part.text(f"{_SCENE}/INSTRUMENT").lower()],
         "view:sun_elevation": elevation,
         "view:sun_azimuth": part.number(f"{_SCENE}/SUN_AZIMUTH") % 360,
@@ -265,7 +265,7 @@ class _Part:
                 row=row - origin + centre, col=col - origin + centre, x=x, y=y, z=0.0
             )
 
-    def _bands(self, info: RasterInfo) -> Iterator[dict[str, Any]]:
+    def _bands(self, info: RasterInfo) -> Iterator[dict[str, JsonValue]]:
         if self.asset == "pan":
             yield self._band("PAN", "pan", 0.675, info)
             return
@@ -275,8 +275,10 @@ class _Part:
         ):
             yield self._band(name, common, centre, info)
 
-    def _band(self, name: str, common: str, centre_um: float, info: RasterInfo) -> dict[str, Any]:
-        band: dict[str, Any] = {
+    def _band(
+        self, name: str, common: str, centre_um: float, info: RasterInfo
+    ) -> dict[str, JsonValue]:
+        band: dict[str, JsonValue] = {
             "name": name, "eo:common_name": common, "eo:center_wavelength": centre_um,
             "data_type": info.dtype, "nodata": 0,
         }  # fmt: skip

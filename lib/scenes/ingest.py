@@ -7,11 +7,11 @@ import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from lib.errors import InvalidProduct, StorageFull
 from lib.imagery.outline import bbox_of, valid_outline
 from lib.imagery.raster import Grid, store_cog, store_warped
+from lib.model import JsonObject, JsonValue
 from lib.protocol.messages import SCENE_ID_PATTERN
 from lib.scenes import formosat, landsat, limits
 from lib.scenes.product import Product, ProductFile
@@ -40,7 +40,7 @@ def read_product(folder: Path) -> Product:
     )
 
 
-def store_product(product: Product, folder: Path) -> dict[str, Any]:
+def store_product(product: Product, folder: Path) -> dict[str, JsonValue]:
     """Write the product's rasters as COGs, its metadata and `item.json` into `folder`.
 
     Returns:
@@ -61,7 +61,7 @@ def store_product(product: Product, folder: Path) -> dict[str, Any]:
     return item
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: JsonValue) -> None:
     """Write JSON by a temporary file and a rename."""
     draft = path.with_name(path.name + ".part")
     try:
@@ -97,7 +97,7 @@ def _store(file: ProductFile, target: Path) -> Grid:
     return file.grid
 
 
-def _asset(file: ProductFile, grid: Grid) -> dict[str, Any]:
+def _asset(file: ProductFile, grid: Grid) -> dict[str, JsonValue]:
     return {
         "href": f"./{file.asset}.tif",
         "type": COG_TYPE,
@@ -108,7 +108,7 @@ def _asset(file: ProductFile, grid: Grid) -> dict[str, Any]:
     }
 
 
-def _item(product: Product, folder: Path, grid: Grid, assets: dict[str, Any]) -> dict[str, Any]:
+def _item(product: Product, folder: Path, grid: Grid, assets: JsonObject) -> dict[str, JsonValue]:
     outline = valid_outline(folder / f"{product.outline_asset}.tif")
     extensions = [*EXTENSIONS, *([LANDSAT_EXTENSION] if product.collection == "landsat8" else [])]
     return {

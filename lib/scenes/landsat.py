@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from affine import Affine
 
 from lib.errors import InvalidProduct
 from lib.imagery.raster import Grid, RasterInfo, describe
+from lib.model import JsonValue
 from lib.scenes import mtl as mtl_files
 from lib.scenes.mtl import Mtl
 from lib.scenes.product import Product, ProductFile, is_plain
@@ -127,11 +127,11 @@ def _time(mtl: Mtl) -> datetime:
         ) from exc
 
 
-def _properties(mtl: Mtl, level: str, path: int, row: int) -> dict[str, Any]:
+def _properties(mtl: Mtl, level: str, path: int, row: int) -> dict[str, JsonValue]:
     elevation = mtl.number("SUN_ELEVATION")
     if not -90 <= elevation <= 90:
         raise InvalidProduct(f"{mtl.name}: SUN_ELEVATION is not an angle ({elevation:g}).")
-    found: dict[str, Any] = {
+    found: dict[str, JsonValue] = {
         "instruments": ["oli", "tirs"],
         "view:sun_elevation": elevation,
         "view:sun_azimuth": mtl.number("SUN_AZIMUTH") % 360,
@@ -253,12 +253,12 @@ def _place(mtl: Mtl, source: Path, info: RasterInfo, *, pan: bool) -> Grid:
     return Grid(32600 + abs(zone), transform, info.width, info.height)
 
 
-def _band_object(mtl: Mtl, band: Band, level: str, info: RasterInfo) -> dict[str, Any]:
+def _band_object(mtl: Mtl, band: Band, level: str, info: RasterInfo) -> dict[str, JsonValue]:
     thermal = band.number >= 10
     stem = f"BAND_{'ST_B' if thermal and level.startswith('L2') else ''}{band.number}"
     kind = "REFLECTANCE" if not thermal else "RADIANCE" if level.startswith("L1") else "TEMPERATURE"
     unit = {"REFLECTANCE": "1", "RADIANCE": "W.m-2.sr-1.um-1", "TEMPERATURE": "K"}[kind]
-    found: dict[str, Any] = {
+    found: dict[str, JsonValue] = {
         "name": f"B{band.number}",
         "eo:common_name": band.name,
         "eo:center_wavelength": band.centre_um,

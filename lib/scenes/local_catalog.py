@@ -21,21 +21,20 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from lib.errors import InvalidInput, InvalidProduct, NotFound, StorageFull
-from lib.model import Scene, SceneId, SceneQuery
+from lib.model import JsonObject, JsonValue, Scene, SceneId, SceneQuery, json_list, json_object
 from lib.protocol.messages import SCENE_ID_PATTERN
 from lib.scenes import archive, stac
 from lib.scenes.ingest import read_product, store_product, write_json
-from lib.scenes.table import Table
+from lib.scenes.table import SceneFields, Table
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _TABLE = "table.parquet"
@@ -111,7 +110,7 @@ class LocalCatalog:
             folder.mkdir()
             item = store_product(found, folder)
             if synthetic and not found.synthetic:
-                _mark_synthetic(item)
+                item = _synthetic(item)
                 write_json(folder / "item.json", item)
             _draw_previews(_scene(item, folder))
             self._publish(found.id, folder)
@@ -224,7 +223,7 @@ class LocalCatalog:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _from_row(self, fields: Mapping[str, Any]) -> Scene:
+    def _from_row(self, fields: SceneFields) -> Scene:
         ident = fields["id"]
         if (known := self._cache.get(ident)) is not None:
             return known
@@ -273,7 +272,7 @@ class LocalCatalog:
                 shutil.rmtree(work, ignore_errors=True)
 
 
-class LazyItem(Mapping[str, Any]):
+class LazyItem(JsonObject):
     """A scene's STAC item that is read from its folder when first looked at.
 
     `LocalCatalog.search` gives its scenes such items, so that listing hundreds of scenes
@@ -284,15 +283,15 @@ class LazyItem(Mapping[str, Any]):
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._item: dict[str, Any] | None = None
+        self._item: dict[str, JsonValue] | None = None
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> dict[str, JsonValue]:
         if self._item is None:
             scene = _scene(_read_item(self._folder / "item.json"), self._folder)
             self._item = dict(scene.item)
         return self._item
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> JsonValue:
         return self._read()[key]
 
     def __iter__(self) -> Iterator[str]:
@@ -305,28 +304,32 @@ class LazyItem(Mapping[str, Any]):
         return f"LazyItem({self._folder.name!r})"
 
 
-def _scene(item: Mapping[str, Any], folder: Path) -> Scene:
-    return stac.from_item(_absolute(item, folder))
+def _scene(item: JsonObject, folder: Path) -> Scene:
+    try:
+        whole = _absolute(item, folder)
+    except TypeError as exc:
+        raise InvalidInput(f"The item of the scene {folder.name} is damaged.") from exc
+    return stac.from_item(whole)
 
 
-def _absolute(item: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    assets = {}
-    for key, asset in item.get("assets", {}).items():
-        href = str(asset.get("href", ""))
+def _absolute(item: JsonObject, folder: Path) -> dict[str, JsonValue]:
+    assets: dict[str, JsonObject] = {}
+    for key, asset in json_object(item.get("assets", {})).items():
+        described = json_object(asset)
+        href = str(described.get("href", ""))
         local = href.startswith("./") and "/" not in href[2:]
-        assets[key] = {**asset, "href": str(folder / href[2:])} if local else asset
-    links = [
-        {**link, "href": str(folder.parent / str(link["href"])[3:])}
-        if str(link.get("href")).startswith("../")
-        else link
-        for link in item.get("links", [])
-    ]
+        assets[key] = {**described, "href": str(folder / href[2:])} if local else described
+    links: list[JsonObject] = []
+    for link in map(json_object, json_list(item.get("links", []))):
+        href = str(link.get("href"))
+        beside = href.startswith("../")
+        links.append({**link, "href": str(folder.parent / href[3:])} if beside else link)
     return {**item, "assets": assets, "links": links}
 
 
-def _read_item(path: Path) -> dict[str, Any]:
+def _read_item(path: Path) -> dict[str, JsonValue]:
     try:
-        item = json.loads(path.read_bytes())
+        item: JsonValue = json.loads(path.read_bytes())
     except FileNotFoundError as exc:
         raise NotFound(f"The scene {path.parent.name} was removed.") from exc
     except ValueError as exc:
@@ -336,10 +339,10 @@ def _read_item(path: Path) -> dict[str, Any]:
     return item
 
 
-def _mark_synthetic(item: dict[str, Any]) -> None:
-    properties = item["properties"]
-    properties["scenebridge:synthetic"] = True
-    properties["title"] = f"Synthetic {properties['title']}"
+def _synthetic(item: JsonObject) -> dict[str, JsonValue]:
+    properties = json_object(item["properties"])
+    title = f"Synthetic {properties['title']}"
+    return {**item, "properties": {**properties, "scenebridge:synthetic": True, "title": title}}
 
 
 def _draw_previews(scene: Scene) -> None:

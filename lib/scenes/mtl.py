@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import fromstring
 
 from lib.errors import InvalidProduct
+from lib.model import JsonValue
 from lib.scenes import limits
 
 ROOTS = ("LANDSAT_METADATA_FILE", "L1_METADATA_FILE")
@@ -150,7 +150,7 @@ def _from_json(text: str) -> tuple[str, Groups]:
     return root, groups
 
 
-def _plain(value: Any) -> str:
+def _plain(value: JsonValue) -> str:
     return value.strip() if isinstance(value, str) else json.dumps(value)
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from rasterio.control import GroundControlPoint
 
 from lib.imagery.raster import Grid
+from lib.model import JsonObject
 
 
 def is_plain(path: Path) -> bool:
@@ -32,7 +32,7 @@ class ProductFile:
 
     asset: str
     source: Path
-    bands: tuple[Mapping[str, Any], ...]
+    bands: tuple[JsonObject, ...]
     roles: tuple[str, ...]
     grid: Grid | None
     nodata: int = 0
@@ -53,7 +53,7 @@ class Product:
     title: str
     level: str
     synthetic: bool
-    properties: Mapping[str, Any]
+    properties: JsonObject
     files: tuple[ProductFile, ...]
     outline_asset: str
     sidecars: Mapping[str, Path] = field(default_factory=dict)

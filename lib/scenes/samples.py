@@ -17,7 +17,7 @@ from datetime import date
 from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import IO
 
 from lib.config.settings import PROJECT
 from lib.errors import NotFound, SceneUnavailable, StorageFull
@@ -228,5 +228,5 @@ def _sha256(path: Path) -> str:
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """The files are where they are, or not at all."""
 
-    def redirect_request(self, *_args: Any, **_kwargs: Any) -> None:
+    def redirect_request(self, *_args: object, **_kwargs: object) -> None:
         return None

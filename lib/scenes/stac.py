@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
 
 import shapely
-from shapely.geometry import mapping, shape
+from shapely.geometry import shape
 
 from lib.errors import InvalidInput
-from lib.imagery.outline import bbox_of, lonlat_polygon
-from lib.model import BBox, Scene, SceneId
+from lib.imagery.outline import bbox_of, geojson, lonlat_polygon
+from lib.model import BBox, JsonObject, JsonValue, Scene, SceneId, json_list, json_object
 from lib.protocol.messages import ASSET_PATTERN, SCENE_ID_PATTERN
 
 STAC_VERSION = "1.1.0"
@@ -55,12 +54,12 @@ _LEVEL_IN_ID = re.compile(r"_(L1TP|L1GT|L1GS|L2SP|L2SR)_")
 _RASTER_TYPE = re.compile(r"image/(tiff|vnd\.stac\.geotiff)")
 
 
-def to_item(scene: Scene) -> dict[str, Any]:
+def to_item(scene: Scene) -> dict[str, JsonValue]:
     """The scene's STAC 1.1.0 item as a new dictionary."""
     return dict(scene.item)
 
 
-def from_item(item: Mapping[str, Any]) -> Scene:
+def from_item(item: JsonValue) -> Scene:
     """Read an item of STAC 0.7 to 1.1; `Scene.item` is its 1.1.0 form.
 
     Raises:
@@ -76,7 +75,7 @@ def from_item(item: Mapping[str, Any]) -> Scene:
     platform = _platform(properties)
     geometry = _geometry(item)
     assets = _assets(item, properties, platform)
-    listed = (band for asset in assets.values() for band in asset.get("bands", ()))
+    listed = [band for asset in assets.values() for band in _bands_of(asset)]
     bands = frozenset(str(b["eo:common_name"]) for b in listed if "eo:common_name" in b)
     if not platform or not bands:
         raise InvalidInput(f"The STAC item {ident} is not an image: it names no platform or bands.")
@@ -88,7 +87,8 @@ def from_item(item: Mapping[str, Any]) -> Scene:
     bbox = bbox_of(geometry)
     collection = str(item.get("collection") or properties.get("collection") or platform)
     links = _collection_link(item)
-    normal: dict[str, Any] = {
+    described = _properties(properties, platform, time, level, cloud, title, synthetic)
+    normal: dict[str, JsonValue] = {
         "type": "Feature",
         "stac_version": STAC_VERSION,
         "stac_extensions": _extensions(platform),
@@ -96,17 +96,17 @@ def from_item(item: Mapping[str, Any]) -> Scene:
         "collection": collection,
         "geometry": geometry,
         "bbox": list(bbox),
-        "properties": _properties(properties, platform, time, level, cloud, title, synthetic),
+        "properties": described,
         "links": links,
         "assets": assets,
     }
     if not links:  # STAC allows the field beside such a link only
-        normal["properties"]["collection"] = normal.pop("collection")
+        described["collection"] = normal.pop("collection")
     return Scene(SceneId(ident), collection, platform, time, geometry, bbox, cloud, level, bands,
                  synthetic, title, normal)  # fmt: skip
 
 
-def _collection_link(item: Mapping[str, Any]) -> list[dict[str, str]]:
+def _collection_link(item: JsonObject) -> list[dict[str, str]]:
     links = item.get("links")
     for link in links if isinstance(links, list) else ():
         if isinstance(link, Mapping) and link.get("rel") == "collection":
@@ -120,13 +120,13 @@ def _extensions(platform: str) -> list[str]:
     return [*EXTENSIONS, LANDSAT_EXTENSION] if platform.startswith("landsat") else list(EXTENSIONS)
 
 
-def _platform(properties: Mapping[str, Any]) -> str:
+def _platform(properties: JsonObject) -> str:
     name = str(properties.get("platform") or properties.get("eo:platform") or "")
     name = name.strip().lower().replace("_", "-").replace(" ", "-")
     return re.sub(r"^(landsat|formosat)-?(\d)$", r"\1-\2", name)[:40]
 
 
-def _time(ident: str, properties: Mapping[str, Any]) -> datetime:
+def _time(ident: str, properties: JsonObject) -> datetime:
     text = properties.get("datetime") or properties.get("start_datetime")
     try:
         if not isinstance(text, str):
@@ -138,7 +138,7 @@ def _time(ident: str, properties: Mapping[str, Any]) -> datetime:
     return time.replace(tzinfo=time.tzinfo or timezone.utc).astimezone(timezone.utc)
 
 
-def _level(ident: str, properties: Mapping[str, Any]) -> str:
+def _level(ident: str, properties: JsonObject) -> str:
     value = properties.get("landsat:correction") or properties.get("processing:level")
     if isinstance(value, str) and value:
         return value[:20]
@@ -146,17 +146,17 @@ def _level(ident: str, properties: Mapping[str, Any]) -> str:
     return found[1] if found else ""
 
 
-def _cloud(properties: Mapping[str, Any]) -> float | None:
+def _cloud(properties: JsonObject) -> float | None:
     value = properties.get("eo:cloud_cover")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     return float(value) if math.isfinite(value) and 0 <= value <= 100 else None
 
 
-def _geometry(item: Mapping[str, Any]) -> dict[str, Any]:
+def _geometry(item: JsonObject) -> dict[str, JsonValue]:
     """The item's footprint; a ring that runs the wrong way around the world is mended."""
     try:
-        found: Any = shape(item["geometry"])
+        found = shape(dict(json_object(item["geometry"])))
         if found.is_empty or found.geom_type not in ("Polygon", "MultiPolygon"):
             raise ValueError(found.geom_type)
         if not all(math.isfinite(v) for v in found.bounds):
@@ -166,18 +166,17 @@ def _geometry(item: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError("not on the globe")
     except (KeyError, TypeError, ValueError, AttributeError, shapely.errors.ShapelyError) as exc:
         raise InvalidInput("The STAC item has no footprint in longitude and latitude.") from exc
-    if found.geom_type == "Polygon" and east - west > 180:
+    if isinstance(found, shapely.Polygon) and east - west > 180:
         return lonlat_polygon([(x, y) for x, y, *_ in found.exterior.coords[:-1]])
-    plain: dict[str, Any] = mapping(shapely.force_2d(found))
-    return {"type": plain["type"], "coordinates": _lists(plain["coordinates"])}
+    return geojson(shapely.force_2d(found))
 
 
 def _assets(
-    item: Mapping[str, Any], properties: Mapping[str, Any], platform: str
-) -> dict[str, dict[str, Any]]:
+    item: JsonObject, properties: JsonObject, platform: str
+) -> dict[str, dict[str, JsonValue]]:
     listed = item.get("assets")
     shared = properties.get("eo:bands")
-    assets: dict[str, dict[str, Any]] = {}
+    assets: dict[str, dict[str, JsonValue]] = {}
     for key, asset in listed.items() if isinstance(listed, Mapping) else ():
         if not isinstance(asset, Mapping) or not isinstance(asset.get("href"), str):
             continue
@@ -188,7 +187,12 @@ def _assets(
     return assets
 
 
-def _asset_key(key: str, bands: list[dict[str, Any]]) -> str:
+def _bands_of(asset: JsonObject) -> Iterator[JsonObject]:
+    """The band objects that `_asset` wrote."""
+    return map(json_object, json_list(asset.get("bands", ())))
+
+
+def _asset_key(key: str, bands: list[dict[str, JsonValue]]) -> str:
     stem = re.sub(r"\.(tiff?|TIFF?)$", "", key)
     quality = _QUALITY_KEYS.get(stem.upper())
     if quality:
@@ -198,7 +202,7 @@ def _asset_key(key: str, bands: list[dict[str, Any]]) -> str:
     return stem.lower()
 
 
-def _asset(asset: Mapping[str, Any], bands: list[dict[str, Any]]) -> dict[str, Any]:
+def _asset(asset: JsonObject, bands: list[dict[str, JsonValue]]) -> dict[str, JsonValue]:
     dropped = {"eo:bands", "raster:bands", "bands", "proj:epsg"}
     kept = {k: v for k, v in asset.items() if k not in dropped}
     if isinstance(asset.get("proj:epsg"), int):
@@ -207,8 +211,8 @@ def _asset(asset: Mapping[str, Any], bands: list[dict[str, Any]]) -> dict[str, A
 
 
 def _bands(
-    key: str, asset: Mapping[str, Any], shared: list[Any], platform: str
-) -> list[dict[str, Any]]:
+    key: str, asset: JsonObject, shared: Sequence[JsonValue], platform: str
+) -> list[dict[str, JsonValue]]:
     if not _RASTER_TYPE.match(str(asset.get("type", "image/tiff"))):
         return []
     inline = asset.get("bands") or asset.get("eo:bands") or []
@@ -226,7 +230,7 @@ def _bands(
     return bands if useful else []
 
 
-def _shared(band: Any, shared: list[Any]) -> Any:
+def _shared(band: JsonValue, shared: Sequence[JsonValue]) -> JsonValue:
     """Before STAC 1.0 an asset named its bands by their index in the item's list."""
     if isinstance(band, int) and not isinstance(band, bool) and 0 <= band < len(shared):
         return shared[band]
@@ -239,7 +243,7 @@ def _name_of_key(key: str) -> tuple[str, str] | None:
     return (name, _LANDSAT_KEYS[name]) if name in _LANDSAT_KEYS else None
 
 
-def _band(band: Mapping[str, Any], raster: Any, platform: str) -> dict[str, Any]:
+def _band(band: JsonObject, raster: JsonValue, platform: str) -> dict[str, JsonValue]:
     known = {k: v for k, v in band.items() if k.startswith(_OWN_FIELDS)}
     for key in ("name", "data_type", "nodata", "unit", "description"):
         value = band.get(key, raster.get(key) if isinstance(raster, Mapping) else None)
@@ -261,9 +265,9 @@ def _band(band: Mapping[str, Any], raster: Any, platform: str) -> dict[str, Any]
 
 
 def _properties(
-    properties: Mapping[str, Any], platform: str, time: datetime, level: str,
+    properties: JsonObject, platform: str, time: datetime, level: str,
     cloud: float | None, title: str, synthetic: bool,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, JsonValue]:  # fmt: skip
     kept = {k: v for k, v in properties.items() if k not in _OLD_FIELDS}
     kept.update(
         {
@@ -295,7 +299,3 @@ def bbox_parts(box: BBox) -> Iterable[BBox]:
     if west <= east:
         return ((west, south, east, north),)
     return ((west, south, 180.0, north), (-180.0, south, east, north))
-
-
-def _lists(value: Any) -> Any:
-    return [_lists(v) for v in value] if isinstance(value, (tuple, list)) else value

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import requests
@@ -24,7 +23,7 @@ from pystac_client.stac_api_io import StacApiIO
 
 from lib.errors import InvalidInput, SceneUnavailable
 from lib.imagery.outline import bbox_of
-from lib.model import BBox, Scene, SceneQuery
+from lib.model import BBox, JsonObject, JsonValue, Scene, SceneQuery, json_list, json_text
 from lib.scenes import stac
 from lib.scenes.table import Table, check_area, check_polygon
 
@@ -107,19 +106,20 @@ def search(api: ApiSettings, query: SceneQuery) -> ApiHits:
     return ApiHits(tuple(found[i] for i in ids), more or rows.size > limit, skipped)
 
 
-def _settings(entry: Mapping[str, Any]) -> ApiSettings:
+def _settings(entry: JsonObject) -> ApiSettings:
     url = str(entry["url"]).rstrip("/")
     parts = urlsplit(url)
     if not (parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)):
         raise ValueError(f"the address {url!r} must start with https://")
-    if not re.fullmatch(r"[a-z0-9-]{1,40}", entry["id"]):
-        raise ValueError(f"the id {entry['id']!r} must be lower-case letters and digits")
+    ident = json_text(entry["id"])
+    if not re.fullmatch(r"[a-z0-9-]{1,40}", ident):
+        raise ValueError(f"the id {ident!r} must be lower-case letters and digits")
     return ApiSettings(
-        id=entry["id"],
+        id=ident,
         title=str(entry["title"]),
         url=url,
-        collections=tuple(entry["collections"]),
-        asset_hosts=frozenset(entry["asset_hosts"]),
+        collections=tuple(map(json_text, json_list(entry["collections"]))),
+        asset_hosts=frozenset(map(json_text, json_list(entry["asset_hosts"]))),
         enabled=entry.get("enabled", False) is True,
         note=str(entry.get("note", "")),
     )
@@ -136,13 +136,16 @@ def _boxes(query: SceneQuery) -> list[BBox | None]:
 
 def _items(
     client: Client, api: ApiSettings, query: SceneQuery, box: BBox | None, limit: int
-) -> Iterator[dict[str, Any]]:
-    asked: dict[str, Any] = {"collections": list(api.collections), "max_items": limit}
-    if box is not None:
-        asked["bbox"] = list(box)
-    if query.start is not None or query.end is not None:
-        asked["datetime"] = f"{_time(query.start)}/{_time(query.end)}"
-    search = client.search(method="GET", limit=min(_PAGE, max(1, limit)), **asked)
+) -> Iterator[dict[str, JsonValue]]:
+    timed = query.start is not None or query.end is not None
+    search = client.search(
+        method="GET",
+        limit=min(_PAGE, max(1, limit)),
+        max_items=limit,
+        collections=list(api.collections),
+        bbox=None if box is None else list(box),
+        datetime=f"{_time(query.start)}/{_time(query.end)}" if timed else None,
+    )
     yield from search.items_as_dicts()
 
 
@@ -153,7 +156,7 @@ def _time(time: datetime | None) -> str:
     return aware.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _scene(item: Any, api: ApiSettings) -> Scene | None:
+def _scene(item: JsonValue, api: ApiSettings) -> Scene | None:
     if not isinstance(item, dict) or not isinstance(item.get("assets"), dict):
         return None
     kept = {
@@ -168,7 +171,7 @@ def _scene(item: Any, api: ApiSettings) -> Scene | None:
     return replace(scene, synthetic=False)
 
 
-def _allowed(href: Any, api: ApiSettings) -> bool:
+def _allowed(href: JsonValue, api: ApiSettings) -> bool:
     parts = urlsplit(href) if isinstance(href, str) else None
     return bool(parts and parts.scheme == "https" and parts.hostname in api.asset_hosts)
 
@@ -181,8 +184,14 @@ class _OneHost(StacApiIO):
         self.session.max_redirects = 0
         self._origin = urlsplit(url)[:2]
 
-    def request(self, href: str, *args: Any, **kwargs: Any) -> str:
+    def request(
+        self,
+        href: str,
+        method: str | None = None,
+        headers: dict[str, str] | None = None,
+        parameters: dict[str, JsonValue] | None = None,
+    ) -> str:
         """As the base class, after a look at where `href` leads."""
         if urlsplit(href)[:2] != self._origin:
             raise APIError(f"the API sent us to another host: {href[:80]}")
-        return str(super().request(href, *args, **kwargs))
+        return str(super().request(href, method, headers, parameters))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import antimeridian
 import numpy as np
@@ -22,10 +22,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import shapely
-from shapely.geometry import shape
+from shapely.geometry import mapping, shape
 
 from lib.errors import InvalidInput
-from lib.model import BBox, Scene, SceneQuery
+from lib.model import BBox, JsonObject, Scene, SceneQuery
 from lib.scenes.stac import bbox_parts
 
 FORMAT = 1
@@ -44,12 +44,42 @@ Bools = npt.NDArray[np.bool_]
 Rows = npt.NDArray[np.intp]
 
 
+#: Times, degrees, percent, or codes of names.
+Column = npt.NDArray[np.int64 | np.float64 | np.int32]
+Area = shapely.Polygon | shapely.MultiPolygon
+
+
+class SceneFields(TypedDict):
+    """The columns of `SCHEMA` that tell of a scene; `cloud` is None where it is unknown."""
+
+    id: str
+    collection: str
+    platform: str
+    time_us: int
+    west: float
+    south: float
+    east: float
+    north: float
+    cloud: float | None
+    level: str
+    bands: str
+    synthetic: bool
+    title: str
+    feature: str
+
+
+class Row(SceneFields):
+    """All columns of `SCHEMA`."""
+
+    outline: bytes
+
+
 @dataclass(frozen=True)
 class Table:
     """An immutable snapshot; `add` and `remove` return new ones."""
 
     data: pa.Table
-    columns: Mapping[str, npt.NDArray[Any]] = field(repr=False)
+    columns: Mapping[str, Column] = field(repr=False)
     platforms: tuple[str, ...]
     collections: tuple[str, ...]
     #: id and title of every row in lower case, one text: finding in it is 20 times as
@@ -62,7 +92,7 @@ class Table:
         data = data.take(pc.sort_indices(data, [("time_us", "descending"), ("id", "ascending")]))
         data = data.combine_chunks()
         numbers = ("time_us", "west", "south", "east", "north", "cloud")
-        columns: dict[str, npt.NDArray[Any]] = {n: data[n].to_numpy() for n in numbers}
+        columns: dict[str, Column] = {n: data[n].to_numpy() for n in numbers}
         names = {}
         for column in ("platform", "collection"):
             coded = data[column].combine_chunks().dictionary_encode()
@@ -133,10 +163,10 @@ class Table:
             rows = np.unique(np.concatenate(members))
         return rows
 
-    def scene_fields(self, rows: Rows) -> list[dict[str, Any]]:
+    def scene_fields(self, rows: Rows) -> list[SceneFields]:
         """The rows as dictionaries of the schema's columns, without `outline`."""
-        fields: list[dict[str, Any]] = self.data.drop_columns(["outline"]).take(rows).to_pylist()
-        return fields
+        found: list[SceneFields] = self.data.drop_columns(["outline"]).take(rows).to_pylist()
+        return found
 
     def features(self, rows: Rows) -> list[str]:
         """The rows' footprints, each as the text of a GeoJSON feature."""
@@ -191,7 +221,7 @@ class Table:
         return rows[near]
 
 
-def _one_of(codes: npt.NDArray[Any], names: Sequence[str], wanted: Sequence[str]) -> Bools:
+def _one_of(codes: Column, names: Sequence[str], wanted: Sequence[str]) -> Bools:
     """Rows whose code stands for one of the wanted names."""
     return np.isin(codes, [code for code, name in enumerate(names) if name in wanted])
 
@@ -202,7 +232,7 @@ def microseconds(time: datetime) -> int:
     return round(aware.timestamp() * 1_000_000)
 
 
-def row_of(scene: Scene) -> dict[str, Any]:
+def row_of(scene: Scene) -> Row:
     """The scene as one row."""
     west, south, east, north = scene.bbox
     return {
@@ -235,7 +265,7 @@ def check_area(area: BBox | None) -> BBox | None:
     return area
 
 
-def check_polygon(polygon: Mapping[str, Any] | None) -> Any:
+def check_polygon(polygon: JsonObject | None) -> Area | None:
     """The polygon as a shapely geometry, if it is one.
 
     Raises:
@@ -244,9 +274,8 @@ def check_polygon(polygon: Mapping[str, Any] | None) -> Any:
     if polygon is None:
         return None
     try:
-        found: Any = shape(dict(polygon))
-        good = found.geom_type in ("Polygon", "MultiPolygon") and not found.is_empty
-        if not good or not np.isfinite(found.bounds).all():
+        found = shape(dict(polygon))
+        if not isinstance(found, Area) or found.is_empty or not np.isfinite(found.bounds).all():
             raise ValueError(found.geom_type)
     except (ValueError, TypeError, KeyError, AttributeError, shapely.errors.ShapelyError) as exc:
         raise InvalidInput(
@@ -257,12 +286,12 @@ def check_polygon(polygon: Mapping[str, Any] | None) -> Any:
     return found
 
 
-def _members(polygon: Any) -> list[tuple[BBox, shapely.Geometry]]:
+def _members(polygon: Area) -> list[tuple[BBox, shapely.Geometry]]:
     """The polygon's parts with their boxes, brought into -180..180 (maps wrap around)."""
     west, _, east, _ = polygon.bounds
-    if west < -180 or east > 180:
-        polygon = shape(antimeridian.fix_shape(shapely.geometry.mapping(polygon)))
-    return [(_box(part.bounds), part) for part in shapely.get_parts(polygon)]
+    inside = west >= -180 and east <= 180
+    whole = polygon if inside else shape(antimeridian.fix_shape(mapping(polygon)))
+    return [(_box(part.bounds), part) for part in shapely.get_parts(whole)]
 
 
 def _box(bounds: Sequence[float]) -> BBox:
@@ -274,7 +303,7 @@ def _box_geometry(box: BBox) -> shapely.Geometry:
     return shapely.union_all([shapely.box(*part) for part in bbox_parts(box)])
 
 
-def _meets(outlines: npt.NDArray[Any], area: shapely.Geometry) -> Bools:
+def _meets(outlines: npt.NDArray[np.object_], area: shapely.Geometry) -> Bools:
     shapely.prepare(area)
     found: Bools = shapely.intersects(area, outlines)
     return found

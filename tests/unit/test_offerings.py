@@ -84,6 +84,7 @@ def test_a_small_project(tmp_path: Path) -> None:
         ('score_meaning = "How many agree."', "", "needs a text for 'score_meaning'"),
         ('type = "integer"', 'type = "nothing"', "not a JSON Schema"),
         ("[[needs]]", "[[needs", "cannot be read"),
+        ("[[needs]]", "[needs]", "a list of tables for 'needs'"),
         ('bands = ["red", "swir22"]', 'bands = "red"', "a list of texts for 'bands'"),
         ('levels = ["L1TP"]', "levels = [1]", "a list of texts for 'levels'"),
         ('fire = "Active fire"', "fire = 3", "a table of texts for 'classes'"),

@@ -301,9 +301,12 @@ def test_a_broken_table_is_rebuilt(catalog: LocalCatalog, products: list[Path]) 
         assert len(catalog) == 2
 
 
-def test_a_broken_item_hides_only_itself(catalog: LocalCatalog, products: list[Path]) -> None:
+@pytest.mark.parametrize("damage", ["{", '{"assets": []}', '{"assets": {}, "links": [null]}'])
+def test_a_broken_item_hides_only_itself(
+    catalog: LocalCatalog, products: list[Path], damage: str
+) -> None:
     first, second = (catalog.add(p) for p in products)
-    (catalog.root / first.id / "item.json").write_text("{")
+    (catalog.root / first.id / "item.json").write_text(damage)
     (catalog.root / "table.parquet").unlink()
     assert [s.id for s in catalog.search(SceneQuery()).scenes] == [second.id]
     with pytest.raises(InvalidInput, match="damaged"):

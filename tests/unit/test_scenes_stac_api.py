@@ -251,6 +251,7 @@ def test_the_apis_that_come_with_the_project_are_all_off() -> None:
         "[[api]]\nid='x'",
         f'{GOOD}url="http://example.org"\nid="x"',
         f'{GOOD}url="https://example.org"\nid="X Y"',
+        '[[api]]\ntitle="t"\ncollections="abc"\nasset_hosts=[]\nurl="https://example.org"\nid="x"',
         "api = 5",
     ],
 )

@@ -19,10 +19,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lib.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
 from lib.files.json_lines import Value, append_json_line
+from lib.gate_deploy.remote.frames import Message
 
 VERSION_PATTERN = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+]{0,39}-[0-9a-f]{12}")
 #: A check reads whole images, of gigabytes on a slow file system.
@@ -73,7 +73,7 @@ class GateDir:
         new.symlink_to(Path("versions") / self.version(name).name)
         new.replace(self.home / "current")
 
-    def gate(self, version: str, command: str, *arguments: str) -> dict[str, Any]:
+    def gate(self, version: str, command: str, *arguments: str) -> Message:
         """Run `python -m lib.gate COMMAND` with the code of one version; its answer.
 
         Raises:

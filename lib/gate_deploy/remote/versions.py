@@ -13,14 +13,15 @@ import re
 import secrets
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from lib.errors import InvalidInput, ProtocolError
 from lib.files.atomic import write_atomic
 from lib.gate_deploy.remote.gate_dir import GateDir
 
+#: By "files" and "wheels": name, size and SHA-256 of each.
+Manifest = Mapping[str, Sequence[tuple[str, int, str]]]
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _MANIFEST = "manifest.json"
 _MAX_UNPACKED = 256 * 2**20
@@ -37,7 +38,7 @@ def installed(gate_dir: GateDir, name: str) -> bool:
         return False
 
 
-def install(gate_dir: GateDir, name: str, manifest: Mapping[str, Any], body: bytes) -> None:
+def install(gate_dir: GateDir, name: str, manifest: Manifest, body: bytes) -> None:
     """Write a version from the bytes of all its files, one after the other.
 
     Args:
@@ -104,7 +105,7 @@ def _used(gate_dir: GateDir) -> set[str] | None:
     return used
 
 
-def _parts(listed: list[tuple[str, int, str]], body: bytes) -> tuple[dict[str, bytes], bytes]:
+def _parts(listed: Sequence[tuple[str, int, str]], body: bytes) -> tuple[dict[str, bytes], bytes]:
     """Cut the files off the front of `body`, checked."""
     found, at = {}, 0
     for path, size, sha in listed:

@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -105,7 +104,7 @@ class _Place:
 
 
 def _write_image(path: Path, spec: FormosatSpec, land: Landscape, planted: list[Planted]) -> None:
-    profile: dict[str, Any] = {
+    profile: dict[str, object] = {
         "driver": "GTiff", "width": spec.size, "height": spec.size, "count": 4, "dtype": "uint8",
         "compress": "deflate", "interleave": "pixel",
     }  # fmt: skip

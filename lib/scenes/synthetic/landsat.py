@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
 from affine import Affine
+from rasterio.io import DatasetWriter
 from rasterio.warp import transform as transform_points
 
 from lib.imagery.raster import Grid, to_cog
@@ -35,6 +35,11 @@ _THERMAL_MULT, _THERMAL_ADD = 3.342e-4, 0.1
 _STEP = 16
 _NODATA = {"QA_PIXEL": 1, "QA_RADSAT": None}
 _CLEAR, _WATER_BIT, _CLOUD, _DILATED = 21824, 1 << 7, 22280, 1 << 1
+
+
+Counts = npt.NDArray[np.uint16]
+#: What a field of the MTL holds.
+_Value = str | float | date
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,7 @@ def _write_bands(
 
 def _strip(
     window: Window, land: Landscape, planted: list[Planted], sine: float
-) -> Iterator[tuple[str, Any]]:
+) -> Iterator[tuple[str, Counts]]:
     """The rows of every band: (name, uint16 array); pan is twice as fine."""
     reflectance, ground, cloud = land.reflectance(window)
     objects.stamp(reflectance, window, planted)
@@ -166,7 +171,7 @@ def _strip(
     yield "QA_RADSAT", saturated
 
 
-def _dn(apparent: npt.NDArray[Any]) -> Any:
+def _dn(apparent: npt.NDArray[np.floating]) -> Counts:
     """Reflectance times the sine of the sun's elevation, to Level-1 counts."""
     counts = np.clip((apparent - _OFFSET) / _SCALE, _STEP, 65535)
     coarse = (counts / _STEP).astype(np.uint16) * _STEP
@@ -184,14 +189,14 @@ def _heated(warmth: Floats, window: Window, planted: list[Planted]) -> Floats:
     return heated
 
 
-def _quality(ground: Floats, cloud: Floats) -> Any:
+def _quality(ground: Floats, cloud: Floats) -> Counts:
     """QA_PIXEL of Collection 2: clear land or water, dilated cloud, cloud."""
     clear = np.where(ground < 0.5, _CLEAR | _WATER_BIT, _CLEAR)
     near = np.where(cloud > 0.02, clear | _DILATED, clear)
     return np.where(cloud > 0.35, _CLOUD, near).astype(np.uint16)
 
 
-def _profile(grid: Grid, name: str) -> dict[str, Any]:
+def _profile(grid: Grid, name: str) -> dict[str, object]:
     side, pixel = (grid.width, _PIXEL_M) if name != "B8" else (2 * grid.width - 1, _PIXEL_M / 2)
     inset = (_PIXEL_M - pixel) / 2
     transform = Affine(pixel, 0, grid.transform.c + inset, 0, -pixel, grid.transform.f - inset)
@@ -202,7 +207,7 @@ def _profile(grid: Grid, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _write(sink: Any, data: Any, window: Window, size: int) -> None:
+def _write(sink: DatasetWriter, data: Counts, window: Window, size: int) -> None:
     scale = data.shape[1] // size
     top = window.top * scale
     rows = min(data.shape[0], sink.height - top)
@@ -234,13 +239,13 @@ def _mtl(spec: LandsatSpec, grid: Grid, facts: _Facts) -> str:
     return "\n".join([*lines, "END_GROUP = LANDSAT_METADATA_FILE", "END", ""])
 
 
-def _odl(value: Any) -> str:
+def _odl(value: _Value) -> str:
     if isinstance(value, (date, int, float)):
         return str(value)
     return f'"{value}"'
 
 
-def _contents(spec: LandsatSpec) -> dict[str, Any]:
+def _contents(spec: LandsatSpec) -> dict[str, _Value]:
     name = spec.product_id
     return {
         "ORIGIN": SYNTHETIC_ORIGIN,
@@ -256,7 +261,7 @@ def _contents(spec: LandsatSpec) -> dict[str, Any]:
     }
 
 
-def _attributes(spec: LandsatSpec, facts: _Facts) -> dict[str, Any]:
+def _attributes(spec: LandsatSpec, facts: _Facts) -> dict[str, _Value]:
     return {
         "SPACECRAFT_ID": "LANDSAT_8",
         "SENSOR_ID": "OLI_TIRS",
@@ -273,8 +278,8 @@ def _attributes(spec: LandsatSpec, facts: _Facts) -> dict[str, Any]:
     }
 
 
-def _projection(grid: Grid) -> dict[str, Any]:
-    found: dict[str, Any] = {
+def _projection(grid: Grid) -> dict[str, _Value]:
+    found: dict[str, _Value] = {
         "MAP_PROJECTION": "UTM",
         "DATUM": "WGS84",
         "ELLIPSOID": "WGS84",
@@ -302,8 +307,8 @@ def _projection(grid: Grid) -> dict[str, Any]:
     return found
 
 
-def _rescaling() -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _rescaling() -> dict[str, _Value]:
+    found: dict[str, _Value] = {}
     for number in _THERMAL:
         found[f"RADIANCE_MULT_BAND_{number}"] = _THERMAL_MULT
         found[f"RADIANCE_ADD_BAND_{number}"] = _THERMAL_ADD
@@ -313,8 +318,8 @@ def _rescaling() -> dict[str, Any]:
     return found
 
 
-def _thermal_constants() -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _thermal_constants() -> dict[str, _Value]:
+    found: dict[str, _Value] = {}
     for number, (k1, k2) in _THERMAL.items():
         found |= {f"K1_CONSTANT_BAND_{number}": k1, f"K2_CONSTANT_BAND_{number}": k2}
     return found

@@ -8,7 +8,6 @@ computed by itself and joins its neighbours without a seam. That keeps a full sc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -200,7 +199,7 @@ def _steps(at: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.intp], Floats]:
     return whole.astype(np.intp), _smooth((at - whole).astype(np.float32))
 
 
-def _smooth(value: npt.NDArray[Any]) -> Floats:
+def _smooth(value: npt.NDArray[np.floating]) -> Floats:
     inside = np.clip(value, 0, 1).astype(np.float32)
     smooth: Floats = inside * inside * (3 - 2 * inside)
     return smooth

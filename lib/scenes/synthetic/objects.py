@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from lib.model import JsonObject, JsonValue
 from lib.scenes.synthetic.landscape import Floats, Landscape, Window
 
 #: Exoatmospheric solar irradiance (W/m2/um) and centre (um) of B5, B6, B7.
@@ -35,7 +35,7 @@ class Planted:
     cols: npt.NDArray[np.intp]
     cover: Floats
     added: Floats
-    facts: Mapping[str, Any]
+    facts: JsonObject
 
 
 def plant(
@@ -72,9 +72,9 @@ def stamp(reflectance: Floats, window: Window, objects: Iterable[Planted]) -> No
 
 def truth(
     objects: Sequence[Planted], to_lonlat: Callable[[float, float], tuple[float, float]]
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """GeoJSON of the objects' centres. `to_lonlat` maps (column, row) to (lon, lat)."""
-    features = []
+    features: list[JsonValue] = []
     for thing in objects:
         lon, lat = to_lonlat(thing.col, thing.row)
         features.append(
@@ -211,6 +211,8 @@ def _fire(
                    np.zeros(len(steps), dtype=np.float32), added, facts)  # fmt: skip
 
 
-def planck(wavelength_um: float, temperature_k: float | Floats) -> Any:
+def planck(wavelength_um: float, temperature_k: float) -> np.float64:
     """Black-body radiance, W m-2 sr-1 um-1."""
-    return 1.191043e8 / wavelength_um**5 / np.expm1(14387.75 / (wavelength_um * temperature_k))
+    exponent = np.float64(14387.75 / (wavelength_um * temperature_k))
+    radiance: np.float64 = 1.191043e8 / wavelength_um**5 / np.expm1(exponent)
+    return radiance

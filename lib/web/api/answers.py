@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    from lib.model import User
+    from lib.model import JsonValue, User
     from lib.portal.facade import Portal
 
+    Endpoint = Callable[[Request], Awaitable[Response]]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -52,7 +54,7 @@ def error_response(error: SceneBridgeError) -> JSONResponse:
     return JSONResponse({"error": {"code": error.code, "message": error.message}}, status, headers)
 
 
-def guarded(handler: Callable[[Request], Awaitable[Response]]) -> Any:
+def guarded(handler: Endpoint) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         try:
             return await handler(request)
@@ -73,20 +75,24 @@ async def ask(
     return await run_in_threadpool(method, facade.current(), user, *args, **kwargs)
 
 
-def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def json_response(
+    value: object, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
     content = json.dumps(_plain(value), ensure_ascii=False, separators=(",", ":"))
     return Response(content, status, headers, media_type="application/json")
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> JsonValue:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Enum):
-        return value.value
+        return _plain(value.value)
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
-    if isinstance(value, dict) or hasattr(value, "items"):
+    if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_plain(v) for v in value]
-    return value
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"{type(value).__name__} is no JSON")

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib.errors import InvalidInput
-from lib.model import LaunchRequest, Resources
+from lib.model import (
+    ClusterId,
+    JsonValue,
+    LaunchRequest,
+    ModuleId,
+    Resources,
+    SceneId,
+    json_list,
+    json_object,
+    json_text,
+)
 from lib.web.api.queries import no_constant
 
 if TYPE_CHECKING:
@@ -23,21 +33,17 @@ async def launch_request(request: Request) -> LaunchRequest:
         if len(body) > _MAX_BODY:
             raise InvalidInput("The request is too large.")
     try:
-        data = json.loads(body, parse_constant=no_constant)
+        data = json_object(json.loads(body, parse_constant=no_constant))
         json.dumps(data, ensure_ascii=False).encode()  # a lone surrogate cannot be stored
-        resources = data["resources"]
+        resources = json_object(data["resources"])
         launch = LaunchRequest(
-            scenes=tuple(_typed(data["scenes"], list)),
-            module=_typed(data["module"], str),
-            params=_typed(data.get("params", {}), dict),
-            cluster=_typed(data["cluster"], str),
-            resources=Resources(
-                _typed(resources["preset"], str), _typed(resources["walltime_s"], int)
-            ),
-            title=_typed(data.get("title", ""), str),
+            scenes=tuple(SceneId(json_text(scene)) for scene in json_list(data["scenes"])),
+            module=ModuleId(json_text(data["module"])),
+            params=json_object(data.get("params", {})),
+            cluster=ClusterId(json_text(data["cluster"])),
+            resources=Resources(json_text(resources["preset"]), _whole(resources["walltime_s"])),
+            title=json_text(data.get("title", "")),
         )
-        for scene_id in launch.scenes:
-            _typed(scene_id, str)
     except KeyError as exc:
         raise InvalidInput(f"The request lacks {exc.args[0]!r}. See /api/openapi.yaml.") from exc
     except (ValueError, TypeError, RecursionError) as exc:
@@ -48,7 +54,7 @@ async def launch_request(request: Request) -> LaunchRequest:
     return launch
 
 
-def _typed(value: Any, kind: type) -> Any:
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise TypeError
+def _whole(value: JsonValue) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"a whole number is expected, not {value!r:.60}")
     return value

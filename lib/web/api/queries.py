@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 from lib.errors import InvalidInput, NotFound
-from lib.model import SceneQuery
+from lib.model import JsonObject, SceneQuery, json_list, json_object
 from lib.store.audit import AuditQuery
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def audit_query(request: Request) -> AuditQuery:
     )
 
 
-def no_constant(name: str) -> Any:
+def no_constant(name: str) -> NoReturn:
     """For `json.loads`: NaN and Infinity are no JSON."""
     raise ValueError(name)
 
@@ -70,16 +70,17 @@ def _bbox(text: str | None) -> tuple[float, float, float, float] | None:
     return west, south, east, north
 
 
-def _polygon(text: str | None) -> dict[str, Any] | None:
+def _polygon(text: str | None) -> JsonObject | None:
     if not text:
         return None
     try:
-        polygon = json.loads(text, parse_constant=no_constant)
-        if polygon["type"] != "Polygon" or not polygon["coordinates"][0]:
+        polygon = json_object(json.loads(text, parse_constant=no_constant))
+        coordinates = json_list(polygon["coordinates"])
+        if polygon["type"] != "Polygon" or not coordinates[0]:
             raise InvalidInput("polygon is a GeoJSON Polygon.")
     except (ValueError, TypeError, KeyError, IndexError, RecursionError) as exc:
         raise InvalidInput("polygon is a GeoJSON Polygon.") from exc
-    return {"type": "Polygon", "coordinates": polygon["coordinates"]}
+    return {"type": "Polygon", "coordinates": coordinates}
 
 
 def _date(text: str | None, name: str) -> datetime | None:

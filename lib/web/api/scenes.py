@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
@@ -55,7 +55,7 @@ async def tile(request: Request) -> Response:
     return Response(content, media_type="image/webp", headers=PICTURE_HEADERS)
 
 
-def _feature(scene: Scene) -> dict[str, Any]:
+def _feature(scene: Scene) -> dict[str, object]:
     """A scene as a GeoJSON feature, without the addresses of its files."""
     return {
         "type": "Feature",
