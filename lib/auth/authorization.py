@@ -1,9 +1,10 @@
-"""Authorization: the one function that says who may do what to what.
+"""Authorization: the one function that says who may do what to what, and its audit lines.
 
 Every route, page, notebook, WebSocket, tile and download asks `Access.require`:
 `lib.web.auth_middleware` for being here at all, `lib.portal.facade` for each thing. What no
-rule allows is refused. `docs/security.md` shows the table; `tests/security/test_authorization.py`
-holds every route and every method of the Portal against it.
+rule allows is refused, and whoever is refused has asked in writing: one line in the audit log.
+`docs/security.md` shows the table; `tests/security/test_authorization.py` holds every route and
+every method of the Portal against it.
 
     owner          everything with what is theirs
     group lead     see and stop the work of the members of the groups that they lead
@@ -18,9 +19,10 @@ runs already is not asked about again, so it goes on when the tunnel changes han
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, cast
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias, cast
 
-from lib.errors import NotFound, Refused, SignInEnded
+from lib.errors import NotFound, Refused, SceneBridgeError, SignInEnded
 from lib.model import (
     Run,
     Scene,
@@ -34,9 +36,15 @@ from lib.model import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lib.auth import Auth
     from lib.config.clusters import ClusterEntry
     from lib.config.offerings import Offerings
+    from lib.store.audit import Audit
+
+#: What somebody may want to do something to; None where the act says it all.
+Thing: TypeAlias = "Session | Run | Scene | ClusterEntry | None"
 
 #: In the readers of a collection and the groups of a cluster.
 EVERYONE = "everyone"
@@ -58,6 +66,9 @@ class Act(StrEnum):
     ADMINISTER = "look after the portal"
 
 
+#: `Access.require` of somebody: outside of any act of `Access.audited`, or as part of one.
+Ask: TypeAlias = "Callable[[Act, Thing], User]"
+
 #: What an access token of that scope may do. Signing in, opening notebooks and
 #: administering are for people with a browser.
 _BY_TOKEN = {
@@ -69,9 +80,13 @@ _BY_TOKEN = {
 
 
 class Access:
-    """Stateless but for what it asks; safe to call from any thread.
+    """Stateless but for what it asks and writes; safe to call from any thread.
+
+    Whatever is done, or handed out, is asked for with `require`. `may` and `why_not` write
+    nothing: they are for what is offered or greyed out, and nothing is done on their word.
 
     Args:
+        audit: where refusals and the acts of `audited` are written.
         tunnels: the tunnel of a cluster, None for one that needs none; quick, it is asked
             at each question about a cluster. Without it no cluster but this computer has one.
     """
@@ -80,22 +95,69 @@ class Access:
         self,
         auth: Auth,
         offerings: Offerings,
+        audit: Audit,
         tunnels: Callable[[ClusterEntry], Tunnel | None] | None = None,
     ) -> None:
         self._auth = auth
         self._offerings = offerings
+        self._audit = audit
         self.tunnel = tunnels or _no_tunnel
 
-    def require(
-        self, user: User, act: Act, thing: Session | Run | Scene | ClusterEntry | None = None
-    ) -> User:
+    def require(self, user: User, act: Act, thing: Thing = None) -> User:
         """Who asks, as they are at this moment, if they may.
+
+        A refusal is one line in the audit log, `attempt-` and the act. That a sign-in has
+        ended is none: the end itself is written, and open pages go on asking for a moment.
 
         Raises:
             SignInEnded: they are no longer signed in.
             NotFound: they may not know of this thing.
             Refused: they may know of it, but not do this.
         """
+        try:
+            return self._decide(user, act, thing)
+        except SignInEnded:
+            raise
+        except (NotFound, Refused) as exc:
+            tried = f"attempt-{act.name.lower().replace('_', '-')}"
+            self._write(user, tried, "" if thing is None else thing.id, exc)
+            raise
+
+    @contextmanager
+    def audited(self, user: User, action: str, object_id: str) -> Iterator[AuditedAct]:
+        """One line for what is done inside, whatever comes of it; it asks by what it gets."""
+        act = AuditedAct(self, user, action, object_id)
+        try:
+            yield act
+        except SceneBridgeError as exc:
+            act.failed(exc)
+            raise
+        self._write(user, action, act.object)
+
+    @contextmanager
+    def attempted(self, user: User, action: str, object_id: str = "") -> Iterator[AuditedAct]:
+        """As `audited`, for what writes its success by itself: one line if it is refused."""
+        act = AuditedAct(self, user, action, object_id)
+        try:
+            yield act
+        except (NotFound, Refused) as exc:
+            act.failed(exc)
+            raise
+
+    def _write(
+        self, user: User, action: str, thing: str, failure: SceneBridgeError | None = None
+    ) -> None:
+        self._audit.write(
+            user.id,
+            action,
+            thing,
+            result="ok" if failure is None else failure.code,
+            detail="" if failure is None else failure.message,
+            client=user.client,
+            via=user.via,
+        )
+
+    def _decide(self, user: User, act: Act, thing: Thing) -> User:
         now = self._auth.again(user)
         if now.scopes is not None and not any(act in _BY_TOKEN[s] for s in now.scopes):
             raise Refused(
@@ -108,22 +170,16 @@ class Access:
         rule(self, now, thing)
         return now
 
-    def may(
-        self, user: User, act: Act, thing: Session | Run | Scene | ClusterEntry | None = None
-    ) -> bool:
-        """Whether `require` would let them. Raises SignInEnded."""
-        try:
-            self.require(user, act, thing)
-        except SignInEnded:
-            raise
-        except (NotFound, Refused):
-            return False
-        return True
+    def may(self, user: User, act: Act, thing: Thing = None) -> bool:
+        """Whether `require` would let them, for showing alone. Raises SignInEnded."""
+        return not self.why_not(user, act, thing)
 
-    def why_not(self, user: User, act: Act, thing: ClusterEntry) -> str:
-        """What `require` would refuse with; "" where they may. Raises SignInEnded."""
+    def why_not(self, user: User, act: Act, thing: Thing = None) -> str:
+        """What `require` would refuse with, for showing alone; "" where they may.
+
+        Raises SignInEnded."""
         try:
-            self.require(user, act, thing)
+            self._decide(user, act, thing)
         except SignInEnded:
             raise
         except (NotFound, Refused) as exc:
@@ -232,6 +288,34 @@ class Access:
     def _administrator(self, user: User, _thing: object) -> None:
         if not user.administrator:
             raise Refused("This is for administrators of the portal.")
+
+
+class AuditedAct:
+    """An act that has a name of its own in the audit log, while it is done.
+
+    `object` is what its line names: what it was asked for, until there is something new.
+    """
+
+    def __init__(self, access: Access, user: User, action: str, object_id: str) -> None:
+        self._access = access
+        self._user = user
+        self._action = action
+        self.object = object_id
+        self._refused = False
+
+    def require(self, act: Act, thing: Thing = None) -> User:
+        """As `Access.require`; the line of a refusal is this act's."""
+        try:
+            return self._access._decide(self._user, act, thing)
+        except (NotFound, Refused) as exc:
+            self.failed(exc)
+            raise
+
+    def failed(self, exc: SceneBridgeError) -> None:
+        """Write why nothing came of it; of what follows from that, nothing more."""
+        if not self._refused:
+            self._refused = True
+            self._access._write(self._user, self._action, self.object, exc)
 
 
 def _no_tunnel(entry: ClusterEntry) -> Tunnel | None:

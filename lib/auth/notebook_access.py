@@ -28,7 +28,7 @@ _MOST_REMEMBERED = 1000
 def notebook_access(settings: Settings, store: Store) -> NotebookAccess:
     """The notebook access of a process that has the store open, whichever process it is."""
     auth = auth_of(settings, store)
-    return NotebookAccess(auth, Access(auth, load_offerings(PROJECT)), store)
+    return NotebookAccess(auth, Access(auth, load_offerings(PROJECT), store.audit), store)
 
 
 class NotebookAccess:

@@ -76,9 +76,10 @@ class Administration:
 
     def sign_out_everywhere(self, user: User, who: UserId) -> int:
         """End all sign-ins of somebody; how many there were. Raises NotFound."""
-        now = self._access.require(user, Act.ADMINISTER)
-        self._store.people.account(who)
-        return self._auth.sign_out_everywhere(who, by=now)
+        with self._access.attempted(user, "sign-out-everywhere", who) as act:
+            now = act.require(Act.ADMINISTER)
+            self._store.people.account(who)
+            return self._auth.sign_out_everywhere(who, by=now)
 
     def block(self, user: User, who: UserId, *, blocked: bool) -> None:
         """Take somebody's access away at once, or give it back; their work goes on.
@@ -87,8 +88,9 @@ class Administration:
             NotFound: there is no such person.
             Refused: it is the user themself, or the owner of the portal.
         """
-        now = self._access.require(user, Act.ADMINISTER)
-        self._auth.block(who, blocked=blocked, by=now)
+        with self._access.attempted(user, "block" if blocked else "unblock", who) as act:
+            now = act.require(Act.ADMINISTER)
+            self._auth.block(who, blocked=blocked, by=now)
 
     # --- announcements ----------------------------------------------------------
 
@@ -105,15 +107,17 @@ class Administration:
         Raises:
             InvalidInput: no text, too long a text, or too long a time.
         """
-        now = self._access.require(user, Act.ADMINISTER)
-        number = announce_as(self._store, now, text, kind, lasts_s)
+        with self._access.attempted(user, "announce") as act:
+            now = act.require(Act.ADMINISTER)
+            number = announce_as(self._store, now, text, kind, lasts_s)
         self._told = (0.0, ())
         return number
 
     def end_announcement(self, user: User, number: int) -> None:
         """Show it no more. Raises NotFound."""
-        now = self._access.require(user, Act.ADMINISTER)
-        end_announcement_as(self._store, now, number)
+        with self._access.attempted(user, "announcement-ended", str(number)) as act:
+            now = act.require(Act.ADMINISTER)
+            end_announcement_as(self._store, now, number)
         self._told = (0.0, ())
 
     # --- the audit log ------------------------------------------------------------

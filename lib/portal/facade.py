@@ -8,22 +8,14 @@ raise errors of `lib.errors`, whose messages are fit to be shown.
 from __future__ import annotations
 
 import dataclasses
-import threading
-from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from lib import __version__
 from lib.auth import CLIENT_HEADER
 from lib.auth.authorization import Access, Act
 from lib.config.offerings import PLATFORMS, fit
-from lib.errors import (
-    ClusterUnreachable,
-    Conflict,
-    NotFound,
-    Refused,
-    SceneBridgeError,
-    SignInEnded,
-)
+from lib.errors import ClusterUnreachable, Conflict, NotFound
 from lib.imagery.quicklook import Quicklook, quicklook
 from lib.imagery.tiles import tile
 from lib.model import Cluster, JsonValue, Reachability, Run, RunId, Session, SessionId, SessionState
@@ -39,10 +31,10 @@ from lib.store.audit import AuditEntry, AuditQuery
 from lib.store.changes import RunChange, SessionChange
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from lib.auth import Auth
-    from lib.config.clusters import ClusterEntry
+    from lib.auth.authorization import Ask
     from lib.config.offerings import Offerings
     from lib.model import (
         Detection,
@@ -98,7 +90,6 @@ class Portal:
         self._reconciler = reconciler
         self._sample_scenes = SampleScenes()
         self._known: dict[RunId, Run] = {}
-        self._noting = threading.local()
         self._logs = JobLogs(reconciler)
         self._clusters = ClusterViews(offerings, reconciler, access)
         self._launcher = Launcher(store, offerings, catalog, self._clusters)
@@ -117,7 +108,7 @@ class Portal:
 
     def me(self, user: User) -> dict[str, JsonValue]:
         """Who asks, as a program may know it."""
-        now = self._require(user, Act.SEARCH)
+        now = self._access.require(user, Act.SEARCH)
         return {
             "id": now.id,
             "name": now.name,
@@ -140,16 +131,14 @@ class Portal:
 
     def scene(self, user: User, scene_id: SceneId) -> Scene:
         """Raises NotFound."""
-        scene = self._catalog.get(scene_id)
-        self._require(user, Act.READ_SCENE, scene)
-        return scene
+        return self._scene(self._asking(user), scene_id)
 
     def footprints(self, user: User, query: SceneQuery) -> Footprints:
         """The outlines of a search's scenes as GeoJSON for the map."""
         return self._catalog.footprints(self._seen_by(user, query))
 
     def _seen_by(self, user: User, query: SceneQuery) -> SceneQuery:
-        now = self._require(user, Act.SEARCH)
+        now = self._access.require(user, Act.SEARCH)
         return dataclasses.replace(query, collections=self._access.collections(now))
 
     def quicklook(
@@ -168,12 +157,12 @@ class Portal:
 
     def platforms(self, user: User) -> tuple[tuple[str, str], ...]:
         """(id, title) of every platform that a scene can be of."""
-        self._require(user, Act.SEARCH)
+        self._access.require(user, Act.SEARCH)
         return tuple(PLATFORMS.items())
 
     def sample_scenes(self, user: User) -> SampleScenes:
         """How far the sample scenes are that a first start makes."""
-        self._require(user, Act.SEARCH)
+        self._access.require(user, Act.SEARCH)
         return self._sample_scenes
 
     def report_sample_scenes(self, step: str, problem: str) -> None:
@@ -184,24 +173,24 @@ class Portal:
 
     def modules(self, user: User) -> tuple[Module, ...]:
         """All modules that this portal offers."""
-        self._require(user, Act.SEARCH)
+        self._access.require(user, Act.SEARCH)
         return tuple(self._offerings.modules.values())
 
     def fits(self, user: User, scene_ids: Sequence[SceneId]) -> tuple[Fit, ...]:
         """Every module, those that fit all these scenes first, the others with reasons."""
-        self._require(user, Act.SEARCH)
+        self._access.require(user, Act.SEARCH)
         scenes = [self.scene(user, s) for s in scene_ids]
         fits = [fit(module, scenes) for module in self._offerings.modules.values()]
         return tuple(sorted(fits, key=lambda f: not f.ok))
 
     def clusters(self, user: User) -> tuple[Cluster, ...]:
         """The clusters on which the user may start work, with what their gates last said."""
-        self._require(user, Act.SEARCH)
+        self._access.require(user, Act.SEARCH)
         return self._clusters.launchable(user)
 
     def all_clusters(self, user: User) -> tuple[Cluster, ...]:
         """All clusters, with why the user may not start work on some."""
-        self._require(user, Act.SEARCH)
+        self._access.require(user, Act.SEARCH)
         return self._clusters.all(user)
 
     # --- launching ------------------------------------------------------------
@@ -213,7 +202,7 @@ class Portal:
             InvalidInput, NotFound, Refused: the sentence says what to change.
             ClusterUnreachable: the cluster has not been heard of yet.
         """
-        self._may_launch(user, request)
+        self._may_launch(self._asking(user), request)
         self._launcher.check(request)
 
     def open_notebook(self, user: User, request: LaunchRequest) -> Session:
@@ -221,19 +210,19 @@ class Portal:
 
         Raises what `check_launch` raises.
         """
-        with self._audited(user, "open-notebook", request.cluster) as entry:
-            self._may_launch(user, request)
+        with self._access.audited(user, "open-notebook", request.cluster) as act:
+            self._may_launch(act.require, request)
             session = self._launcher.open_notebook(user, request)
-            entry["object"] = session.id
+            act.object = session.id
         self._reconciler.wake(request.cluster)
         return session
 
     def start_run(self, user: User, request: LaunchRequest) -> Run:
         """Begin a run of its own; as `open_notebook`, and raises what it raises."""
-        with self._audited(user, "start-run", request.cluster) as entry:
-            self._may_launch(user, request)
+        with self._access.audited(user, "start-run", request.cluster) as act:
+            self._may_launch(act.require, request)
             run = self._launcher.start_run(user, request)
-            entry["object"] = run.id
+            act.object = run.id
         self._reconciler.wake(request.cluster)
         return run
 
@@ -243,46 +232,42 @@ class Portal:
         Raises:
             Conflict: it still runs, was continued already, or its files are gone.
         """
-        with self._audited(user, "start-again", session_id) as entry:
-            old = self.session(user, session_id)
-            self._require(user, Act.OPEN, old)
-            self._require(user, Act.LAUNCH, self._offerings.cluster(old.cluster))
+        with self._access.audited(user, "start-again", session_id) as act:
+            old = self._session(act.require, session_id)
+            act.require(Act.OPEN, old)
+            act.require(Act.LAUNCH, self._offerings.cluster(old.cluster))
             for scene in self._launcher.still_there(old.scenes):
-                self._require(user, Act.READ_SCENE, scene)
+                act.require(Act.READ_SCENE, scene)
             session = self._launcher.start_again(old)
-            entry["object"] = session.id
+            act.object = session.id
         self._reconciler.wake(session.cluster)
         return session
 
-    def _may_launch(self, user: User, request: LaunchRequest) -> None:
-        self._require(user, Act.LAUNCH, self._offerings.cluster(request.cluster))
+    def _may_launch(self, ask: Ask, request: LaunchRequest) -> None:
+        ask(Act.LAUNCH, self._offerings.cluster(request.cluster))
         if len(request.scenes) <= MAX_ITEMS:  # else the launcher says that they are too many
             for scene_id in request.scenes:
-                self.scene(user, scene_id)
+                self._scene(ask, scene_id)
 
     # --- watching and stopping --------------------------------------------------
 
     def sessions(self, user: User) -> tuple[Session, ...]:
         """The user's notebook sessions, newest first."""
-        self._require(user, Act.SEARCH)
+        self._access.require(user, Act.SEARCH)
         return tuple(self._seen(s) for s in self._store.work.sessions_of(user.id))
 
     def session(self, user: User, session_id: SessionId) -> Session:
         """Raises NotFound, also where it is somebody else's."""
-        session = self._store.work.session(session_id)
-        self._require(user, Act.SEE, session)
-        return self._seen(session)
+        return self._session(self._asking(user), session_id)
 
     def runs(self, user: User) -> tuple[Run, ...]:
         """The user's runs, newest first; those inside a session too."""
-        self._require(user, Act.SEARCH)
+        self._access.require(user, Act.SEARCH)
         return tuple(self._seen_run(r) for r in self._store.work.runs_of(user.id))
 
     def run(self, user: User, run_id: RunId) -> Run:
         """Raises NotFound, also where it is somebody else's."""
-        run = self._store.work.run(run_id)
-        self._require(user, Act.SEE, run)
-        return self._seen_run(run)
+        return self._run(self._asking(user), run_id)
 
     def stop(self, user: User, work_id: SessionId | RunId) -> None:
         """Stop or cancel a session or a run; what has ended stays as it is.
@@ -290,9 +275,9 @@ class Portal:
         Raises:
             Conflict: a run inside a session is stopped with its session.
         """
-        with self._audited(user, "stop", work_id):
-            work = self._work(user, work_id)
-            self._require(user, Act.STOP, work)
+        with self._access.audited(user, "stop", work_id) as act:
+            work = self._work(act.require, work_id)
+            act.require(Act.STOP, work)
             if isinstance(work, Session):
                 if work.state is not SessionState.ENDED:
                     self._stop_session(work)
@@ -311,8 +296,8 @@ class Portal:
             InvalidInput: there is no such kind.
             ClusterUnreachable: the cluster cannot be asked now.
         """
-        work = self._work(user, work_id)
-        self._require(user, Act.READ, work)
+        work = self._work(self._asking(user), work_id)
+        self._access.require(user, Act.READ, work)
         job = work.session if isinstance(work, Run) and work.session else work.id
         return self._logs.read(work.cluster, job, kind)
 
@@ -324,9 +309,9 @@ class Portal:
         """
         if not ID_PATTERN.fullmatch(session_id):
             raise NotFound("There is no such notebook session.")
-        with self._audited(user, "open", session_id):
-            session = self.session(user, session_id)
-            self._require(user, Act.OPEN, session)
+        with self._access.audited(user, "open", session_id) as act:
+            session = self._session(act.require, session_id)
+            act.require(Act.OPEN, session)
         return session
 
     def notebook_path(self, session: Session) -> str:
@@ -375,38 +360,43 @@ class Portal:
 
     # --- inside -------------------------------------------------------------------
 
-    def _require(
-        self, user: User, act: Act, thing: Session | Run | Scene | ClusterEntry | None = None
-    ) -> User:
-        """As `Access.require`; attempts on what is somebody else's are logged."""
+    def _asking(self, user: User) -> Ask:
+        """For what is asked as part of no act that has a name of its own."""
+        return partial(self._access.require, user)
+
+    def _scene(self, ask: Ask, scene_id: SceneId) -> Scene:
+        scene = self._catalog.get(scene_id)
+        ask(Act.READ_SCENE, scene)
+        return scene
+
+    def _session(self, ask: Ask, session_id: SessionId) -> Session:
+        session = self._store.work.session(session_id)
+        ask(Act.SEE, session)
+        return self._seen(session)
+
+    def _run(self, ask: Ask, run_id: RunId) -> Run:
+        run = self._store.work.run(run_id)
+        ask(Act.SEE, run)
+        return self._seen_run(run)
+
+    def _work(self, ask: Ask, work_id: str) -> Session | Run:
         try:
-            return self._access.require(user, act, thing)
-        except SignInEnded:
-            raise
-        except (NotFound, Refused) as exc:
-            if not getattr(self._noting, "act", ""):
-                tried = f"attempt-{act.name.lower().replace('_', '-')}"
-                self._write(user, tried, thing.id if thing is not None else "", result=exc.code)
-            raise
+            return self._session(ask, SessionId(work_id))
+        except NotFound:
+            return self._run(ask, RunId(work_id))
 
     def _may_read(self, user: User, run_id: RunId) -> None:
         if len(self._known) > _MOST_KNOWN:  # for its owner, who never changes
             self._known.clear()
         run = self._known.get(run_id) or self._store.work.run(run_id)
         self._known[run_id] = run
-        self._require(user, Act.READ, run)
+        self._access.require(user, Act.READ, run)
 
     def _stop_session(self, session: Session) -> None:
         self._store.work.update_session(session.id, SessionChange(stopping=True))
         run = self._store.work.run(session.run)
         if run.session == session.id:
             self._store.work.update_run(run.id, RunChange(stopping=True))
-
-    def _work(self, user: User, work_id: str) -> Session | Run:
-        try:
-            return self.session(user, SessionId(work_id))
-        except NotFound:
-            return self.run(user, RunId(work_id))
 
     def _seen(self, session: Session) -> Session:
         if session.state is SessionState.ENDED:
@@ -422,23 +412,6 @@ class Portal:
         if run.state.over:
             return run
         return dataclasses.replace(run, reachability=self._clusters.reachability(run.cluster))
-
-    @contextmanager
-    def _audited(self, user: User, action: str, object_id: str) -> Iterator[dict[str, str]]:
-        """One line in the audit log for what is done inside, whatever comes of it."""
-        entry = {"object": object_id}
-        self._noting.act = action
-        try:
-            yield entry
-        except SceneBridgeError as exc:
-            self._write(user, action, entry["object"], result=exc.code, detail=exc.message)
-            raise
-        finally:
-            self._noting.act = ""
-        self._write(user, action, entry["object"])
-
-    def _write(self, user: User, action: str, thing: str, **more: str) -> None:
-        self._store.audit.write(user.id, action, thing, client=user.client, via=user.via, **more)
 
 
 _current: Portal | None = None

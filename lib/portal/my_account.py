@@ -30,21 +30,24 @@ class MyAccount:
 
     def sign_out(self, user: User) -> None:
         """End the sign-in that speaks; its open pages and notebooks close within a second."""
-        now = self._access.require(user, Act.ACCOUNT)
-        kind, _, login_id = now.via.partition(":")
-        if kind != "login":
-            raise Refused("Only a browser that is signed in can sign out.")
-        self._auth.sign_out_one(now.id, login_id, by=now)
+        kind, _, login_id = user.via.partition(":")
+        with self._access.attempted(user, "sign-out", login_id) as act:
+            now = act.require(Act.ACCOUNT)
+            if kind != "login":
+                raise Refused("Only a browser that is signed in can sign out.")
+            self._auth.sign_out_one(now.id, login_id, by=now)
 
     def end_login(self, user: User, login_id: str) -> None:
         """End one of the user's sign-ins. Raises NotFound."""
-        now = self._access.require(user, Act.ACCOUNT)
-        self._auth.sign_out_one(now.id, login_id, by=now)
+        with self._access.attempted(user, "sign-out", login_id) as act:
+            now = act.require(Act.ACCOUNT)
+            self._auth.sign_out_one(now.id, login_id, by=now)
 
     def sign_out_everywhere(self, user: User) -> int:
         """End all sign-ins of the user, this one too; how many there were."""
-        now = self._access.require(user, Act.ACCOUNT)
-        return self._auth.sign_out_everywhere(now.id, by=now)
+        with self._access.attempted(user, "sign-out-everywhere", user.id) as act:
+            now = act.require(Act.ACCOUNT)
+            return self._auth.sign_out_everywhere(now.id, by=now)
 
     def tokens(self, user: User) -> tuple[AccessToken, ...]:
         """The user's access tokens, newest first; without their secrets."""
@@ -58,10 +61,12 @@ class MyAccount:
             InvalidInput: no name, no scope, or not 1 to 366 days.
             Refused: there are too many.
         """
-        now = self._access.require(user, Act.ACCOUNT)
-        return self._auth.new_token(name, user=now, scopes=scopes, lifetime_s=days * DAY_S)
+        with self._access.attempted(user, "token-made") as act:
+            now = act.require(Act.ACCOUNT)
+            return self._auth.new_token(name, user=now, scopes=scopes, lifetime_s=days * DAY_S)
 
     def withdraw_token(self, user: User, token_id: str) -> None:
         """From now on it counts no more. Raises NotFound."""
-        now = self._access.require(user, Act.ACCOUNT)
-        self._auth.revoke_token(now.id, token_id, by=now)
+        with self._access.attempted(user, "token-withdrawn", token_id) as act:
+            now = act.require(Act.ACCOUNT)
+            self._auth.revoke_token(now.id, token_id, by=now)

@@ -58,7 +58,7 @@ class Assembly:
         self._store = Store(settings.data / "portal.sqlite")
         self.auth = auth_of(settings, self._store)
         tunnels = OuterTunnels(tunnel_folder())
-        self.access = Access(self.auth, self._offerings, tunnels.of)
+        self.access = Access(self.auth, self._offerings, self._store.audit, tunnels.of)
         self._results = ResultFolder(settings.data / "results")
         self._catalog = LocalCatalog(settings.data / "scenes")
         self.proxy = NotebookProcess(

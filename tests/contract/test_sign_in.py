@@ -61,7 +61,7 @@ class Gate:
             inner,
             origin=ORIGIN,
             auth=self.auth,
-            access=Access(self.auth, Offerings({}, {})),
+            access=Access(self.auth, Offerings({}, {}), self.store.audit),
             policies={"/": "default-src 'self'"},
             sign_in_page=sign_in.sign_in_page,
         )

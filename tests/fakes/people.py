@@ -9,9 +9,11 @@ from typing import Any, cast
 
 from lib.auth import Auth, Membership
 from lib.auth.authorization import EVERYONE, Access
+from lib.auth.logins import TOKEN_PREFIX, digest
 from lib.config.clusters import ClusterEntry
 from lib.config.offerings import Offerings
 from lib.config.settings import Group, Provider, Rule
+from lib.errors import NotFound, Refused
 from lib.model import (
     ClusterId,
     LaunchRequest,
@@ -80,7 +82,9 @@ class World:
         )
         #: A cluster that is not in it needs none.
         self.tunnels: dict[str, Tunnel] = {}
-        self.access = Access(self.auth, self.offerings, lambda entry: self.tunnels.get(entry.id))
+        self.access = Access(
+            self.auth, self.offerings, self.store.audit, lambda entry: self.tunnels.get(entry.id)
+        )
         self.reconciler = FakeReconciler(folder)
         self.catalog = LocalCatalog(folder / "scenes")
         self.portal = Portal(
@@ -113,6 +117,24 @@ class World:
         login = self.auth.login_of_secret(secret)
         assert login is not None
         return login.user
+
+    def powerless(self, name: str = "alice") -> tuple[User, str]:
+        """Somebody who speaks by a token that is for nothing, from an address; and the token."""
+        token = f"{TOKEN_PREFIX}{new_id()}"
+        self.store.people.add_token(
+            new_id(), digest(token), self.ids[name], "t", time.time() + 60, scopes=frozenset()
+        )
+        user = self.auth.user_of_token(token, "192.0.2.7")
+        assert user is not None
+        return user, token
+
+    def refusals(self, user: User) -> list[tuple[str, str, str]]:
+        """Action, object and result of what was refused to this sign-in or token, newest
+        first; each line says who it was and from where."""
+        lines = [e for e in self.store.audit.latest(10_000) if e.via == user.via]
+        refused = [e for e in lines if e.result in (NotFound.code, Refused.code)]
+        assert {(e.user, e.client) for e in refused} <= {(user.id, user.client)}
+        return [(e.action, e.object, e.result) for e in refused]
 
     def ended(self, how: str) -> User:
         """Somebody who was signed in, and is not any more."""

@@ -48,7 +48,7 @@ class Site:
         self.auth = Auth(world.store, MEMBERSHIP)
         entry = ClusterEntry(HERE, "This computer", "Test institute", True, ("everyone",))
         offerings = Offerings({FIRE.id: FIRE}, {HERE: entry}, {"landsat8": ("everyone",)})
-        self.access = Access(self.auth, offerings)
+        self.access = Access(self.auth, offerings, world.store.audit)
         root = world.home / "scenes"
         world.gate.data_paths = [str(root)]
         for name in SCENES:

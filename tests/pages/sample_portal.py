@@ -192,7 +192,7 @@ class Site:
         self.tunnels = folder / "tunnels"
         if not self.tunnels.exists():
             write_record(self.tunnels, FAR, person=OWNER.id)
-        self.access = Access(self.auth, offerings, OuterTunnels(self.tunnels).of)
+        self.access = Access(self.auth, offerings, self.store.audit, OuterTunnels(self.tunnels).of)
         self.portal = facade.Portal(
             self.store,
             self.auth,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import re
 import time
 import uuid
@@ -10,9 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from lib.auth.authorization import Access, Act
+from lib.auth.notebook_access import NotebookAccess
 from lib.errors import NotFound, Refused, SignInEnded
 from lib.model import (
     AnnouncementKind,
@@ -32,6 +35,7 @@ from lib.protocol.messages import ArtifactKind
 from lib.results.folder import ResultFolder
 from lib.store.audit import AuditQuery
 from lib.store.changes import RunChange, SessionChange
+from lib.web.auth_middleware import AuthMiddleware
 from tests.fakes.people import SCENE, SECRET_SCENE, World, membership
 from tests.fakes.things import a_run, a_session, new_id
 from tests.pages import sample_portal
@@ -230,13 +234,13 @@ def outcome(world: World, user: User, call: Call) -> str:
 def asked(world: World, monkeypatch: pytest.MonkeyPatch) -> list[Act]:
     """The acts that are asked for from now on."""
     acts: list[Act] = []
-    require = Access.require
+    decide = Access._decide
 
-    def note(self: Access, user: User, act: Act, thing: Any = None) -> User:
+    def note(self: Access, user: User, act: Act, thing: Any) -> User:
         acts.append(act)
-        return require(self, user, act, thing)
+        return decide(self, user, act, thing)
 
-    monkeypatch.setattr(Access, "require", note)
+    monkeypatch.setattr(Access, "_decide", note)
     return acts
 
 
@@ -249,11 +253,13 @@ def test_every_method_keeps_to_the_table(
         for who in WHO[column]:
             expected = TABLE[act][column]
             acts.clear()
-            got = outcome(world, world.speak(who), call)
+            user = world.speak(who)
+            got = outcome(world, user, call)
             allowed = expected in ("yes", "readers", "members")
             assert got == ("yes" if allowed else expected), (name, who)
             assert act in acts or got != "yes", (name, "does not ask for", act)
             assert acts, name
+            assert len(world.refusals(user)) == (0 if allowed else 1), (name, who)
 
 
 @pytest.mark.parametrize("how", ENDED)
@@ -263,6 +269,91 @@ def test_no_method_answers_whose_sign_in_has_ended(world: World, how: str) -> No
     for name, (_, call) in METHODS.items():
         assert outcome(world, user, call) == "ended", name
     assert world.portal.user_of_browser({}, {}) is None
+
+
+#: The acts that have a name of their own in the audit log; other refusals are attempts.
+NAMED = {
+    "Portal.open_notebook": "open-notebook",
+    "Portal.start_run": "start-run",
+    "Portal.start_again": "start-again",
+    "Portal.stop": "stop",
+    "Portal.notebook": "open",
+    "MyAccount.sign_out": "sign-out",
+    "MyAccount.end_login": "sign-out",
+    "MyAccount.sign_out_everywhere": "sign-out-everywhere",
+    "MyAccount.new_token": "token-made",
+    "MyAccount.withdraw_token": "token-withdrawn",
+    "Administration.sign_out_everywhere": "sign-out-everywhere",
+    "Administration.block": "unblock",
+    "Administration.announce": "announce",
+    "Administration.end_announcement": "announcement-ended",
+}
+
+
+def test_no_method_refuses_without_a_line(world: World) -> None:
+    for name, (_, call) in METHODS.items():
+        user, _token = world.powerless()
+        assert outcome(world, user, call) == "refused", name
+        ((action, _object, result),) = world.refusals(user)
+        assert result == "refused", name
+        assert action == NAMED.get(name, action if action.startswith("attempt-") else ""), name
+
+
+def test_nothing_else_refuses_without_a_line(world: World) -> None:
+    """The account and administration of others, clusters, a notebook at its proxy."""
+    session, ada = world.session(), world.speak("ada")
+    others = world.speak("bob").via.partition(":")[2]
+    with pytest.raises(Refused):
+        world.portal.administration.block(ada, ada.id, blocked=True)
+    assert world.refusals(ada) == [("block", ada.id, "refused")]
+    mine = world.portal.my_account
+    for end in (mine.end_login, mine.withdraw_token):
+        with pytest.raises(NotFound):
+            end(ada, others)
+    assert [a for a, _, _ in world.refusals(ada)] == ["token-withdrawn", "sign-out", "block"]
+    user, _ = world.powerless()
+    with pytest.raises(Refused):
+        world.portal._clusters.all(user)
+    assert world.refusals(user) == [("attempt-search", "", "refused")]
+    notebooks = NotebookAccess(world.auth, world.access, world.store)
+    for who, refused in (("lee", "refused"), ("bob", "not-found")):
+        visitor = world.speak(who)
+        login = visitor.via.partition(":")[2]
+        for _ in range(2):  # the second is answered from memory
+            assert not asyncio.run(notebooks.may_open(session.id, visitor.id, login))
+        assert world.refusals(visitor) == [("attempt-open", session.id, refused)]
+
+
+async def test_who_may_not_be_in_the_portal_is_written_down(world: World) -> None:
+    async def inside(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError
+
+    portal = AuthMiddleware(
+        inside,
+        origin="http://localhost",
+        auth=world.auth,
+        access=world.access,
+        policies={"/": ""},
+        sign_in_page=lambda _: "",
+    )
+    user, token = world.powerless()
+    transport = httpx.ASGITransport(portal, client=(user.client, 1))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        answer = await client.get("/api/me", headers={"authorization": f"Bearer {token}"})
+    assert answer.status_code == 403
+    assert world.refusals(user) == [("attempt-enter", "", "refused")]
+
+
+def test_what_is_asked_for_showing_decides_nothing() -> None:
+    """`may` and `why_not` write no line: only what lists clusters asks them."""
+    asking = re.compile(r"\.(?:may|why_not|_decide)\(")
+    found = {
+        str(file.relative_to(ROOT))
+        for folder in ("lib", "pages", "ui")
+        for file in (ROOT / folder).rglob("*.py")
+        if asking.search(file.read_text("utf-8"))
+    }
+    assert found == {"lib/auth/authorization.py", "lib/portal/clusters.py"}
 
 
 def test_a_refused_method_changes_nothing(world: World) -> None:

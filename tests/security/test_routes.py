@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from streamlit.web.server.starlette.starlette_app import create_streamlit_routes
 from lib.auth import CLIENT_HEADER, COOKIE, OWNER
 from lib.auth.authorization import Access, Act
 from lib.config import settings
-from lib.model import SceneId, SessionId, User
+from lib.model import ClusterId, SceneId, SessionId, User, UserId
 from lib.portal import facade
 from lib.reconciler.reconciler import Reconciler
 from lib.scenes.local_catalog import LocalCatalog
@@ -146,13 +147,13 @@ async def test_every_route_asks_who_it_is_and_for_its_act(
     whole: Whole, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Act] = []
-    require = Access.require
+    decide = Access._decide
 
-    def note(self: Access, user: User, act: Act, thing: Any = None) -> User:
+    def note(self: Access, user: User, act: Act, thing: Any) -> User:
         asked.append(act)
-        return require(self, user, act, thing)
+        return decide(self, user, act, thing)
 
-    monkeypatch.setattr(Access, "require", note)
+    monkeypatch.setattr(Access, "_decide", note)
     for route, act in ROUTES.items():
         asked.clear()
         stranger = await whole.ask(route, origin=whole.origin)
@@ -165,6 +166,18 @@ async def test_every_route_asks_who_it_is_and_for_its_act(
         assert answer.status_code in (200, 201, 202, 303, 404, 409, 503), (route, answer.text)
         assert asked[0] is Act.ENTER, route
         assert act in asked, (route, asked)
+
+
+async def test_work_that_may_start_no_more_is_written_down(whole: Whole) -> None:
+    """As the reconciler asks, in nobody's browser, before it hands work to a gate."""
+    here, bob = ClusterId("here"), UserId("u-bob")
+    assert whole.it._refusal(OWNER.id, here) == ""
+    closed = dataclasses.replace(whole.it._offerings.cluster(here), groups=())
+    whole.it._offerings = dataclasses.replace(whole.it._offerings, clusters={here: closed})
+    whole.store.people.came(bob, name="Bob", provider="test", subject="bob", claims={})
+    assert "no group may start work there" in whole.it._refusal(bob, here)
+    (line,) = whole.store.audit.search(AuditQuery(refused=True))
+    assert (line.user, line.action, line.object) == (bob, "attempt-launch", here)
 
 
 @pytest.mark.parametrize("route", CHANGING)

@@ -160,7 +160,7 @@ def test_accounts_and_login_nodes_are_for_those_who_may(world: World) -> None:
 
 def test_who_knows_of_no_tunnel_lets_nobody_through_one(world: World) -> None:
     """The rule without records: this computer needs no tunnel, every other cluster does."""
-    access = Access(world.auth, world.offerings)
+    access = Access(world.auth, world.offerings, world.store.audit)
     entry = ClusterEntry(HERE, "Here", "", True, ("everyone",))
     assert access.require(world.speak("bob"), Act.LAUNCH, entry)
     with pytest.raises(Refused, match="No tunnel"):
@@ -172,7 +172,7 @@ def test_the_portal_of_one_person_takes_tunnels_of_that_person_alone(
 ) -> None:
     auth = Auth(world.store, Membership())
     tunnels = OuterTunnels(tmp_path / "tunnels")
-    access = Access(auth, world.offerings, tunnels.of)
+    access = Access(auth, world.offerings, world.store.audit, tunnels.of)
     entry = world.offerings.cluster(HERE)
     for owner, says in (
         ({"group": "forest"}, "does not have. Ask ada to open it for another group or a person"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from lib.auth import OWNER, Membership
 from lib.auth.authorization import Act
 from lib.auth.logins import LONGEST_TOKEN_S, user_id_of
 from lib.config.settings import Group, Provider, Rule
-from lib.errors import InvalidInput, NotFound, Refused, SignInEnded
+from lib.errors import Conflict, InvalidInput, NotFound, Refused, SignInEnded
 from lib.model import ClusterId, SessionId, Tunnel, TunnelState, User, UserId
 from lib.store.people import Account
 from tests.fakes.people import CLAIMS, World, membership
@@ -90,6 +91,60 @@ def test_work_starts_through_one_s_own_tunnel(world: World) -> None:
         world.tunnels["here"] = Tunnel(here.id, TunnelState.OPEN, account="root", **owner)
         got = {name for name in CLAIMS if outcome(world, name, Act.LAUNCH, here) == "yes"}
         assert got == may, owner
+
+
+# --- who is refused has asked in writing -------------------------------------------------------
+
+
+@pytest.mark.parametrize("act", Act)
+def test_a_refusal_is_one_line(world: World, act: Act) -> None:
+    """By whichever way it is asked, and with what it was asked for."""
+    user, _ = world.powerless()
+    run = a_run("A", owner=User(world.ids["alice"], "alice"))
+    tried = f"attempt-{act.name.lower().replace('_', '-')}"
+    with pytest.raises(Refused):
+        world.access.require(user, act, run)
+    assert world.refusals(user) == [(tried, run.id, "refused")]
+    with pytest.raises(Refused), world.access.audited(user, "stop", "it") as audited:
+        audited.require(act, run)
+    assert world.refusals(user)[:-1] == [("stop", "it", "refused")]
+    with pytest.raises(Refused), world.access.attempted(user, "block", "who") as attempted:
+        attempted.require(act, run)
+    assert world.refusals(user)[:-2] == [("block", "who", "refused")]
+
+
+@pytest.mark.parametrize("act", Act)
+def test_what_is_asked_for_showing_is_no_line(world: World, act: Act) -> None:
+    user, _ = world.powerless()
+    run = a_run("A", owner=User(world.ids["alice"], "alice"))
+    before = world.store.audit.latest()
+    assert not world.access.may(user, act, run)
+    assert "access token" in world.access.why_not(user, act, run)
+    assert world.store.audit.latest() == before
+
+
+def test_an_act_is_one_line_whatever_comes_of_it(world: World) -> None:
+    bob = world.speak("bob")
+    run = a_run("A", owner=User(world.ids["alice"], "alice"))
+    before = len(world.store.audit.latest())
+    with world.access.audited(bob, "start-run", "here") as act:
+        act.require(Act.SEARCH)
+        act.object = run.id
+    with pytest.raises(Conflict), world.access.audited(bob, "start-again", "old"):
+        raise Conflict("It still runs.")
+    with suppress(NotFound), world.access.audited(bob, "stop", "it") as act:
+        try:
+            act.require(Act.SEE, run)
+        except NotFound as exc:
+            raise NotFound("Nor elsewhere.") from exc  # follows from it: no refusal of its own
+    with world.access.attempted(bob, "sign-out", "it"):
+        pass  # what did it has written so
+    new = world.store.audit.latest(len(world.store.audit.latest()) - before)
+    assert [(e.action, e.object, e.result, e.detail) for e in reversed(new)] == [
+        ("start-run", run.id, "ok", ""),
+        ("start-again", "old", "conflict", "It still runs."),
+        ("stop", "it", "not-found", "There is no such run."),
+    ]
 
 
 # --- who may no longer come -------------------------------------------------------------------
