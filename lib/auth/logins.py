@@ -12,16 +12,19 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
+
+from cachetools import TTLCache
 
 from lib.auth.groups import OWNER, Membership
 from lib.errors import InvalidInput, NotFound, Refused, SignInEnded
 from lib.model import TokenScope, User, UserId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from lib.model import AccessToken, SignIn
@@ -71,22 +74,25 @@ class Auth:
         *,
         idle_s: float | None = None,
         sign_in_s: float = LOGIN_LIFETIME_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """
         Args:
             idle_s: a sign-in that nobody uses ends after so long; None: never.
             sign_in_s: the longest life of a sign-in.
+            clock: by which what is remembered here is forgotten, seconds.
         """
         self._people = store.people
         self._audit = store.audit
         self.membership = membership or Membership()
         self.idle_s = idle_s
         self.sign_in_s = sign_in_s
-        self._touched: dict[str, float] = {}
-        self._touching = threading.Lock()
+        self._clock = clock
+        self._lock = threading.Lock()  # of the three that follow
+        self._touched: TTLCache[str, None] = TTLCache(_MOST_REMEMBERED, _TOUCH_EVERY_S, clock)
+        self._remembered: TTLCache[str, Login] = TTLCache(_MOST_REMEMBERED, _REMEMBER_S, clock)
         self._strangers: list[float] = []
         self._on_end: list[Callable[[frozenset[str]], None]] = []
-        self._remembered: dict[str, tuple[float, Login]] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._people.ensure_user(OWNER)
 
@@ -182,9 +188,10 @@ class Auth:
 
     def login(self, login_id: str) -> Login | None:
         """The login with this id, while it lives."""
-        known = self._remembered.get(login_id)
-        if known is not None and known[0] > time.monotonic() and login_id not in self._ended:
-            return known[1]
+        with self._lock:
+            known = self._remembered.get(login_id)
+        if known is not None and login_id not in self._ended:
+            return known
         return self._login(self._people.login_by_id(login_id, idle_s=self.idle_s), "")
 
     def _login(self, found: LivingLogin | None, client: str) -> Login | None:
@@ -194,9 +201,8 @@ class Auth:
             return None
         user = self.membership.user(found.account, via=f"login:{found.id}", client=client)
         login = Login(found.id, user)
-        if len(self._remembered) >= _MOST_REMEMBERED:
-            self._remembered.clear()
-        self._remembered[found.id] = (time.monotonic() + _REMEMBER_S, login)
+        with self._lock:
+            self._remembered[found.id] = login
         return login
 
     def user_of_token(self, token: str, client: str = "") -> User | None:
@@ -260,8 +266,8 @@ class Auth:
         self._note_stranger("stranger", what, why, client)
 
     def _note_stranger(self, action: str, what: str, why: str, client: str) -> None:
-        now = time.monotonic()
-        with self._touching:
+        now = self._clock()
+        with self._lock:
             self._strangers = [moment for moment in self._strangers if moment > now - 60]
             if len(self._strangers) >= _STRANGERS_A_MINUTE:
                 return
@@ -274,13 +280,10 @@ class Auth:
             self._people.login_seen(login_id)
 
     def _due(self, via: str) -> bool:
-        now = time.monotonic()
-        with self._touching:
-            if self._touched.get(via, 0.0) > now - _TOUCH_EVERY_S:
+        with self._lock:
+            if via in self._touched:
                 return False
-            if len(self._touched) > 10_000:
-                self._touched.clear()
-            self._touched[via] = now
+            self._touched[via] = None
             return True
 
     # --- ending -------------------------------------------------------------------
@@ -342,7 +345,8 @@ class Auth:
     def _tell(self, ended: frozenset[str]) -> None:
         for login in ended:
             self._ended[login] = None
-            self._remembered.pop(login, None)
+            with self._lock:
+                self._remembered.pop(login, None)
         while len(self._ended) > _MOST_REMEMBERED:
             self._ended.popitem(last=False)
         for tell in self._on_end:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
+from cachetools import TTLCache
 from starlette.concurrency import run_in_threadpool
 
 from lib.auth import auth_of
@@ -38,18 +38,16 @@ class NotebookAccess:
         self._auth = auth
         self._access = access
         self._work = store.work
-        self._answers: dict[tuple[str, str, str], tuple[float, bool]] = {}
+        self._answers: TTLCache[tuple[str, str, str], bool] = TTLCache(_MOST_REMEMBERED, REMEMBER_S)
 
     async def may_open(self, session: SessionId, user: UserId, login: str) -> bool:
         """Whether that sign-in is still valid and the session still theirs to use."""
         question = (session, user, login)
         known = self._answers.get(question)
-        if known is not None and known[0] > time.monotonic():
-            return known[1]
+        if known is not None:
+            return known
         answer = await run_in_threadpool(self._ask, session, user, login)
-        if len(self._answers) >= _MOST_REMEMBERED:
-            self._answers.clear()
-        self._answers[question] = (time.monotonic() + REMEMBER_S, answer)
+        self._answers[question] = answer
         return answer
 
     async def active(self, login: str) -> None:

@@ -27,6 +27,7 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 from authlib.integrations.base_client.errors import MismatchingStateError, OAuthError
 from authlib.integrations.starlette_client import StarletteIntegration, StarletteOAuth2App
+from cachetools import TTLCache
 from joserfc.errors import (
     BadSignatureError,
     ClaimError,
@@ -72,14 +73,6 @@ class Identity:
     claims: Mapping[str, Any] = field(repr=False)
 
 
-@dataclass(slots=True)
-class _Client:
-    """Authlib's client of one provider, until its metadata is too old."""
-
-    app: StarletteOAuth2App
-    until: float
-
-
 class SignInProviders:
     """All providers of the settings. Belongs to one event loop."""
 
@@ -100,7 +93,10 @@ class SignInProviders:
         self._secret_of = secret_of
         self._needed = needed
         self._limit_s = limit_s
-        self._clients: dict[str, _Client] = {}
+        #: Authlib's client of each provider, until its metadata is too old.
+        self._clients: TTLCache[str, StarletteOAuth2App] = TTLCache(
+            len(self._providers), _METADATA_LIFETIME_S
+        )
         self._clock_ahead_s: dict[str, float] = {}
 
     @property
@@ -179,8 +175,8 @@ class SignInProviders:
 
     async def _client(self, provider: Provider) -> StarletteOAuth2App:
         known = self._clients.get(provider.id)
-        if known is not None and known.until > time.monotonic():
-            return known.app
+        if known is not None:
+            return known
         secret = self._secret_of(provider)
         metadata = await self._metadata(provider)
         methods = metadata.get("token_endpoint_auth_methods_supported")
@@ -207,7 +203,7 @@ class SignInProviders:
             id_token_signing_alg_values_supported=[a for a in _ALGORITHMS if a in offered],
             **kept,
         )
-        self._clients[provider.id] = _Client(app, time.monotonic() + _METADATA_LIFETIME_S)
+        self._clients[provider.id] = app
         return app
 
     async def _metadata(self, provider: Provider) -> dict[str, Any]:

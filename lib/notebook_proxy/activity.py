@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
+
+from cachetools import TTLCache
 
 from lib.errors import SceneBridgeError
 
@@ -24,17 +25,14 @@ class SignInActivity:
 
     def __init__(self, active: OnSignInUse | None) -> None:
         self._active = active
-        self._told: dict[str, float] = {}
+        self._told: TTLCache[str, None] = TTLCache(_MOST_KNOWN, REPORT_EVERY_S)
         self._telling: set[asyncio.Task[None]] = set()
 
     def note(self, login: str) -> None:
         """Costs next to nothing; for every message."""
-        now = time.monotonic()
-        if self._active is None or now - self._told.get(login, -REPORT_EVERY_S) < REPORT_EVERY_S:
+        if self._active is None or login in self._told:
             return
-        if len(self._told) >= _MOST_KNOWN:
-            self._told.clear()
-        self._told[login] = now
+        self._told[login] = None
         task = asyncio.create_task(self._tell(self._active, login))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)

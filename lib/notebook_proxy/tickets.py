@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from cachetools import TTLCache
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 from lib.errors import Refused
@@ -48,18 +49,17 @@ class Tickets:
     """Tickets of one use each, kept in memory: whoever loses one asks for another."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._issued: dict[str, tuple[float, Grant, str]] = {}
+        self._issued: TTLCache[str, tuple[Grant, str]] = TTLCache(
+            _MAX_TICKETS, TICKET_LIFE_S, clock
+        )
 
     def issue(self, grant: Grant, onward: str) -> str:
         """A ticket that brings the holder of `grant` to the local path `onward`."""
-        now = self._clock()
-        for ticket in [t for t, (until, _, _) in self._issued.items() if until <= now]:
-            del self._issued[ticket]
+        self._issued.expire()
         if len(self._issued) >= _MAX_TICKETS:
             raise Refused("Too many notebooks are being opened at once. Try again in a minute.")
         ticket = secrets.token_urlsafe(32)
-        self._issued[ticket] = (now + TICKET_LIFE_S, grant, onward)
+        self._issued[ticket] = (grant, onward)
         return ticket
 
     def redeem(self, ticket: str, session: SessionId) -> tuple[Grant, str]:
@@ -68,8 +68,8 @@ class Tickets:
         Raises:
             Refused: unknown, spent, too old, or for another notebook.
         """
-        until, grant, onward = self._issued.pop(ticket, (0.0, None, ""))
-        if grant is None or until <= self._clock() or grant.session != session:
+        grant, onward = self._issued.pop(ticket, (None, ""))
+        if grant is None or grant.session != session:
             raise Refused("This link was used already or is too old.")
         return grant, onward
 

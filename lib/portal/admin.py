@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from typing import TYPE_CHECKING
+
+from cachetools import TTLCache
 
 from lib.auth.authorization import Access, Act
 from lib.errors import InvalidInput
@@ -31,7 +34,8 @@ class Administration:
         self._store = store
         self._auth = auth
         self._access = access
-        self._told: tuple[float, tuple[Announcement, ...]] = (0.0, ())
+        self._told: TTLCache[None, tuple[Announcement, ...]] = TTLCache(1, _TOLD_AGAIN_S)
+        self._lock = threading.Lock()  # of it
 
     # --- work ---------------------------------------------------------------
 
@@ -97,9 +101,13 @@ class Administration:
     def announcements(self, user: User) -> tuple[Announcement, ...]:
         """What everybody is told at the moment; for everybody."""
         self._access.require(user, Act.ENTER)
-        if self._told[0] < time.monotonic():  # each page asks whenever it is drawn
-            self._told = (time.monotonic() + _TOLD_AGAIN_S, self._store.announcements.current())
-        return self._told[1]
+        with self._lock:  # each page asks whenever it is drawn
+            told = self._told.get(None)
+        if told is None:
+            told = self._store.announcements.current()
+            with self._lock:
+                self._told[None] = told
+        return told
 
     def announce(self, user: User, text: str, kind: AnnouncementKind, lasts_s: float) -> int:
         """Tell everybody; its id.
@@ -110,7 +118,7 @@ class Administration:
         with self._access.attempted(user, "announce") as act:
             now = act.require(Act.ADMINISTER)
             number = announce_as(self._store, now, text, kind, lasts_s)
-        self._told = (0.0, ())
+        self._forget_told()
         return number
 
     def end_announcement(self, user: User, number: int) -> None:
@@ -118,7 +126,11 @@ class Administration:
         with self._access.attempted(user, "announcement-ended", str(number)) as act:
             now = act.require(Act.ADMINISTER)
             end_announcement_as(self._store, now, number)
-        self._told = (0.0, ())
+        self._forget_told()
+
+    def _forget_told(self) -> None:
+        with self._lock:
+            self._told.clear()
 
     # --- the audit log ------------------------------------------------------------
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+from cachetools import TTLCache
 
 from lib.errors import ClusterUnreachable
 from lib.model import ClusterId, Fault, Tunnel, TunnelState
@@ -18,28 +21,28 @@ if TYPE_CHECKING:
 
 #: What was read counts for so long, seconds: pages and rules ask many times a second.
 REMEMBER_S = 1.0
+_MOST_KNOWN = 1000
 
 
 class OuterTunnels:
     """The tunnels below one folder. Safe to call from any thread."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = folder
-        self._known: dict[ClusterId, tuple[float, Tunnel]] = {}
+        self._known: TTLCache[ClusterId, Tunnel] = TTLCache(_MOST_KNOWN, REMEMBER_S, clock)
         self._lock = threading.Lock()
 
     def of(self, entry: ClusterEntry) -> Tunnel | None:
         """The tunnel of a cluster, at most a second old; None for one that needs none."""
         if entry.embedded:
             return None
-        now = time.monotonic()
         with self._lock:
             known = self._known.get(entry.id)
-            if known is not None and now - known[0] < REMEMBER_S:
-                return known[1]
+        if known is not None:
+            return known
         tunnel, _ = records.find(self._folder, entry.id)
         with self._lock:
-            self._known[entry.id] = (now, tunnel)
+            self._known[entry.id] = tunnel
         return tunnel
 
     def reach(self, cluster: ClusterId) -> SocketAddress:
@@ -50,7 +53,7 @@ class OuterTunnels:
         """
         tunnel, socket = records.find(self._folder, cluster)
         with self._lock:  # what is told of it from now on agrees with what is said here
-            self._known[cluster] = (time.monotonic(), tunnel)
+            self._known[cluster] = tunnel
         if socket is None:
             raise ClusterUnreachable(closed(tunnel), fault=Fault.TUNNEL)
         opened = tunnel.opened_at.timestamp() if tunnel.opened_at else 0.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,13 +185,11 @@ def test_the_portal_of_one_person_takes_tunnels_of_that_person_alone(
         assert bool(said) is bool(says)
 
 
-def test_records_are_read_at_most_once_a_second(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tunnels, entry = OuterTunnels(tmp_path), ClusterEntry(HERE, "Here", "", False, ())
+def test_records_are_read_at_most_once_a_second(tmp_path: Path) -> None:
+    now = 0.0
+    tunnels = OuterTunnels(tmp_path, clock=lambda: now)
+    entry = ClusterEntry(HERE, "Here", "", False, ())
     write_record(tmp_path, HERE, group="forest")
-    now = time.monotonic()
-    monkeypatch.setattr("lib.portal.tunnels.time.monotonic", lambda: now)
     assert _group(tunnels, entry) == "forest"
     write_record(tmp_path, HERE, group="coast")
     assert _group(tunnels, entry) == "forest"
