@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import streamlit as st
+
+from lib.model import JsonObject, JsonValue, json_list, json_number
 
 KINDS = frozenset({"toggle", "area", "mark"})
 
@@ -61,7 +62,7 @@ def new_events(key: str, value: object) -> list[Event]:
     return events
 
 
-def _parse(raw: Mapping[str, Any]) -> Event | None:
+def _parse(raw: JsonObject) -> Event | None:
     if raw.get("kind") not in KINDS:
         return None
     try:
@@ -69,9 +70,14 @@ def _parse(raw: Mapping[str, Any]) -> Event | None:
             kind=str(raw["kind"]),
             id=str(raw.get("id") or raw.get("scene") or ""),
             on=raw.get("on") is True,
-            n=int(raw.get("n") or 0),
+            n=int(json_number(raw.get("n") or 0)),
             rectangle=raw.get("rectangle") is True,
-            ring=tuple((float(x), float(y)) for x, y in raw.get("ring") or ()),
+            ring=tuple(map(_position, json_list(raw.get("ring") or ()))),
         )
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _position(value: JsonValue) -> tuple[float, float]:
+    lon, lat = json_list(value)
+    return float(json_number(lon)), float(json_number(lat))

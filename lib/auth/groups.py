@@ -3,10 +3,10 @@ settings of the moment. A group that the settings no longer name gives nothing."
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lib.config.settings.people import Group, Provider, Rule
-from lib.model import TokenScope, User, UserId
+from lib.model import JsonObject, JsonValue, TokenScope, User, UserId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -86,17 +86,17 @@ class Membership:
         names = {rule.claim for rule in rules if rule.provider == provider}
         return frozenset(names | ({"email_verified"} if "email" in names else set()))
 
-    def kept_claims(self, provider: str, claims: Mapping[str, Any]) -> dict[str, Any]:
+    def kept_claims(self, provider: str, claims: JsonObject) -> dict[str, JsonValue]:
         """Those claims that any rule reads; the others are nobody's business here."""
         names = self.claims_of(provider) | {"email", "email_verified"}
         return {name: claims[name] for name in names if name in claims}
 
 
-def _any(rules: Iterable[Rule], provider: str, claims: Mapping[str, Any]) -> bool:
+def _any(rules: Iterable[Rule], provider: str, claims: JsonObject) -> bool:
     return any(rule.provider == provider and _holds(rule, claims) for rule in rules)
 
 
-def _holds(rule: Rule, claims: Mapping[str, Any]) -> bool:
+def _holds(rule: Rule, claims: JsonObject) -> bool:
     if rule.claim == "email" and claims.get("email_verified") is not True:
         return False  # anybody may write any address there
     said = claims.get(rule.claim)

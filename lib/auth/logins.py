@@ -21,11 +21,10 @@ from cachetools import TTLCache
 
 from lib.auth.groups import OWNER, Membership
 from lib.errors import InvalidInput, NotFound, Refused, SignInEnded
-from lib.model import TokenScope, User, UserId
+from lib.model import JsonObject, TokenScope, User, UserId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any
 
     from lib.model import AccessToken, SignIn
     from lib.store import Store
@@ -126,7 +125,7 @@ class Auth:
         subject: str,
         *,
         name: str,
-        claims: Mapping[str, Any],
+        claims: JsonObject,
         issuer: str,
         client: str = "",
         browser: str = "",

@@ -16,12 +16,13 @@ never shown: anybody can send a browser here with any text.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
@@ -39,9 +40,10 @@ from joserfc.errors import (
 
 from lib.config.settings.checks import is_loopback_name
 from lib.errors import NotFound, ProtocolError, Refused, SceneBridgeError, Unavailable
+from lib.model import JsonObject, JsonValue, json_list
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
     from starlette.requests import Request
     from starlette.responses import Response
@@ -70,7 +72,16 @@ class Identity:
     issuer: str
     subject: str
     name: str
-    claims: Mapping[str, Any] = field(repr=False)
+    claims: JsonObject = field(repr=False)
+
+
+class _HttpOptions(TypedDict):
+    """How an HTTP client speaks to a provider: `httpx.AsyncClient`'s own arguments."""
+
+    timeout: float
+    trust_env: bool
+    follow_redirects: bool
+    event_hooks: Mapping[str, list[Callable[[httpx.Response], Awaitable[None]]]]
 
 
 class SignInProviders:
@@ -138,13 +149,14 @@ class SignInProviders:
                     "sub": {"essential": True},
                 },
             )
-            claims: dict[str, Any] = dict(token.get("userinfo") or {})
+            claims: JsonObject = dict(token.get("userinfo") or {})
             subject = claims.get("sub")
             if not isinstance(subject, str) or not 0 < len(subject) <= 255:
                 raise MissingClaimError("sub")
             if not self._needed(provider_id) <= claims.keys() and "name" not in claims:
                 claims = await self._with_user_info(app, token, claims)
-        name = next((claims[n] for n in _NAMES if isinstance(claims.get(n), str)), subject)
+        said = (claims.get(name) for name in _NAMES)
+        name = next((text for text in said if isinstance(text, str)), subject)
         return Identity(
             provider_id, provider.issuer, subject, " ".join(name.split())[:100] or subject, claims
         )
@@ -182,10 +194,10 @@ class SignInProviders:
         methods = metadata.get("token_endpoint_auth_methods_supported")
         by_post = isinstance(methods, list) and "client_secret_basic" not in methods
         # Not the provider's whole metadata: Authlib takes it for arguments of its client.
-        kept = {name: metadata[name] for name in _ENDPOINTS}
+        kept = {name: _endpoint(metadata, name) for name in _ENDPOINTS}
         if isinstance(metadata.get("userinfo_endpoint"), str):
             kept["userinfo_endpoint"] = _endpoint(metadata, "userinfo_endpoint")
-        offered = metadata.get("id_token_signing_alg_values_supported") or ["RS256"]
+        offered = json_list(metadata.get("id_token_signing_alg_values_supported") or ["RS256"])
         app = StarletteOAuth2App(
             StarletteIntegration(provider.id),
             name=provider.id,
@@ -206,12 +218,12 @@ class SignInProviders:
         self._clients[provider.id] = app
         return app
 
-    async def _metadata(self, provider: Provider) -> dict[str, Any]:
+    async def _metadata(self, provider: Provider) -> JsonObject:
         address = provider.issuer.rstrip("/") + "/.well-known/openid-configuration"
         async with httpx.AsyncClient(**self._http(provider)) as client:
             answer = await client.get(address)
             answer.raise_for_status()
-            metadata = answer.json()
+            metadata: JsonValue = answer.json()
         if not isinstance(metadata, dict):
             raise TypeError("metadata")
         if metadata.get("issuer") != provider.issuer:
@@ -227,7 +239,7 @@ class SignInProviders:
             _endpoint(metadata, name)
         return metadata
 
-    def _http(self, provider: Provider) -> dict[str, Any]:
+    def _http(self, provider: Provider) -> _HttpOptions:
         async def look(response: httpx.Response) -> None:
             if int(response.headers.get("content-length") or 0) > _LARGEST_ANSWER:
                 raise ValueError("too large an answer")
@@ -244,12 +256,13 @@ class SignInProviders:
         }
 
     async def _with_user_info(
-        self, app: StarletteOAuth2App, token: Any, claims: dict[str, Any]
-    ) -> dict[str, Any]:
+        self, app: StarletteOAuth2App, token: Mapping[str, object], claims: JsonObject
+    ) -> JsonObject:
         """Claims that the ID token left out (Core 1.0, section 5.3.2)."""
         if "userinfo_endpoint" not in app.server_metadata:
             return claims
-        more = dict(await app.userinfo(token=token))
+        # Through JSON, which it came as: Authlib's types do not say so.
+        more: JsonObject = json.loads(json.dumps(await app.userinfo(token=token)))
         if more.get("sub") != claims["sub"]:
             raise ProtocolError(
                 "The provider spoke of two different people, so it is not trusted. "
@@ -350,7 +363,7 @@ def _oauth(provider: Provider, code: str) -> SceneBridgeError:
     )
 
 
-def _endpoint(metadata: Mapping[str, Any], name: str) -> str:
+def _endpoint(metadata: JsonObject, name: str) -> str:
     """An https address, or one of this computer."""
     address = metadata[name]
     if not isinstance(address, str):

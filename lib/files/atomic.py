@@ -33,8 +33,8 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600, sync: bool = Fal
         raise
 
 
-def write_json(path: Path, value: Any) -> None:
-    """`write_atomic` of one JSON value."""
+def write_json(path: Path, value: object) -> None:
+    """`write_atomic` of one value as JSON. Raises `TypeError` where it is none."""
     write_atomic(path, json.dumps(value, ensure_ascii=True).encode() + b"\n")
 
 

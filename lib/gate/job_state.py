@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import fields
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 from lib.errors import NotFound, Refused
 from lib.gate.audit import Audit
@@ -21,7 +20,7 @@ from lib.gate.policy import Policy
 from lib.gate.safe_open import disk_usage, open_file
 from lib.jobs import control_files
 from lib.jobs.interfaces import JobView, Scheduler
-from lib.model import EndReason, JobState
+from lib.model import EndReason, JobState, JsonObject, JsonValue
 from lib.protocol.messages import JobKind
 
 _MAX_REPORT_BYTES = 64 * 1024
@@ -211,8 +210,9 @@ class RecordUpdater:
         record.host, record.port = host, port
         said = report.get("time")
         now = time.time()
-        plausible = isinstance(said, float) and record.submitted_at <= said <= now
-        record.endpoint_at = said if plausible else now
+        if not isinstance(said, float) or not record.submitted_at <= said <= now:
+            said = now  # not plausible
+        record.endpoint_at = said
         tracked.endpoint = tracked.endpoint or self._folders.endpoint(record)
 
     def _take_events(self, record: JobRecord, *, to_the_end: bool) -> None:
@@ -220,7 +220,7 @@ class RecordUpdater:
         log.take(chunks=_ALL_CHUNKS if to_the_end else 8)
         record.events, record.events_note = len(log), log.note()
 
-    def _report(self, record: JobRecord, name: str) -> dict[str, Any] | None:
+    def _report(self, record: JobRecord, name: str) -> JsonObject | None:
         """A small JSON object of the session script."""
         control: Path = self._folders.control(record.id)
         if not (control / name).exists():  # quick; nearly always so
@@ -230,7 +230,7 @@ class RecordUpdater:
         except (NotFound, Refused):
             return None
         try:
-            found = json.loads(os.pread(file.fd, _MAX_REPORT_BYTES, 0))
+            found: JsonValue = json.loads(os.pread(file.fd, _MAX_REPORT_BYTES, 0))
         except (ValueError, RecursionError):
             return None
         finally:

@@ -18,11 +18,16 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from typing import Any, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import asyncssh
 from asyncssh.crypto.cipher import GCMCipher
+from asyncssh.encryption import GCMEncryption
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+if TYPE_CHECKING:
+    from asyncssh.encryption import Encryption
+    from asyncssh.packet import SSHPacketLogger
 
 _MSG_IGNORE = 2
 _MSG_CHANNEL_DATA = 94
@@ -34,7 +39,7 @@ _MOST_BYTES = 512 * 1024
 class ReusedKeyGcm(GCMCipher):
     """AES-GCM whose key is set up once; takes over the nonce where the other one is."""
 
-    def __init__(self, cipher: Any) -> None:
+    def __init__(self, cipher: GCMCipher) -> None:
         self._cipher = cipher._cipher
         self._key = cipher._key
         self._iv = cipher._iv
@@ -56,7 +61,7 @@ class BatchingTransport:
         self._pieces: list[bytes] = []
         self._size = 0
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
@@ -86,37 +91,62 @@ class BatchingTransport:
         self._transport.abort()
 
 
+class _SendPacket(Protocol):
+    def __call__(
+        self, pkttype: int, /, *args: bytes, handler: SSHPacketLogger | None = None
+    ) -> None: ...
+
+
+class _Connection(Protocol):
+    """What is touched of the inside of asyncssh's `SSHConnection` (2.24)."""
+
+    send_packet: _SendPacket
+    _transport: asyncio.Transport | BatchingTransport
+    _auth_complete: bool
+    _kex_complete: bool
+    _compressor: object | None
+    _rekey_bytes: int
+    _rekey_bytes_sent: int
+    _rekey_seconds: float
+    _rekey_time: float
+    _send_encryption: Encryption | None
+    _send_seq: int
+
+
 def send_in_batches(connection: asyncssh.SSHServerConnection) -> None:
     """Change how this connection, which has just been made, sends its packets."""
-    inside = cast(Any, connection)
-    inside._transport = BatchingTransport(inside._transport)
-    send_packet = inside.send_packet
+    inside = cast(_Connection, connection)
+    transport, send_packet = inside._transport, inside.send_packet
+    assert isinstance(transport, asyncio.Transport)  # noqa: S101 - it has just been made
+    inside._transport = BatchingTransport(transport)
 
-    def send(pkttype: int, *args: bytes, handler: Any = None) -> None:
-        if pkttype == _MSG_CHANNEL_DATA and _is_plain(inside):
-            _send_data(inside, args)
+    def send(pkttype: int, *args: bytes, handler: SSHPacketLogger | None = None) -> None:
+        if pkttype == _MSG_CHANNEL_DATA and (encryption := _plain_encryption(inside)):
+            _send_data(inside, encryption, args)
         elif pkttype != _MSG_IGNORE:
             send_packet(pkttype, *args, handler=handler)
 
     inside.send_packet = send
 
 
-def _is_plain(inside: Any) -> bool:
-    """Established, AES-GCM, not compressed, and not yet time for new keys."""
+def _plain_encryption(inside: _Connection) -> GCMEncryption | None:
+    """That of a connection that is established, by AES-GCM, not compressed, and whose time for
+    new keys has not come; else None."""
     if not (inside._auth_complete and inside._kex_complete) or inside._compressor:
-        return False
+        return None
     if inside._rekey_bytes_sent >= inside._rekey_bytes:
-        return False
+        return None
     if inside._rekey_seconds and time.monotonic() >= inside._rekey_time:
-        return False
+        return None
     encryption = inside._send_encryption
-    cipher = getattr(encryption, "_cipher", None)
-    if type(cipher) is GCMCipher:  # after each exchange of keys
-        encryption._cipher = ReusedKeyGcm(cipher)
-    return isinstance(cipher, GCMCipher)
+    if not isinstance(encryption, GCMEncryption):
+        return None
+    if type(encryption._cipher) is GCMCipher:  # after each exchange of keys
+        encryption._cipher = ReusedKeyGcm(encryption._cipher)
+    return encryption
 
 
-def _send_data(inside: Any, args: tuple[bytes, ...]) -> None:
+def _send_data(inside: _Connection, encryption: GCMEncryption, args: tuple[bytes, ...]) -> None:
     """One channel data packet (RFC 4253, section 6; RFC 5647, section 7.2)."""
     size = 1 + sum(map(len, args))
     padding = -(1 + size) % _BLOCK
@@ -125,7 +155,7 @@ def _send_data(inside: Any, args: tuple[bytes, ...]) -> None:
     packet = b"".join((bytes((padding, _MSG_CHANNEL_DATA)), *args, os.urandom(padding)))
     header = len(packet).to_bytes(4, "big")
     seq = inside._send_seq
-    for piece in inside._send_encryption.encrypt_packet(seq, header, packet):
+    for piece in encryption.encrypt_packet(seq, header, packet):
         inside._transport.write(piece)
     inside._send_seq = (seq + 1) & 0xFFFFFFFF
     inside._rekey_bytes_sent += len(packet)

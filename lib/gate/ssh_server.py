@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, cast
+from collections.abc import Awaitable
+from typing import Literal, cast
 
 import asyncssh
 from asyncssh.channel import SSHChannel, SSHServerChannel
@@ -138,7 +139,7 @@ class Connection(asyncssh.SSHServer):
         self.authenticated = True
         self._server.audit.write("connected")
 
-    def session_requested(self) -> Any:
+    def session_requested(self) -> Literal[False] | tuple[CommandChannel, Command]:
         """A channel that can carry a verb."""
         if self._conn is None or self._server.commands >= _MAX_COMMANDS:
             self._server.audit.refused("command", message="too many at once")
@@ -152,7 +153,7 @@ class Connection(asyncssh.SSHServer):
         dest_port: int,
         orig_host: str,  # noqa: ARG002
         orig_port: int,  # noqa: ARG002
-    ) -> Any:
+    ) -> Awaitable[asyncssh.SSHTCPSession[bytes]]:
         """A forward, to a live notebook by its symbolic name and to nothing else."""
         session = dest_host[2:]
         named = dest_port == 1 and dest_host.startswith("s-") and ID_PATTERN.fullmatch(session)
@@ -166,7 +167,8 @@ class Connection(asyncssh.SSHServer):
             self._forwarded.add(session)
             owner = self._server.jobs.record(session).owner
             self._server.audit.write("forwarded", session=session, owner=owner)
-        return self._forward(*where)
+        # Its forwarders are sessions to asyncssh 2.24, which casts its own so too.
+        return cast(Awaitable[asyncssh.SSHTCPSession[bytes]], self._forward(*where))
 
     def unix_connection_requested(self, dest_path: str) -> bool:
         self._server.audit.refused("socket", path=dest_path)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Coroutine, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from lib.errors import Refused, SceneBridgeError, Unavailable
 from lib.gate.audit import Audit
@@ -80,7 +80,7 @@ class Submitter:
         if task is None:
             return
         image = asyncio.ensure_future(self._imageless[record.id].wait())
-        both: set[asyncio.Future[Any]] = {task, image}
+        both: set[asyncio.Future[None] | asyncio.Future[Literal[True]]] = {task, image}
         done, _ = await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         image.cancel()
         if image not in done and record.live and not record.job:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lib.errors import InvalidInput, Refused
 from lib.gate.policy import AllowedModule, AllowedPreset, Policy
+from lib.model import JsonValue
 from lib.protocol.messages import (
     ASSET_PATTERN,
     ID_PATTERN,
@@ -204,7 +204,7 @@ class _ItemValidator:
             )
 
 
-def _mentions_href(values: Any) -> bool:
+def _mentions_href(values: Iterable[JsonValue]) -> bool:
     """Whether an address hides deeper in an asset."""
     todo = list(values)
     while todo:

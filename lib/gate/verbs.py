@@ -7,8 +7,8 @@ import os
 import pwd
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import AsyncIterator
+from typing import Protocol
 
 from lib.errors import InvalidInput, SceneBridgeError, Unavailable
 from lib.gate import VERSION as GATE_VERSION
@@ -34,6 +34,7 @@ from lib.protocol.messages import (
     InfoRequest,
     LogRequest,
     PutRequest,
+    Request,
     SubmitRequest,
     Verb,
     WatchRequest,
@@ -120,15 +121,6 @@ class Verbs:
         self._audit = audit
         self._staging = Staging(folders, policy)
         self._loads = QueueLoads(jobs.load)
-        self._handlers: Mapping[Verb, Callable[[Any, Exchange], Awaitable[None]]] = {
-            Verb.INFO: self._info,
-            Verb.SUBMIT: self._submit,
-            Verb.WATCH: self._watch,
-            Verb.CANCEL: self._cancel,
-            Verb.LOG: self._log,
-            Verb.GET: self._get,
-            Verb.PUT: self._put,
-        }
 
     async def handle(self, verb: Verb, exchange: Exchange) -> int:
         """Answer one command. Returns its exit status; errors are replies, and 1."""
@@ -136,7 +128,7 @@ class Verbs:
         try:
             line = await asyncio.wait_for(exchange.line(), _REQUEST_TIMEOUT_S)
             request = decode(REQUESTS[verb], line)
-            await self._handlers[verb](request, exchange)
+            await self._carry_out(request, exchange)
             return 0
         except SceneBridgeError as exc:
             error = exc
@@ -147,6 +139,23 @@ class Verbs:
             error = Unavailable(f"The gate cannot use its disk: {exc.strerror}.")
         await exchange.send(error_line(error))
         return 1
+
+    async def _carry_out(self, request: Request, exchange: Exchange) -> None:
+        match request:
+            case InfoRequest():
+                await self._info(request, exchange)
+            case SubmitRequest():
+                await self._submit(request, exchange)
+            case WatchRequest():
+                await self._watch(request, exchange)
+            case CancelRequest():
+                await self._cancel(request, exchange)
+            case LogRequest():
+                await self._log(request, exchange)
+            case GetRequest():
+                await self._get(request, exchange)
+            case PutRequest():
+                await self._put(request, exchange)
 
     async def fault(self, exchange: Exchange) -> None:
         """Answer after an exception that nobody foresaw."""

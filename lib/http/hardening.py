@@ -21,7 +21,7 @@ import re
 import resource
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -30,7 +30,10 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from uvicorn._types import ASGI3Application
+    from uvicorn.config import Config
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+    from uvicorn.server import ServerState
 
 #: Refused connections that may still be told so; beyond, they are cut.
 _REFUSED_AT_ONCE = 100
@@ -80,8 +83,14 @@ class StrictProtocol(HttpToolsProtocol):
 
     limits = Limits()
 
-    def __init__(self, *args: Any, **more: Any) -> None:
-        super().__init__(*args, **more)
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
         self._deadline: asyncio.TimerHandle | None = None
         self._refused = False
         self._in_body = False
@@ -269,7 +278,7 @@ class StrictProtocol(HttpToolsProtocol):
         cycles = [*active, *(cycle for cycle, _ in self.pipeline)]
         return [cycle for cycle in cycles if not cycle.response_complete]
 
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._active = cycle
         super()._start_asgi_task(cycle, app)
 

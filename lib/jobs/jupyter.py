@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from lib.jobs.control_files import SessionSpec
 from lib.jobs.interfaces import Runtime, Task
 from lib.jobs.sockets import connect_unix
+from lib.model import JsonValue, json_list, json_object, json_text
 
 _CONFIG = Path(__file__).with_name("notebook_config.py")
 _MAX_ANSWER_BYTES = 1024 * 1024
@@ -76,18 +76,18 @@ class NotebookClient:
     async def activity(self) -> Activity | None:
         """None when it does not answer."""
         try:
-            status = await self._get("/api/status?no_track_activity=1")
-            kernels = await self._get("/api/kernels?no_track_activity=1")
-            last = datetime.strptime(status["last_activity"], "%Y-%m-%dT%H:%M:%S.%fZ")
-            busy = any(kernel["execution_state"] == "busy" for kernel in kernels)
+            status = json_object(await self._get("/api/status?no_track_activity=1"))
+            kernels = json_list(await self._get("/api/kernels?no_track_activity=1"))
+            last = datetime.strptime(json_text(status["last_activity"]), "%Y-%m-%dT%H:%M:%S.%fZ")
+            busy = any(json_object(k)["execution_state"] == "busy" for k in kernels)
         except (OSError, ValueError, KeyError, TypeError, asyncio.TimeoutError):
             return None
         return Activity(last.replace(tzinfo=timezone.utc).timestamp(), busy)
 
-    async def _get(self, path: str) -> Any:
+    async def _get(self, path: str) -> JsonValue:
         return await asyncio.wait_for(self._ask(path), _ASK_TIMEOUT_S)
 
-    async def _ask(self, path: str) -> Any:
+    async def _ask(self, path: str) -> JsonValue:
         reader, writer = await asyncio.open_unix_connection(sock=await connect_unix(self._socket))
         try:
             writer.write(
@@ -102,4 +102,5 @@ class NotebookClient:
         head, _, body = answer.partition(b"\r\n\r\n")
         if b" 200 " not in head.split(b"\r\n", 1)[0] + b" ":
             raise ValueError("the notebook server refused the request")
-        return json.loads(body)
+        answered: JsonValue = json.loads(body)
+        return answered

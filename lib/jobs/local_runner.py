@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from lib.files.atomic import read_json, write_json
 from lib.jobs.processes import (
@@ -38,12 +38,34 @@ _SWEEP_GRACE_S = 1.0
 _QUEUE_POLL_S = 0.1
 
 
+class QueuedJob(TypedDict):
+    """What `job.json` says: `lib.jobs.interfaces.JobSpec`, paths as text, and the queue's slots."""
+
+    name: str
+    argv: list[str]
+    env: dict[str, str]
+    folder: str
+    output: str
+    scratch: str
+    walltime_s: int
+    slots: int
+
+
+class JobEnd(TypedDict):
+    """What `end.json` says; `exit_code` is None where no command ran."""
+
+    why: str
+    exit_code: int | None
+    message: str
+    ended_at: float
+
+
 class Runner:
     """One job from queue to end."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._job: dict[str, Any] = read_json(folder / "job.json")
+        self._job: QueuedJob = read_json(folder / "job.json")
         self._started_at: float | None = None
         self._wake, self._waker = os.pipe()
         self._cancelled = False
@@ -160,7 +182,7 @@ class Runner:
         return why
 
     def _end(self, why: str, exit_code: int | None, message: str = "") -> None:
-        end = {"why": why, "exit_code": exit_code, "message": message, "ended_at": time.time()}
+        end = JobEnd(why=why, exit_code=exit_code, message=message, ended_at=time.time())
         write_json(self._folder / "end.json", end)
 
 

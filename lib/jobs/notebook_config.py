@@ -74,7 +74,7 @@ class HeaderIdentityProvider(IdentityProvider):
         name = handler.request.headers.get("X-Portal-User", "portal")
         return User(username=name, name=name, display_name=name)
 
-    def validate_security(self, app: Any, ssl_options: Any = None) -> None:
+    def validate_security(self, app: object, ssl_options: object = None) -> None:
         """Nothing to warn about: the socket is private and every request needs the token."""
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lib.errors import NotFound, SceneBridgeError
 from lib.model import SessionId, UserId
 from lib.notebook_proxy.activity import OnSignInUse, SignInActivity
-from lib.notebook_proxy.error_pages import ErrorPages, Receive, Send
+from lib.notebook_proxy.error_pages import ErrorPages
 from lib.notebook_proxy.notebook_app import ENTER, NotebookApp
 from lib.notebook_proxy.open_notebooks import ActiveRequests, OpenNotebooks
-from lib.notebook_proxy.origins import Addresses, HostAddresses, PortAddresses, Scope
+from lib.notebook_proxy.origins import Addresses, HostAddresses, PortAddresses
 from lib.notebook_proxy.port_listeners import PortListeners
 from lib.notebook_proxy.tickets import Cookies, Grant, NotebookAccessCheck, Tickets, local_path
 from lib.notebook_proxy.upstream import Upstream
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 
 @dataclass(frozen=True, slots=True)

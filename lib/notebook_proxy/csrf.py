@@ -7,8 +7,12 @@ notebook (the answer's `frame-ancestors` says who may frame it) and nothing else
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lib.notebook_proxy import headers
-from lib.notebook_proxy.origins import Scope
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 MAX_HEADER_BYTES = 64 * 1024
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

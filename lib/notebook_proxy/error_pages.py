@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lib.http.html_pages import page
 from lib.notebook_proxy import csrf, headers
-from lib.notebook_proxy.origins import Scope
 
-AsgiMessage = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[AsgiMessage]]
-Send = Callable[[AsgiMessage], Awaitable[None]]
+if TYPE_CHECKING:
+    from starlette.types import Scope, Send
 
 
 class ErrorPages:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from lib.http.security_headers import notebook_headers
-from lib.notebook_proxy.origins import Scope
 from lib.notebook_proxy.tickets import COOKIE_PREFIX
+
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 

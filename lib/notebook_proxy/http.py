@@ -10,14 +10,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import aiohttp
 
 from lib.notebook_proxy import headers
-from lib.notebook_proxy.error_pages import Receive, Send
-from lib.notebook_proxy.origins import Scope
 from lib.notebook_proxy.upstream import Upstream
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 

@@ -223,7 +223,7 @@ def _server_config(proxy: NotebookProxy) -> uvicorn.Config:
         log_config=None,
         log_level="warning",
         access_log=False,
-        **{**SERVER_SETTINGS, "timeout_graceful_shutdown": 1},
+        **(SERVER_SETTINGS | {"timeout_graceful_shutdown": 1}),
     )
 
 

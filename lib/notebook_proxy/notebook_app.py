@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote
 
 from lib.errors import Refused, SceneBridgeError
 from lib.model import SessionId
 from lib.notebook_proxy import csrf, headers, websocket
 from lib.notebook_proxy.activity import SignInActivity
-from lib.notebook_proxy.error_pages import AsgiMessage, ErrorPages, Receive, Send
+from lib.notebook_proxy.error_pages import ErrorPages
 from lib.notebook_proxy.http import ProxiedRequest, UpstreamError
 from lib.notebook_proxy.open_notebooks import ActiveRequests, OpenNotebooks
-from lib.notebook_proxy.origins import Addresses, Scope
+from lib.notebook_proxy.origins import Addresses
 from lib.notebook_proxy.tickets import Cookies, Grant, NotebookAccessCheck, Tickets, local_path
+
+if TYPE_CHECKING:
+    from starlette.types import Message, Receive, Scope, Send
 
 #: Everything below belongs to the proxy, whatever the notebook's server has there.
 OWN_PATHS = "/_portal/"
@@ -100,7 +104,7 @@ class NotebookApp:
     def _heard(self, receive: Receive, grant: Grant) -> Receive:
         """`receive`, where each message of the browser counts as use of the sign-in."""
 
-        async def heard() -> AsgiMessage:
+        async def heard() -> Message:
             message = await receive()
             if message["type"] == "websocket.receive":
                 self._activity.note(grant.login)

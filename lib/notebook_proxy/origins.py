@@ -11,8 +11,7 @@ Two ways, chosen by the setting `notebooks`:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -20,7 +19,8 @@ from lib.errors import Conflict, InvalidInput, NotFound
 from lib.model import SessionId
 from lib.protocol.messages import ID_PATTERN
 
-Scope = Mapping[str, Any]
+if TYPE_CHECKING:
+    from starlette.types import Scope
 
 _LABEL = re.compile(r"nb-([0-9a-f]{32})")
 

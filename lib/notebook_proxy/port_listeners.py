@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import uvicorn
 
 from lib.errors import Unavailable
 from lib.http.hardening import StrictProtocol
 from lib.model import SessionId
-from lib.notebook_proxy.error_pages import Receive, Send
-from lib.notebook_proxy.origins import PortAddresses, Scope
+from lib.notebook_proxy.origins import PortAddresses
 from lib.notebook_proxy.websocket import MAX_MESSAGE_BYTES
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+
+class ServerSettings(TypedDict):
+    """Some of `uvicorn.Config`'s arguments."""
+
+    http: type[StrictProtocol]
+    ws: Literal["websockets-sansio"]
+    ws_per_message_deflate: bool
+    ws_max_size: int
+    timeout_graceful_shutdown: int
+    server_header: bool
+    proxy_headers: bool
+
+
 #: How a server in front of the proxy has to be set up; the portal's own too.
-SERVER_SETTINGS: dict[str, Any] = {
+SERVER_SETTINGS: ServerSettings = {
     "http": StrictProtocol,
     "ws": "websockets-sansio",
     # Compressing what stays on this computer only costs time.
@@ -30,13 +45,13 @@ SERVER_SETTINGS: dict[str, Any] = {
     "proxy_headers": False,
 }
 
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 
 class PortListeners:
     """Opens and closes a port per notebook; `addresses.ports` says which."""
 
-    def __init__(self, app: App, addresses: PortAddresses, ports: tuple[int, int] = (0, 0)) -> None:
+    def __init__(
+        self, app: ASGIApp, addresses: PortAddresses, ports: tuple[int, int] = (0, 0)
+    ) -> None:
         """
         Args:
             ports: first and last port to use; any of the system's where both are 0.
@@ -63,7 +78,7 @@ class PortListeners:
                 lifespan="off",
                 log_config=None,
                 access_log=False,
-                **{**SERVER_SETTINGS, "timeout_graceful_shutdown": 1},
+                **(SERVER_SETTINGS | {"timeout_graceful_shutdown": 1}),
             )
         )
         self._addresses.ports[session] = listener.getsockname()[1]

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import ClientWebSocketResponse, WSMsgType
 
 from lib.notebook_proxy import headers
-from lib.notebook_proxy.error_pages import Receive, Send, refuse_handshake
+from lib.notebook_proxy.error_pages import refuse_handshake
 from lib.notebook_proxy.http import UpstreamError
-from lib.notebook_proxy.origins import Scope
 from lib.notebook_proxy.upstream import Upstream
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 

@@ -86,7 +86,7 @@ def _plain(value: object) -> object:
 
 def _build(kind: object, data: object, where: str, newer: bool) -> object:
     origin = typing.get_origin(kind)
-    if kind is object or kind is typing.Any:  # JSON of any kind; `JsonValue` is `object` here
+    if kind is object:  # JSON of any kind; `JsonValue` is `object` here
         return data
     if origin in (typing.Union, types.UnionType):
         if data is None:

@@ -7,7 +7,7 @@ import asyncio
 import os
 import secrets
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.middleware import Middleware
 from starlette.routing import Mount
@@ -137,7 +137,7 @@ class Assembly:
         ]
 
     @asynccontextmanager
-    async def lifespan(self, _app: object) -> AsyncIterator[dict[str, Any]]:
+    async def lifespan(self, _app: object) -> AsyncIterator[None]:
         """Run the reconciler while the server runs. Jobs, gates and masters go on after it."""
         loop = asyncio.get_running_loop()
 
@@ -150,7 +150,7 @@ class Assembly:
         self._reconciler.start()
         facade.use(self.portal)
         try:
-            yield {}
+            yield
         finally:
             facade.use(None)
             await self._reconciler.close()

@@ -14,14 +14,14 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
 from lib.config.policy_toml import module_entry, toml_table
 from lib.config.settings import PROJECT
 from lib.errors import ClusterUnreachable, Unavailable
-from lib.model import ClusterId
+from lib.model import ClusterId, JsonObject
 from lib.tunnels.portal_keys import portal_key
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _portal_origins(settings: Settings) -> list[str]:
     return [*public, "http://localhost:*"]
 
 
-def presets(cores: int, memory_mb: int) -> tuple[dict[str, Any], ...]:
+def presets(cores: int, memory_mb: int) -> tuple[JsonObject, ...]:
     """Small and medium for a computer of that many cores and that much memory.
 
     Small leaves room for a second job; medium takes nearly all. The local scheduler

@@ -36,7 +36,7 @@ class PortalServer(uvicorn.Server):
                 log_config=None,
                 log_level="warning",
                 lifespan="on",
-                **{**SERVER_SETTINGS, "ws_max_size": LARGEST_MESSAGE},
+                **(SERVER_SETTINGS | {"ws_max_size": LARGEST_MESSAGE}),
             )
         )
         self.stopping = asyncio.Event()

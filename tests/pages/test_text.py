@@ -126,6 +126,7 @@ def test_what_is_taken_is_not_taken_again(monkeypatch):
         {"boot": "x", "events": [1, {"seq": "1"}, {"seq": 1, "kind": "format-disk"}]},
         {"boot": "x", "events": [{"seq": 1, "kind": "area", "ring": [[1]]}]},
         {"boot": "x", "events": [{"seq": 1, "kind": "mark", "n": "many"}]},
+        {"boot": "x", "events": [{"seq": 1, "kind": "mark", "n": float("inf")}]},
     ],
 )
 def test_what_the_browser_sends_wrong_is_nothing(monkeypatch, value):

@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from lib.errors import Unavailable
 from lib.files.atomic import read_json, write_json
@@ -211,7 +210,7 @@ def _age_s(folder: Path) -> float:
         return 0.0
 
 
-def _ended(view: JobView, end: Mapping[str, Any]) -> JobView:
+def _ended(view: JobView, end: local_runner.JobEnd) -> JobView:
     why, code = end["why"], end["exit_code"]
     reason = _END_REASONS.get(why) or (EndReason.FINISHED if code == 0 else EndReason.CRASHED)
     return replace(
