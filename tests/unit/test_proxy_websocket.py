@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import resource
+import time
 from collections.abc import AsyncIterator
 
 import aiohttp
@@ -13,6 +14,7 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from lib.errors import Unavailable
+from lib.notebook_proxy.activity import REPORT_EVERY_S
 from lib.notebook_proxy.upstream import Upstream
 from tests.contract.small_notebook import Stage, stage
 
@@ -220,9 +222,7 @@ async def test_visits_end_when_nobody_can_be_asked_for_long(
         assert (await ws.receive(timeout=5)).data == 1008
 
 
-async def test_messages_of_the_browser_are_use_of_the_sign_in(
-    on: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_messages_of_the_browser_are_use_of_the_sign_in(on: Stage) -> None:
     async with on.websocket("/echo") as ws:
         await asyncio.sleep(0.05)
         assert on.porter.in_use == []
@@ -230,7 +230,7 @@ async def test_messages_of_the_browser_are_use_of_the_sign_in(
             await ws.send_str("x")
             await ws.receive_str()
         assert on.porter.in_use == ["login-1"]
-        monkeypatch.setattr("lib.notebook_proxy.activity.REPORT_EVERY_S", 0.0)
+        on.proxy._app._activity._told.expire(time.monotonic() + REPORT_EVERY_S)
         await ws.send_str("x")
         await ws.receive_str()
         assert on.porter.in_use == ["login-1"] * 2
