@@ -1,6 +1,6 @@
 """How fast is a full Landsat 8 scene, and in how much memory?
 
-    python -m benchmarks.detect [--runs 3] [--folder DIR] [--no-plain]
+    python -m benchmarks.detect [--runs 3] [--folder DIR] [--no-plain] [--smoke]
 
 Writes a made scene of 7,700 x 7,800 pixels once (some minutes and 1 GB; kept in DIR for
 the next time), then runs, each as a process of its own and interleaved:
@@ -17,10 +17,10 @@ active-fire needs more than 10 s or 700 MiB over its process tree.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,6 +28,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,10 @@ from rasterio.enums import Resampling
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
+from benchmarks.command import PROJECT, Bound, Command, finish, medians, table
+
 Array = npt.NDArray[Any]
 
-PROJECT = Path(__file__).resolve().parents[1]
-RESULTS = PROJECT / "benchmarks" / "results" / "detect.json"
-WIDTH, HEIGHT = 7700, 7800
 TILE = 512
 SUN_ELEVATION = 47.0
 SCENE = "LC08_L1TP_227074_20200101_20200101_02_T1"
@@ -74,35 +74,48 @@ TEXTURE = 1e-4 * np.array(
 )
 #: Centre wavelength (m) and solar irradiance (W m-2 um-1) of bands 5, 6, 7.
 HOT_BANDS = ((3, 0.865e-6, 951.8), (4, 1.61e-6, 247.6), (5, 2.20e-6, 85.5))
-FIRES = 400
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Of the scene, pixels, and how many fires burn in it."""
+
+    width: int
+    height: int
+    fires: int
+
+
+USUAL, SMALL = Frame(7700, 7800, 400), Frame(600, 560, 20)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Plain)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where the scene is kept")
-    parser.add_argument("--no-plain", action="store_true", help="skip the 8 GB numpy baseline")
-    parser.add_argument("--part", choices=("decode", "plain"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    command = Command(__doc__)
+    command.size("--runs", 3, smoke=1)
+    command.parser.add_argument("--folder", type=Path, help="where the scene is kept")
+    command.parser.add_argument(
+        "--no-plain", action="store_true", help="skip the 8 GB numpy baseline"
+    )
+    command.parser.add_argument("--part", choices=("decode", "plain"), help=argparse.SUPPRESS)
+    options = command.parse()
     folder = options.folder or Path(tempfile.gettempdir()) / f"scenebridge-bench-{os.getuid()}"
     if options.part:
         return {"decode": decode_only, "plain": plain_numpy}[options.part](folder)
-    if not (folder / "catalog.json").exists():
-        print(f"Writing the scene to {folder} ...", flush=True)
-        write_scene(folder)
-    return compare(folder, options.runs, plain=not options.no_plain)
+    with contextlib.ExitStack() as stack:
+        if options.smoke:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sb-detect-")))
+        frame = SMALL if options.smoke else USUAL
+        if not (folder / "catalog.json").exists():
+            print(f"Writing the scene to {folder} ...", flush=True)
+            write_scene(folder, frame)
+        return compare(folder, frame, options.runs, plain=not options.no_plain, smoke=options.smoke)
 
 
-class _Plain(argparse.RawDescriptionHelpFormatter):
-    pass
-
-
-def compare(folder: Path, runs: int, *, plain: bool) -> int:
+def compare(folder: Path, frame: Frame, runs: int, *, plain: bool, smoke: bool) -> int:
     """Run all contenders `runs` times in turn, print and write the medians."""
     commands = {
         "active-fire": _module("active_fire", folder),
         "offshore-objects": _module("offshore_objects", folder),
-        "decode": _part("decode", folder),
+        "decoding alone": _part("decode", folder),
         **({"plain numpy": _part("plain", folder)} if plain else {}),
     }
     for name in ("active_fire", "offshore_objects"):
@@ -111,22 +124,21 @@ def compare(folder: Path, runs: int, *, plain: bool) -> int:
     for _ in range(runs):
         for name, command in commands.items():
             measured[name].append(measure(command))
-    medians = {
-        name: {key: round(statistics.median(m[key] for m in each), 2) for key in each[0]}
-        for name, each in measured.items()
-    }
+    middle = {name: medians(each) for name, each in measured.items()}
     objects = _objects(folder / "out-active_fire")
-    print(f"\n{WIDTH} x {HEIGHT} pixels, {objects} fires, {os.cpu_count()} cores, {runs} runs\n")
-    print(f"{'':18}{'wall s':>9}{'CPU s':>9}{'peak MiB':>10}")
-    for name, m in medians.items():
-        print(f"{name:18}{m['wall_s']:9.1f}{m['cpu_s']:9.1f}{m['peak_mib']:10.0f}")
-    ours = medians["active-fire"]
-    kept = ours["wall_s"] <= MOST_WALL_S and ours["peak_mib"] <= MOST_MIB
-    print(f"\nBounds {MOST_WALL_S:g} s and {MOST_MIB:g} MiB: {'kept' if kept else 'BROKEN'}")
-    RESULTS.parent.mkdir(exist_ok=True)
-    record = {"pixels": WIDTH * HEIGHT, "objects": objects, "medians": medians, "runs": measured}
-    RESULTS.write_text(json.dumps(record, indent=2) + "\n")
-    return 0 if kept else 1
+    print(f"{frame.width:,} x {frame.height:,} pixels, {objects} fires, {os.cpu_count()} cores")
+    rows = [(name, m["wall_s"], m["cpu_s"], round(m["peak_mib"])) for name, m in middle.items()]
+    ours = middle["active-fire"]
+    return finish(
+        "detect",
+        table(("", "wall s", "CPU s", "peak MiB"), rows, 1),
+        {"objects": objects, "medians": middle, "runs": measured},
+        [
+            Bound("active-fire, s", ours["wall_s"], most=MOST_WALL_S),
+            Bound("active-fire, MiB", ours["peak_mib"], most=MOST_MIB),
+        ],
+        smoke=smoke,
+    )
 
 
 def measure(command: Sequence[str]) -> dict[str, float]:
@@ -215,13 +227,13 @@ def plain_numpy(folder: Path) -> int:
 # --- the scene ----------------------------------------------------------------------
 
 
-def write_scene(folder: Path) -> None:
+def write_scene(folder: Path, frame: Frame) -> None:
     """Write the bands, item and catalog; the catalog last, as the sign of a whole scene."""
     (folder / SCENE).mkdir(parents=True, exist_ok=True)
     profile = {
         "driver": "GTiff",
-        "height": HEIGHT,
-        "width": WIDTH,
+        "height": frame.height,
+        "width": frame.width,
         "count": 1,
         "dtype": "uint16",
         "crs": "EPSG:32621",
@@ -236,11 +248,11 @@ def write_scene(folder: Path) -> None:
     }
     names = (*NAMES, "qa_pixel", "qa_radsat")
     files = [rasterio.open(folder / SCENE / f"{n}.tif", "w", **profile) for n in names]
-    fires = _fires()
+    fires = _fires(frame)
     with ThreadPoolExecutor(2) as pool:
-        for row in range(0, HEIGHT, TILE):
-            for column in range(0, WIDTH, TILE):
-                tile = make_tile(row, column, fires)
+        for row in range(0, frame.height, TILE):
+            for column in range(0, frame.width, TILE):
+                tile = make_tile(frame, row, column, fires)
                 window = Window(column, row, tile.shape[2], tile.shape[1])
                 list(pool.map(lambda f, t, w=window: f.write(t, 1, window=w), files, tile))
         list(pool.map(_finish, files))
@@ -254,13 +266,13 @@ def _finish(file: Any) -> None:
         again.build_overviews([2, 4, 8, 16], Resampling.nearest)
 
 
-def make_tile(row: int, column: int, fires: Array) -> Array:
+def make_tile(frame: Frame, row: int, column: int, fires: Array) -> Array:
     """One tile, uint16 (9, rows, columns): bands 1 to 7, QA_PIXEL, QA_RADSAT.
 
     The same whatever tile is made first: land cover follows from the place, noise from
     a seed of the tile.
     """
-    rows, columns = min(TILE, HEIGHT - row), min(TILE, WIDTH - column)
+    rows, columns = min(TILE, frame.height - row), min(TILE, frame.width - column)
     y, x = np.mgrid[row : row + rows, column : column + columns].astype(np.float64)
     cover = _cover(y, x)
     rng = np.random.default_rng([row, column])
@@ -274,7 +286,7 @@ def make_tile(row: int, column: int, fires: Array) -> Array:
     numbers = np.clip(exact, 1, 65535).astype(np.uint16)
     radsat = ((exact >= 65535) << np.arange(7)).sum(axis=2).astype(np.uint16)
     pixel_qa = np.where(cover == 4, 22280, np.where(cover == 0, 21952, 21824)).astype(np.uint16)
-    outside = _outside(y, x)
+    outside = _outside(frame, y, x)
     layers = np.concatenate([numbers.transpose(2, 0, 1), [pixel_qa, radsat]])
     layers[:, outside] = 0
     layers[7, outside] = 1
@@ -289,9 +301,10 @@ def _cover(y: Array, x: Array) -> Array:
     return np.where(cloud > 0.95, 4, cover)
 
 
-def _outside(y: Array, x: Array) -> Array:
+def _outside(frame: Frame, y: Array, x: Array) -> Array:
     """The image is turned in its frame, as Landsat scenes are; the corners are fill."""
-    along, across = (y - HEIGHT / 2) / HEIGHT, (x - WIDTH / 2) / WIDTH
+    along = (y - frame.height / 2) / frame.height
+    across = (x - frame.width / 2) / frame.width
     slant = 0.17
     outside: Array = (np.abs(across + slant * along) > 0.41) | (
         np.abs(along - slant * across) > 0.41
@@ -299,16 +312,16 @@ def _outside(y: Array, x: Array) -> Array:
     return outside
 
 
-def _fires() -> Array:
-    """(FIRES, 5): row, column, radius in pixels, temperature in K, burning fraction."""
+def _fires(frame: Frame) -> Array:
+    """(frame.fires, 5): row, column, radius in pixels, temperature in K, burning fraction."""
     rng = np.random.default_rng(20200101)
     return np.column_stack(
         [
-            rng.uniform(0, HEIGHT, FIRES),
-            rng.uniform(0, WIDTH, FIRES),
-            rng.uniform(0.6, 6, FIRES),
-            rng.uniform(700, 1200, FIRES),
-            10 ** rng.uniform(-3.3, -1.5, FIRES),
+            rng.uniform(0, frame.height, frame.fires),
+            rng.uniform(0, frame.width, frame.fires),
+            rng.uniform(0.6, 6, frame.fires),
+            rng.uniform(700, 1200, frame.fires),
+            10 ** rng.uniform(-3.3, -1.5, frame.fires),
         ]
     )
 

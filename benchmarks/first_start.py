@@ -6,16 +6,16 @@ page opens with the printed link; then the sample scenes are waited for. The pla
 `python -m venv` and `pip install -r requirements.txt`, with nothing of the front end. Prints a
 table and writes `benchmarks/results/first_start.json`. Fetches packages from the index.
 
-    python -m benchmarks.first_start [--warm] [--rounds 1]
+A smoke run fetches nothing: in the clone's place stands this checkout, set up before, the sample
+scenes are there already, and the plain way installs an empty list.
+
+    python -m benchmarks.first_start [--warm] [--rounds 1] [--smoke]
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,10 +23,13 @@ import time
 from http.client import HTTPConnection
 from pathlib import Path
 
+from benchmarks.command import PROJECT, Bound, Command, Figures, Row, finish, lacking, table
 from lib.server.sample_scenes import mark_of
+from tests.running import first_start_is_over, free_port
+from tools.bootstrap import PARTS, Project, is_due
 
-ROOT = Path(__file__).resolve().parents[1]
 READY = "SceneBridge is ready: "
+PAGE = "Explore answers"
 #: From a clone to the page, seconds, on two quiet cores.
 BOUND_S = 45.0
 _SAMPLES_S = 300.0
@@ -34,35 +37,38 @@ _SAMPLES_S = 300.0
 
 def main() -> int:
     """Measure, print, write. Exit code 1 when the bound is missed."""
-    parser = argparse.ArgumentParser(description="The first start of a fresh clone.")
-    parser.add_argument("--warm", action="store_true", help="with this account's caches")
-    parser.add_argument("--rounds", type=int, default=1)
-    options = parser.parse_args()
-    rounds = [measure(warm=options.warm) for _ in range(options.rounds)]
-    numbers = "".join(f"{n:>9}" for n in range(1, len(rounds) + 1))
-    print(f"\n{'seconds after the start':40}{numbers}")
-    for step in rounds[0]:
-        print(f"{step:40}" + "".join(f"{times.get(step, float('nan')):9.1f}" for times in rounds))
-    folder = ROOT / "benchmarks" / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "first_start.json").write_text(json.dumps(rounds, indent=1), "utf-8")
-    slowest = max(times["Explore answers"] for times in rounds)
-    print(f"\nThe page: at most {slowest:.1f} s; {BOUND_S:.0f} s are the bound.")
-    return 1 if slowest > BOUND_S else 0
+    command = Command(__doc__)
+    command.parser.add_argument("--warm", action="store_true", help="with this account's caches")
+    command.size("--rounds", 1, smoke=1)
+    options = command.parse()
+    if options.smoke and any(is_due(Project(PROJECT), part, "run") for part in PARTS):
+        lacking("this checkout is not set up; `./test --version` does it")
+    rounds = [measure(warm=options.warm, smoke=options.smoke) for _ in range(options.rounds)]
+    rows: list[Row] = [[step, *(each.get(step) for each in rounds)] for step in rounds[0]]
+    head = ("seconds after the start", *(f"round {n}" for n in range(1, len(rounds) + 1)))
+    slowest = max(times[PAGE] for times in rounds)
+    bounds = [Bound("the page, s", slowest, most=BOUND_S)]
+    return finish("first_start", table(head, rows, 1), rounds, bounds, smoke=options.smoke)
 
 
-def measure(*, warm: bool) -> dict[str, float]:
+def measure(*, warm: bool, smoke: bool) -> Figures:
     """Seconds from the start to each step, and those of the plain way."""
     with tempfile.TemporaryDirectory(prefix="sb-first-") as name:
         folder = Path(name)
-        clone = folder / "clone"
-        subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
-        times = start(clone, folder / "data", caches(folder / "run", warm=warm))
+        data, clone, packages = folder / "data", folder / "clone", folder / "packages.txt"
+        if smoke:
+            clone = PROJECT
+            first_start_is_over(data)
+            packages.touch()
+        else:
+            subprocess.run(["git", "clone", "-q", str(PROJECT), str(clone)], check=True)
+            packages = clone / "requirements.txt"
+        times = start(clone, data, caches(folder / "run", warm=warm))
         environment = caches(folder / "plain", warm=warm)
         began = time.monotonic()
         subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
-        command = [str(folder / "venv" / "bin" / "pip"), "install", "-q", "-r", "requirements.txt"]
-        subprocess.run(command, cwd=clone, env=environment, check=True)
+        command = [str(folder / "venv" / "bin" / "pip"), "install", "-q", "-r", str(packages)]
+        subprocess.run(command, env=environment, check=True)
         times["beside it: plain pip install -r"] = time.monotonic() - began
         return times
 
@@ -76,10 +82,10 @@ def caches(folder: Path, *, warm: bool) -> dict[str, str]:
     return environment
 
 
-def start(clone: Path, data: Path, environment: dict[str, str]) -> dict[str, float]:
+def start(clone: Path, data: Path, environment: dict[str, str]) -> Figures:
     """Run the clone's `./run` until its page opens; seconds to each line and step."""
     port = free_port()
-    times: dict[str, float] = {}
+    times: Figures = {}
     began = time.monotonic()
     command = [str(clone / "run"), "--data", str(data), "--port", str(port), "--no-browser"]
     with subprocess.Popen(
@@ -100,7 +106,7 @@ def start(clone: Path, data: Path, environment: dict[str, str]) -> dict[str, flo
             cookie = ask(port, key)[0].split(";")[0]
             if "streamlit" not in ask(port, "/", cookie)[1].lower():
                 raise SystemExit("The page did not come.")
-            times["Explore answers"] = time.monotonic() - began
+            times[PAGE] = time.monotonic() - began
             while not mark_of(data).exists() and time.monotonic() - began < _SAMPLES_S:
                 time.sleep(0.1)
             if mark_of(data).exists():
@@ -126,13 +132,6 @@ def ask(port: int, path: str, cookie: str = "") -> tuple[str, str]:
         return answer.getheader("Set-Cookie", ""), answer.read().decode()
     finally:
         connection.close()
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 if __name__ == "__main__":

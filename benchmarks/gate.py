@@ -2,9 +2,10 @@
 
 Both run as the current user with the same cipher, and the same stock `ssh` client carries
 a local forward to the same source of bytes. Rounds are interleaved, so that whatever else
-the computer does hits both. Prints a table and writes `benchmarks/results/gate.json`.
+the computer does hits both. Prints a table and writes `benchmarks/results/gate.json`. It
+needs OpenSSH's sshd, for which root makes the folder /run/sshd.
 
-    python -m benchmarks.gate [--rounds 7] [--megabytes 512]
+    python -m benchmarks.gate [--rounds 7] [--megabytes 512] [--smoke]
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import json
 import os
 import pwd
 import shutil
@@ -23,10 +23,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.command import PROJECT, Bound, Command, finish, lacking, table
 from lib.gate.audit import Audit
 from lib.gate.job_record import JobRecord, SessionFolders
 from lib.gate.jobs import Jobs
@@ -36,10 +37,10 @@ from lib.gate.verbs import Verbs
 from lib.protocol.messages import JobKind
 
 HERE = "127.0.0.1"
-ROOT = Path(__file__).resolve().parents[1]
 SESSION = "00000000-0000-4000-8000-000000000001"
 BOUND = 0.8
 _PIECE = bytes(256 * 1024)
+Rates = dict[str, list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +54,27 @@ class Server:
 
 def main() -> int:
     """Measure, print, write. Exit code 1 when the bound is missed."""
-    parser = argparse.ArgumentParser(description="The gate's throughput against sshd's.")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--megabytes", type=int, default=512)
-    parser.add_argument("--serve", nargs=2, metavar=("FOLDER", "PORT"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.serve:
-        asyncio.run(serve_gate(Path(arguments.serve[0]), int(arguments.serve[1])))
+    command = Command(__doc__)
+    command.size("--rounds", 7, smoke=1)
+    command.size("--megabytes", 512, smoke=8)
+    serving = ("FOLDER", "PORT")
+    command.parser.add_argument("--serve", nargs=2, metavar=serving, help=argparse.SUPPRESS)
+    options = command.parse()
+    if options.serve:
+        asyncio.run(serve_gate(Path(options.serve[0]), int(options.serve[1])))
         return 0
     sshd = shutil.which("sshd") or "/usr/sbin/sshd"
     if not Path(sshd).exists():
-        print("OpenSSH's sshd is not installed: nothing to compare with.")
-        return 0
-    try:
-        with tempfile.TemporaryDirectory(prefix="sb-bench-") as name:
-            rates = measure(Path(name), sshd, arguments.rounds, arguments.megabytes)
-    except RuntimeError as exc:
-        print(f"Not measured: {exc}.")
-        return 1
-    return report(rates, arguments.megabytes)
+        lacking("OpenSSH's sshd is not installed")
+    with tempfile.TemporaryDirectory(prefix="sb-bench-") as name:
+        rates = measure(Path(name), sshd, options.rounds, options.megabytes)
+    return report(rates, options.megabytes, smoke=options.smoke)
 
 
-def measure(folder: Path, sshd: str, rounds: int, megabytes: int) -> Mapping[str, list[float]]:
+def measure(folder: Path, sshd: str, rounds: int, megabytes: int) -> Rates:
     """MB/s of each round, by server."""
     _keys(folder)
-    rates: dict[str, list[float]] = {"gate": [], "sshd": []}
+    rates: Rates = {"gate": [], "sshd": []}
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(byte_source(megabytes))
         servers = {
@@ -93,30 +90,21 @@ def measure(folder: Path, sshd: str, rounds: int, megabytes: int) -> Mapping[str
     return rates
 
 
-def report(rates: Mapping[str, list[float]], megabytes: int) -> int:
+def report(rates: Rates, megabytes: int, *, smoke: bool) -> int:
     """Print the table, write the JSON."""
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    ratio = medians["gate"] / medians["sshd"]
-    print(f"{'server':8} {'median MB/s':>12} {'min':>8} {'max':>8}")
-    for name, values in rates.items():
-        print(f"{name:8} {medians[name]:12.0f} {min(values):8.0f} {max(values):8.0f}")
-    print(f"gate / sshd = {ratio:.2f} (bound: at least {BOUND})")
-    results = ROOT / "benchmarks" / "results"
-    results.mkdir(parents=True, exist_ok=True)
-    (results / "gate.json").write_text(
-        json.dumps(
-            {
-                "megabytes_per_round": megabytes,
-                "cipher": CIPHERS[0],
-                "mb_per_s": {name: [round(v, 1) for v in values] for name, values in rates.items()},
-                "median_mb_per_s": {name: round(v, 1) for name, v in medians.items()},
-                "ratio": round(ratio, 3),
-                "bound": BOUND,
-            },
-            indent=2,
-        )
-    )
-    return 0 if ratio >= BOUND else 1
+    middle = {name: statistics.median(values) for name, values in rates.items()}
+    ratio = middle["gate"] / middle["sshd"]
+    rows = [(name, middle[name], min(values), max(values)) for name, values in rates.items()]
+    record = {
+        "megabytes_per_round": megabytes,
+        "cipher": CIPHERS[0],
+        "mb_per_s": rates,
+        "median_mb_per_s": middle,
+        "ratio": ratio,
+        "bound": BOUND,
+    }
+    printed = table(("server, MB/s", "median", "least", "most"), rows, 0)
+    return finish("gate", printed, record, [Bound("gate / sshd", ratio, least=BOUND)], smoke=smoke)
 
 
 @contextlib.contextmanager
@@ -148,7 +136,7 @@ def byte_source(megabytes: int) -> Iterator[int]:
 def gate_process(folder: Path, source: int) -> Iterator[Server]:
     """The gate's own server in a process of its own, with `source` as a live notebook."""
     command = [sys.executable, "-m", "benchmarks.gate", "--serve", str(folder), str(source)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         port, host_key = process.stdout.readline().strip().split(" ", 1)
@@ -169,6 +157,8 @@ def sshd_process(folder: Path, sshd: str, source: int) -> Iterator[Server]:
         f"AuthorizedKeysFile {folder / 'key.pub'}\nStrictModes no\nUsePAM no\n"
         f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nCiphers {CIPHERS[0]}\n"
     )
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     process = subprocess.Popen([sshd, "-D", "-f", str(config)])
     try:
         _trust(folder, port, (folder / "host.pub").read_text().strip())
@@ -237,7 +227,7 @@ class OneNotebook(Jobs):
 async def serve_gate(folder: Path, source: int) -> None:
     """The real server on a home of its own, until killed."""
     home = StateDir(folder / "home")
-    first = {"python": sys.executable, "code": str(ROOT)}
+    first = {"python": sys.executable, "code": str(PROJECT)}
     home.init("bench", folder / "key.pub", None, first)
     policy, folders, audit = home.policy(), SessionFolders(home.path), Audit(home.audit)
     jobs = OneNotebook(folders, policy, policy.scheduler(home.path), audit)
@@ -265,7 +255,7 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
             socket.create_connection((HERE, port), timeout=5).close()
             return
         time.sleep(0.02)
-    raise RuntimeError("sshd does not start (as root it needs the folder /run/sshd)")
+    raise RuntimeError("sshd does not start")
 
 
 def _free_port() -> int:

@@ -9,7 +9,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.one_launch import Parts, launch
+from benchmarks.command import Figures
+from benchmarks.one_launch import launch
 from testbed import Bed
 from testbed.hosts import Host
 from testbed.image import BINDS
@@ -31,7 +32,7 @@ exec apptainer -q exec --containall --home $PWD/bare-home:/home/{user} {binds} \
 """
 
 
-def measure(runs: int) -> tuple[list[Parts], list[Parts], Parts]:
+def measure(runs: int) -> tuple[list[Figures], list[Figures], Figures]:
     """Interleaved runs of both on a bed of their own, and what setting it up took.
 
     That is every command of docs/admin.md, from an empty portal host and an empty account on
@@ -65,7 +66,7 @@ def _ssh(*more: str, remote: str = "") -> list[str]:
     return [*argv, remote] if remote else argv
 
 
-def _bare(site: Standing, admin: Host) -> Parts:
+def _bare(site: Standing, admin: Host) -> Figures:
     """`sbatch`, a look for the node and port, `ssh -O forward`, and requests until one answers."""
     token, conn = secrets.token_hex(16), f"bare-{secrets.token_hex(4)}"
     binds = " ".join(f"--bind {path}:{path}:ro" for path in BINDS)

@@ -7,12 +7,11 @@ from typing import Any
 
 import httpx
 
+from benchmarks.command import Figures
 from tests.running import wait_for
 
-Parts = dict[str, float]
 
-
-def launch(api: httpx.Client, on: str = "here") -> Parts:
+def launch(api: httpx.Client, on: str = "here") -> Figures:
     """One session from click to READY and its end; seconds per part."""
     scene = api.get("/api/scenes", params={"platform": "landsat-8"}).json()["features"][0]["id"]
     cluster = wait_for("a cluster", lambda: _ready_cluster(api, on))

@@ -1,11 +1,19 @@
 """What the way through proxy and gate costs, against asking the notebook directly.
 
-    python -m benchmarks.proxy [--rounds N] [--out FILE]
+    python -m benchmarks.proxy [--rounds 5] [--smoke]
 
-client -> proxy (a process of its own) -> ControlMaster -> gate -> TLS relay of the session
-script -> a notebook server that costs next to nothing (benchmarks/plain_notebook). Every
-part but that server is the real one. Direct and through the line alternate; each figure
-is the median over the rounds. Prints a table and writes JSON.
+Through the line: client -> proxy (a process of its own) -> forward of the ControlMaster -> gate
+-> TLS relay of the session script -> a notebook server that costs next to nothing
+(benchmarks/plain_notebook). Every part but that server is the real one. Beside it:
+
+* direct: the client asks the notebook server;
+* configurable-http-proxy (of JupyterHub): in our proxy's place, on a forward of the same
+  ControlMaster, with the session's certificate;
+* plain `ssh -L`: the client itself asks the relay through such a forward.
+
+The ways take turns; each figure is the median over the rounds. Prints a table and writes
+benchmarks/results/proxy.json. It needs the test packages of Python and npm
+(`./test --version` installs them).
 """
 
 from __future__ import annotations
@@ -15,7 +23,9 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import statistics
+import os
+import shutil
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -32,19 +42,28 @@ import psutil
 import uvicorn
 import uvloop
 
+from benchmarks.command import (
+    PROJECT,
+    Command,
+    Figures,
+    Row,
+    finish,
+    lacking,
+    medians,
+    percentiles,
+    table,
+)
 from lib.model import ClusterId, Endpoint, SessionId, UserId
 from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
 from lib.notebook_proxy.port_listeners import SERVER_SETTINGS
-from lib.notebook_proxy.upstream import Upstream
+from lib.notebook_proxy.upstream import Upstream, tls_context
 from lib.protocol.messages import JobKind, SubmitRequest
 from lib.tunnels import ClusterLink, TcpAddress
+from tests.running import free_port
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = ROOT / "benchmarks" / "plain_notebook"
-DOWNLOAD_BYTES = 200 * 10**6
+NOTEBOOK = PROJECT / "benchmarks" / "plain_notebook"
+THEIRS = PROJECT / "node_modules" / "configurable-http-proxy" / "bin" / "configurable-http-proxy"
 CONCURRENCY = (1, 10, 20)
-REQUESTS = 1500
-ECHOES = 1500
 ORIGIN = "http://localhost:8501"
 _POLICY = """
 format = 1
@@ -73,23 +92,48 @@ max_walltime_s = 3600
 
 
 @dataclass(frozen=True)
+class Amount:
+    """How much is asked of each way in a round."""
+
+    requests: int
+    echoes: int
+    megabytes: int
+
+
+USUAL, SMALL = Amount(1500, 1500, 200), Amount(60, 20, 2)
+
+
+@dataclass(frozen=True)
 class Way:
-    """One way to the notebook: where to connect and what to send along."""
+    """One way to the notebook: where to connect and what to send along.
+
+    Args:
+        relay: how to trust the relay and which name it has, where the client is at it itself.
+    """
 
     name: str
     port: int
     headers: dict[str, str]
+    relay: tuple[ssl.SSLContext, str] | None = None
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"http{'s' if self.relay else ''}://127.0.0.1:{self.port}{path}"
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What a request of this way needs beside its address."""
+        if self.relay is None:
+            return {"headers": self.headers}
+        context, name = self.relay
+        return {"headers": self.headers, "ssl": context, "server_hostname": name}
 
 
 # --- the line ---------------------------------------------------------------------
 
 
 @asynccontextmanager
-async def line(folder: Path) -> AsyncIterator[tuple[Way, Way, int]]:
-    """Everything started: the direct way, the way through, and the proxy's process id."""
+async def line(folder: Path) -> AsyncIterator[tuple[list[Way], int]]:
+    """Everything started: every way, and the process id of our proxy."""
     async with AsyncExitStack() as stack:
         link = await stack.enter_async_context(_gate(folder))
         session = SessionId(str(uuid.uuid4()))
@@ -102,8 +146,80 @@ async def line(folder: Path) -> AsyncIterator[tuple[Way, Way, int]]:
             "endpoint": dataclasses.asdict(endpoint),
         }
         pid, port, entry = await stack.enter_async_context(_proxy(given))
-        through = Way("through the line", port, await _enter(port, entry))
-        yield Way("direct", direct, {"Authorization": f"token {endpoint.token}"}), through, pid
+        forward = await _plain_forward(folder, endpoint)
+        their_port = await stack.enter_async_context(_their_proxy(folder, forward, endpoint))
+        token = {"Authorization": f"token {endpoint.token}"}
+        ways = [
+            Way("direct", direct, token),
+            Way("through the line", port, await _enter(port, entry)),
+            Way("configurable-http-proxy", their_port, {**token, "Host": endpoint.name}),
+            Way("plain `ssh -L`", forward, token, (tls_context(endpoint, folder), endpoint.name)),
+        ]
+        yield ways, pid
+
+
+async def _plain_forward(folder: Path, endpoint: Endpoint) -> int:
+    """A TCP port that the ControlMaster forwards to the session's relay."""
+    port = free_port()
+    asked = ["ssh", "-F", "none", "-S", str(folder / "r" / "bench.ctl"), "-O", "forward"]
+    asked += ["-L", f"127.0.0.1:{port}:{endpoint.name}:1", "gate"]
+    process = await asyncio.create_subprocess_exec(*asked)
+    if await process.wait():
+        raise RuntimeError("the plain forward cannot be opened")
+    return port
+
+
+@asynccontextmanager
+async def _their_proxy(folder: Path, forward: int, endpoint: Endpoint) -> AsyncIterator[int]:
+    """configurable-http-proxy on that forward, as JupyterHub runs it with `internal_ssl`; its port.
+
+    It expects the certificate of whom the client's `Host` names.
+    """
+    port = free_port()
+    certificates = {"cert": endpoint.client_cert, "key": endpoint.client_key}
+    certificates["ca"] = endpoint.server_cert
+    asked = [_node(), str(THEIRS), "--ip", "127.0.0.1", "--port", str(port)]
+    asked += ["--default-target", f"https://127.0.0.1:{forward}"]
+    for name, text in certificates.items():
+        file = folder / f"client.{name}"
+        file.write_text(text)
+        asked += [f"--client-ssl-{name}", str(file)]
+    process = await asyncio.create_subprocess_exec(
+        *asked, "--log-level", "error", env={**os.environ, "CONFIGPROXY_AUTH_TOKEN": "benchmark"}
+    )
+    try:
+        async with asyncio.timeout(60):
+            while not await _listens(port):
+                if process.returncode is not None:
+                    raise RuntimeError("configurable-http-proxy does not start")
+                await asyncio.sleep(0.05)
+        yield port
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    writer.close()
+    await writer.wait_closed()
+    return True
+
+
+def _node() -> str:
+    """The computer's Node.js, or that of `.venv`."""
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(sys.executable).parent)])
+    node = shutil.which("node", path=path)
+    if node is None or not THEIRS.is_file():
+        lacking(
+            "configurable-http-proxy is not installed; `./test --version` installs the packages "
+            "of npm, with Node.js where there is none"
+        )
+    return node
 
 
 @asynccontextmanager
@@ -142,7 +258,7 @@ def _start_gate(folder: Path, key: Path, home: Path) -> dict[str, Any]:
 def _gate_command(verb: str, home: Path, *more: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "lib.gate", verb, "--home", str(home), *more],
-        cwd=ROOT, check=True, capture_output=True, timeout=90,
+        cwd=PROJECT, check=True, capture_output=True, timeout=90,
     )  # fmt: skip
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -178,7 +294,7 @@ async def _session(link: ClusterLink, session: SessionId, data: Path) -> Endpoin
 async def _proxy(given: dict[str, Any]) -> AsyncIterator[tuple[int, int, str]]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "benchmarks.proxy", "--serve",
-        cwd=ROOT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+        cwd=PROJECT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     if process.stdin is None or process.stdout is None:
         raise RuntimeError("no pipes")
@@ -242,14 +358,14 @@ def client() -> aiohttp.ClientSession:
     )
 
 
-async def requests(way: Way, concurrency: int) -> dict[str, float]:
+async def requests(way: Way, concurrency: int, count: int) -> Figures:
     """Requests per second and latencies (ms) of a 1 kB answer."""
     taken: list[float] = []
 
     async def one(http: aiohttp.ClientSession, count: int) -> None:
         for _ in range(count):
             began = time.perf_counter()
-            async with http.get(way.url("/small"), headers=way.headers) as answer:
+            async with http.get(way.url("/small"), **way.asked) as answer:
                 await answer.read()
             taken.append(time.perf_counter() - began)
             if answer.status != 200:
@@ -259,92 +375,89 @@ async def requests(way: Way, concurrency: int) -> dict[str, float]:
         await asyncio.gather(*(one(http, 5) for _ in range(concurrency)))
         taken.clear()
         began = time.perf_counter()
-        await asyncio.gather(*(one(http, REQUESTS // concurrency) for _ in range(concurrency)))
+        await asyncio.gather(*(one(http, count // concurrency) for _ in range(concurrency)))
         total = time.perf_counter() - began
-    cuts = statistics.quantiles(taken, n=100)
+    p50, p99 = percentiles(taken, 50, 99)
     return {
         f"requests/s at {concurrency}": len(taken) / total,
-        f"p50 ms at {concurrency}": cuts[49] * 1000,
-        f"p99 ms at {concurrency}": cuts[98] * 1000,
+        f"p50 at {concurrency}, ms": 1000 * p50,
+        f"p99 at {concurrency}, ms": 1000 * p99,
     }
 
 
-async def download(way: Way) -> dict[str, float]:
-    """MB/s of one 200 MB answer."""
+async def download(way: Way, megabytes: int) -> Figures:
+    """MB/s of one large answer."""
+    wanted = megabytes * 10**6
     async with client() as http:
         began, size = time.perf_counter(), 0
-        async with http.get(way.url(f"/large/{DOWNLOAD_BYTES}"), headers=way.headers) as answer:
+        async with http.get(way.url(f"/large/{wanted}"), **way.asked) as answer:
             async for chunk in answer.content.iter_any():
                 size += len(chunk)
         took = time.perf_counter() - began
-    if size != DOWNLOAD_BYTES:
+    if size != wanted:
         raise RuntimeError(f"{way.name}: {size} bytes")
-    return {"download MB/s": size / took / 1e6}
+    return {"download, MB/s": size / took / 1e6}
 
 
-async def echo(way: Way) -> dict[str, float]:
+async def echo(way: Way, count: int) -> Figures:
     """Round trip of a 200-byte WebSocket message, ms."""
     taken = []
-    async with client() as http, http.ws_connect(way.url("/echo"), headers=way.headers) as ws:
-        for _ in range(ECHOES):
+    async with client() as http, http.ws_connect(way.url("/echo"), **way.asked) as ws:
+        for _ in range(count):
             began = time.perf_counter()
             await ws.send_str("x" * 200)
             await ws.receive_str()
             taken.append(time.perf_counter() - began)
-    cuts = statistics.quantiles(taken, n=100)
-    return {"echo p50 ms": cuts[49] * 1000, "echo p99 ms": cuts[98] * 1000}
+    p50, p99 = percentiles(taken, 50, 99)
+    return {"WebSocket echo p50, ms": 1000 * p50, "WebSocket echo p99, ms": 1000 * p99}
 
 
-async def one_round(way: Way) -> dict[str, float]:
+async def one_round(way: Way, amount: Amount) -> Figures:
     """All measurements of one way."""
-    found: dict[str, float] = {}
+    found: Figures = {}
     for concurrency in CONCURRENCY:
-        found |= await requests(way, concurrency)
-    return found | await download(way) | await echo(way)
+        found |= await requests(way, concurrency, amount.requests)
+    return found | await download(way, amount.megabytes) | await echo(way, amount.echoes)
 
 
-async def measure(rounds: int) -> dict[str, Any]:
+async def measure(rounds: int, amount: Amount) -> dict[str, Any]:
     """Median of every figure, by way."""
     with tempfile.TemporaryDirectory(prefix="sb-") as name:
-        async with line(Path(name)) as (direct, through, pid):
-            figures: dict[str, list[dict[str, float]]] = {direct.name: [], through.name: []}
+        async with line(Path(name)) as (ways, pid):
+            figures: dict[str, list[Figures]] = {way.name: [] for way in ways}
             proxy = psutil.Process(pid)
             before = proxy.memory_info().rss
             for number in range(rounds):
-                pair = (direct, through) if number % 2 == 0 else (through, direct)
-                for way in pair:
-                    figures[way.name].append(await one_round(way))
+                for way in ways if number % 2 == 0 else reversed(ways):
+                    figures[way.name].append(await one_round(way, amount))
             grown = proxy.memory_info().rss - before
-    medians = {
-        name: {key: statistics.median(r[key] for r in rows) for key in rows[0]}
-        for name, rows in figures.items()
-    }
-    return {"rounds": rounds, "proxy_grew_mib": grown / 2**20, "medians": medians}
+    middle = {name: medians(each) for name, each in figures.items()}
+    return {"rounds": rounds, "proxy_grew_mib": grown / 2**20, "medians": middle}
 
 
-def table(result: dict[str, Any]) -> str:
-    """For people."""
-    (first, direct), (second, through) = result["medians"].items()
-    lines = [f"{'':<22}{first:>14}{second:>20}"]
-    lines += [f"{key:<22}{direct[key]:>14.2f}{through[key]:>20.2f}" for key in direct]
-    return "\n".join([*lines, f"memory of the proxy grew by {result['proxy_grew_mib']:.1f} MiB"])
+def report(result: dict[str, Any], *, smoke: bool) -> int:
+    """Print the table, write the JSON."""
+    ways = result["medians"]
+    rows: list[Row] = [
+        [figure, *(ways[name][figure] for name in ways)] for figure in ways["direct"]
+    ]
+    print(f"\nmemory of our proxy grew by {result['proxy_grew_mib']:.1f} MiB")
+    return finish("proxy", table(("", *ways), rows, 2), result, smoke=smoke)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "proxy.json")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.serve:
+def main() -> int:
+    command = Command(__doc__)
+    command.size("--rounds", 5, smoke=1)
+    command.parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    options = command.parse()
+    if options.serve:
         with contextlib.suppress(KeyboardInterrupt):
             uvloop.run(serve())
-        return
-    result = uvloop.run(measure(arguments.rounds))
-    print(table(result))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+        return 0
+    _node()
+    result = uvloop.run(measure(options.rounds, SMALL if options.smoke else USUAL))
+    return report(result, smoke=options.smoke)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -4,12 +4,11 @@ Times are of `LocalCatalog.search` and `LocalCatalog.footprints` as the pages ca
 and GeoJSON included, medians over interleaved rounds with a new place each time. Prints
 a table and writes `benchmarks/results/search.json`.
 
-    python -m benchmarks.search [--sizes 10000 100000 1000000] [--rounds 15]
+    python -m benchmarks.search [--sizes 10000 100000 1000000] [--rounds 15] [--smoke]
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import tempfile
@@ -24,25 +23,26 @@ import numpy as np
 import pyarrow as pa
 import shapely
 
+from benchmarks.command import Bound, Command, Row, finish, table
 from lib.model import BBox, JsonObject, SceneQuery
 from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.table import SCHEMA, Table
 
-ROOT = Path(__file__).resolve().parents[1]
 START = datetime(2013, 4, 1, tzinfo=timezone.utc)
 DAYS = 4000
-#: milliseconds, by (size, case)
-BOUNDS = {(100_000, "box 5 deg"): 5.0, (100_000, "polygon"): 5.0, (10_000, "footprints"): 100.0}
+#: By (size, case).
+BOUNDS_MS = {(100_000, "box 5 deg"): 5.0, (100_000, "polygon"): 5.0, (10_000, "footprints"): 100.0}
 
 
 def main() -> int:
     """Measure, print, write. Exit code 1 when a bound is missed."""
-    parser = argparse.ArgumentParser(description="Search of the local catalog.")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
-    parser.add_argument("--rounds", type=int, default=15)
-    arguments = parser.parse_args()
-    results = {size: measure(size, arguments.rounds) for size in arguments.sizes}
-    return report(results)
+    command = Command(__doc__)
+    command.parser.add_argument("--sizes", type=int, nargs="+")
+    command.size("--rounds", 15, smoke=1)
+    options = command.parse()
+    sizes = options.sizes or ([1000] if options.smoke else [10_000, 100_000, 1_000_000])
+    results = {size: measure(size, options.rounds) for size in sizes}
+    return report(results, smoke=options.smoke)
 
 
 def measure(size: int, rounds: int) -> dict[str, list[float]]:
@@ -123,23 +123,21 @@ def milliseconds(act: Callable[[], object]) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
-def report(results: dict[int, dict[str, list[float]]]) -> int:
-    """Print the table, write the JSON, compare with the bounds."""
-    rows, missed = [], []
-    print(f"{'footprints':>12}  {'case':<20}{'median ms':>10}{'worst ms':>10}  bound")
-    for size, cases_ in results.items():
-        for name, times in cases_.items():
-            median, bound = statistics.median(times), BOUNDS.get((size, name))
-            rows.append({"size": size, "case": name, "median_ms": median, "worst_ms": max(times)})
-            print(f"{size:>12,}  {name:<20}{median:>10.2f}{max(times):>10.2f}  {bound or ''}")
-            if bound is not None and median > bound:
-                missed.append(f"{name} at {size:,}: {median:.1f} ms, at most {bound:.0f}")
-    path = ROOT / "benchmarks" / "results" / "search.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"rows": rows, "missed": missed}, indent=1), encoding="utf-8")
-    for line in missed:
-        print(f"MISSED: {line}")
-    return 1 if missed else 0
+def report(results: dict[int, dict[str, list[float]]], *, smoke: bool) -> int:
+    """Print medians, write all, compare with the bounds."""
+    middle = {
+        n: {k: statistics.median(v) for k, v in cases_.items()} for n, cases_ in results.items()
+    }
+    head = ("ms by footprints", *(f"{size:,}" for size in middle))
+    cases_ = next(iter(middle.values()))
+    rows: list[Row] = [[case, *(each[case] for each in middle.values())] for case in cases_]
+    printed = table(head, rows, 1)
+    bounds = [
+        Bound(f"{case} at {size:,}, ms", middle[size][case], most=most)
+        for (size, case), most in BOUNDS_MS.items()
+        if size in middle
+    ]
+    return finish("search", printed, results, bounds, smoke=smoke)
 
 
 if __name__ == "__main__":

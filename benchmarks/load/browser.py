@@ -161,10 +161,10 @@ async def sign_in(http: aiohttp.ClientSession, link: str) -> str:
 async def repeat(
     seconds: float, pause_s: float, act: Callable[[], Awaitable[float]]
 ) -> list[float]:
-    """What `act` says, again and again for that long."""
+    """What `act` says, again and again for that long, at least twice."""
     found: list[float] = []
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    while len(found) < 2 or time.monotonic() < until:
         found.append(await act())
         await asyncio.sleep(pause_s)
     return found

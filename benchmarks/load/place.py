@@ -29,7 +29,7 @@ from lib.config.settings import PROJECT
 from lib.model import RunState, SessionState
 from lib.store import Store
 from tests.pages import sample_portal
-from tests.running import free_port
+from tests.running import first_start_is_over, free_port
 
 SCENES = 300
 DETECTIONS = 200
@@ -128,8 +128,7 @@ def _plant(data: Path, notebooks: int) -> str:
     run = site.add_run(["LC08_A"], RunState.DONE)
     site.add_detections(run, "LC08_A", [i / 250 for i in range(DETECTIONS)])
     site.store.close()
-    (data / "cache" / "samples").mkdir(parents=True)
-    (data / "cache" / "samples" / "taken-in").touch()
+    first_start_is_over(data)
     (data / "settings.toml").write_text(f"slots = {notebooks + 2}\n")
     return f"/api/runs/{run.id}/scenes/LC08_A/chips/{{}}.webp"
 
