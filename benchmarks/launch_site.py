@@ -5,18 +5,18 @@ from __future__ import annotations
 import secrets
 import shlex
 import subprocess
-import tempfile
 import time
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from benchmarks import on_a_site
 from benchmarks.command import Figures
 from benchmarks.one_launch import launch
-from testbed import Bed
 from testbed.hosts import Host
 from testbed.image import BINDS
 from testbed.places import IMAGE
 from tests.running import wait_for
-from tests.sites.standing import CLUSTER, PYTHON, USER, Standing, fetch_wheels, standing
+from tests.sites.standing import CLUSTER, PYTHON, USER, Standing
 
 _MASTER = "/tmp/bare.ctl"
 _FORWARD = "/tmp/bare.sock"
@@ -32,33 +32,37 @@ exec apptainer -q exec --containall --home $PWD/bare-home:/home/{user} {binds} \
 """
 
 
-def measure(runs: int) -> tuple[list[Figures], list[Figures], Figures]:
-    """Interleaved runs of both on a bed of their own, and what setting it up took.
+def measure(runs: int, port: int | None) -> tuple[list[Figures], list[Figures], Figures]:
+    """Interleaved runs of both, and what setting the site up took, where that was done here.
 
-    That is every command of docs/admin.md, from an empty portal host and an empty account on
-    the cluster until the portal reaches the gate, typed by a program.
+    Args:
+        port: as `benchmarks.on_a_site.site` has it.
     """
     launches, bare = [], []
-    with tempfile.TemporaryDirectory(prefix="sb-launch-") as folder:
-        bed = Bed(Path(folder) / "bed")
-        bed.up()
-        try:
-            wheels = fetch_wheels(Path(folder) / "wheels")
-            began = time.monotonic()
-            with standing(bed, wheels) as site:
-                set_up = {"commands of docs/admin.md": time.monotonic() - began}
-                admin = bed.host("admin")
-                no = subprocess.DEVNULL
-                master = _ssh("-M", "-N", "-J", f"{USER}@nchc-jump")
-                admin.popen(master, "ada", stdin=no, stdout=no, stderr=no)
-                wait_for("the master", lambda: admin.path(_MASTER).is_socket())
-                with site.api() as api:
-                    for _ in range(runs):
-                        launches.append(launch(api, CLUSTER))
-                        bare.append(_bare(site, admin))
-        finally:
-            bed.down()
-    return launches, bare, set_up
+    with (
+        on_a_site.site(port) as (site, set_up_s),
+        _master(site.bed.host("admin")) as admin,
+        site.api() as api,
+    ):
+        for _ in range(runs):
+            launches.append(launch(api, CLUSTER))
+            bare.append(_bare(site, admin))
+    return launches, bare, {} if set_up_s is None else {"commands of docs/admin.md": set_up_s}
+
+
+@contextmanager
+def _master(admin: Host) -> Iterator[Host]:
+    """Ada's own connection to the login node, for the script."""
+    no = subprocess.DEVNULL
+    master = admin.popen(
+        _ssh("-M", "-N", "-J", f"{USER}@nchc-jump"), "ada", stdin=no, stdout=no, stderr=no
+    )
+    try:
+        wait_for("the master", lambda: admin.path(_MASTER).is_socket())
+        yield admin
+    finally:
+        master.terminate()
+        master.wait(20)
 
 
 def _ssh(*more: str, remote: str = "") -> list[str]:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,16 @@ def programs(*, on_the_bed: bool) -> list[str]:
     return sorted(n for n, text in started.items() if bool(_ON_THE_BED.search(text)) == on_the_bed)
 
 
-def smoke(name: str, *arguments: str) -> None:
+def smoke(name: str, *arguments: str, beside: Sequence[str] = ()) -> None:
     """Run a benchmark in small: it must print figures, among them those of docs/benchmarks.md.
 
     Skips where this computer lacks what it needs.
+
+    Args:
+        arguments: as in the document.
+        beside: further ones.
     """
-    command = [sys.executable, "-P", "-m", f"benchmarks.{name}", *arguments, "--smoke"]
+    command = [sys.executable, "-P", "-m", f"benchmarks.{name}", "--smoke", *arguments, *beside]
     done = subprocess.run(
         command,
         cwd=PROJECT,

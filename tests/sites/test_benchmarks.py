@@ -1,0 +1,21 @@
+"""The benchmarks of a whole site run to their end, in small, on the site that stands."""
+
+from __future__ import annotations
+
+import pytest
+
+from testbed.bed import VARIABLE
+from tests.benchmark_runs import programs, smoke
+from tests.sites.standing import Standing
+
+pytestmark = [pytest.mark.site, pytest.mark.timeout(300)]
+RUNS = [("launch", "--site", "nchc"), *((name,) for name in programs(on_the_bed=True))]
+
+
+@pytest.mark.parametrize("run", RUNS, ids=" ".join)
+def test_a_benchmark_runs_and_prints_its_figures(
+    run: tuple[str, ...], site: Standing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(site.bed.state))
+    smoke(*run, beside=("--standing", str(site.port)))
+    site.nothing_is_left()
