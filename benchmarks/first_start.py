@@ -4,7 +4,8 @@ The clone is of what is committed, in a folder of its own, with empty caches of 
 (`--warm`: with this account's). Its `./run` is watched until `/healthz` answers and the Explore
 page opens with the printed link; then the sample scenes are waited for. The plain way is
 `python -m venv` and `pip install -r requirements.txt`, with nothing of the front end. Prints a
-table and writes `benchmarks/results/first_start.json`. Fetches packages from the index.
+table and writes `benchmarks/results/first_start.json`. Fetches packages from the index. It
+itself needs the test packages (`./test --version` installs them).
 
 A smoke run fetches nothing: in the clone's place stands this checkout, set up before, the sample
 scenes are there already, and the plain way installs an empty list.

@@ -21,7 +21,7 @@ _ON_THE_BED = re.compile(r"^from testbed", re.MULTILINE)
 
 def programs(*, on_the_bed: bool) -> list[str]:
     """Those in the folder that always need the test-bed, or the others."""
-    folder = PROJECT / "benchmarks"
+    folder = PROJECT / "benchmarks/"
     texts = {file.stem: file.read_text("utf-8") for file in folder.glob("*.py")}
     started = {name: text for name, text in texts.items() if "__main__" in text}
     started |= {file.parent.name: file.read_text("utf-8") for file in folder.glob("*/__main__.py")}

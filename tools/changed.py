@@ -1,11 +1,11 @@
 """Run the tests that a change can break: `python -m tools.changed [REV] [pytest's arguments]`.
 
-The changed files are those that differ from REV (HEAD where none is given) and those that git
-does not know yet. What they can break spreads until nothing is added: to the modules that import
-them (grimp's import graph of the packages; tests and scripts are read here), and to the Python
-files that name them in quotes, since programs are started, and documents read, by their names.
-A conftest reaches the tests of its folder, and what all tests stand on reaches them all. `--list`
-prints the files and runs nothing.
+The changed files are those that differ from REV (HEAD where none is given) and those that git does
+not know yet. What they can break spreads until nothing is added: to the modules that import them
+(grimp's import graph of the packages; tests and scripts are read here), and to the Python files
+that name them in quotes, or their folder with a slash at its end, since programs are started, and
+documents read, by their names. A conftest reaches the tests of its folder, and what all tests
+stand on reaches them all. `--list` prints the files and runs nothing.
 """
 
 from __future__ import annotations
@@ -120,18 +120,18 @@ def module(name: str) -> str:
 
 
 def _named(names: Iterable[str], alone: Collection[str]) -> set[str]:
-    """How a Python file can speak of these: in quotes, by path, module or file name.
+    """How a Python file can speak of these: in quotes, by path, module, file name or folder.
 
     Args:
         alone: names of Python files that only one has.
     """
     ways = set()
     for name in names:
-        ways |= {name, module(name) or name}
+        ways |= {name, module(name) or name, f"{Path(name).parent}/"}
         if not module(name) or Path(name).name in alone:
             ways.add(Path(name).name)
         if name.endswith("/__main__.py"):
-            ways.add(module(f"{Path(name).parent}.py"))
+            ways |= {module(f"{Path(name).parent}.py"), f"{Path(name).parent.parent}/"}
     return ways
 
 

@@ -152,7 +152,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         async with visitor.client() as http:
             cookies = [await sign_in(http, on.link()) for _ in range(options.users + 1)]
         sessions = await asyncio.to_thread(on.open_notebooks, cookies[0], options.notebooks)
-        await asyncio.to_thread(on.settle)
+        await asyncio.to_thread(on.settle, min(3.0, options.seconds))
         async with scenery(on, sessions, cookies[0]) as seen:
             await seen.measure(min(2, options.seconds))
             quiet = await seen.measure(options.seconds)
@@ -226,7 +226,7 @@ def report(result: dict[str, Any], *, smoke: bool) -> int:
 def main() -> int:
     """Command line; 1 when a target is missed."""
     command = Command(__doc__)
-    command.size("--seconds", 15.0, smoke=1.0)
+    command.size("--seconds", 15.0, smoke=0.3)
     command.size("--users", 30, smoke=2)
     command.size("--notebooks", 10, smoke=1)
     options = command.parse()

@@ -76,11 +76,11 @@ class Place:
         found = json.loads((work / "direct.json").read_text())
         return Way(found["port"], {"Authorization": f"token {found['token']}"})
 
-    def settle(self) -> None:
-        """Wait until nothing but polling goes on: modules run and compile at first."""
+    def settle(self, seconds: float) -> None:
+        """Wait until nothing but polling goes on for so long: modules run and compile at first."""
         idle = 0
         deadline = time.monotonic() + _START_S
-        while idle < 3 and time.monotonic() < deadline:
+        while idle < seconds and time.monotonic() < deadline:
             before = total_cpu(self.data)
             time.sleep(1)
             idle = idle + 1 if total_cpu(self.data) - before < 0.3 else 0

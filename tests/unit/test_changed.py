@@ -15,6 +15,11 @@ def project(tmp_path):
         "lib/high.py": "from lib import low",
         "lib/other.py": "",
         "lib/program.py": "",
+        "tools/__init__.py": "",
+        "tools/one.py": "",
+        "tools/two/__init__.py": "",
+        "tools/two/__main__.py": "",
+        "tests/unit/test_tools.py": 'FOLDER = "tools/"',
         "tests/starting.py": 'COMMAND = ["python", "-m", "lib.program"]',
         "tests/unit/test_low.py": "from lib.high import x",
         "tests/unit/test_other.py": "def test(): import lib.other",
@@ -42,6 +47,8 @@ def project(tmp_path):
         ("tests/starting.py", {"tests/e2e/test_program.py"}),
         ("docs/guide.md", {"tests/unit/test_words.py"}),
         ("docs/gone.md", set()),
+        ("tools/one.py", {"tests/unit/test_tools.py"}),
+        ("tools/two/__main__.py", {"tests/unit/test_tools.py"}),
         ("tests/unit/test_low.py", {"tests/unit/test_low.py"}),
         ("tests/sites/test_bed.py", set()),
     ],
@@ -54,7 +61,7 @@ def test_it_spreads_by_imports_and_by_names(project, monkeypatch, changed, chose
 
 def test_what_all_stand_on_chooses_all_but_sites(project):
     found = can_break(["pyproject.toml"], project)
-    assert len(found) == 5
+    assert len(found) == 6
     assert not any("sites" in name for name in found)
 
 
