@@ -9,20 +9,21 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import ParamSpec, TypeVar
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
-def compiled(function: F) -> F:
+def compiled(function: Callable[P, T]) -> Callable[P, T]:
     """Compile `function` in nopython mode; it releases the interpreter lock.
 
     Division by zero gives infinity or NaN as in numpy."""
     choose_cache_folder()
     import numba
 
-    kernel: Any = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-    return cast(F, kernel)
+    kernel: Callable[P, T] = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    return kernel
 
 
 def choose_cache_folder() -> None:

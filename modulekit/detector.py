@@ -5,14 +5,16 @@ The runner (`modulekit.run`) does everything else. See docs/modules.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-from modulekit.raster import Array, SceneReader, Strip
+from modulekit.arrays import Bits, Integers, Strengths
+from modulekit.json_value import JsonObject
+from modulekit.raster import SceneReader, Strip
 from modulekit.scenes import SceneItem
 
-Params = Mapping[str, Any]
+Params = JsonObject
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,18 @@ class Found:
         order; the detector gets them back per object.
     """
 
-    mask: Array
-    strength: Array
+    mask: Bits
+    strength: Strengths
 
 
 @dataclass(frozen=True)
 class ObjectPixels:
     """The pixels of one object: `rows`, `columns` (scene), `mask` and `strength` at each."""
 
-    rows: Array
-    columns: Array
-    mask: Array
-    strength: Array
+    rows: Integers
+    columns: Integers
+    mask: Bits
+    strength: Strengths
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Description:
 
     kind: str
     score: float
-    properties: Mapping[str, Any] = field(default_factory=dict)
+    properties: JsonObject = field(default_factory=dict)
 
 
 class SceneDetector(Protocol):
@@ -83,7 +85,7 @@ class SceneDetector(Protocol):
         """Class, score and properties of an object, or None to drop it."""
         ...
 
-    def searched(self) -> Mapping[str, Any]:
+    def searched(self) -> JsonObject:
         """What was looked at, for `scene_done`: called after the last strip.
 
         Has at least `pixels` (valid ones) and `valid_fraction`.

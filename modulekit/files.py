@@ -7,9 +7,9 @@ import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from modulekit.errors import DiskFull, UsageError
+from modulekit.json_value import JsonValue
 
 MAX_JSON_BYTES = 16 * 2**20
 #: What a full disk, a used-up quota and a file size limit look like.
@@ -55,14 +55,19 @@ def write_bytes(path: Path, data: bytes) -> None:
             raise
 
 
-def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
+def write_json(path: Path, value: JsonValue, *, compact: bool = False) -> None:
     """Write `value` as JSON text; NaN and infinities are refused by `json`."""
-    style: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 2}
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, **style)
+    text = json.dumps(
+        value,
+        ensure_ascii=False,
+        allow_nan=False,
+        indent=None if compact else 2,
+        separators=(",", ":") if compact else None,
+    )
     write_bytes(path, text.encode() + b"\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> JsonValue:
     """Parse a JSON file of at most 16 MiB.
 
     Raises:
@@ -71,8 +76,9 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise UsageError(f"{path.name} is larger than 16 MiB, which no catalog or item needs.")
-        return json.loads(path.read_bytes())
+        found: JsonValue = json.loads(path.read_bytes())
     except OSError as exc:
         raise UsageError(f"{path.name} cannot be read ({exc.strerror}).") from exc
     except (ValueError, RecursionError) as exc:
         raise UsageError(f"{path.name} is not JSON; write it again.") from exc
+    return found

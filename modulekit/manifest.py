@@ -7,10 +7,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from modulekit.errors import UsageError
 from modulekit.files import read_json
+from modulekit.json_value import JsonObject, JsonValue, json_object
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -37,7 +38,7 @@ class Manifest:
     classes: Mapping[str, str]
     needs: tuple[Need, ...]
     score_meaning: str
-    params_schema: Mapping[str, Any] = field(repr=False)
+    params_schema: JsonObject = field(repr=False)
 
     def need_of(self, platform: str) -> Need | None:
         """What is needed of `platform` ("landsat-8"), or None if it is not supported."""
@@ -71,7 +72,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise UsageError(f"module.toml of {folder.name} is not valid: {exc}.") from exc
 
 
-def read_params(manifest: Manifest, path: Path | None) -> dict[str, Any]:
+def read_params(manifest: Manifest, path: Path | None) -> dict[str, JsonValue]:
     """The parameters of `path` with the schema's defaults for what it leaves out.
 
     Raises:
@@ -82,7 +83,7 @@ def read_params(manifest: Manifest, path: Path | None) -> dict[str, Any]:
     return check_params(manifest, given)
 
 
-def check_params(manifest: Manifest, given: Any) -> dict[str, Any]:
+def check_params(manifest: Manifest, given: JsonValue) -> dict[str, JsonValue]:
     """Validate `given` against the module's schema and fill in the defaults."""
     jsonschema = _import_jsonschema()
     schema = dict(manifest.params_schema)
@@ -92,11 +93,12 @@ def check_params(manifest: Manifest, given: Any) -> dict[str, Any]:
         where = ".".join(str(p) for p in error.absolute_path)
         name = f"The parameter {where}" if where else "The parameters"
         raise UsageError(f"{name} cannot be used: {error.message[:300]}.")
-    defaults = {k: v["default"] for k, v in schema.get("properties", {}).items() if "default" in v}
-    return {**defaults, **given}
+    described = {k: json_object(v) for k, v in json_object(schema.get("properties", {})).items()}
+    defaults = {k: v["default"] for k, v in described.items() if "default" in v}
+    return {**defaults, **json_object(given)}
 
 
-def _import_jsonschema() -> Any:
+def _import_jsonschema() -> ModuleType:
     """jsonschema without its optional check of IRIs, which no parameter needs.
 
     Where rfc3987_syntax is installed (JupyterLab brings it), importing jsonschema 4.26

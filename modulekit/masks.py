@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
+from rasterio.crs import CRS
 from rasterio.io import MemoryFile
+from rasterio.transform import Affine
 
+from modulekit.arrays import Bits
 from modulekit.files import write_bytes
-from modulekit.raster import Array
 
 
-def write_mask(path: Path, mask: Array, transform: Any, crs: Any, bits: tuple[str, ...]) -> None:
+def write_mask(path: Path, mask: Bits, transform: Affine, crs: CRS, bits: tuple[str, ...]) -> None:
     """Write `mask`, uint8 (height, width), on the scene's grid.
 
     The file is made in memory, where it is small, and written in one piece: GDAL does

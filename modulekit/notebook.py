@@ -1,5 +1,6 @@
 """What a prepared notebook works with: the session's scenes, parameters and results.
 
+from modulekit.json_value import (JsonObject, JsonValue)
 from modulekit.notebook import open_session
 
 session = open_session("active-fire")
@@ -17,20 +18,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from modulekit.cli import load_detector, module_folder
 from modulekit.errors import ModuleError, SceneError, UsageError
 from modulekit.files import read_json
+from modulekit.json_value import (
+    JsonObject,
+    JsonValue,
+    json_list,
+    json_number,
+    json_object,
+    json_text,
+)
 from modulekit.manifest import Manifest, check_params, read_manifest, read_params
 from modulekit.scenes import SceneItem, read_catalog, read_item
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from rasterio.crs import CRS
 
+    from modulekit.arrays import Bits
     from modulekit.detector import Detector
-    from modulekit.raster import Array
+    from modulekit.objects import Outline, Ring
 
 COLUMNS = ("scene", "n", "class", "score", "lon", "lat", "pixels", "area_m2", "flags", "datetime")
 #: A run that tells nothing for this long is taken to have broken off.
@@ -46,9 +57,9 @@ class Picture:
     extent: (left, right, bottom, top) in the coordinates of `crs`, as matplotlib takes it.
     """
 
-    rgb: Array
+    rgb: Bits
     extent: tuple[float, float, float, float]
-    crs: Any
+    crs: CRS
 
 
 @dataclass(frozen=True)
@@ -59,11 +70,11 @@ class Results:
     `failed` a sentence for each scene that could not be worked on.
     """
 
-    collections: Mapping[str, Mapping[str, Any]] = field(repr=False)
+    collections: Mapping[str, JsonObject] = field(repr=False)
     failed: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return sum(len(c["features"]) for c in self.collections.values())
+        return sum(len(_features(c)) for c in self.collections.values())
 
     @cached_property
     def table(self) -> pd.DataFrame:
@@ -73,17 +84,17 @@ class Results:
         rows = [
             _row(scene, feature)
             for scene, collection in self.collections.items()
-            for feature in collection["features"]
+            for feature in _features(collection)
         ]
         return pd.DataFrame(rows) if rows else pd.DataFrame(columns=[*COLUMNS, "geometry"])
 
     @property
-    def geojson(self) -> dict[str, Any]:
+    def geojson(self) -> dict[str, JsonValue]:
         """All detections as one feature collection; each names its scene."""
         features = [
-            {**feature, "properties": {**feature["properties"], "scene": scene}}
+            {**feature, "properties": {**json_object(feature["properties"]), "scene": scene}}
             for scene, collection in self.collections.items()
-            for feature in collection["features"]
+            for feature in _features(collection)
         ]
         return {"type": "FeatureCollection", "features": features}
 
@@ -91,7 +102,7 @@ class Results:
         """What differs from `other`, one line per scene; [] when they found the same."""
         lines = []
         for scene in sorted({*self.collections, *other.collections, *self.failed, *other.failed}):
-            mine, yours = self._features(scene), other._features(scene)
+            mine, yours = self._plain(scene), other._plain(scene)
             if mine is None or yours is None:
                 if mine is not yours:
                     lines.append(f"{scene}: worked on in one of the two only")
@@ -105,16 +116,24 @@ class Results:
         if differences:
             raise AssertionError("; ".join(differences))
 
-    def _features(self, scene: str) -> Any:
+    def _plain(self, scene: str) -> Sequence[JsonValue] | None:
+        """The features as JSON reads them again: what was just found has tuples."""
         collection = self.collections.get(scene)
-        return None if collection is None else json.loads(json.dumps(collection["features"]))
+        if collection is None:
+            return None
+        features: Sequence[JsonValue] = json.loads(json.dumps(collection["features"]))
+        return features
 
 
-def _row(scene: str, feature: Mapping[str, Any]) -> dict[str, Any]:
+def _features(collection: JsonObject) -> list[JsonObject]:
+    return [json_object(feature) for feature in json_list(collection["features"])]
+
+
+def _row(scene: str, feature: JsonObject) -> dict[str, JsonValue]:
     from modulekit.objects import centre
 
-    properties = feature["properties"]
-    lon, lat = centre(feature["bbox"])
+    properties = json_object(feature["properties"])
+    lon, lat = centre([json_number(side) for side in json_list(feature["bbox"])])
     return {
         "scene": scene,
         "n": properties["n"],
@@ -124,9 +143,9 @@ def _row(scene: str, feature: Mapping[str, Any]) -> dict[str, Any]:
         "lat": lat,
         "pixels": properties["pixels"],
         "area_m2": properties["area_m2"],
-        "flags": ", ".join(properties["flags"]),
+        "flags": ", ".join(map(json_text, json_list(properties["flags"]))),
         "datetime": properties["datetime"],
-        **properties["properties"],
+        **json_object(properties["properties"]),
         "geometry": feature["geometry"],
     }
 
@@ -138,7 +157,7 @@ class Session:
         package = f"modules.{module.replace('-', '_')}"
         self.work = work
         self.module: Manifest = read_manifest(module_folder(package))
-        self.params: dict[str, Any] = read_params(self.module, work / "in" / "params.json")
+        self.params: dict[str, JsonValue] = read_params(self.module, work / "in" / "params.json")
         self._detector: Detector = load_detector(package)
         self._broken: dict[str, str] = {}
         self.scenes: list[SceneItem] = self._read_scenes()
@@ -153,7 +172,7 @@ class Session:
         return scenes
 
     @property
-    def events(self) -> list[dict[str, Any]]:
+    def events(self) -> list[JsonObject]:
         """What the run has told so far; a line that is still being written is left out."""
         path = self.work / "out" / "status.jsonl"
         if not path.exists():
@@ -194,17 +213,18 @@ class Session:
     @property
     def results(self) -> Results:
         """What the run has found in the scenes that it has done so far."""
-        collections, failed = {}, {}
+        collections: dict[str, JsonObject] = {}
+        failed: dict[str, str] = {}
         for event in self.events:
             if event["event"] == "scene_done":
-                scene = event["scene"]
+                scene = json_text(event["scene"])
                 folder = self.work / "out" / scene
-                collections[scene] = read_json(folder / "detections.geojson")
+                collections[scene] = json_object(read_json(folder / "detections.geojson"))
             elif event["event"] == "scene_failed":
-                failed[event["scene"]] = event["message"]
+                failed[json_text(event["scene"])] = json_text(event["message"])
         return Results(collections, failed)
 
-    def detect(self, **changes: Any) -> Results:
+    def detect(self, **changes: JsonValue) -> Results:
         """Detect in all scenes again, in this process; nothing is written.
 
         Args:
@@ -224,7 +244,7 @@ class Session:
                     failed[item.id] = exc.message
         return Results(collections, failed)
 
-    def _detect_one(self, item: SceneItem, params: Mapping[str, Any]) -> dict[str, Any]:
+    def _detect_one(self, item: SceneItem, params: JsonObject) -> dict[str, JsonValue]:
         from modulekit.raster import SceneReader
         from modulekit.results import feature_collection
         from modulekit.run import check_fit, search
@@ -260,7 +280,7 @@ class Session:
             axes.set_title(f"{item.id}\n{exc.message}", fontsize=9)
             return
         axes.imshow(picture.rgb, extent=picture.extent, interpolation="nearest")
-        features = found.collections.get(item.id, {}).get("features", [])
+        features = _features(found.collections.get(item.id, {"features": []}))
         for feature in features:
             outline = transform_geom("EPSG:4326", picture.crs, feature["geometry"])
             for ring in _outer_rings(outline):
@@ -273,18 +293,20 @@ class Session:
         axes.set_xlabel(f"metres, {picture.crs.to_string()}", fontsize=8)
         axes.tick_params(labelsize=7)
 
-    def chips(self, *, most: int = 12) -> list[tuple[str, Array]]:
+    def chips(self, *, most: int = 12) -> list[tuple[str, Bits]]:
         """The run's best chips: (caption, uint8 (height, width, 3)) in order of score."""
         import numpy as np
         from PIL import Image
 
         shown = [e for e in self.events if e["event"] == "object" and e["chip"]]
-        shown.sort(key=lambda e: -e["score"])
+        shown.sort(key=lambda e: -json_number(e["score"]))
         chips = []
         for event in shown[:most]:
-            path = self.work / "out" / event["scene"] / "chips" / f"{event['n']:04d}.webp"
+            path = (
+                self.work / "out" / json_text(event["scene"]) / "chips" / f"{event['n']:04d}.webp"
+            )
             with Image.open(path) as image:
-                caption = f"{event['class']} {event['score']:.2f}"
+                caption = f"{event['class']} {json_number(event['score']):.2f}"
                 chips.append((caption, np.asarray(image.convert("RGB"))))
         return chips
 
@@ -304,22 +326,29 @@ def open_session(module: str, work: Path | str | None = None) -> Session:
     return Session(Path(folder), module)
 
 
-def _progress_text(events: Sequence[Mapping[str, Any]]) -> str:
+def _progress_text(events: Sequence[JsonObject]) -> str:
     """One line per scene of a run."""
     if not events:
         return "The run has not started yet."
-    lines: dict[str, str] = dict.fromkeys(events[0].get("scenes", ()), "waiting")
+    scenes = map(json_text, json_list(events[0].get("scenes", ())))
+    lines: dict[str, str] = dict.fromkeys(scenes, "waiting")
     for event in events:
-        kind, scene = event["event"], event.get("scene", "")
+        kind, scene = event["event"], json_text(event.get("scene", ""))
         if kind == "scene_started":
             lines[scene] = "0 %"
         elif kind == "progress":
-            lines[scene] = f"{event['fraction']:.0%}"
+            lines[scene] = f"{json_number(event['fraction']):.0%}"
         elif kind == "scene_done":
             lines[scene] = f"done, {event['objects']} objects"
         elif kind == "scene_failed":
             lines[scene] = f"failed: {event['message']}"
     return "\n".join(f"{scene}: {line}" for scene, line in lines.items())
+
+
+class _Shown(Protocol):
+    """IPython's handle of something under the cell."""
+
+    def update(self, what: object, /) -> None: ...
 
 
 def _shower() -> Callable[[str], None]:
@@ -332,12 +361,12 @@ def _shower() -> Callable[[str], None]:
         return print
     if get_ipython() is None:
         return print
-    pretty: Any = Pretty
-    handle: Any = display(pretty(""), display_id=True)  # type: ignore[no-untyped-call]
+    pretty: Callable[[str], object] = Pretty
+    handle: _Shown = display(pretty(""), display_id=True)  # type: ignore[no-untyped-call]
     return lambda text: handle.update(pretty(text))
 
 
-def _outer_rings(outline: Mapping[str, Any]) -> list[Any]:
+def _outer_rings(outline: Outline) -> list[Ring]:
     if outline["type"] == "Polygon":
         return [outline["coordinates"][0]]
     return [polygon[0] for polygon in outline["coordinates"]]

@@ -6,17 +6,37 @@ memory follows the number of detected pixels and not the size of the scene.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, TypedDict
 
 import numpy as np
 from rasterio import features, warp
+from rasterio.crs import CRS
 from rasterio.transform import Affine
 
+from modulekit.arrays import Bits, Integers, Strengths
 from modulekit.compiled import compiled
 from modulekit.detector import ObjectPixels, SceneDetector
-from modulekit.raster import Array
+from modulekit.json_value import JsonObject
+
+#: The rings of a polygon, each of [lon, lat] or of places in the scene's coordinates.
+Ring = list[list[float]]
+Polygon = list[Ring]
+
+
+class _OnePart(TypedDict):
+    type: Literal["Polygon"]
+    coordinates: Polygon
+
+
+class _Parts(TypedDict):
+    type: Literal["MultiPolygon"]
+    coordinates: list[Polygon]
+
+
+#: As GeoJSON has it.
+Outline = _OnePart | _Parts
 
 
 @dataclass(frozen=True)
@@ -29,14 +49,14 @@ class FoundObject:
 
     kind: str
     score: float
-    properties: Mapping[str, Any]
+    properties: JsonObject
     pixels: int
     box: tuple[int, int, int, int]
-    outline: Mapping[str, Any]
+    outline: Outline
 
 
 @compiled
-def label_runs(rows: Array, columns: Array) -> Array:
+def label_runs(rows: Integers, columns: Integers) -> Integers:
     """Label pixels that touch at edges or corners: int64, one label per pixel, from 0.
 
     `rows` and `columns` are in row-major order. Union-find over the pixels of this row
@@ -76,7 +96,7 @@ def label_runs(rows: Array, columns: Array) -> Array:
 
 
 @compiled
-def _root(parent: Array, p: int) -> int:
+def _root(parent: Integers, p: int) -> int:
     while parent[p] != p:
         parent[p] = parent[parent[p]]
         p = parent[p]
@@ -84,7 +104,7 @@ def _root(parent: Array, p: int) -> int:
 
 
 @compiled
-def _union(parent: Array, p: int, q: int) -> None:
+def _union(parent: Integers, p: int, q: int) -> None:
     """Join two sets; the earlier pixel stays the root."""
     a, b = _root(parent, p), _root(parent, q)
     if a < b:
@@ -93,7 +113,7 @@ def _union(parent: Array, p: int, q: int) -> None:
         parent[a] = b
 
 
-def object_pixels(mask: Array, strength: Array, object_bits: int) -> Iterator[ObjectPixels]:
+def object_pixels(mask: Bits, strength: Strengths, object_bits: int) -> Iterator[ObjectPixels]:
     """The objects of a whole-scene mask, one after the other.
 
     Args:
@@ -115,7 +135,7 @@ def object_pixels(mask: Array, strength: Array, object_bits: int) -> Iterator[Ob
 
 
 def find_objects(
-    mask: Array, strength: Array, detector: SceneDetector, transform: Any
+    mask: Bits, strength: Strengths, detector: SceneDetector, transform: Affine
 ) -> list[FoundObject]:
     """Objects that the detector accepts, best score first; ties by place in the scene.
 
@@ -142,7 +162,7 @@ def find_objects(
     return found
 
 
-def _outline(pixels: ObjectPixels, box: tuple[int, int, int, int], transform: Any) -> Any:
+def _outline(pixels: ObjectPixels, box: tuple[int, int, int, int], transform: Affine) -> Outline:
     """The pixel outline as a (Multi)Polygon in the scene's coordinates.
 
     Parts that touch at a corner become polygons of their own, since a ring that
@@ -161,7 +181,7 @@ def _outline(pixels: ObjectPixels, box: tuple[int, int, int, int], transform: An
     return {"type": "MultiPolygon", "coordinates": parts}
 
 
-def to_lonlat(outlines: list[Any], crs: Any) -> list[Any]:
+def to_lonlat(outlines: Sequence[Outline], crs: CRS) -> list[Outline]:
     """Outlines of one scene in longitude and latitude (EPSG:4326), rings right-handed.
 
     One that crosses the antimeridian is cut there into a MultiPolygon (RFC 7946, 3.1.9).
@@ -184,12 +204,13 @@ def to_lonlat(outlines: list[Any], crs: Any) -> list[Any]:
     return result
 
 
-def _polygons(outline: Any) -> list[Any]:
-    coordinates = outline["coordinates"]
-    return [coordinates] if outline["type"] == "Polygon" else list(coordinates)
+def _polygons(outline: Outline) -> list[Polygon]:
+    if outline["type"] == "Polygon":
+        return [outline["coordinates"]]
+    return outline["coordinates"]
 
 
-def _wound(ring: list[list[float]], *, outer: bool) -> list[list[float]]:
+def _wound(ring: Ring, *, outer: bool) -> Ring:
     """Outer rings counter-clockwise, holes clockwise (RFC 7946, 3.1.6)."""
     lon, lat = np.array(ring).T
     if lon.max() - lon.min() > 180:
@@ -198,7 +219,7 @@ def _wound(ring: list[list[float]], *, outer: bool) -> list[list[float]]:
     return ring if (twice_area > 0) == outer else ring[::-1]
 
 
-def _geometry(polygons: list[Any]) -> dict[str, Any]:
+def _geometry(polygons: list[Polygon]) -> Outline:
     if any(_crosses(polygon[0]) for polygon in polygons):
         polygons = [part for polygon in polygons for part in _cut(polygon)]
     if len(polygons) == 1:
@@ -206,26 +227,25 @@ def _geometry(polygons: list[Any]) -> dict[str, Any]:
     return {"type": "MultiPolygon", "coordinates": polygons}
 
 
-def _crosses(ring: list[list[float]]) -> bool:
+def _crosses(ring: Ring) -> bool:
     return max(p[0] for p in ring) - min(p[0] for p in ring) > 180
 
 
-def _cut(polygon: list[Any]) -> list[Any]:
+def _cut(polygon: Polygon) -> list[Polygon]:
     """Split a polygon of pixels at 180 degrees; both sides keep the holes they hold."""
     if not _crosses(polygon[0]):
         return [polygon]
-    from shapely import box
-    from shapely.geometry import Polygon, mapping
+    import shapely
 
     turned = [[(lon % 360, lat) for lon, lat in ring] for ring in polygon]
-    whole = Polygon(turned[0], turned[1:])
-    parts = []
+    whole = shapely.Polygon(turned[0], turned[1:])
+    parts: list[Polygon] = []
     for west, shift in ((0.0, 0.0), (180.0, -360.0)):
-        side = whole.intersection(box(west, -90, west + 180, 90))
+        side = whole.intersection(shapely.box(west, -90, west + 180, 90))
         for piece in getattr(side, "geoms", [side]):
-            if piece.geom_type == "Polygon" and not piece.is_empty:
-                rings = mapping(piece)["coordinates"]
-                moved = [[[lon + shift, lat] for lon, lat in ring] for ring in rings]
+            if isinstance(piece, shapely.Polygon) and not piece.is_empty:
+                rings = (piece.exterior, *piece.interiors)
+                moved = [[[lon + shift, lat] for lon, lat in ring.coords] for ring in rings]
                 parts.append([_wound(ring, outer=k == 0) for k, ring in enumerate(moved)])
     return parts
 
@@ -241,7 +261,7 @@ def centre(box: Sequence[float]) -> tuple[float, float]:
     return (-180.0 if lon == 180 else lon), round((south + north) / 2, 7)
 
 
-def lonlat_box(geometry: Mapping[str, Any]) -> list[float]:
+def lonlat_box(geometry: Outline) -> list[float]:
     """[west, south, east, north] of an outline; west > east over the antimeridian."""
     points = np.array([p for polygon in _polygons(geometry) for p in polygon[0]])
     south, north = float(points[:, 1].min()), float(points[:, 1].max())

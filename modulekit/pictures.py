@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from modulekit.arrays import Bits, Numbers
 from modulekit.detector import Composite
 from modulekit.errors import SceneError
-from modulekit.raster import Array, SceneReader
+from modulekit.raster import SceneReader
 
 CHIP_SIZE = 128
 #: A chip shows at least this many pixels of the scene, and at most CHIP_MOST.
@@ -38,7 +39,7 @@ class Stretch:
     high: tuple[float, float, float]
     zero_is_fill: bool
 
-    def apply(self, channels: Sequence[Array]) -> Array:
+    def apply(self, channels: Sequence[Numbers]) -> Bits:
         """Digital numbers (3 arrays of one shape) as uint8 (rows, columns, 3).
 
         Where all are fill the picture is black. A single fill value beside valid ones
@@ -139,13 +140,13 @@ def overview(
     return _webp(picture)
 
 
-def reduced(scene: SceneReader, stretch: Stretch, longest: int) -> Array:
+def reduced(scene: SceneReader, stretch: Stretch, longest: int) -> Bits:
     """The whole scene, longest side at most `longest`: uint8 (height, width, 3)."""
     height, width = _fitted(scene.shape, longest)
     return stretch.apply([scene.reduced(name, height, width) for name in stretch.bands])
 
 
-def composite_of(scene: SceneReader, composite: Composite, longest: int) -> Array:
+def composite_of(scene: SceneReader, composite: Composite, longest: int) -> Bits:
     """`reduced` with the stretch that chips and overview of the scene have."""
     return reduced(scene, make_stretch(scene, composite), longest)
 

@@ -11,19 +11,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-import numpy.typing as npt
 import rasterio
+from rasterio.crs import CRS
 from rasterio.errors import RasterioError
+from rasterio.io import DatasetReader
+from rasterio.transform import Affine
 from rasterio.windows import Window
 
+from modulekit.arrays import Numbers
 from modulekit.errors import SceneError
 from modulekit.scenes import Band, SceneItem
 
-Array = npt.NDArray[Any]
+#: Height and width in pixels, affine from (column, row) to coordinates, and their system.
+Grid = tuple[int, int, Affine, CRS]
 
 #: The one driver that may open files; a COG is a GeoTIFF to read.
 DRIVER = "GTiff"
@@ -59,7 +62,7 @@ class Strip:
     y0: int
     y1: int
     top: int
-    bands: dict[str, Array]
+    bands: dict[str, Numbers]
 
     @property
     def inner(self) -> slice:
@@ -76,8 +79,8 @@ class SceneReader:
 
     def __init__(self, item: SceneItem) -> None:
         self.item = item
-        self._files: dict[str, Any] = {}
-        self._grid: tuple[Any, ...] | None = None
+        self._files: dict[str, DatasetReader] = {}
+        self._grid: Grid | None = None
         self._pool = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="read")
 
     def __enter__(self) -> SceneReader:
@@ -114,12 +117,12 @@ class SceneReader:
         return height, width
 
     @property
-    def transform(self) -> Any:
+    def transform(self) -> Affine:
         """Affine from (column, row) to the coordinates of `crs`."""
         return self._known_grid()[2]
 
     @property
-    def crs(self) -> Any:
+    def crs(self) -> CRS:
         """`rasterio.crs.CRS` of the grid."""
         return self._known_grid()[3]
 
@@ -153,7 +156,7 @@ class SceneReader:
         rows = max(1, min(rows, height))
         starts = range(0, height, rows)
         upcoming = self._submit(names, 0, min(rows, height))
-        kept: dict[str, Array] = {}
+        kept: dict[str, Numbers] = {}
         top = y0 = 0
         for start in starts:
             bands = self._assemble(upcoming, kept)
@@ -168,26 +171,26 @@ class SceneReader:
             kept = {name: array[keep - top :].copy() for name, array in bands.items()}
             top = keep
 
-    def window(self, name: str, row: int, column: int, height: int, width: int) -> Array:
+    def window(self, name: str, row: int, column: int, height: int, width: int) -> Numbers:
         """One band in a window that lies inside the scene, shape (height, width)."""
         band = self.item.band(name)
         file = self._file(band)
         data = _read(file, [band.index], Window(column, row, width, height))
         return data.reshape(height, width)
 
-    def reduced(self, name: str, height: int, width: int) -> Array:
+    def reduced(self, name: str, height: int, width: int) -> Numbers:
         """One band of the whole scene at a smaller size, nearest neighbour."""
         band = self.item.band(name)
         file = self._file(band)
         data = _read(file, [band.index], None, out_shape=(1, height, width))
         return data.reshape(height, width)
 
-    def _known_grid(self) -> tuple[Any, ...]:
+    def _known_grid(self) -> Grid:
         if self._grid is None:
             raise SceneError("No band of the scene is open yet.")
         return self._grid
 
-    def _file(self, band: Band) -> Any:
+    def _file(self, band: Band) -> DatasetReader:
         if band.href not in self._files:
             file = _open(band, self.item.folder)
             self._files[band.href] = file
@@ -199,7 +202,7 @@ class SceneReader:
             )
         return file
 
-    def _check_grid(self, band: Band, file: Any) -> None:
+    def _check_grid(self, band: Band, file: DatasetReader) -> None:
         grid = (file.height, file.width, file.transform, file.crs)
         if file.crs is None:
             raise SceneError(
@@ -213,14 +216,14 @@ class SceneReader:
                 f"another grid than the other bands ({self._grid[1]} x {self._grid[0]})."
             )
 
-    def _submit(self, names: Sequence[str], y0: int, y1: int) -> list[Future[dict[str, Array]]]:
+    def _submit(self, names: Sequence[str], y0: int, y1: int) -> list[Future[dict[str, Numbers]]]:
         by_file: dict[str, list[Band]] = {}
         for name in names:
             band = self.item.band(name)
             by_file.setdefault(band.href, []).append(band)
         return [self._pool.submit(self._read_rows, bands, y0, y1) for bands in by_file.values()]
 
-    def _read_rows(self, bands: list[Band], y0: int, y1: int) -> dict[str, Array]:
+    def _read_rows(self, bands: list[Band], y0: int, y1: int) -> dict[str, Numbers]:
         file = self._files[bands[0].href]
         window = Window(0, y0, file.width, y1 - y0)
         data = _read(file, [b.index for b in bands], window)
@@ -228,9 +231,9 @@ class SceneReader:
 
     @staticmethod
     def _assemble(
-        upcoming: list[Future[dict[str, Array]]], kept: dict[str, Array]
-    ) -> dict[str, Array]:
-        new: dict[str, Array] = {}
+        upcoming: list[Future[dict[str, Numbers]]], kept: dict[str, Numbers]
+    ) -> dict[str, Numbers]:
+        new: dict[str, Numbers] = {}
         for future in upcoming:
             new.update(future.result())
         if not kept:
@@ -238,7 +241,7 @@ class SceneReader:
         return {name: np.concatenate([kept[name], new.pop(name)]) for name in list(new)}
 
 
-def _open(band: Band, folder: Path) -> Any:
+def _open(band: Band, folder: Path) -> DatasetReader:
     address = _address(band, folder)
     try:
         # `sharing` off: a file that is used by two readers must not share a handle.
@@ -274,10 +277,13 @@ def _address(band: Band, folder: Path) -> str:
 
 
 def _read(
-    file: Any, indexes: list[int], window: Window | None, out_shape: tuple[int, ...] | None = None
-) -> Array:
+    file: DatasetReader,
+    indexes: list[int],
+    window: Window | None,
+    out_shape: tuple[int, ...] | None = None,
+) -> Numbers:
     try:
-        data: Array = file.read(indexes, window=window, out_shape=out_shape)
+        data: Numbers = file.read(indexes, window=window, out_shape=out_shape)
     except RasterioError as exc:
         name = Path(urlsplit(file.name).path).name
         raise SceneError(f"{name} is damaged or cut short; get the product again.") from exc

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 import pystac
 from pystac.utils import datetime_to_str, str_to_datetime
 
 from modulekit.errors import SceneError
 from modulekit.files import write_json
+from modulekit.json_value import JsonObject, JsonValue, json_list, json_number, json_object
 from modulekit.manifest import Manifest
-from modulekit.objects import FoundObject, centre, lonlat_box
+from modulekit.objects import FoundObject, Outline, centre, lonlat_box
 from modulekit.raster import SceneReader
 
 EXTENSIONS = [
@@ -44,11 +44,11 @@ class Detection:
 
     n: int
     found: FoundObject
-    geometry: Mapping[str, Any]
+    geometry: Outline
     area_m2: float
     flags: Sequence[str]
 
-    def event(self, *, chip: bool) -> dict[str, Any]:
+    def event(self, *, chip: bool) -> dict[str, JsonValue]:
         """The fields of its `object` event; lon and lat are the box's centre."""
         box = lonlat_box(self.geometry)
         lon, lat = centre(box)
@@ -66,13 +66,16 @@ class Detection:
             "properties": dict(self.found.properties),
         }
 
-    def feature(self, when: str) -> dict[str, Any]:
+    def feature(self, when: str) -> dict[str, JsonValue]:
         """The GeoJSON feature; `when` is the scene's time."""
         return {
             "type": "Feature",
             "id": self.n,
             "bbox": lonlat_box(self.geometry),
-            "geometry": dict(self.geometry),
+            "geometry": {
+                "type": self.geometry["type"],
+                "coordinates": self.geometry["coordinates"],
+            },
             "properties": {
                 "n": self.n,
                 "class": self.found.kind,
@@ -89,9 +92,9 @@ class Detection:
 def feature_collection(
     scene: SceneReader,
     manifest: Manifest,
-    params: Mapping[str, Any],
+    params: JsonObject,
     detections: Sequence[Detection],
-) -> dict[str, Any]:
+) -> dict[str, JsonValue]:
     """`detections.geojson`: all objects of one scene, with what made them."""
     return {
         "type": "FeatureCollection",
@@ -107,7 +110,7 @@ def write_item(
     folder: Path,
     scene: SceneReader,
     manifest: Manifest,
-    params: Mapping[str, Any],
+    params: JsonObject,
     detections: int,
     bits: tuple[str, ...],
 ) -> None:
@@ -121,10 +124,11 @@ def write_item(
         when = str_to_datetime(source.datetime)
     except ValueError as exc:
         raise SceneError(f"The scene's time {source.datetime!r:.40} cannot be read.") from exc
+    geometry, bbox = source.item.get("geometry"), source.item.get("bbox")
     item = pystac.Item(
         id=f"{source.id}.{manifest.id}",
-        geometry=source.item.get("geometry"),
-        bbox=source.item.get("bbox"),
+        geometry=None if geometry is None else dict(json_object(geometry)),
+        bbox=None if bbox is None else [json_number(v) for v in json_list(bbox)],
         datetime=when,
         properties=_properties(scene, manifest, params, detections),
         stac_extensions=list(EXTENSIONS),
@@ -155,8 +159,8 @@ def write_catalog(folder: Path, manifest: Manifest, scenes: Sequence[str]) -> No
 
 
 def _properties(
-    scene: SceneReader, manifest: Manifest, params: Mapping[str, Any], detections: int
-) -> dict[str, Any]:
+    scene: SceneReader, manifest: Manifest, params: JsonObject, detections: int
+) -> dict[str, JsonValue]:
     height, width = scene.shape
     epsg = scene.crs.to_epsg()
     return {
@@ -170,12 +174,12 @@ def _properties(
         "scenebridge:params": dict(params),
         "scenebridge:objects": detections,
         "scenebridge:synthetic": bool(
-            scene.item.item["properties"].get("scenebridge:synthetic", False)
+            json_object(scene.item.item["properties"]).get("scenebridge:synthetic", False)
         ),
     }
 
 
-def _bitfields(bits: tuple[str, ...]) -> list[dict[str, Any]]:
+def _bitfields(bits: tuple[str, ...]) -> list[dict[str, JsonValue]]:
     return [
         {
             "name": name,
@@ -190,14 +194,14 @@ def _bitfields(bits: tuple[str, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _file_fields(path: Path) -> dict[str, Any]:
+def _file_fields(path: Path) -> dict[str, JsonValue]:
     """Size and checksum (multihash: sha2-256, 32 bytes) for the file extension."""
     data = path.read_bytes()
     return {"file:size": len(data), "file:checksum": "1220" + hashlib.sha256(data).hexdigest()}
 
 
 def _source_href(scene: SceneReader, folder: Path) -> str:
-    for link in scene.item.item.get("links", []):
+    for link in map(json_object, json_list(scene.item.item.get("links", []))):
         if link.get("rel") == "self" and str(link.get("href", "")).startswith("https://"):
             return str(link["href"])
     return os.path.relpath(scene.item.path.resolve(), folder.resolve())

@@ -11,21 +11,22 @@ import contextlib
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from modulekit import objects, pictures, results
+from modulekit.arrays import Bits, Strengths
 from modulekit.detector import Detector, SceneDetector
 from modulekit.errors import DiskFull, ModuleError, SceneError, UsageError
 from modulekit.files import is_full, write_bytes, write_json, writing
+from modulekit.json_value import JsonObject
 from modulekit.manifest import Manifest
 from modulekit.masks import write_mask
 from modulekit.quality import flags_of
-from modulekit.raster import Array, SceneReader, gdal_environment
+from modulekit.raster import SceneReader, gdal_environment
 from modulekit.scenes import SceneItem, SceneLink, read_catalog, read_item
 from modulekit.status import Status
 
@@ -46,7 +47,7 @@ def _silent(_line: str) -> None:
 def run(
     manifest: Manifest,
     detector: Detector,
-    params: Mapping[str, Any],
+    params: JsonObject,
     source: Path,
     output: Path,
     tell: Tell = _silent,
@@ -128,7 +129,7 @@ class SceneRun:
         self,
         manifest: Manifest,
         detector: Detector,
-        params: Mapping[str, Any],
+        params: JsonObject,
         output: Path,
         status: Status,
     ) -> None:
@@ -250,7 +251,7 @@ def check_fit(manifest: Manifest, item: SceneItem, log: Callable[[str], None]) -
 
 def search(
     scene: SceneReader, detector: SceneDetector, progress: Callable[[float], None]
-) -> tuple[Array, list[results.Detection]]:
+) -> tuple[Bits, list[results.Detection]]:
     """The whole scene's mask and its detections, numbered, best first."""
     mask, strength = detect_scene(scene, detector, progress)
     found = objects.find_objects(mask, strength, detector, scene.transform)
@@ -265,7 +266,7 @@ def search(
 
 def detect_scene(
     scene: SceneReader, detector: SceneDetector, progress: Callable[[float], None]
-) -> tuple[Array, Array]:
+) -> tuple[Bits, Strengths]:
     """The whole scene's mask (uint8) and the strength of its object pixels (float32)."""
     scene.open(detector.bands)
     height, width = scene.shape

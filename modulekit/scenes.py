@@ -17,11 +17,18 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from modulekit.errors import SceneError, UsageError
 from modulekit.files import read_json
+from modulekit.json_value import (
+    JsonObject,
+    JsonValue,
+    json_list,
+    json_number,
+    json_object,
+    json_text,
+)
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,119}")
 _LEVEL_IN_ID = re.compile(r"^L[COTEM]\d\d_(L\d[A-Z]{2})_")
@@ -72,7 +79,7 @@ class SceneItem:
     bands: Mapping[str, Band]
     folder: Path
     path: Path
-    item: Mapping[str, Any] = field(repr=False)
+    item: JsonObject = field(repr=False)
 
     def band(self, name: str) -> Band:
         """The band `name`.
@@ -121,7 +128,7 @@ def read_catalog(folder: Path) -> list[SceneLink]:
     return scenes
 
 
-def _scene_link(folder: Path, href: Any) -> SceneLink:
+def _scene_link(folder: Path, href: JsonValue) -> SceneLink:
     if not isinstance(href, str) or urlsplit(href).scheme:
         raise UsageError("An item link of catalog.json is not a file below its folder.")
     path = folder / href
@@ -138,15 +145,16 @@ def read_item(link: SceneLink) -> SceneItem:
         SceneError: the item cannot be read or is not the scene that the catalog names.
     """
     try:
-        item = read_json(link.path)
+        found = read_json(link.path)
     except UsageError as exc:
         raise SceneError(exc.message) from exc
     try:
-        properties, assets = item["properties"], item["assets"]
+        item = json_object(found)
+        properties, assets = json_object(item["properties"]), json_object(item["assets"])
         if item["id"] != link.id:
             raise SceneError(f"{link.path.name} describes another scene ({item['id']!r:.80}).")
         platform = _platform(properties)
-        level = _level(item["id"], properties)
+        level = _level(link.id, properties)
         bands = {b.name: b for b in _bands(assets, properties, platform, level)}
         elevation = _sun_elevation(properties)
         when = str(properties.get("datetime") or properties["start_datetime"])
@@ -167,50 +175,54 @@ def read_item(link: SceneLink) -> SceneItem:
     )
 
 
-def _platform(properties: Mapping[str, Any]) -> str:
+def _platform(properties: JsonObject) -> str:
     name = properties.get("platform") or properties.get("eo:platform") or ""
     return str(name).lower().replace("_", "-")
 
 
-def _level(scene_id: str, properties: Mapping[str, Any]) -> str:
+def _level(scene_id: str, properties: JsonObject) -> str:
     named = _LEVEL_IN_ID.match(scene_id)
     level = properties.get("processing:level") or properties.get("landsat:correction")
     return str(level or (named.group(1) if named else ""))
 
 
-def _sun_elevation(properties: Mapping[str, Any]) -> float | None:
+def _real(value: JsonValue) -> float:
+    """A number, also one that old items write as text."""
+    return float(value if isinstance(value, str) else json_number(value))
+
+
+def _sun_elevation(properties: JsonObject) -> float | None:
     for key in ("view:sun_elevation", "landsat:sun_elevation", "eo:sun_elevation"):
         if key in properties and properties[key] is not None:
-            return float(properties[key])
+            return _real(properties[key])
     return None
 
 
-def _bands(
-    assets: Mapping[str, Any], properties: Mapping[str, Any], platform: str, level: str
-) -> Iterator[Band]:
-    for key, asset in assets.items():
+def _bands(assets: JsonObject, properties: JsonObject, platform: str, level: str) -> Iterator[Band]:
+    for key, asset in ((k, json_object(a)) for k, a in assets.items()):
         plain = re.sub(r"\.tiff?$", "", key, flags=re.IGNORECASE)
         if plain.lower() in _QUALITY:
-            yield Band(plain.lower(), asset["href"])
+            yield Band(plain.lower(), json_text(asset["href"]))
             continue
         for position, described in enumerate(_described(asset, properties)):
             name = _common_name(described, plain, platform)
             if name:
                 scale, offset = _scaling(asset, described, position, name, platform, level)
                 calibrated = scale is not None
-                yield Band(name, asset["href"], position + 1, scale or 1.0, offset, calibrated)
+                href = json_text(asset["href"])
+                yield Band(name, href, position + 1, scale or 1.0, offset, calibrated)
 
 
-def _described(asset: Mapping[str, Any], properties: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _described(asset: JsonObject, properties: JsonObject) -> list[JsonObject]:
     """The band objects of an asset, whatever version of STAC wrote it."""
-    listed = asset.get("bands") or asset.get("eo:bands") or []
-    everywhere = properties.get("eo:bands", [])
-    found = [everywhere[b] if isinstance(b, int) else b for b in listed]
+    listed = json_list(asset.get("bands") or asset.get("eo:bands") or [])
+    everywhere = json_list(properties.get("eo:bands", []))
+    found = [json_object(everywhere[b] if isinstance(b, int) else b) for b in listed]
     is_image = "tif" in str(asset.get("type", "")) or "tif" in str(asset["href"]).lower()[-5:]
     return found if found or not is_image else [{}]
 
 
-def _common_name(described: Mapping[str, Any], key: str, platform: str) -> str:
+def _common_name(described: JsonObject, key: str, platform: str) -> str:
     name = described.get("eo:common_name") or described.get("common_name")
     if not name and platform == "landsat-8":
         name = _LANDSAT_8_KEYS.get(key.upper().removeprefix("SR_"))
@@ -221,19 +233,19 @@ def _common_name(described: Mapping[str, Any], key: str, platform: str) -> str:
 
 
 def _scaling(
-    asset: Mapping[str, Any],
-    described: Mapping[str, Any],
+    asset: JsonObject,
+    described: JsonObject,
     position: int,
     name: str,
     platform: str,
     level: str,
 ) -> tuple[float | None, float]:
-    beside = asset.get("raster:bands") or []
-    older = beside[position] if position < len(beside) else {}
+    beside = json_list(asset.get("raster:bands") or [])
+    older = json_object(beside[position]) if position < len(beside) else {}
     scale = described.get("raster:scale", older.get("scale", asset.get("raster:scale")))
     offset = described.get("raster:offset", older.get("offset", asset.get("raster:offset")))
     if scale is not None:
-        return float(scale), float(offset or 0.0)
+        return _real(scale), _real(offset or 0.0)
     if platform == "landsat-8" and name in _REFLECTIVE:
         return (2.75e-5, -0.2) if level.startswith("L2") else (2e-5, -0.1)
     return None, 0.0

@@ -10,9 +10,10 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from modulekit.files import writing
+from modulekit.json_value import JsonObject, JsonValue
 
 FORMAT = 1
 #: Progress is told at most this often.
@@ -48,11 +49,11 @@ class Status:
         self._last_progress = now
         self._write("progress", scene=scene, fraction=round(min(max(fraction, 0.0), 1.0), 4))
 
-    def found(self, scene: str, event: dict[str, Any]) -> None:
+    def found(self, scene: str, event: JsonObject) -> None:
         """Tell one object; `event` holds the fields of an `object` event."""
         self._write("object", scene=scene, **event)
 
-    def scene_done(self, scene: str, objects: int, shown: int, searched: dict[str, Any]) -> None:
+    def scene_done(self, scene: str, objects: int, shown: int, searched: JsonObject) -> None:
         self._write("scene_done", scene=scene, objects=objects, shown=shown, searched=searched)
 
     def scene_failed(self, scene: str, message: str) -> None:
@@ -64,7 +65,7 @@ class Status:
     def close(self) -> None:
         self._file.close()
 
-    def _write(self, event: str, **fields: Any) -> None:
+    def _write(self, event: str, **fields: JsonValue) -> None:
         record = {"event": event, **fields, "time": round(time.time(), 3)}
         line = json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n"
         with writing(self._path):

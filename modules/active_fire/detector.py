@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
+from modulekit.arrays import Bits, Reals
 from modulekit.detector import Channel, Composite, Description, Found, ObjectPixels, Params
 from modulekit.errors import SceneError
-from modulekit.raster import Array, SceneReader, Strip
+from modulekit.json_value import JsonObject, JsonValue, json_number
+from modulekit.raster import SceneReader, Strip
 from modulekit.scenes import SceneItem
 
 ALGORITHMS = ("schroeder", "goli", "murphy")
@@ -62,9 +63,9 @@ class FireDetector:
                 "(view:sun_elevation), which the fire tests need."
             )
         self.halo = kernels.HALO
-        self.strip_rows = int(params["strip_rows"])
+        self.strip_rows = int(json_number(params["strip_rows"]))
         self.object_bits = _object_bits(str(params["decide"]))
-        self._min_pixels = int(params["min_pixels"])
+        self._min_pixels = int(json_number(params["min_pixels"]))
         self._sine = math.sin(math.radians(item.sun_elevation))
         self._coastal = "coastal" if "coastal" in item.bands else "blue"
         self._radsat = "qa_radsat" in item.bands
@@ -114,12 +115,12 @@ class FireDetector:
         peak = float(pixels.strength.max())
         agreement = sum(counts) / (3 * size)
         score = agreement * (0.5 + 0.5 * min(1.0, max(0.0, peak)))
-        properties: dict[str, Any] = {
+        properties: dict[str, JsonValue] = {
             f"{name}_pixels": n for name, n in zip(ALGORITHMS, counts, strict=True)
         }
         return Description("fire", score, {**properties, "peak_reflectance_2200nm": round(peak, 4)})
 
-    def searched(self) -> Mapping[str, Any]:
+    def searched(self) -> JsonObject:
         """Pixels with data, fire pixels per algorithm, and what stood in for what."""
         return {
             "pixels": self._valid,
@@ -140,8 +141,8 @@ def _object_bits(decide: str) -> int:
 
 
 def detect(
-    strip: Strip, scale: Array, offset: Array, sine: float, *, coastal: str, radsat: bool
-) -> tuple[Array, int]:
+    strip: Strip, scale: Reals, offset: Reals, sine: float, *, coastal: str, radsat: bool
+) -> tuple[Bits, int]:
     """The mask of the strip's inner rows, uint8, and how many SWIR values were restored.
 
     Saturated SWIR values are restored in the strip's arrays. `restored` counts inner

@@ -20,14 +20,18 @@ in another file.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from modulekit.arrays import Bits, Bools, Numbers, Reals
 from modulekit.compiled import compiled
 
-Array = npt.NDArray[Any]
+#: Summed-area tables: of how many pixels, and of their numbers.
+Counts = npt.NDArray[np.uint16]
+Sums = npt.NDArray[np.uint32]
+U = TypeVar("U", np.uint16, np.uint32)
 
 #: Context windows reach 30 pixels; a GOLI background pixel is judged by its neighbours'
 #: equation 12, which asks for valid neighbours of theirs.
@@ -53,7 +57,7 @@ SATURATED = 65535
 
 @compiled
 def restore_saturated(
-    blue: Array, green: Array, red: Array, nir: Array, swir1: Array, swir2: Array
+    blue: Numbers, green: Numbers, red: Numbers, nir: Numbers, swir1: Numbers, swir2: Numbers
 ) -> int:
     """Set SWIR digital numbers of 0 to 65535 where blue to NIR have data.
 
@@ -77,7 +81,7 @@ def restore_saturated(
 
 
 @compiled
-def restore_flagged(band: Array, radsat: Array, bit: int) -> int:
+def restore_flagged(band: Numbers, radsat: Numbers, bit: int) -> int:
     """Set `band` to 65535 where QA_RADSAT says that it is saturated; in place."""
     restored = 0
     rows, width = band.shape
@@ -91,17 +95,17 @@ def restore_flagged(band: Array, radsat: Array, bit: int) -> int:
 
 @compiled
 def classify(
-    dn1: Array,
-    dn2: Array,
-    dn3: Array,
-    dn4: Array,
-    dn5: Array,
-    dn6: Array,
-    dn7: Array,
-    scale: Array,
-    offset: Array,
+    dn1: Numbers,
+    dn2: Numbers,
+    dn3: Numbers,
+    dn4: Numbers,
+    dn5: Numbers,
+    dn6: Numbers,
+    dn7: Numbers,
+    scale: Reals,
+    offset: Reals,
     sine: float,
-) -> Array:
+) -> Bits:
     """All tests that look at one pixel alone, as flag bits: uint8 (rows, width).
 
     `scale` and `offset` have eight entries; entry b belongs to band b.
@@ -154,7 +158,7 @@ def classify(
 
 
 @compiled
-def window_sums(keep: Array, dn7: Array) -> tuple[Array, Array]:
+def window_sums(keep: Bools, dn7: Numbers) -> tuple[Counts, Sums]:
     """Summed-area tables of how many pixels are kept and of their band 7 numbers.
 
     Both wrap around; a window of 61 x 61 pixels needs 12 and 28 bits, so differences
@@ -176,14 +180,22 @@ def window_sums(keep: Array, dn7: Array) -> tuple[Array, Array]:
 
 
 @compiled
-def box(table: Array, top: int, left: int, bottom: int, right: int) -> Any:
+def box(table: npt.NDArray[U], top: int, left: int, bottom: int, right: int) -> U:
     """Sum over rows top..bottom and columns left..right (exclusive), modulo the type."""
-    return table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
+    found: U = table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
+    return found
 
 
 @compiled
 def schroeder(
-    flags: Array, dn5: Array, dn7: Array, scale: Array, offset: Array, y0: int, y1: int, out: Array
+    flags: Bits,
+    dn5: Numbers,
+    dn7: Numbers,
+    scale: Reals,
+    offset: Reals,
+    y0: int,
+    y1: int,
+    out: Bits,
 ) -> None:
     """S 4-5, the 61 x 61 context test, and the result into bit SCHROEDER of `out`."""
     rows, width = flags.shape
@@ -227,16 +239,16 @@ def schroeder(
 
 @compiled
 def column_sums(
-    keep: Array,
-    dn5: Array,
-    dn7: Array,
-    scale: Array,
-    offset: Array,
+    keep: Bools,
+    dn5: Numbers,
+    dn7: Numbers,
+    scale: Reals,
+    offset: Reals,
     top: int,
     bottom: int,
     left: int,
     right: int,
-    columns: Array,
+    columns: Reals,
 ) -> None:
     """Per column: number, sum and sum of squares of u7/u5, and of u7, of kept pixels."""
     for j in range(left, right):
@@ -258,7 +270,7 @@ def column_sums(
 
 
 @compiled
-def stands_out(columns: Array, left: int, right: int, ratio: float, u7: float) -> bool:
+def stands_out(columns: Reals, left: int, right: int, ratio: float, u7: float) -> bool:
     """S 4 and 5: above mean + max(3 sigma, 0.8) and mean + max(3 sigma, 0.08)."""
     n = r1 = r2 = b1 = b2 = 0.0
     for j in range(left, right):
@@ -277,8 +289,8 @@ def stands_out(columns: Array, left: int, right: int, ratio: float, u7: float) -
 
 @compiled
 def goli_states(
-    flags: Array, dn4: Array, dn6: Array, scale: Array, offset: Array, sine: float
-) -> tuple[Array, Array]:
+    flags: Bits, dn4: Numbers, dn6: Numbers, scale: Reals, offset: Reals, sine: float
+) -> tuple[Bools, Bools]:
     """Unambiguous fires (G 12, 13) and usable background, both bool (rows, width)."""
     rows, width = flags.shape
     valid = np.ones((rows, width), np.bool_)
@@ -312,17 +324,17 @@ def goli_states(
 
 @compiled
 def goli(
-    flags: Array,
-    dn4: Array,
-    dn5: Array,
-    dn6: Array,
-    dn7: Array,
-    scale: Array,
-    offset: Array,
+    flags: Bits,
+    dn4: Numbers,
+    dn5: Numbers,
+    dn6: Numbers,
+    dn7: Numbers,
+    scale: Reals,
+    offset: Reals,
     sine: float,
     y0: int,
     y1: int,
-    out: Array,
+    out: Bits,
 ) -> None:
     """G 8-16 into bit GOLI of `out`. Alters the G_CANDIDATE bit of `flags`."""
     rows, width = flags.shape
@@ -357,7 +369,7 @@ def goli(
 
 
 @compiled
-def usable_reach(count: Array, i: int, j: int, rows: int, width: int) -> int:
+def usable_reach(count: Counts, i: int, j: int, rows: int, width: int) -> int:
     """The smallest reach (2..30) whose window is at least a quarter background, or 0."""
     for reach in range(2, REACH + 1):
         top, bottom = max(0, i - reach), min(rows, i + reach + 1)
@@ -370,11 +382,11 @@ def usable_reach(count: Array, i: int, j: int, rows: int, width: int) -> int:
 
 @compiled
 def goli_stands_out(
-    keep: Array,
-    dn5: Array,
-    dn7: Array,
-    scale: Array,
-    offset: Array,
+    keep: Bools,
+    dn5: Numbers,
+    dn7: Numbers,
+    scale: Reals,
+    offset: Reals,
     sine: float,
     top: int,
     left: int,
@@ -410,16 +422,16 @@ def goli_stands_out(
 
 @compiled
 def murphy(
-    flags: Array,
-    dn5: Array,
-    dn6: Array,
-    dn7: Array,
-    scale: Array,
-    offset: Array,
+    flags: Bits,
+    dn5: Numbers,
+    dn6: Numbers,
+    dn7: Numbers,
+    scale: Reals,
+    offset: Reals,
     sine: float,
     y0: int,
     y1: int,
-    out: Array,
+    out: Bits,
 ) -> None:
     """M 2, and M 3 in the neighbourhood, into bit MURPHY of `out`."""
     rows, width = flags.shape
@@ -437,7 +449,7 @@ def murphy(
 
 
 @compiled
-def vote(out: Array) -> None:
+def vote(out: Bits) -> None:
     """Set bit VOTE where at least two of the three bits are set; in place."""
     rows, width = out.shape
     for i in range(rows):

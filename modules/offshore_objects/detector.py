@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
+from modulekit.arrays import Bits, Integers, Reals, Strengths
 from modulekit.detector import Channel, Composite, Description, Found, ObjectPixels, Params
 from modulekit.errors import SceneError
-from modulekit.raster import Array, SceneReader, Strip
+from modulekit.json_value import JsonObject, json_number
+from modulekit.raster import SceneReader, Strip
 from modulekit.scenes import SceneItem
 
 BINS = 2048
@@ -40,11 +41,13 @@ class OffshoreObjects:
 
     def warm(self) -> None:
         """Compile the kernels for 8 and 16 bit scenes on small ones."""
+        from modules.offshore_objects import kernels
+
         for kind in (np.uint8, np.uint16):
             band = np.full((64, 64), 9, kind)
             histogram = np.zeros(BINS, np.int64)
             calibration = np.array([1.0, 0.0, 1.0, 0.0])
-            _kernels().count_ndwi(band, band, calibration, histogram)
+            kernels.count_ndwi(band, band, calibration, histogram)
             detect(Strip(0, 64, 0, {"green": band, "nir": band}), "nir", calibration, 0.0, (12, 2))
 
 
@@ -60,11 +63,11 @@ class OffshoreDetector:
         self._nir = _nir(item)
         self.bands = ("green", self._nir)
         self.object_bits = 1
-        self.strip_rows = int(params["strip_rows"])
-        self._k = float(params["k"])
-        self._share = float(params["water_share"])
-        self._min_pixels = int(params["min_pixels"])
-        self._max_length_m = float(params["max_length_m"])
+        self.strip_rows = int(json_number(params["strip_rows"]))
+        self._k = float(json_number(params["k"]))
+        self._share = float(json_number(params["water_share"]))
+        self._min_pixels = int(json_number(params["min_pixels"]))
+        self._max_length_m = float(json_number(params["max_length_m"]))
         calibration = [item.band(name) for name in self.bands]
         self._calibration = np.array([v for b in calibration for v in (b.scale, b.offset)])
         scene.open(self.bands)
@@ -78,7 +81,9 @@ class OffshoreDetector:
         self._otsu = otsu(histogram)
         fixed = params["water_from"] == "fixed"
         self.threshold = (
-            float(params["ndwi_threshold"]) if fixed else float(np.clip(self._otsu, *NDWI_LIMITS))
+            float(json_number(params["ndwi_threshold"]))
+            if fixed
+            else float(np.clip(self._otsu, *NDWI_LIMITS))
         )
         log(
             f"Water is NDWI above {self.threshold:.3f} (Otsu's threshold is {self._otsu:.3f}); "
@@ -112,7 +117,7 @@ class OffshoreDetector:
         properties = {"z": round(z, 2), "length_m": round(length), "width_m": round(width)}
         return Description("offshore-object", z / (z + self._k), properties)
 
-    def searched(self) -> Mapping[str, Any]:
+    def searched(self) -> JsonObject:
         """Pixels with data, the part of them that is water, and the threshold."""
         return {
             "pixels": self._valid,
@@ -127,36 +132,36 @@ class OffshoreDetector:
 def detect(
     strip: Strip,
     nir: str,
-    calibration: Array,
+    calibration: Reals,
     threshold: float,
     reaches: tuple[int, int],
     *,
     k: float = 8.0,
     water_share: float = 0.75,
-) -> tuple[Array, Array]:
+) -> tuple[Bits, Strengths]:
     """Mask (uint8) and z (float32) of the strip's inner rows."""
-    kernels = _kernels()
+    from modules.offshore_objects import kernels
+
     green, infrared = strip.bands["green"], strip.bands[nir]
     valid, water = kernels.find_water(green, infrared, calibration, threshold)
     inner = strip.inner
-    found: tuple[Array, Array] = kernels.cfar(
-        infrared, valid, water, reaches, k, water_share, inner.start, inner.stop
-    )
-    return found
+    return kernels.cfar(infrared, valid, water, reaches, k, water_share, inner.start, inner.stop)
 
 
 def ndwi_histogram(
-    scene: SceneReader, bands: tuple[str, str], calibration: Array, rows: int
-) -> Array:
+    scene: SceneReader, bands: tuple[str, str], calibration: Reals, rows: int
+) -> Integers:
     """Histogram of the NDWI of all pixels with data: BINS bins over -1..1."""
+    from modules.offshore_objects import kernels
+
     histogram = np.zeros(BINS, np.int64)
     for strip in scene.strips(bands, rows, 0):
         green, nir = (strip.bands[name] for name in bands)
-        _kernels().count_ndwi(green, nir, calibration, histogram)
+        kernels.count_ndwi(green, nir, calibration, histogram)
     return histogram
 
 
-def otsu(histogram: Array) -> float:
+def otsu(histogram: Integers) -> float:
     """The value in -1..1 that splits a histogram best in two (Otsu 1979).
 
     Largest variance between the classes; of several equal ones the middle.
@@ -178,11 +183,12 @@ def otsu(histogram: Array) -> float:
 
 def _reaches(params: Params, pixel_m: float) -> tuple[int, int]:
     """Half sizes in pixels of the outer and the guard square; both squares are odd."""
-    guard = max(1, round(params["guard_m"] / pixel_m / 2 - 0.5))
-    outer = max(guard + 2, round(params["outer_m"] / pixel_m / 2 - 0.5))
+    guard_m, outer_m = json_number(params["guard_m"]), json_number(params["outer_m"])
+    guard = max(1, round(guard_m / pixel_m / 2 - 0.5))
+    outer = max(guard + 2, round(outer_m / pixel_m / 2 - 0.5))
     if outer > MOST_REACH:
         raise SceneError(
-            f"The ring of {params['outer_m']:g} m spans more than {2 * MOST_REACH} pixels "
+            f"The ring of {outer_m:g} m spans more than {2 * MOST_REACH} pixels "
             f"of {pixel_m:.1f} m; make outer_m smaller."
         )
     return outer, guard
@@ -201,12 +207,6 @@ def _extent_m(pixels: ObjectPixels, pixel_m: float) -> tuple[float, float]:
 def _nir(item: SceneItem) -> str:
     """Landsat's narrow near infrared or FORMOSAT's wide one."""
     return "nir08" if "nir08" in item.bands else "nir"
-
-
-def _kernels() -> Any:
-    from modules.offshore_objects import kernels
-
-    return kernels
 
 
 #: The module's algorithm, as `modulekit.cli` looks for it.

@@ -11,14 +11,14 @@ All sums are of whole numbers and exact, so the result does not depend on the st
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
+from modulekit.arrays import Bits, Bools, Integers, Numbers, Reals, Strengths
 from modulekit.compiled import compiled
 
-Array = npt.NDArray[Any]
+#: Summed-area tables.
+Sums = npt.NDArray[np.uint64]
 
 OBJECT, WATER = 1, 2
 #: The ring must hold this share of what a whole ring has, also at the scene's edge.
@@ -37,7 +37,7 @@ def ndwi(green: float, nir: float) -> float:
 
 
 @compiled
-def count_ndwi(green: Array, nir: Array, calibration: Array, histogram: Array) -> None:
+def count_ndwi(green: Numbers, nir: Numbers, calibration: Reals, histogram: Integers) -> None:
     """Add the NDWI of all pixels with data to `histogram` (bins over -1..1); in place.
 
     `calibration` is scale and offset of green, then of NIR.
@@ -56,8 +56,8 @@ def count_ndwi(green: Array, nir: Array, calibration: Array, histogram: Array) -
 
 @compiled
 def find_water(
-    green: Array, nir: Array, calibration: Array, threshold: float
-) -> tuple[Array, Array]:
+    green: Numbers, nir: Numbers, calibration: Reals, threshold: float
+) -> tuple[Bools, Bools]:
     """Which pixels have data, and which of them are water; bool (rows, width)."""
     rows, width = green.shape
     valid = np.zeros((rows, width), np.bool_)
@@ -74,7 +74,7 @@ def find_water(
 
 
 @compiled
-def table_of(keep: Array, values: Array, power: int, table: Array) -> Array:
+def table_of(keep: Bools, values: Numbers, power: int, table: Sums) -> Sums:
     """Summed-area table of values**power over the kept pixels; wraps around, exactly."""
     rows, width = keep.shape
     for i in range(rows):
@@ -90,7 +90,7 @@ def table_of(keep: Array, values: Array, power: int, table: Array) -> Array:
 
 
 @compiled
-def ring_sum(table: Array, i: int, j: int, outer: int, guard: int, rows: int, width: int) -> float:
+def ring_sum(table: Sums, i: int, j: int, outer: int, guard: int, rows: int, width: int) -> float:
     """Sum over the square of reach `outer` around (i, j) without that of reach `guard`."""
     total = np.uint64(0)
     for reach, sign in ((outer, True), (guard, False)):
@@ -103,15 +103,15 @@ def ring_sum(table: Array, i: int, j: int, outer: int, guard: int, rows: int, wi
 
 @compiled
 def cfar(
-    nir: Array,
-    valid: Array,
-    water: Array,
+    nir: Numbers,
+    valid: Bools,
+    water: Bools,
     reaches: tuple[int, int],
     k: float,
     water_share: float,
     y0: int,
     y1: int,
-) -> tuple[Array, Array]:
+) -> tuple[Bits, Strengths]:
     """Bits OBJECT and WATER, uint8, and z, float32 (0 where no object); rows y0 to y1.
 
     Args:
