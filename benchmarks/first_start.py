@@ -68,7 +68,7 @@ def measure(*, warm: bool, smoke: bool) -> Figures:
         environment = caches(folder / "plain", warm=warm)
         began = time.monotonic()
         subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
-        command = [str(folder / "venv" / "bin" / "pip"), "install", "-q", "-r", str(packages)]
+        command = [str(folder / "venv" / "bin" / "pip"), "install", "-qq", "-r", str(packages)]
         subprocess.run(command, env=environment, check=True)
         times["beside it: plain pip install -r"] = time.monotonic() - began
         return times
