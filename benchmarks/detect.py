@@ -30,18 +30,20 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
 from rasterio.enums import Resampling
+from rasterio.io import DatasetWriter
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from benchmarks.command import PROJECT, Bound, Command, finish, medians, table
+from lib.model import JsonObject, JsonValue
 
-Array = npt.NDArray[Any]
+Bools = npt.NDArray[np.bool_]
+Reals = npt.NDArray[np.float64]
 
 TILE = 512
 SUN_ELEVATION = 47.0
@@ -259,14 +261,14 @@ def write_scene(folder: Path, frame: Frame) -> None:
     _write_item(folder)
 
 
-def _finish(file: Any) -> None:
+def _finish(file: DatasetWriter) -> None:
     path = file.name
     file.close()
     with rasterio.open(path, "r+") as again:
         again.build_overviews([2, 4, 8, 16], Resampling.nearest)
 
 
-def make_tile(frame: Frame, row: int, column: int, fires: Array) -> Array:
+def make_tile(frame: Frame, row: int, column: int, fires: Reals) -> npt.NDArray[np.uint16]:
     """One tile, uint16 (9, rows, columns): bands 1 to 7, QA_PIXEL, QA_RADSAT.
 
     The same whatever tile is made first: land cover follows from the place, noise from
@@ -293,7 +295,7 @@ def make_tile(frame: Frame, row: int, column: int, fires: Array) -> Array:
     return layers
 
 
-def _cover(y: Array, x: Array) -> Array:
+def _cover(y: Reals, x: Reals) -> npt.NDArray[np.int64]:
     """Index into COVERS: rivers, forest, savanna, bare land, and clouds over all."""
     height = np.sin(x / 900 + 0.7) + np.cos(y / 700) + 0.5 * np.sin((x + y) / 230)
     cover = np.digitize(height, (-1.6, -0.4, 1.2))
@@ -301,18 +303,18 @@ def _cover(y: Array, x: Array) -> Array:
     return np.where(cloud > 0.95, 4, cover)
 
 
-def _outside(frame: Frame, y: Array, x: Array) -> Array:
+def _outside(frame: Frame, y: Reals, x: Reals) -> Bools:
     """The image is turned in its frame, as Landsat scenes are; the corners are fill."""
     along = (y - frame.height / 2) / frame.height
     across = (x - frame.width / 2) / frame.width
     slant = 0.17
-    outside: Array = (np.abs(across + slant * along) > 0.41) | (
+    outside: Bools = (np.abs(across + slant * along) > 0.41) | (
         np.abs(along - slant * across) > 0.41
     )
     return outside
 
 
-def _fires(frame: Frame) -> Array:
+def _fires(frame: Frame) -> Reals:
     """(frame.fires, 5): row, column, radius in pixels, temperature in K, burning fraction."""
     rng = np.random.default_rng(20200101)
     return np.column_stack(
@@ -326,7 +328,7 @@ def _fires(frame: Frame) -> Array:
     )
 
 
-def _burn(reflectance: Array, row: int, column: int, fires: Array) -> None:
+def _burn(reflectance: Reals, row: int, column: int, fires: Reals) -> None:
     """Add p pi L(lambda, T) / (ESUN sin(sun elevation)) where a fire burns; in place."""
     rows, columns, _ = reflectance.shape
     sine = math.sin(math.radians(SUN_ELEVATION))
@@ -348,7 +350,7 @@ def _planck(wavelength: float, kelvin: float) -> float:
 
 
 def _write_item(folder: Path) -> None:
-    assets: dict[str, Any] = {
+    assets: dict[str, JsonValue] = {
         name: {
             "href": f"{name}.tif",
             "type": "image/tiff; application=geotiff",
@@ -358,7 +360,7 @@ def _write_item(folder: Path) -> None:
     }
     for name in ("qa_pixel", "qa_radsat"):
         assets[name] = {"href": f"{name}.tif", "type": "image/tiff; application=geotiff"}
-    item: dict[str, Any] = {
+    item: JsonObject = {
         "type": "Feature",
         "stac_version": "1.1.0",
         "id": SCENE,

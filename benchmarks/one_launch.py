@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 import httpx
 
 from benchmarks.command import Figures
+from lib.model import JsonObject, json_text
 from tests.running import wait_for
 
 
 def launch(api: httpx.Client, on: str = "here") -> Figures:
     """One session from click to READY and its end; seconds per part."""
     scene = api.get("/api/scenes", params={"platform": "landsat-8"}).json()["features"][0]["id"]
-    cluster = wait_for("a cluster", lambda: _ready_cluster(api, on))
+    preset = wait_for("a cluster", lambda: _first_preset(api, on))
     body = {
         "scenes": [scene],
         "module": "active-fire",
-        "cluster": cluster["id"],
-        "resources": {"preset": cluster["presets"][0]["name"], "walltime_s": 600},
+        "cluster": on,
+        "resources": {"preset": preset, "walltime_s": 600},
     }
     made = api.post("/api/sessions", json=body)
     made.raise_for_status()
     address = made.headers["Location"]
-    session = wait_for("READY", lambda: _in_state(api, address, "READY"), every_s=0.02)
+    session: JsonObject = wait_for("READY", lambda: _in_state(api, address, "READY"), every_s=0.02)
     api.delete(address).raise_for_status()
     wait_for("the end", lambda: _in_state(api, address, "ENDED"))
-    at = {name: _seconds(session[name]) for name in _STAMPS}
+    at = {name: _seconds(json_text(session[name])) for name in _STAMPS}
     return {
         "click to submit accepted": at["submitted_at"] - at["created_at"],
         "job and Jupyter": at["endpoint_at"] - at["submitted_at"],
@@ -39,13 +39,15 @@ def launch(api: httpx.Client, on: str = "here") -> Figures:
 _STAMPS = ("created_at", "submitted_at", "endpoint_at", "ready_at")
 
 
-def _ready_cluster(api: httpx.Client, on: str) -> dict[str, Any] | None:
+def _first_preset(api: httpx.Client, on: str) -> str | None:
+    """Of a cluster, once it can be asked."""
     found = api.get("/api/clusters").json()
-    return next((c for c in found if c["id"] == on and c["presets"]), None)
+    names = (p["name"] for c in found if c["id"] == on for p in c["presets"])
+    return next(map(str, names), None)
 
 
-def _in_state(api: httpx.Client, address: str, state: str) -> dict[str, Any] | None:
-    session: dict[str, Any] = api.get(address).json()
+def _in_state(api: httpx.Client, address: str, state: str) -> JsonObject | None:
+    session: JsonObject = api.get(address).json()
     if session["state"] == "ENDED" and state != "ENDED":
         raise AssertionError(f"the session ended: {session['reason']}")
     return session if session["state"] == state else None

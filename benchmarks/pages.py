@@ -27,7 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 from unittest.mock import patch
 
 import pytest
@@ -43,6 +43,9 @@ from tests.chromium import chromium, find_chromium, fresh_context, host_cookie
 from tests.pages import sample_portal
 from tests.pages.sample_portal import Site
 from ui import assets
+
+if TYPE_CHECKING:
+    from playwright._impl._api_structures import SetCookieParam
 
 RERUN_BOUND_MS, INTERACTION_BOUND_MS = 100.0, 1000.0
 DETECTIONS = 200
@@ -109,9 +112,9 @@ def _script_time() -> Iterator[None]:
     from streamlit.runtime.scriptrunner import script_runner
 
     name = "exec_func_with_error_handling"
-    plain: Callable[..., Any] = vars(script_runner)[name]
+    plain: Callable[..., object] = vars(script_runner)[name]
 
-    def timed(*args: Any, **more: Any) -> Any:
+    def timed(*args: object, **more: object) -> object:
         begin = time.perf_counter()
         try:
             return plain(*args, **more)
@@ -147,7 +150,7 @@ def measure_browser(folder: Path, site: Site, run_id: str, rounds: int) -> Taken
         with chromium() as browser, fresh_context(browser) as context:
             context.set_default_timeout(_WAIT_MS)
             ((name, value),) = site.cookie().items()
-            context.add_cookies([cast(Any, host_cookie(name, value))])
+            context.add_cookies([cast("SetCookieParam", host_cookie(name, value))])
             page, origin = context.new_page(), f"http://localhost:{port}"
             return {
                 **_chosen(page, origin, len(site.catalog), rounds),

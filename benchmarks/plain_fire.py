@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-Array = npt.NDArray[Any]
-Bands = Mapping[int, Array]
+Bools = npt.NDArray[np.bool_]
+Reals = npt.NDArray[np.float64]
+Bands = Mapping[int, Reals]
 
 _NEIGHBOURS = np.ones((3, 3), bool)
 REACH = 30
 
 
-def detect(numbers: Bands, sun_elevation: float, saturated: Array) -> Array:
+def detect(
+    numbers: Mapping[int, npt.NDArray[np.uint16]], sun_elevation: float, saturated: Bools
+) -> npt.NDArray[np.uint8]:
     """The mask of `modules.active_fire`: bits Schroeder, GOLI, Murphy, vote.
 
     Args:
@@ -43,7 +45,7 @@ def detect(numbers: Bands, sun_elevation: float, saturated: Array) -> Array:
     return mask
 
 
-def schroeder(u: Bands) -> Array:
+def schroeder(u: Bands) -> Bools:
     """Schroeder et al. 2016, equations 1 to 9."""
     ratio, difference = u[7] / u[5], u[7] - u[5]
     fire = (u[7] > 0.5) & (ratio > 2.5) & (difference > 0.3)
@@ -55,11 +57,11 @@ def schroeder(u: Bands) -> Array:
     for y, x in np.argwhere(candidate & ~fire):
         window = _window(y, x, REACH)
         candidate[y, x] = _stands_out(ratio, u[7], y, x, window, keep)
-    result: Array = (fire | candidate) & ~water
+    result: Bools = (fire | candidate) & ~water
     return result
 
 
-def goli(c: Bands) -> Array:
+def goli(c: Bands) -> Bools:
     """Kumar and Roy 2018, equations 8 to 16."""
     valid = ndimage.binary_erosion(c[7] > 0, _NEIGHBOURS, border_value=1)
     fire = valid & (c[4] <= 0.53 * c[7] - 0.214)
@@ -76,15 +78,15 @@ def goli(c: Bands) -> Array:
             if keep[window].mean() >= 0.25:
                 passed[y, x] = _stands_out(ratio, c[7], y, x, window, keep)
                 break
-    result: Array = (fire | passed) & ~water
+    result: Bools = (fire | passed) & ~water
     return result
 
 
-def murphy(c: Bands, saturated: Array) -> Array:
+def murphy(c: Bands, saturated: Bools) -> Bools:
     """Murphy et al. 2016, equations 2 and 3."""
     fire = (c[7] >= 0.15) & (c[7] / c[6] >= 1.4) & (c[7] / c[5] >= 1.4)
     near = ndimage.binary_dilation(fire, _NEIGHBOURS)
-    result: Array = fire | (near & (((c[6] / c[5] >= 2) & (c[6] >= 0.5)) | saturated))
+    result: Bools = fire | (near & (((c[6] / c[5] >= 2) & (c[6] >= 0.5)) | saturated))
     return result
 
 
@@ -96,7 +98,7 @@ def _window(y: int, x: int, reach: int) -> tuple[slice, slice]:
 
 
 def _stands_out(
-    ratio: Array, bright: Array, y: int, x: int, window: tuple[slice, slice], keep: Array
+    ratio: Reals, bright: Reals, y: int, x: int, window: tuple[slice, slice], keep: Bools
 ) -> bool:
     kept = keep[window]
     if not kept.any():

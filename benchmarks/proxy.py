@@ -35,7 +35,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import aiohttp
 import psutil
@@ -53,7 +53,16 @@ from benchmarks.command import (
     percentiles,
     table,
 )
-from lib.model import ClusterId, Endpoint, SessionId, UserId
+from lib.model import (
+    ClusterId,
+    Endpoint,
+    JsonObject,
+    JsonValue,
+    SessionId,
+    UserId,
+    json_number,
+    json_text,
+)
 from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
 from lib.notebook_proxy.port_listeners import SERVER_SETTINGS
 from lib.notebook_proxy.upstream import Upstream, tls_context
@@ -120,12 +129,36 @@ class Way:
         return f"http{'s' if self.relay else ''}://127.0.0.1:{self.port}{path}"
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def asked(self) -> _Asked:
         """What a request of this way needs beside its address."""
         if self.relay is None:
             return {"headers": self.headers}
         context, name = self.relay
         return {"headers": self.headers, "ssl": context, "server_hostname": name}
+
+
+class _Asked(TypedDict, total=False):
+    """Keyword arguments of a request of aiohttp."""
+
+    headers: dict[str, str]
+    ssl: ssl.SSLContext
+    server_hostname: str
+
+
+class _Given(TypedDict):
+    """What the proxy's process is told: `messages.Open` without a port."""
+
+    session: SessionId
+    socket: str
+    endpoint: dict[str, str]
+
+
+class Result(TypedDict):
+    """`medians` of every figure, by way."""
+
+    rounds: int
+    proxy_grew_mib: float
+    medians: dict[str, Figures]
 
 
 # --- the line ---------------------------------------------------------------------
@@ -140,7 +173,7 @@ async def line(folder: Path) -> AsyncIterator[tuple[list[Way], int]]:
         endpoint = await _session(link, session, folder / "data" / "blue.tif")
         work = folder / "gate" / "sessions" / session / "work"
         direct = json.loads((work / "direct.json").read_text())["port"]
-        given = {
+        given: _Given = {
             "session": session,
             "socket": str(await link.open_forward(session)),
             "endpoint": dataclasses.asdict(endpoint),
@@ -226,11 +259,12 @@ def _node() -> str:
 async def _gate(folder: Path) -> AsyncIterator[ClusterLink]:
     key, home = folder / "key", folder / "gate"
     running = await asyncio.to_thread(_start_gate, folder, key, home)
+    port, host_key = int(json_number(running["port"])), json_text(running["host_key"])
     link = ClusterLink(
         ClusterId("bench"),
-        gate_address=lambda: TcpAddress("127.0.0.1", running["port"]),
+        gate_address=lambda: TcpAddress("127.0.0.1", port),
         key=key,
-        host_key=running["host_key"],
+        host_key=host_key,
         runtime=folder / "r",
     )
     try:
@@ -240,7 +274,7 @@ async def _gate(folder: Path) -> AsyncIterator[ClusterLink]:
         await asyncio.to_thread(_gate_command, "stop", home, "--jobs")
 
 
-def _start_gate(folder: Path, key: Path, home: Path) -> dict[str, Any]:
+def _start_gate(folder: Path, key: Path, home: Path) -> JsonObject:
     data = folder / "data"
     data.mkdir()
     (data / "blue.tif").write_bytes(b"II*\0")
@@ -255,17 +289,17 @@ def _start_gate(folder: Path, key: Path, home: Path) -> dict[str, Any]:
     return _gate_command("serve", home, "--detach")
 
 
-def _gate_command(verb: str, home: Path, *more: str) -> dict[str, Any]:
+def _gate_command(verb: str, home: Path, *more: str) -> JsonObject:
     done = subprocess.run(
         [sys.executable, "-m", "lib.gate", verb, "--home", str(home), *more],
         cwd=PROJECT, check=True, capture_output=True, timeout=90,
     )  # fmt: skip
-    answer: dict[str, Any] = json.loads(done.stdout)
+    answer: JsonObject = json.loads(done.stdout)
     return answer
 
 
 async def _session(link: ClusterLink, session: SessionId, data: Path) -> Endpoint:
-    item: dict[str, Any] = {
+    item: dict[str, JsonValue] = {
         "type": "Feature",
         "stac_version": "1.1.0",
         "id": "none",
@@ -291,7 +325,7 @@ async def _session(link: ClusterLink, session: SessionId, data: Path) -> Endpoin
 
 
 @asynccontextmanager
-async def _proxy(given: dict[str, Any]) -> AsyncIterator[tuple[int, int, str]]:
+async def _proxy(given: _Given) -> AsyncIterator[tuple[int, int, str]]:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "benchmarks.proxy", "--serve",
         cwd=PROJECT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
@@ -420,7 +454,7 @@ async def one_round(way: Way, amount: Amount) -> Figures:
     return found | await download(way, amount.megabytes) | await echo(way, amount.echoes)
 
 
-async def measure(rounds: int, amount: Amount) -> dict[str, Any]:
+async def measure(rounds: int, amount: Amount) -> Result:
     """Median of every figure, by way."""
     with tempfile.TemporaryDirectory(prefix="sb-") as name:
         async with line(Path(name)) as (ways, pid):
@@ -435,7 +469,7 @@ async def measure(rounds: int, amount: Amount) -> dict[str, Any]:
     return {"rounds": rounds, "proxy_grew_mib": grown / 2**20, "medians": middle}
 
 
-def report(result: dict[str, Any], *, smoke: bool) -> int:
+def report(result: Result, *, smoke: bool) -> int:
     """Print the table, write the JSON."""
     ways = result["medians"]
     rows: list[Row] = [

@@ -22,7 +22,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from benchmarks import on_a_site
 from benchmarks.command import Bound, Command, Figures, finish, table
@@ -74,7 +74,7 @@ def main() -> int:
 class Scale(Standing):
     """A site whose policy runs the stand-in, many times."""
 
-    def policy(self, **_: Any) -> str:
+    def policy(self, **_: object) -> str:
         text = super().policy(max_live=1000)
         head, rest = text.split("[runtime]", 1)
         tail = rest.split("\n\n", 1)[1]
@@ -121,7 +121,8 @@ _QUESTIONS = "questions to the scheduler per poll"
 _WORST = "the latest of them, s"
 
 
-def _submit(api: httpx.Client, scene: str) -> dict[str, Any]:
+def _submit(api: httpx.Client, scene: str) -> str:
+    """A new session's id."""
     asked = {
         "scenes": [scene],
         "module": "active-fire",
@@ -130,13 +131,12 @@ def _submit(api: httpx.Client, scene: str) -> dict[str, Any]:
     }
     made = api.post("/api/sessions", json=asked)
     made.raise_for_status()
-    answer: dict[str, Any] = made.json()
-    return answer
+    return str(made.json()["id"])
 
 
-def _all_ready(api: httpx.Client, sessions: list[dict[str, Any]]) -> bool:
+def _all_ready(api: httpx.Client, sessions: list[str]) -> bool:
     states = {session["id"]: session["state"] for session in api.get("/api/sessions").json()}
-    return all(states[session["id"]] == "READY" for session in sessions)
+    return all(states[session] == "READY" for session in sessions)
 
 
 def _idle(site: Standing, seconds: float) -> dict[str, float]:
@@ -179,9 +179,9 @@ def _questions(site: Standing) -> int:
     return sum(map(int, re.findall(r"REQUEST_JOB_(?:USER_)?INFO\s.*?count:(\d+)", told)))
 
 
-def _seen_after(site: Standing, api: httpx.Client, session: dict[str, Any]) -> float:
+def _seen_after(site: Standing, api: httpx.Client, session: str) -> float:
     """The site's root cancels the job; seconds until the portal says that it has ended."""
-    path = f"/api/sessions/{session['id']}"
+    path = f"/api/sessions/{session}"
     job = api.get(path).json()["job"]
     site.login.run(["scancel", job])
     began = time.monotonic()

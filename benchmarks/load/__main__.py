@@ -37,16 +37,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypedDict
 
 import aiohttp
 import psutil
 import uvloop
 
-from benchmarks.command import PROJECT, Bound, Command, Row, finish, percentiles, table
+from benchmarks.command import PROJECT, Bound, Command, Figures, Row, finish, percentiles, table
 from benchmarks.load import visitor
 from benchmarks.load.browser import Page, repeat, sign_in
-from benchmarks.load.crowd import PAGES
+from benchmarks.load.crowd import PAGES, Given
 from benchmarks.load.place import Place, cpu, place, wait_for
 from tests.running import free_port
 
@@ -56,6 +56,24 @@ CLICK_PAUSE_S, REQUEST_PAUSE_S = 0.2, 1 / 30
 BARE, BUSY = (("bare page", "p50"), ("direct", "p50"), ("direct", "p95")), 2.5
 TARGETS = {"page": ("p95", 2.0), "proxied": ("p99", 2.0)}
 PERCENTILES = (50, 95, 99)
+
+
+class State(TypedDict):
+    """Milliseconds by row and percentile, and per cent of a core by part."""
+
+    rows: dict[str, Figures]
+    cpu: Figures
+
+
+class Result(TypedDict):
+    """All that was measured; `ratios` are of loaded to quiet, by row and percentile."""
+
+    users: int
+    notebooks: int
+    quiet: State
+    loaded: State
+    ratios: dict[str, Figures]
+    crowd: Figures
 
 
 @dataclass
@@ -70,7 +88,7 @@ class Scenery:
     http: aiohttp.ClientSession
     known: dict[int, str]
 
-    async def measure(self, seconds: float) -> dict[str, Any]:
+    async def measure(self, seconds: float) -> State:
         """Every row, one after the other; milliseconds, and processor time by part."""
         turns = itertools.cycle(PAGES)
         acts: dict[str, tuple[float, Callable[[], Awaitable[float]]]] = {
@@ -79,7 +97,7 @@ class Scenery:
             "proxied": (REQUEST_PAUSE_S, partial(visitor.request, self.http, self.proxied)),
             "direct": (REQUEST_PAUSE_S, partial(visitor.request, self.http, self.direct)),
         }
-        rows: dict[str, Any] = {}
+        rows: dict[str, Figures] = {}
         before, began = cpu(self.place.data, self.known), time.monotonic()
         for name, (pause, act) in acts.items():
             rows[name] = figures(await repeat(seconds, pause, act))
@@ -89,7 +107,7 @@ class Scenery:
         return {"rows": rows, "cpu": used}
 
 
-def figures(taken: list[float]) -> dict[str, float]:
+def figures(taken: list[float]) -> Figures:
     cuts = percentiles(taken, *PERCENTILES)
     found = {f"p{p}": 1000 * cut for p, cut in zip(PERCENTILES, cuts, strict=True)}
     return {"n": len(taken), **found}
@@ -123,7 +141,7 @@ def _listens(pid: int) -> bool:
 
 
 @asynccontextmanager
-async def crowd(given: dict[str, Any]) -> AsyncIterator[tuple[int, dict[str, float]]]:
+async def crowd(given: Given) -> AsyncIterator[tuple[int, dict[str, float]]]:
     """The process of the crowd, everybody in; what they did, at the end."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "benchmarks.load.crowd",
@@ -147,7 +165,7 @@ async def crowd(given: dict[str, Any]) -> AsyncIterator[tuple[int, dict[str, flo
         await process.wait()
 
 
-async def measure(options: argparse.Namespace) -> dict[str, Any]:
+async def measure(options: argparse.Namespace) -> Result:
     with place(options.notebooks) as on:
         async with visitor.client() as http:
             cookies = [await sign_in(http, on.link()) for _ in range(options.users + 1)]
@@ -156,7 +174,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         async with scenery(on, sessions, cookies[0]) as seen:
             await seen.measure(min(2, options.seconds))
             quiet = await seen.measure(options.seconds)
-            given = {
+            given: Given = {
                 "port": on.port,
                 "cookies": cookies[1:],
                 "sessions": sessions,
@@ -187,14 +205,18 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def report(result: dict[str, Any], *, smoke: bool) -> int:
+def report(result: Result, *, smoke: bool) -> int:
     """Print what was measured and who used the processor, write it, compare with the targets."""
     quiet, loaded, ratios = result["quiet"], result["loaded"], result["ratios"]
     names = [f"p{p}" for p in PERCENTILES]
     head = ["ms", *(f"quiet {p}" for p in names), *(f"loaded {p}" for p in names)]
     rows: list[Row] = [
-        [row, *(q[p] for p in names), *(loaded["rows"][row][p] for p in names)]
-        + [f"{ratios[row][p]:.2f}" for p in names]
+        [
+            row,
+            *(q[p] for p in names),
+            *(loaded["rows"][row][p] for p in names),
+            *(f"{ratios[row][p]:.2f}" for p in names),
+        ]
         for row, q in quiet["rows"].items()
     ]
     printed = [

@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import sys
-from typing import Any
+from typing import TypedDict
 
 import aiohttp
 import uvloop
@@ -24,10 +24,24 @@ CHIPS = 24
 WATCH_S = 15.0
 
 
+class Given(TypedDict):
+    """What the crowd is told: where the portal is, who comes, and what each one does."""
+
+    port: int
+    cookies: list[str]
+    sessions: list[str]
+    streams: int
+    rate: int
+    size: int
+    download_rate: int
+    every_s: float
+    chip: str
+
+
 class Crowd:
     """Everybody's doings."""
 
-    def __init__(self, given: dict[str, Any]) -> None:
+    def __init__(self, given: Given) -> None:
         self._given = given
         self.clicks: list[float] = []
         self.messages = [0]

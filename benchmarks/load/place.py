@@ -14,11 +14,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import psutil
@@ -191,7 +190,7 @@ def _all_ready(api: httpx.Client, sessions: list[str]) -> bool:
     return all(state is SessionState.READY for state in states)
 
 
-def wait_for(what: str, ask: Any) -> None:
+def wait_for(what: str, ask: Callable[[], object]) -> None:
     deadline = time.monotonic() + _START_S
     while not ask():
         if time.monotonic() > deadline:
