@@ -100,14 +100,14 @@ class Crowd:
         secret = self.auth.admit(
             "test", name, name=name.capitalize(), claims=PEOPLE[name], issuer="http://127.0.0.1:9"
         )
-        login = self.auth.login_of_secret(secret)
+        login = self.auth.logins.of_secret(secret)
         assert login is not None
         return Somebody(login.user, secret, login.id)
 
     def token(self, name: str, *scopes: TokenScope) -> str:
         """An access token of that person; for everything where no scope is named."""
         user = self.sign_in(name).user
-        return self.auth.new_token("test", user=user, scopes=scopes or tuple(TokenScope))
+        return self.auth.tokens.new("test", user=user, scopes=scopes or tuple(TokenScope))
 
     def client(self, who: Somebody | None = None, **headers: str) -> httpx.Client:
         """Speaks with the portal's origin as a page of its own does; follows nothing."""

@@ -53,7 +53,7 @@ class Place:
         """A fresh one-time sign-in link."""
         store = Store(self.data / "portal.sqlite")
         try:
-            return Auth(store).new_sign_in_link(f"http://localhost:{self.port}")
+            return Auth(store).links.new(f"http://localhost:{self.port}")
         finally:
             store.close()
 

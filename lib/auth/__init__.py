@@ -1,24 +1,14 @@
-"""Who is asking: providers, sign-ins, access tokens, groups.
-
-Refusal is the default: whatever is not a living sign-in or token of a known, unblocked
-person who may come is nobody.
-"""
+"""Who is asking, and who may do what: providers, sign-ins, access tokens, groups, the rules."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lib.auth.authentication import Auth
 from lib.auth.groups import OWNER, Membership
-from lib.auth.logins import (
-    CLIENT_HEADER,
-    COOKIE,
-    LINK_LIFETIME_S,
-    LOGIN_HEADER,
-    LONGEST_TOKEN_S,
-    TOKEN_LIFETIME_S,
-    Auth,
-    Login,
-)
+from lib.auth.links import LINK_LIFETIME_S
+from lib.auth.logins import CLIENT_HEADER, COOKIE, LOGIN_HEADER, Login
+from lib.auth.tokens import LONGEST_TOKEN_S, TOKEN_LIFETIME_S
 
 if TYPE_CHECKING:
     from lib.config.settings import Settings

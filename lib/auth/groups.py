@@ -76,6 +76,19 @@ class Membership:
             client=client,
         )
 
+    def admitted(
+        self,
+        account: Account,
+        *,
+        scopes: frozenset[TokenScope] | None = None,
+        via: str = "",
+        client: str = "",
+    ) -> User | None:
+        """The account as a user, while it may come."""
+        if not self.may_come(account):
+            return None
+        return self.user(account, scopes=scopes, via=via, client=client)
+
     def claims_of(self, provider: str) -> frozenset[str]:
         """The claims that the rules about people of this provider read."""
         rules = [*self._administrators]

@@ -52,10 +52,10 @@ class NotebookAccess:
 
     async def active(self, login: str) -> None:
         """Somebody works in a notebook under that sign-in: its idle time starts again."""
-        await run_in_threadpool(self._auth.touch, login)
+        await run_in_threadpool(self._auth.logins.touch, login)
 
     def _ask(self, session_id: SessionId, user_id: UserId, login_id: str) -> bool:
-        login = self._auth.login(login_id)
+        login = self._auth.logins.by_id(login_id)
         if login is None or login.user.id != user_id:
             return False
         try:

@@ -74,7 +74,7 @@ def _list(options: argparse.Namespace) -> Output:
 def _sign_out(options: argparse.Namespace) -> Output:
     with auth_on(options) as (store, auth):
         account = store.people.account(UserId(options.user))
-        ended = auth.sign_out_everywhere(account.id, by=BY)
+        ended = auth.logins.sign_out_everywhere(account.id, by=BY)
     return Output({"id": account.id, "ended": ended}, f"{account.name}: {ended} sign-ins ended.")
 
 
@@ -101,7 +101,7 @@ def _set_blocked(options: argparse.Namespace, *, blocked: bool) -> Output:
 def _token(options: argparse.Namespace) -> Output:
     scopes = [TokenScope(scope) for scope in options.scope or TokenScope]
     with auth_on(options) as (_, auth):
-        token = auth.new_token(
+        token = auth.tokens.new(
             options.name, user=BY, scopes=scopes, lifetime_s=options.days * _DAY_S
         )
     return Output({"token": token}, token)
@@ -109,7 +109,7 @@ def _token(options: argparse.Namespace) -> Output:
 
 def _tokens(options: argparse.Namespace) -> Output:
     with auth_on(options) as (_, auth):
-        tokens = auth.tokens_of(BY.id)
+        tokens = auth.tokens.of(BY.id)
     rows = [
         (t.id, t.name, " ".join(sorted(t.scopes)), moment(t.expires_at), moment(t.used_at))
         for t in tokens
@@ -132,7 +132,7 @@ def _tokens(options: argparse.Namespace) -> Output:
 def _withdraw(options: argparse.Namespace) -> Output:
     with auth_on(options) as (_, auth):
         for token in options.tokens:
-            auth.revoke_token(BY.id, token, by=BY)
+            auth.tokens.withdraw(BY.id, token, by=BY)
     lines = "\n".join(f"Withdrawn {token}" for token in options.tokens)
     return Output({"withdrawn": options.tokens}, lines)
 

@@ -70,7 +70,7 @@ def _link(options: argparse.Namespace) -> Output:
     running = running_portal(data)
     origin = running.origin if running else settings.load(data).origin
     with auth_on(options) as (_, auth):
-        link = auth.new_sign_in_link(origin, via=BY.via)
+        link = auth.links.new(origin, via=BY.via)
     note = "" if running else " It will work once the portal runs."
     text = f"{link}\nIt signs one browser in, within {LINK_LIFETIME_S // 60} minutes.{note}"
     return Output({"link": link}, text)

@@ -83,7 +83,7 @@ class Administration:
         with self._access.attempted(user, "sign-out-everywhere", who) as act:
             now = act.require(Act.ADMINISTER)
             self._store.people.account(who)
-            return self._auth.sign_out_everywhere(who, by=now)
+            return self._auth.logins.sign_out_everywhere(who, by=now)
 
     def block(self, user: User, who: UserId, *, blocked: bool) -> None:
         """Take somebody's access away at once, or give it back; their work goes on.
@@ -175,7 +175,7 @@ def _write(store: Store, user: User, action: str, thing: str, *, detail: str = "
 
 def people_of(store: Store, auth: Auth) -> tuple[Person, ...]:
     """Everybody, by name, with what the settings of the moment make of them."""
-    counts = store.people.login_counts(idle_s=auth.idle_s)
+    counts = store.people.login_counts(idle_s=auth.logins.idle_s)
     return tuple(
         Person(
             auth.membership.user(account),

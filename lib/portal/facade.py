@@ -100,10 +100,10 @@ class Portal:
         self, cookies: Mapping[str, str], headers: Mapping[str, str]
     ) -> User | None:
         """Who is signed in with these cookies, if anybody. It counts as an act of theirs."""
-        login = self._auth.login_of_cookies(cookies, headers.get(CLIENT_HEADER, ""))
+        login = self._auth.logins.of_cookies(cookies, headers.get(CLIENT_HEADER, ""))
         if login is None:
             return None
-        self._auth.touch(login.id)
+        self._auth.logins.touch(login.id)
         return login.user
 
     def me(self, user: User) -> dict[str, JsonValue]:

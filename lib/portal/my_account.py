@@ -26,7 +26,7 @@ class MyAccount:
     def logins(self, user: User) -> tuple[SignIn, ...]:
         """Where the user is signed in, newest first."""
         self._access.require(user, Act.ACCOUNT)
-        return self._auth.logins_of(user.id)
+        return self._auth.logins.of(user.id)
 
     def sign_out(self, user: User) -> None:
         """End the sign-in that speaks; its open pages and notebooks close within a second."""
@@ -35,24 +35,24 @@ class MyAccount:
             now = act.require(Act.ACCOUNT)
             if kind != "login":
                 raise Refused("Only a browser that is signed in can sign out.")
-            self._auth.sign_out_one(now.id, login_id, by=now)
+            self._auth.logins.sign_out_one(now.id, login_id, by=now)
 
     def end_login(self, user: User, login_id: str) -> None:
         """End one of the user's sign-ins. Raises NotFound."""
         with self._access.attempted(user, "sign-out", login_id) as act:
             now = act.require(Act.ACCOUNT)
-            self._auth.sign_out_one(now.id, login_id, by=now)
+            self._auth.logins.sign_out_one(now.id, login_id, by=now)
 
     def sign_out_everywhere(self, user: User) -> int:
         """End all sign-ins of the user, this one too; how many there were."""
         with self._access.attempted(user, "sign-out-everywhere", user.id) as act:
             now = act.require(Act.ACCOUNT)
-            return self._auth.sign_out_everywhere(now.id, by=now)
+            return self._auth.logins.sign_out_everywhere(now.id, by=now)
 
     def tokens(self, user: User) -> tuple[AccessToken, ...]:
         """The user's access tokens, newest first; without their secrets."""
         self._access.require(user, Act.ACCOUNT)
-        return self._auth.tokens_of(user.id)
+        return self._auth.tokens.of(user.id)
 
     def new_token(self, user: User, name: str, scopes: Iterable[TokenScope], days: int) -> str:
         """A token, to be shown this once.
@@ -63,10 +63,10 @@ class MyAccount:
         """
         with self._access.attempted(user, "token-made") as act:
             now = act.require(Act.ACCOUNT)
-            return self._auth.new_token(name, user=now, scopes=scopes, lifetime_s=days * DAY_S)
+            return self._auth.tokens.new(name, user=now, scopes=scopes, lifetime_s=days * DAY_S)
 
     def withdraw_token(self, user: User, token_id: str) -> None:
         """From now on it counts no more. Raises NotFound."""
         with self._access.attempted(user, "token-withdrawn", token_id) as act:
             now = act.require(Act.ACCOUNT)
-            self._auth.revoke_token(now.id, token_id, by=now)
+            self._auth.tokens.withdraw(now.id, token_id, by=now)

@@ -145,7 +145,7 @@ class Assembly:
             for login in logins:
                 loop.call_soon_threadsafe(self.proxy.sign_out, login)
 
-        self.auth.on_end(end_visits)
+        self.auth.logins.on_end(end_visits)
         await self.proxy.start()
         self._reconciler.start()
         facade.use(self.portal)

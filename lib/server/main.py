@@ -239,7 +239,7 @@ def _announce(chosen: Settings, notices: Notices, *, browser: bool) -> None:
         return
     store = Store(chosen.data / "portal.sqlite")
     try:
-        link = auth_of(chosen, store).new_sign_in_link(chosen.origin)
+        link = auth_of(chosen, store).links.new(chosen.origin)
     finally:
         store.close()
     print(f"SceneBridge is ready: {link}", flush=True)

@@ -134,7 +134,7 @@ class AuthMiddleware:
         """A request with an access token; cookies do not count beside it."""
         if scope["path"].startswith("/api/"):
             client = scope["state"]["client"]
-            user = await run_in_threadpool(self._auth.user_of_token, token, client)
+            user = await run_in_threadpool(self._auth.tokens.user_of, token, client)
             if user is not None:
                 if _too_large(headers):
                     return _plain(413, "The request is too large.")
@@ -145,7 +145,7 @@ class AuthMiddleware:
     async def _browser(self, scope: Scope, headers: Headers) -> Response | None:
         cookies = "; ".join(headers.getlist("cookie"))
         login = await run_in_threadpool(
-            self._auth.login_of_header, cookies, scope["state"]["client"]
+            self._auth.logins.of_header, cookies, scope["state"]["client"]
         )
         if login is None:
             return self._not_signed_in(scope, headers)
@@ -154,7 +154,7 @@ class AuthMiddleware:
             scope["state"]["login"] = login
             _tell_pages(scope, {LOGIN_HEADER: login.id})
             if _is_act(scope, headers):
-                await run_in_threadpool(self._auth.touch, login.id)
+                await run_in_threadpool(self._auth.logins.touch, login.id)
         return refusal
 
     async def _enter(self, scope: Scope, user: User) -> Response | None:

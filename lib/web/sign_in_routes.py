@@ -154,15 +154,15 @@ class SignInRoutes:
     async def _let_in(self, request: Request, secret: str, onward: str) -> Response:
         """Hand the cookie out; what this browser was before ends."""
         before = await run_in_threadpool(
-            self._auth.login_of_header, "; ".join(request.headers.getlist("cookie"))
+            self._auth.logins.of_header, "; ".join(request.headers.getlist("cookie"))
         )
         if before is not None:
-            await run_in_threadpool(self._auth.sign_out, before)
+            await run_in_threadpool(self._auth.logins.sign_out, before)
         response = RedirectResponse(onward, 303, _NEVER_KEEP)
         response.set_cookie(
             COOKIE,
             secret,
-            max_age=int(self._auth.sign_in_s),
+            max_age=int(self._auth.logins.lifetime_s),
             httponly=True,
             samesite="lax",
             secure=True,
@@ -189,7 +189,7 @@ class SignInRoutes:
         """End this login; its pages and notebooks close within a second."""
         login: Login | None = getattr(request.state, "login", None)
         if login is not None:
-            await run_in_threadpool(self._auth.sign_out, login)
+            await run_in_threadpool(self._auth.logins.sign_out, login)
         response = RedirectResponse("/signin?why=out", 303, _NEVER_KEEP)
         response.delete_cookie(COOKIE, secure=True, httponly=True, samesite="lax")
         return response

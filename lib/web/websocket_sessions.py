@@ -31,7 +31,7 @@ class WebSocketSessions:
         self._open: dict[asyncio.Future[None], str] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rechecking: asyncio.Task[None] | None = None
-        auth.on_end(self._ended)
+        auth.logins.on_end(self._ended)
 
     async def run(
         self, app: ASGIApp, scope: Scope, receive: Receive, send: Send, login: str
@@ -64,7 +64,7 @@ class WebSocketSessions:
                 await asyncio.sleep(RECHECK_S)
                 asked = frozenset(self._open.values())
                 try:
-                    living = await run_in_threadpool(self._auth.living, asked)
+                    living = await run_in_threadpool(self._auth.logins.living, asked)
                 except SceneBridgeError as exc:  # could not ask: nothing ends for that
                     log.warning("open pages go on unchecked: %s", exc)
                     continue

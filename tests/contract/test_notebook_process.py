@@ -135,7 +135,7 @@ async def stage(site: sample_portal.Site, notebooks: str = "host") -> AsyncItera
         http = await stack.enter_async_context(
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         )
-        login = site.auth.login_of_secret(site.cookie()[COOKIE])
+        login = site.auth.logins.of_secret(site.cookie()[COOKIE])
         assert login is not None
         sock = folder / "f.sock"
         made = Stage(site, process, session, login.id, sock, endpoint, http, port)

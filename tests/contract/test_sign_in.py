@@ -142,7 +142,7 @@ async def test_two_providers_and_their_groups(
     ):  # fmt: skip
         browser = await come_in(at, name, provider_, subject)
         assert (await browser.get("/")).text == "in"
-        login = at.auth.login_of_cookies(dict(browser.cookies))
+        login = at.auth.logins.of_cookies(dict(browser.cookies))
         assert login is not None
         who[name, subject] = login.user
         assert at.last() == ("sign-in", "ok", "192.0.2.7")
@@ -159,12 +159,12 @@ async def test_two_providers_and_their_groups(
 async def test_the_same_person_comes_back_as_the_same(at: Gate, aist: TestProvider) -> None:
     first = await come_in(at, "aist", aist, "kato")
     second = await come_in(at, "aist", aist, "kato")
-    users = [at.auth.login_of_cookies(dict(b.cookies)) for b in (first, second)]
+    users = [at.auth.logins.of_cookies(dict(b.cookies)) for b in (first, second)]
     assert users[0] is not None
     assert users[1] is not None
     assert users[0].user == users[1].user
     assert users[0].id != users[1].id
-    assert len(at.auth.logins_of(users[0].user.id)) == 2
+    assert len(at.auth.logins.of(users[0].user.id)) == 2
 
 
 async def test_the_cookie_is_strict_and_new_at_each_sign_in(at: Gate, aist: TestProvider) -> None:
@@ -190,8 +190,8 @@ async def test_signing_in_again_ends_what_the_browser_was(at: Gate, aist: TestPr
     before = dict(browser.cookies)
     leaving = await browser.get("/signin/aist")
     await back(browser, aist.agree(leaving.headers["location"], "lin"))
-    assert at.auth.login_of_cookies(before) is None
-    now = at.auth.login_of_cookies(dict(browser.cookies))
+    assert at.auth.logins.of_cookies(before) is None
+    now = at.auth.logins.of_cookies(dict(browser.cookies))
     assert now is not None
     assert now.user.name == "Not Lin"
 
@@ -220,7 +220,7 @@ async def test_the_way_of_one_provider_is_not_another_s(
     address = aist.agree(leaving.headers["location"], "kato")
     mixed = await back(browser, address.replace("/signin/aist/", "/signin/nspo/"))
     assert mixed.status_code == 403
-    assert at.auth.login_of_cookies(dict(browser.cookies)) is None
+    assert at.auth.logins.of_cookies(dict(browser.cookies)) is None
     assert nspo.issuer != aist.issuer
 
 
@@ -272,7 +272,7 @@ async def test_whom_the_settings_do_not_let_in(tmp_path: Path, aist: TestProvide
         assert answer.status_code == 403
         assert "not among those who may use this portal" in answer.text
         assert COOKIE not in browser.cookies
-        login = at.auth.login_of_cookies(dict(kato.cookies))
+        login = at.auth.logins.of_cookies(dict(kato.cookies))
         assert login is not None
         at.store.people.block(login.user.id, blocked=True)
         assert (await kato.get("/")).status_code == 401
@@ -426,7 +426,7 @@ async def test_claims_that_the_token_lacks_are_asked_for(near: Gate, liar: Lying
     liar.without = {"name"}
     liar.user_info = {"name": "Kato Ken", "groups": ["forest"], "extra": "private"}
     _, browser = await try_it(near)
-    login = near.auth.login_of_cookies(dict(browser.cookies))
+    login = near.auth.logins.of_cookies(dict(browser.cookies))
     assert login is not None
     assert (login.user.name, login.user.groups) == ("Kato Ken", {"forest"})
     assert near.store.people.account(login.user.id).claims == {"groups": ["forest"]}

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from lib.auth import Auth, Membership
 from lib.auth.authorization import EVERYONE, Access
-from lib.auth.logins import TOKEN_PREFIX, digest
+from lib.auth.secret import digest
+from lib.auth.tokens import TOKEN_PREFIX
 from lib.config.clusters import ClusterEntry
 from lib.config.offerings import Offerings
 from lib.config.settings import Group, Provider, Rule
@@ -110,13 +111,13 @@ class World:
         account = self.store.people.account(self.ids[name])
         if scope:
             user = self.auth.membership.user(account)
-            token = self.auth.new_token("t", user=user, scopes=[TokenScope(scope)])
-            found = self.auth.user_of_token(token)
+            token = self.auth.tokens.new("t", user=user, scopes=[TokenScope(scope)])
+            found = self.auth.tokens.user_of(token)
             assert found is not None
             assert found.scopes == {scope}
             return found
-        secret = self.auth._new_login(account.id, "test", "", "")
-        login = self.auth.login_of_secret(secret)
+        secret = self.auth.logins.begin(account.id, "test", "", "")
+        login = self.auth.logins.of_secret(secret)
         assert login is not None
         return login.user
 
@@ -126,7 +127,7 @@ class World:
         self.store.people.add_token(
             new_id(), digest(token), self.ids[name], "t", time.time() + 60, scopes=frozenset()
         )
-        user = self.auth.user_of_token(token, "192.0.2.7")
+        user = self.auth.tokens.user_of(token, "192.0.2.7")
         assert user is not None
         return user, token
 
@@ -163,7 +164,7 @@ class World:
             people.add_login("old", "hash-of-old", user.id, time.time() - 1)
             user = dataclasses.replace(user, via="login:old")
         elif how == "idle":
-            self.auth.idle_s = -1.0
+            self.auth.logins.idle_s = -1.0
         elif how == "blocked":
             people.block(user.id, blocked=True)
         elif how == "left":

@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket
 
 from lib.auth import COOKIE, Auth
 from lib.auth.authorization import Access
-from lib.auth.logins import digest
+from lib.auth.secret import digest
 from lib.config.clusters import ClusterEntry
 from lib.config.offerings import Offerings
 from lib.config.settings import Settings

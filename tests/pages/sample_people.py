@@ -63,6 +63,6 @@ def sign_in(
 
 def user_of(auth: Auth, secret: str) -> User:
     """Who speaks with this cookie."""
-    login = auth.login_of_secret(secret, "192.0.2.17")
+    login = auth.logins.of_secret(secret, "192.0.2.17")
     assert login is not None
     return login.user

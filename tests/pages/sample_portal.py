@@ -205,7 +205,7 @@ class Site:
 
     def cookie(self) -> dict[str, str]:
         """A fresh sign-in of the owner, as a cookie."""
-        key = self.auth.new_sign_in_link("http://localhost").partition("key=")[2]
+        key = self.auth.links.new("http://localhost").partition("key=")[2]
         return {COOKIE: self.auth.sign_in(key)}
 
     def cookie_of(self, who: str, **more: Any) -> dict[str, str]:

@@ -87,9 +87,9 @@ def test_one_sign_in_is_ended_by_its_button(open_page, site):
     site.person("user", browser=WINDOWS_EDGE)
     me = site.person("user")
     app = open_page("account", me)
-    (other,) = [login for login in site.auth.logins_of(me.id) if login.browser == WINDOWS_EDGE]
+    (other,) = [login for login in site.auth.logins.of(me.id) if login.browser == WINDOWS_EDGE]
     press_row(app, "sign-ins", other.id, "end")
-    assert len(site.auth.logins_of(me.id)) == 1
+    assert len(site.auth.logins.of(me.id)) == 1
     assert "Signed out there." in all_html(app)
 
 
@@ -97,11 +97,11 @@ def test_a_button_that_was_not_offered_does_nothing(open_page, site):
     stranger = site.person("other")
     me = site.person("user")
     app = open_page("account", me)
-    (theirs,) = site.auth.logins_of(stranger.id)
-    (mine,) = site.auth.logins_of(me.id)
+    (theirs,) = site.auth.logins.of(stranger.id)
+    (mine,) = site.auth.logins.of(me.id)
     for row in (theirs.id, mine.id):
         press_row(app, "sign-ins", row, "end")
-    assert site.auth.living([theirs.id, mine.id]) == {theirs.id, mine.id}
+    assert site.auth.logins.living([theirs.id, mine.id]) == {theirs.id, mine.id}
 
 
 @pytest.mark.parametrize("value", [None, 3, "x", {"row": 1}, {"row": "a", "action": ["end"]}])
@@ -113,7 +113,7 @@ def test_this_browser_is_signed_out(open_page, site):
     me, elsewhere = site.person("user"), site.person("user")
     app = open_page("account", me)
     press(app, "Sign out")
-    assert [f"login:{login.id}" for login in site.auth.logins_of(me.id)] == [elsewhere.via]
+    assert [f"login:{login.id}" for login in site.auth.logins.of(me.id)] == [elsewhere.via]
     assert "You are not signed in" in all_html(app)
 
 
@@ -124,11 +124,11 @@ def test_everywhere_asks_first(open_page, site):
     press(app, "Sign out everywhere")
     assert any("go on running" in m.value for m in app.markdown)
     press(app, "Cancel")
-    assert len(site.auth.logins_of(me.id)) == 2
+    assert len(site.auth.logins.of(me.id)) == 2
     assert "Cancel" not in labels(app)
     press(app, "Sign out everywhere")
     press(app, "Sign out everywhere", key="sign-out-everywhere-now")
-    assert not site.auth.logins_of(me.id)
+    assert not site.auth.logins.of(me.id)
 
 
 def test_a_token_is_made_shown_once_and_withdrawn(open_page, site):
@@ -139,10 +139,10 @@ def test_a_token_is_made_shown_once_and_withdrawn(open_page, site):
     app.number_input(key="token-days").set_value(7)
     press(app, "Create token")
     shown = secret(app)
-    user = site.auth.user_of_token(shown)
+    user = site.auth.tokens.user_of(shown)
     assert user.id == me.id
     assert user.scopes == set(TokenScope)
-    (token,) = site.auth.tokens_of(me.id)
+    (token,) = site.auth.tokens.of(me.id)
     assert (token.expires_at - token.created_at).days in (6, 7)
     assert "<img" not in all_html(app)
     assert rows(app, "tokens")[0][0][:2] == [HOSTILE, " | ".join(TokenScope)]
@@ -152,7 +152,7 @@ def test_a_token_is_made_shown_once_and_withdrawn(open_page, site):
     press_row(app, "tokens", token.id, "withdraw")
     assert "<img" not in app.markdown[-1].value.replace("\\<", "")
     press(app, "Withdraw")
-    assert site.auth.user_of_token(shown) is None
+    assert site.auth.tokens.user_of(shown) is None
     assert rows(app, "tokens") is None
 
 
@@ -178,13 +178,13 @@ def test_a_token_that_cannot_be_made_says_why(open_page, site, name, read, said)
     press(app, "Create token")
     assert said in all_html(app)
     assert secret(app) is None
-    assert not site.auth.tokens_of(me.id)
+    assert not site.auth.tokens.of(me.id)
 
 
 def test_somebody_elses_token_is_not_withdrawn(open_page, site):
     other, me = site.person("other"), site.person("user")
     site.portal.my_account.new_token(other, "theirs", [TokenScope.READ], 3)
-    (token,) = site.auth.tokens_of(other.id)
+    (token,) = site.auth.tokens.of(other.id)
     app = open_page("account", me)
     app.session_state["page-state"] = {
         "page": "account",
@@ -235,7 +235,7 @@ def test_another_user_in_the_same_session_sees_nothing_of_the_first(open_page, s
 
 
 def test_the_owner_of_a_portal_for_one_has_an_account_too(open_page, site):
-    key = site.auth.new_sign_in_link("http://localhost").partition("key=")[2]
+    key = site.auth.links.new("http://localhost").partition("key=")[2]
     owner = sample_people.user_of(site.auth, site.auth.sign_in(key))
     app = open_page("account", owner)
     assert OWNER.name in all_html(app)

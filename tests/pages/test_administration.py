@@ -181,7 +181,7 @@ def test_somebody_is_signed_out_everywhere(open_page, site, people):
     press_row(app, "admin-people", who.id, "sign-out")
     assert "Uma User" in said(app)
     press(app, "Sign out everywhere")
-    assert not site.auth.logins_of(who.id)
+    assert not site.auth.logins.of(who.id)
     assert "Signed out everywhere." in all_html(app)
 
 

@@ -237,11 +237,11 @@ def test_a_stranger_sees_how_to_sign_in(open_page, site, monkeypatch):
 
 def test_a_sign_in_that_ends_during_a_launch(open_page, site, monkeypatch):
     """The page says so, starts nothing, and goes on where it was after signing in again."""
-    login = site.auth.login_of_cookies(site.cookie())
+    login = site.auth.logins.of_cookies(site.cookie())
     monkeypatch.setattr(site.portal, "user_of_browser", lambda *_: login.user)
     app = open_page(scene=["LC08_A"], module="active-fire")
     monkeypatch.setattr(site.portal, "user_of_browser", lambda *_: login.user)
-    site.auth.sign_out(login)
+    site.auth.logins.sign_out(login)
     button(app, "Open notebook").click().run()
     assert "Your sign-in has ended. Sign in again; nothing was changed." in all_html(app)
     assert site.store.work.sessions_of(login.user.id) == ()

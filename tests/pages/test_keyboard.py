@@ -143,7 +143,7 @@ def test_a_token_is_made_and_withdrawn(visit: Any, served: Served):
     tab_to(page, "Withdraw")
     page.keyboard.press("Enter")
     expect(page.get_by_text("The token counts no more.")).to_be_visible()
-    assert served.site.auth.user_of_token(token) is None
+    assert served.site.auth.tokens.user_of(token) is None
     page.get_by_role("dialog").wait_for(state="detached")
 
 

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from sqlalchemy import update
 
 from lib.auth import COOKIE
-from lib.auth.logins import digest
+from lib.auth.secret import digest
 from lib.store.tables import logins
 from tests.chromium import fresh_context
 from tests.pages.browser_fixtures import Served, signed_in
@@ -43,7 +43,7 @@ def login_of(context: BrowserContext, served: Served) -> Any:
 
 
 def user_of(context: BrowserContext, served: Served) -> Any:
-    login = served.site.auth.login(login_of(context, served).id)
+    login = served.site.auth.logins.by_id(login_of(context, served).id)
     assert login is not None
     return login.user
 

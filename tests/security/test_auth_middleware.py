@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from lib.auth import COOKIE
-from lib.auth.logins import digest
+from lib.auth.secret import digest
 from lib.errors import Unavailable
 from lib.web import api
 from tests.fakes.reconciler_harness import hurry
@@ -350,7 +350,7 @@ async def test_a_store_that_does_not_answer_lets_nobody_in(
     def busy(*_: str) -> None:
         raise Unavailable("The portal's store is busy. Try again in a moment.")
 
-    monkeypatch.setattr(site.auth, "login_of_header", busy)
+    monkeypatch.setattr(site.auth.logins, "of_header", busy)
     answer = await ask(site, "GET", "/", ("cookie", site.login()))
     assert answer.status_code == 503
     assert "busy" in answer.text

@@ -205,8 +205,8 @@ def picture(world: World, user: User) -> bytes:
 
 
 def token_of(world: World, user: User) -> str:
-    world.auth.new_token("t", user=User(user.id, user.name))
-    return world.auth.tokens_of(user.id)[0].id
+    world.auth.tokens.new("t", user=User(user.id, user.name))
+    return world.auth.tokens.of(user.id)[0].id
 
 
 def test_every_public_method_is_in_the_table() -> None:

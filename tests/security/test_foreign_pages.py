@@ -171,7 +171,7 @@ def test_a_foreign_page_reaches_neither_portal_nor_notebook(
             f"{there.origin}/signout",
         )
         page.wait_for_selector("text=A page of another site may not do this")
-        assert there.auth.login(who.login) is not None, "still signed in"
+        assert there.auth.logins.by_id(who.login) is not None, "still signed in"
         page.goto(f"{there.origin}/healthz")  # a page of the portal's own origin may
         got = page.evaluate(
             "fetch('/api/me').then((answer) => answer.json()).then((me) => me.name)"
@@ -182,7 +182,7 @@ def test_a_foreign_page_reaches_neither_portal_nor_notebook(
             == f"{there.origin}/signin?why=out"
         )
         time.sleep(0.3)  # so long this process goes by what it knew
-        assert there.auth.login(who.login) is None
+        assert there.auth.logins.by_id(who.login) is None
 
 
 def test_a_notebook_s_page_reaches_only_itself(there: Crowd, browser: Browser) -> None:
@@ -194,7 +194,7 @@ def test_a_notebook_s_page_reaches_only_itself(there: Crowd, browser: Browser) -
         )
         assert framed(page, f"{there.origin}/work").startswith("chrome-error:")
         assert page.evaluate(_OPEN, [f"{there.origin}/work", 8000]) == "severed"
-        assert there.auth.login(who.login) is not None
+        assert there.auth.logins.by_id(who.login) is not None
         assert "started" in page.evaluate("fetch('/api/status').then((answer) => answer.text())")
         for script in ("/static/lab/x.js", "/files/sw.js", "/service-worker.js", "/_portal/sw.js"):
             said = page.evaluate(
@@ -235,7 +235,7 @@ def test_a_notebook_plants_no_cookie_for_the_portal(there: Crowd, browser: Brows
         answer = page.goto(f"{there.origin}/work")
         assert answer is not None
         assert answer.status == 401
-        page.goto(there.auth.new_sign_in_link(there.origin))
+        page.goto(there.auth.links.new(there.origin))
         (kept,) = [c["value"] for c in context.cookies(there.origin) if c["name"] == COOKIE]
         assert kept != "planted"
         assert context.request.get(f"{there.origin}/api/me").ok

@@ -89,7 +89,7 @@ def fill(site: Site) -> str:
     store.people.add_login(
         "l", "hash", OWNER.id, time.time() + 99, client=HOSTILE, browser=HOSTILE, provider=HOSTILE
     )
-    site.auth.new_token(HOSTILE[:100], user=OWNER)
+    site.auth.tokens.new(HOSTILE[:100], user=OWNER)
     store.announcements.add(HOSTILE, AnnouncementKind.WARNING, time.time() + 3600)
     store.audit.write("u-mallory", "stop", HOSTILE, detail=HOSTILE, client=HOSTILE, via=HOSTILE)
     return str(run.id)

@@ -194,7 +194,7 @@ def test_a_ticket_works_once_for_one_notebook_and_while_signed_in(there: Crowd) 
 
 
 def test_a_one_time_link_works_once(there: Crowd) -> None:
-    link = there.auth.new_sign_in_link(there.origin)
+    link = there.auth.links.new(there.origin)
     looks = {"HEAD": {}, "GET": {"sec-purpose": "prefetch;prerender"}}
     for method, headers in looks.items():
         assert httpx.request(method, link, headers=headers).status_code == 405
@@ -214,11 +214,11 @@ def _sign_out(there: Crowd, who: Somebody) -> None:
 
 
 def _everywhere(there: Crowd, who: Somebody) -> None:
-    there.auth.sign_out_everywhere(who.user.id, by=who.user)
+    there.auth.logins.sign_out_everywhere(who.user.id, by=who.user)
 
 
 def _elsewhere(there: Crowd, who: Somebody) -> None:
-    there.auth.sign_out_one(who.user.id, who.login, by=there.sign_in().user)
+    there.auth.logins.sign_out_one(who.user.id, who.login, by=there.sign_in().user)
 
 
 def _blocked(there: Crowd, who: Somebody) -> None:
@@ -248,13 +248,13 @@ def test_cookies_are_worth_nothing_once_the_sign_in_is_over(
 def test_a_planted_cookie_becomes_nobody_s_sign_in(there: Crowd) -> None:
     """Session fixation: what a browser had before it signed in is worth nothing after."""
     planted = f"{COOKIE}=planted-by-somebody"
-    link = there.auth.new_sign_in_link(there.origin)
+    link = there.auth.links.new(there.origin)
     answer = httpx.get(link, headers={**NAVIGATE, "cookie": planted})
     assert answer.status_code == 303
     assert "planted" not in answer.headers["set-cookie"]
     assert httpx.get(f"{there.origin}/api/me", headers={"cookie": planted}).status_code == 401
     mallory = there.sign_in("bob")
-    link = there.auth.new_sign_in_link(there.origin)
+    link = there.auth.links.new(there.origin)
     httpx.get(link, headers={**NAVIGATE, "cookie": mallory.cookie})
     with there.client(mallory) as client:
         assert client.get("/api/me").status_code == 401, "the planted sign-in has ended"
@@ -269,7 +269,7 @@ def test_headers_of_front_servers_count_from_front_servers_alone(there: Crowd) -
         "x-real-ip": "192.0.2.66", CLIENT_HEADER.lower(): "192.0.2.66",
         "x-forwarded-host": "evil.example", "x-forwarded-proto": "https",
     }  # fmt: skip
-    link = there.auth.new_sign_in_link(there.origin)
+    link = there.auth.links.new(there.origin)
     answer = httpx.get(link, headers={**NAVIGATE, **forged})
     assert answer.headers["location"] == "/"
     assert there.store.audit.latest(1)[0].client in ("127.0.0.1", "::1")

@@ -96,7 +96,7 @@ class Whole:
         )
 
     def cookie(self) -> str:
-        key = self.it.auth.new_sign_in_link("").partition("key=")[2]
+        key = self.it.auth.links.new("").partition("key=")[2]
         return f"{COOKIE}={self.it.auth.sign_in(key)}"
 
     async def ask(self, route: str, **headers: str) -> httpx.Response:
@@ -195,18 +195,18 @@ async def test_changes_come_from_the_portal_s_own_pages(whole: Whole, route: str
         answer = await whole.ask(route, cookie=cookie, **headers)
         assert answer.status_code == 403, headers
         assert "another site" in answer.text
-    assert whole.it.auth.login_of_header(cookie) is not None
+    assert whole.it.auth.logins.of_header(cookie) is not None
     assert not whole.store.work.session(whole.session).stopping
     assert len(whole.store.work.sessions_of(OWNER.id)) == 1
     own = await whole.ask(route, cookie=cookie, origin=whole.origin)
     assert own.status_code in (201, 202, 303, 503), own.text
-    token = whole.it.auth.new_token("t")
+    token = whole.it.auth.tokens.new("t")
     by_program = await whole.ask(route, authorization=f"Bearer {token}")
     assert by_program.status_code == (401 if route == "POST /signout" else own.status_code)
 
 
 async def test_a_token_in_the_address_does_not_count(whole: Whole) -> None:
-    token = whole.it.auth.new_token("t")
+    token = whole.it.auth.tokens.new("t")
     for query in ("access_token", "token", "Authorization", "bearer"):
         for value in (token, f"Bearer {token}", quote(f"Bearer {token}")):
             answer = await whole.ask(f"GET /api/me?{query}={value}")
@@ -222,7 +222,7 @@ async def test_strangers_cannot_fill_the_audit_log(whole: Whole) -> None:
         await whole.ask("POST /signout", origin="http://evil.example")
     lines = whole.store.audit.search(AuditQuery(refused=True), limit=1000)
     assert 0 < len(lines) <= 30
-    assert whole.it.auth.login_of_header(whole.cookie()) is not None
+    assert whole.it.auth.logins.of_header(whole.cookie()) is not None
     assert whole.store.audit.latest(1)[0].action == "sign-in", "what people do is kept"
 
 
@@ -254,7 +254,7 @@ async def test_who_asked_is_said_by_front_servers_alone(
     plant_scene(tmp_path, "LC08_A")
     (tmp_path / "settings.toml").write_text(f"trusted_proxies = {list(trusted)}")
     whole = Whole(tmp_path)
-    key = whole.it.auth.new_sign_in_link("").partition("key=")[2]
+    key = whole.it.auth.links.new("").partition("key=")[2]
     headers = [("host", whole.origin[7:]), *(("x-forwarded-for", f) for f in forwarded)]
     headers += [(CLIENT_HEADER, "6.6.6.6"), ("x-forwarded-host", "evil.example")]
     async with httpx.AsyncClient(transport=httpx.ASGITransport(whole.app)) as browser:

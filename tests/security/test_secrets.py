@@ -48,7 +48,7 @@ def used(there: Crowd, browser: Browser) -> Iterator[Used]:
     secret.parent.mkdir(exist_ok=True)
     secret.write_text(CLIENT_SECRET)
     it.secrets["client secret"] = CLIENT_SECRET
-    link = there.auth.new_sign_in_link(there.origin)
+    link = there.auth.links.new(there.origin)
     it.secrets["one-time key"] = link.partition("key=")[2]
     with fresh_context(browser) as context:
         page = context.new_page()

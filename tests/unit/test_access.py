@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from lib.auth import OWNER, Membership
+from lib.auth.authentication import user_id_of
 from lib.auth.authorization import Act
-from lib.auth.logins import LONGEST_TOKEN_S, user_id_of
+from lib.auth.tokens import LONGEST_TOKEN_S
 from lib.config.settings import Group, Provider, Rule
 from lib.errors import Conflict, InvalidInput, NotFound, Refused, SignInEnded
 from lib.model import ClusterId, SessionId, Tunnel, TunnelState, User, UserId
@@ -151,21 +152,21 @@ def test_an_act_is_one_line_whatever_comes_of_it(world: World) -> None:
 
 
 def test_a_token_ends_with_the_access_of_its_owner(world: World) -> None:
-    token = world.auth.new_token("t", user=User(world.ids["alice"], "alice"))
-    came = world.auth.user_of_token(token)
+    token = world.auth.tokens.new("t", user=User(world.ids["alice"], "alice"))
+    came = world.auth.tokens.user_of(token)
     assert came is not None
     assert world.auth.again(came).id == world.ids["alice"]
     world.auth.membership = Membership()  # the settings no longer name their institute
-    assert world.auth.user_of_token(token) is None
+    assert world.auth.tokens.user_of(token) is None
     with pytest.raises(SignInEnded):
         world.auth.again(came)
 
 
 def test_a_sign_in_ends_with_the_access_of_its_owner(world: World) -> None:
-    secret = world.auth._new_login(world.ids["alice"], "test", "", "")
-    assert world.auth.login_of_secret(secret) is not None
+    secret = world.auth.logins.begin(world.ids["alice"], "test", "", "")
+    assert world.auth.logins.of_secret(secret) is not None
     world.auth.membership = Membership()
-    assert world.auth.login_of_secret(secret) is None
+    assert world.auth.logins.of_secret(secret) is None
 
 
 def test_nobody_speaks_by_the_token_of_another(world: World) -> None:
@@ -177,12 +178,12 @@ def test_nobody_speaks_by_the_token_of_another(world: World) -> None:
 
 def test_what_a_block_took_away_does_not_come_back_with_the_access(world: World) -> None:
     ada, alice = world.speak("ada"), world.ids["alice"]
-    token = world.auth.new_token("t", user=User(alice, "alice"))
-    secret = world.auth._new_login(alice, "test", "", "")
+    token = world.auth.tokens.new("t", user=User(alice, "alice"))
+    secret = world.auth.logins.begin(alice, "test", "", "")
     world.auth.block(alice, blocked=True, by=ada)
     world.auth.block(alice, blocked=False, by=ada)
-    assert world.auth.user_of_token(token) is None
-    assert world.auth.login_of_secret(secret) is None
+    assert world.auth.tokens.user_of(token) is None
+    assert world.auth.logins.of_secret(secret) is None
     assert outcome(world, "alice", Act.ENTER) == "yes"
 
 
@@ -196,10 +197,10 @@ def test_nobody_blocks_themselves_or_the_owner(world: World) -> None:
 
 def test_a_token_lives_for_a_year_at_most(world: World) -> None:
     alice = User(world.ids["alice"], "alice")
-    assert world.auth.new_token("t", user=alice, lifetime_s=LONGEST_TOKEN_S)
+    assert world.auth.tokens.new("t", user=alice, lifetime_s=LONGEST_TOKEN_S)
     for lifetime_s in (LONGEST_TOKEN_S + 1, 0, -1, float("nan")):
         with pytest.raises(InvalidInput, match="at most a year"):
-            world.auth.new_token("t", user=alice, lifetime_s=lifetime_s)
+            world.auth.tokens.new("t", user=alice, lifetime_s=lifetime_s)
 
 
 # --- who is who, and what they are -------------------------------------------------------------

@@ -309,8 +309,8 @@ def test_a_wrong_session_stops_nothing(capsys, with_session):
 def test_a_token_is_one_that_the_api_takes(capsys, with_session):
     _, out, _ = admin(capsys, "token", "--data", with_session, "--name", "cron")
     store = Store(with_session / "portal.sqlite")
-    assert Auth(store).user_of_token(out.strip()) == OWNER
-    assert Auth(store).user_of_token(out.strip() + "x") is None
+    assert Auth(store).tokens.user_of(out.strip()) == OWNER
+    assert Auth(store).tokens.user_of(out.strip() + "x") is None
     store.close()
 
 

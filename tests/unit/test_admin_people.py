@@ -18,7 +18,7 @@ import pytest
 
 from lib import cli
 from lib.auth import OWNER, Auth, auth_of
-from lib.auth.logins import user_id_of
+from lib.auth.authentication import user_id_of
 from lib.cli.output import plain, plain_json, table
 from lib.config import settings
 from lib.model import TokenScope
@@ -128,25 +128,25 @@ def test_signing_out_ends_every_sign_in_and_is_written_down(place: Place) -> Non
     cookies = [place.comes("kato", "Kato") for _ in range(2)]
     other = place.comes("lin", "Lin")
     assert place.json("users", "sign-out", KATO) == {"id": KATO, "ended": 2}
-    assert [place.auth.login_of_secret(cookie) for cookie in cookies] == [None, None]
-    assert place.auth.login_of_secret(other) is not None
+    assert [place.auth.logins.of_secret(cookie) for cookie in cookies] == [None, None]
+    assert place.auth.logins.of_secret(other) is not None
     assert place.last() == (OWNER.id, "sign-out-everywhere", KATO, "admin.py")
 
 
 def test_who_is_blocked_is_out_until_unblocked(place: Place) -> None:
     cookie = place.comes("kato", "Kato")
-    kato = place.auth.login_of_secret(cookie).user
-    token = place.auth.new_token("script", user=kato)
+    kato = place.auth.logins.of_secret(cookie).user
+    token = place.auth.tokens.new("script", user=kato)
     code, out, _ = place.admin("users", "block", KATO)
     assert (code, "Kato is blocked" in out) == (0, True)
-    assert place.auth.login_of_secret(cookie) is None
-    assert place.auth.user_of_token(token) is None
+    assert place.auth.logins.of_secret(cookie) is None
+    assert place.auth.tokens.user_of(token) is None
     assert "blocked" in place.admin("users", "list")[1]
     assert ("block", "admin.py") in {(e.action, e.via) for e in place.store.audit.latest(3)}
     assert place.json("users", "unblock", KATO)["blocked"] is False
     assert place.last() == (OWNER.id, "unblock", KATO, "admin.py")
-    assert place.auth.login_of_secret(place.comes("kato", "Kato")) is not None
-    assert place.auth.user_of_token(token) is None
+    assert place.auth.logins.of_secret(place.comes("kato", "Kato")) is not None
+    assert place.auth.tokens.user_of(token) is None
 
 
 @pytest.mark.parametrize("command", ["sign-out", "block", "unblock"])
@@ -187,30 +187,30 @@ def test_another_account_is_told_whose_the_folder_is(
 def test_a_token_does_what_it_is_for_and_no_longer_than_it_should(place: Place) -> None:
     _, out, _ = place.admin("token", "--scope", "read", "--days", 3, "--name", "nightly")
     assert place.last()[3] == "admin.py"
-    user = place.auth.user_of_token(out.strip())
+    user = place.auth.tokens.user_of(out.strip())
     assert user is not None
     assert user.scopes == {TokenScope.READ}
     (listed,) = place.json("tokens", "list")
     assert (listed["name"], listed["scopes"]) == ("nightly", ["read"])
-    (found,) = place.auth.tokens_of(OWNER.id)
+    (found,) = place.auth.tokens.of(OWNER.id)
     assert 2.9 * 86400 < (found.expires_at.timestamp() - time.time()) < 3.1 * 86400
     _, shown, _ = place.admin("tokens", "list")
     assert "nightly" in shown
     assert out.strip() not in shown
     assert place.json("tokens", "withdraw", found.id) == {"withdrawn": [found.id]}
     assert place.last() == (OWNER.id, "token-withdrawn", found.id, "admin.py")
-    assert place.auth.user_of_token(out.strip()) is None
+    assert place.auth.tokens.user_of(out.strip()) is None
     code, _, err = place.admin("tokens", "withdraw", found.id)
     assert (code, "withdrawn already" in err) == (1, True)
     assert place.admin("tokens", "list")[1] == "There are no tokens.\n"
 
 
 def test_a_token_of_somebody_else_is_not_the_owner_s(place: Place) -> None:
-    kato = place.auth.login_of_secret(place.comes("kato", "Kato")).user
-    token = place.auth.new_token("script", user=kato)
-    (his,) = place.auth.tokens_of(KATO)
+    kato = place.auth.logins.of_secret(place.comes("kato", "Kato")).user
+    token = place.auth.tokens.new("script", user=kato)
+    (his,) = place.auth.tokens.of(KATO)
     assert place.admin("tokens", "withdraw", his.id)[0] == 1
-    assert place.auth.user_of_token(token) is not None
+    assert place.auth.tokens.user_of(token) is not None
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_wrong_token_is_not_made(place: Place, options: tuple[str, ...], said:
     code, out, err = place.admin("token", *options)
     assert (code, out) == (2, "")
     assert said in err
-    assert place.auth.tokens_of(OWNER.id) == ()
+    assert place.auth.tokens.of(OWNER.id) == ()
 
 
 def test_a_link_says_where_it_came_from(place: Place) -> None:
@@ -361,7 +361,7 @@ def test_a_portal_comes_back_from_its_backup(place: Place, tmp_path: Path) -> No
     assert stat.S_IMODE((restored / "secrets" / "oidc-aist").stat().st_mode) == 0o600
     assert stat.S_IMODE((restored / "portal.sqlite").stat().st_mode) == 0o600
     store = Store(restored / "portal.sqlite")
-    login = auth_of(settings.load(restored), store).login_of_secret(cookie)
+    login = auth_of(settings.load(restored), store).logins.of_secret(cookie)
     assert login is not None
     assert login.user.groups == {"forest"}
     store.close()

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from lib.auth import COOKIE, OWNER, Auth
-from lib.auth.logins import digest
+from lib.auth.secret import digest
 from lib.errors import Refused
 from lib.store import Store
 
@@ -33,10 +33,10 @@ def key_of(link: str) -> str:
 
 
 def test_a_link_signs_in_once(auth: Auth, store: Store) -> None:
-    link = auth.new_sign_in_link("http://localhost:8501")
+    link = auth.links.new("http://localhost:8501")
     assert link.startswith("http://localhost:8501/signin?key=")
     secret = auth.sign_in(key_of(link), "127.0.0.1")
-    login = auth.login_of_secret(secret)
+    login = auth.logins.of_secret(secret)
     assert login is not None
     assert login.user == OWNER
     with pytest.raises(Refused, match="used already or is too old"):
@@ -49,7 +49,7 @@ def test_a_link_signs_in_once(auth: Auth, store: Store) -> None:
 
 
 def test_of_many_at_once_one_gets_in(auth: Auth) -> None:
-    key = key_of(auth.new_sign_in_link("http://localhost"))
+    key = key_of(auth.links.new("http://localhost"))
 
     def try_it(_: int) -> bool:
         try:
@@ -75,14 +75,14 @@ def test_invented_keys_are_refused(auth: Auth, key: str) -> None:
 
 
 def signed_in(auth: Auth) -> str:
-    return auth.sign_in(key_of(auth.new_sign_in_link("http://localhost")))
+    return auth.sign_in(key_of(auth.links.new("http://localhost")))
 
 
 def test_a_cookie_header_is_read_strictly(auth: Auth) -> None:
     secret = signed_in(auth)
     good = f"{COOKIE}={secret}"
     for header in (good, f"a=b; {good}; c", f"  {good}  "):
-        login = auth.login_of_header(header)
+        login = auth.logins.of_header(header)
         assert login is not None, header
     for header in (
         "",
@@ -95,50 +95,80 @@ def test_a_cookie_header_is_read_strictly(auth: Auth) -> None:
         f'{COOKIE}="',
         good.upper(),
     ):
-        assert auth.login_of_header(header) is None, header
-    assert auth.login_of_cookies({COOKIE: secret}) is not None
-    assert auth.login_of_cookies({}) is None
+        assert auth.logins.of_header(header) is None, header
+    assert auth.logins.of_cookies({COOKIE: secret}) is not None
+    assert auth.logins.of_cookies({}) is None
 
 
 def test_a_login_ends(auth: Auth, store: Store) -> None:
     secret = signed_in(auth)
-    login = auth.login_of_secret(secret)
+    login = auth.logins.of_secret(secret)
     assert login is not None
-    assert auth.login(login.id) == login
-    auth.sign_out(login)
-    assert auth.login_of_secret(secret) is None
-    assert auth.login(login.id) is None
+    assert auth.logins.by_id(login.id) == login
+    auth.logins.sign_out(login)
+    assert auth.logins.of_secret(secret) is None
+    assert auth.logins.by_id(login.id) is None
     store.people.add_login("late", digest("late"), OWNER.id, time.time() - 1)
-    assert auth.login_of_secret("late") is None
-    assert auth.login("late") is None
+    assert auth.logins.of_secret("late") is None
+    assert auth.logins.by_id("late") is None
+
+
+def test_an_end_by_another_process_is_seen_within_a_quarter_of_a_second(store: Store) -> None:
+    now = 100.0
+    auth = Auth(store, clock=lambda: now)
+    login = auth.logins.of_secret(signed_in(auth))
+    assert login is not None
+    store.people.revoke_login(login.id)
+    assert auth.logins.by_id(login.id) == login
+    now += 0.25
+    assert auth.logins.by_id(login.id) is None
+
+
+def test_of_a_flood_of_strangers_some_lines_a_minute_are_written(store: Store) -> None:
+    now = 100.0
+    auth = Auth(store, clock=lambda: now)
+
+    def flood() -> int:
+        before = len(store.audit.latest(1000))
+        for _ in range(50):
+            auth.log_refusal("/api/me", "a token that does not count", "192.0.2.7")
+        return len(store.audit.latest(1000)) - before
+
+    auth.log_refusal("/", "the first", "")
+    now += 59.0
+    assert flood() == 29
+    now += 1.0  # the first is a minute old
+    assert flood() == 1
+    now += 59.0
+    assert flood() == 29
 
 
 def test_a_token_is_valid_until_it_is_revoked_or_too_old(auth: Auth, store: Store) -> None:
-    token = auth.new_token("laptop")
+    token = auth.tokens.new("laptop")
     assert token.startswith("sbt_")
-    assert auth.user_of_token(token) == OWNER
+    assert auth.tokens.user_of(token) == OWNER
     made = store.audit.latest(1)[0]
     assert (made.action, made.detail) == ("token-made", "laptop: launch read")
     store.people.revoke_token(made.object)
-    assert auth.user_of_token(token) is None
+    assert auth.tokens.user_of(token) is None
     store.people.add_token("t", digest("sbt_old"), OWNER.id, "old", time.time() - 1)
-    assert auth.user_of_token("sbt_old") is None
+    assert auth.tokens.user_of("sbt_old") is None
 
 
 def test_secrets_of_one_kind_do_not_open_another_door(auth: Auth) -> None:
-    secret, token = signed_in(auth), auth.new_token("x")
-    key = key_of(auth.new_sign_in_link("http://localhost"))
-    assert auth.user_of_token(secret) is None
-    assert auth.user_of_token(key) is None
-    assert auth.login_of_secret(token) is None
-    assert auth.login_of_secret(key) is None
+    secret, token = signed_in(auth), auth.tokens.new("x")
+    key = key_of(auth.links.new("http://localhost"))
+    assert auth.tokens.user_of(secret) is None
+    assert auth.tokens.user_of(key) is None
+    assert auth.logins.of_secret(token) is None
+    assert auth.logins.of_secret(key) is None
     with pytest.raises(Refused):
         auth.sign_in(token)
 
 
 def test_nothing_secret_is_in_the_file(auth: Auth, store: Store, tmp_path: Path) -> None:
-    secrets = [signed_in(auth), auth.new_token("x")]
-    secrets.append(key_of(auth.new_sign_in_link("http://localhost")))
+    secrets = [signed_in(auth), auth.tokens.new("x")]
+    secrets.append(key_of(auth.links.new("http://localhost")))
     store.close()
     content = b"".join(p.read_bytes() for p in tmp_path.iterdir())
     assert digest(secrets[0]).encode() in content
