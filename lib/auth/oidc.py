@@ -43,6 +43,7 @@ from lib.errors import NotFound, ProtocolError, Refused, SceneBridgeError, Unava
 from lib.model import JsonObject, JsonValue, json_list
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 
     from starlette.requests import Request
@@ -80,6 +81,7 @@ class _HttpOptions(TypedDict):
 
     timeout: float
     trust_env: bool
+    verify: ssl.SSLContext
     follow_redirects: bool
     event_hooks: Mapping[str, list[Callable[[httpx.Response], Awaitable[None]]]]
 
@@ -190,7 +192,8 @@ class SignInProviders:
         if known is not None:
             return known
         secret = self._secret_of(provider)
-        metadata = await self._metadata(provider)
+        http = self._http(provider)
+        metadata = await self._metadata(provider, http)
         methods = metadata.get("token_endpoint_auth_methods_supported")
         by_post = isinstance(methods, list) and "client_secret_basic" not in methods
         # Not the provider's whole metadata: Authlib takes it for arguments of its client.
@@ -209,7 +212,7 @@ class SignInProviders:
                 "token_endpoint_auth_method": (
                     "client_secret_post" if by_post else "client_secret_basic"
                 ),
-                **self._http(provider),
+                **http,
             },
             issuer=provider.issuer,
             id_token_signing_alg_values_supported=[a for a in _ALGORITHMS if a in offered],
@@ -218,9 +221,9 @@ class SignInProviders:
         self._clients[provider.id] = app
         return app
 
-    async def _metadata(self, provider: Provider) -> JsonObject:
+    async def _metadata(self, provider: Provider, http: _HttpOptions) -> JsonObject:
         address = provider.issuer.rstrip("/") + "/.well-known/openid-configuration"
-        async with httpx.AsyncClient(**self._http(provider)) as client:
+        async with httpx.AsyncClient(**http) as client:
             answer = await client.get(address)
             answer.raise_for_status()
             metadata: JsonValue = answer.json()
@@ -240,6 +243,8 @@ class SignInProviders:
         return metadata
 
     def _http(self, provider: Provider) -> _HttpOptions:
+        """For all connections to it until its metadata is too old; reads the authorities."""
+
         async def look(response: httpx.Response) -> None:
             if int(response.headers.get("content-length") or 0) > _LARGEST_ANSWER:
                 raise ValueError("too large an answer")
@@ -251,6 +256,7 @@ class SignInProviders:
         return {
             "timeout": self._limit_s,
             "trust_env": False,
+            "verify": httpx.create_ssl_context(trust_env=False),
             "follow_redirects": False,
             "event_hooks": {"response": [look]},
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,8 +119,13 @@ def is_current(path: Path) -> bool:
         engine.dispose()
 
 
+@cache
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
 def _is_current(connection: Connection) -> bool:
-    scripts = ScriptDirectory.from_config(_config())
+    scripts = _scripts()
     current = MigrationContext.configure(connection).get_current_revision()
     if current is not None and current not in {s.revision for s in scripts.walk_revisions()}:
         raise Conflict(

@@ -26,7 +26,7 @@ def data(tmp_path: Path) -> Path:
     return make_data_folder(tmp_path / "data")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def liar() -> Iterator[LyingProvider]:
     with lying_provider() as it:
         yield it

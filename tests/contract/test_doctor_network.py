@@ -22,10 +22,16 @@ def data(tmp_path: Path) -> Path:
     return make_data_folder(tmp_path / "data")
 
 
-@pytest.fixture
-def liar() -> Iterator[LyingProvider]:
+@pytest.fixture(scope="module")
+def serving() -> Iterator[LyingProvider]:
     with lying_provider() as it:
         yield it
+
+
+@pytest.fixture
+def liar(serving: LyingProvider) -> LyingProvider:
+    serving.be_honest()
+    return serving
 
 
 # --- providers ----------------------------------------------------------------------------
@@ -63,7 +69,7 @@ def test_a_slow_and_a_dead_provider_are_found(
 ) -> None:
     write_settings(data, liar.issuer)
     monkeypatch.setattr(people, "_LIMIT_S", 0.5)
-    liar.delay_s = {"metadata": 2}
+    liar.hang = {"metadata"}
     assert "takes too long" in bad(data, "provider aist")
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))

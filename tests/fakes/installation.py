@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lib import doctor
-from lib.store import Store
+from tests.fakes.stores import new_store
 
 
 def make_data_folder(folder: Path) -> Path:
@@ -17,7 +17,7 @@ def make_data_folder(folder: Path) -> Path:
     (folder / "keys").mkdir(mode=0o700)
     private(folder / "keys" / "here", "key")
     (folder / "keys" / "here.pub").write_text("public")
-    Store(folder / "portal.sqlite").close()
+    new_store(folder / "portal.sqlite").close()
     return folder
 
 

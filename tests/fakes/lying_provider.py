@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import email.utils
+import functools
 import json
 import threading
 import time
@@ -21,12 +21,22 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 
+@functools.cache
+def _key(number: int) -> RSAKey:
+    """All have the same name."""
+    return RSAKey.generate_key(2048, {"kid": "one"}, private=True)
+
+
 class LyingProvider:
     """Vouches for "kato" at once, without asking; each attribute is one way to be wrong."""
 
     def __init__(self) -> None:
         self.issuer = ""
-        self.key = RSAKey.generate_key(2048, {"kid": "one"}, private=True)
+        self.be_honest()
+
+    def be_honest(self) -> None:
+        """As it was made: nothing is wrong, and nothing is remembered."""
+        self.key = _key(0)
         self.signing_key: Any = self.key
         self.algorithm = "RS256"
         self.metadata: dict[str, Any] = {}
@@ -34,7 +44,8 @@ class LyingProvider:
         self.without: set[str] = set()
         self.token_error = ""
         self.status: dict[str, int] = {}
-        self.delay_s: dict[str, float] = {}
+        #: Questions that get no answer for as long as the asker waits.
+        self.hang: set[str] = set()
         self.body: dict[str, bytes] = {}
         self.clock_ahead_s = 0.0
         self.user_info: dict[str, Any] = {}
@@ -53,8 +64,9 @@ class LyingProvider:
             ]
         )
 
-    async def _metadata(self, _: Request) -> Response:
+    async def _metadata(self, request: Request) -> Response:
         return await self._answer(
+            request,
             "metadata",
             {
                 "issuer": self.issuer,
@@ -92,6 +104,7 @@ class LyingProvider:
         }  # fmt: skip
         claims = {name: value for name, value in claims.items() if name not in self.without}
         return await self._answer(
+            request,
             "token",
             {
                 "access_token": "access",
@@ -108,15 +121,17 @@ class LyingProvider:
         header = {"alg": self.algorithm, "kid": "one"}
         return jwt.encode(header, claims, self.signing_key, algorithms=[self.algorithm])
 
-    async def _keys(self, _: Request) -> Response:
-        return await self._answer("keys", KeySet([self.key]).as_dict(private=False))
+    async def _keys(self, request: Request) -> Response:
+        return await self._answer(request, "keys", KeySet([self.key]).as_dict(private=False))
 
-    async def _user_info(self, _: Request) -> Response:
-        return await self._answer("userinfo", {"sub": "kato", **self.user_info})
+    async def _user_info(self, request: Request) -> Response:
+        return await self._answer(request, "userinfo", {"sub": "kato", **self.user_info})
 
-    async def _answer(self, name: str, value: Any) -> Response:
+    async def _answer(self, request: Request, name: str, value: Any) -> Response:
         self.asked.append(name)
-        await asyncio.sleep(self.delay_s.get(name, 0))
+        if name in self.hang:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
         body = self.body.get(name) or json.dumps(value).encode()
         date = email.utils.formatdate(time.time() + self.clock_ahead_s, usegmt=True)
         return Response(
@@ -125,7 +140,7 @@ class LyingProvider:
 
     def sign_with_another_key(self) -> None:
         """A key with the same name that nobody published."""
-        self.signing_key = RSAKey.generate_key(2048, {"kid": "one"}, private=True)
+        self.signing_key = _key(1)
 
     def sign_with_the_client_secret(self, secret: str) -> None:
         self.algorithm = "HS256"

@@ -33,8 +33,8 @@ from lib.model import (
 from lib.portal.facade import Portal
 from lib.results.folder import ResultFolder
 from lib.scenes.local_catalog import LocalCatalog
-from lib.store import Store
 from lib.store.changes import RunChange, SessionChange
+from tests.fakes.stores import new_store
 from tests.fakes.things import a_run, a_session, new_id
 from tests.pages.sample_portal import FIRE, SHIPS, FakeReconciler
 
@@ -67,7 +67,7 @@ class World:
     """Whoever speaks has just signed in. `landsat8` is for everybody, `formosat` for forest."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = Store(folder / "portal.sqlite")
+        self.store = new_store(folder / "portal.sqlite")
         #: So much later is it for what sign-ins are remembered by, seconds.
         self.later_s = 0.0
         self.auth = Auth(self.store, membership(), clock=lambda: time.monotonic() + self.later_s)

@@ -18,6 +18,7 @@ from lib.reconciler.reconciler import Reconciler
 from lib.results.folder import ResultFolder
 from lib.store import Store
 from tests.fakes.gate import MemoryGate, MemoryLink, MemoryRoutes
+from tests.fakes.stores import new_store
 from tests.fakes.things import ALICE, BOB, FIRE, HERE, introduce
 
 
@@ -56,7 +57,7 @@ class ReconcilerHarness:
     def __init__(self, home: Path, gate: MemoryGate | None = None) -> None:
         self.home = home
         self.gate = gate or MemoryGate()
-        self.store = Store(home / "portal.sqlite")
+        self.store = new_store(home / "portal.sqlite")
         for user in (ALICE, BOB):
             introduce(self.store, user)
         self.results = ResultFolder(home / "results")

@@ -35,6 +35,7 @@ from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.synthetic import FormosatSpec, LandsatSpec, write_formosat, write_landsat
 from lib.store import Store
 from lib.store.changes import SessionChange
+from tests.fakes.stores import new_store
 
 PROJECT = Path(__file__).resolve().parents[2]
 RUN = RunId("11111111-1111-4111-8111-111111111111")
@@ -262,7 +263,7 @@ def with_session(tmp_path, filled) -> Path:
         **common,
     )
     session = Session(id=SESSION, run=RUN, scenes=(scene.id,), state=SessionState.READY, **common)
-    store = Store(tmp_path / "portal.sqlite")
+    store = new_store(tmp_path / "portal.sqlite")
     Auth(store)
     store.work.add_session(session, run, [scene])
     store.close()

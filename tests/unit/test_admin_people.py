@@ -25,6 +25,7 @@ from lib.model import TokenScope
 from lib.portal.admin import json_line
 from lib.store import Store
 from lib.store.audit import AuditQuery
+from tests.fakes.stores import new_store
 
 SETTINGS = """
 administrators = [{ provider = "aist", claim = "groups", value = "admins" }]
@@ -52,7 +53,7 @@ class Place:
     def __init__(self, data: Path, capsys: Any) -> None:
         self.data = data
         self._capsys = capsys
-        self.store = Store(data / "portal.sqlite")
+        self.store = new_store(data / "portal.sqlite")
         self.auth: Auth = auth_of(settings.load(data), self.store)
 
     def admin(self, *arguments: object) -> tuple[int, str, str]:

@@ -14,11 +14,12 @@ from lib.auth import COOKIE, OWNER, Auth
 from lib.auth.secret import digest
 from lib.errors import Refused
 from lib.store import Store
+from tests.fakes.stores import new_store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "portal.sqlite")
+    store = new_store(tmp_path / "portal.sqlite")
     yield store
     store.close()
 

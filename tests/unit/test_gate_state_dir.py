@@ -9,11 +9,14 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from lib.errors import Conflict, InvalidInput, NotFound, Refused
+from lib.gate.__main__ import main
 from lib.gate.audit import Audit
 from lib.gate.serve import end_tasks
 from lib.gate.state_dir import RunningGate, StateDir, this_node
@@ -31,10 +34,13 @@ def key(tmp_path: Path) -> Path:
 
 
 def gate(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "lib.gate", *args],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    """One command of `python -m lib.gate` that starts no gate."""
+    with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()) as errors:
+        try:
+            code = main(list(args))
+        except SystemExit as exc:
+            code = exc.code
+    return subprocess.CompletedProcess(args, code, out.getvalue(), errors.getvalue())
 
 
 def test_init_prints_json_and_makes_a_private_folder(tmp_path: Path, key: Path) -> None:

@@ -53,6 +53,7 @@ def test_a_folder_of_someone_else_is_not_used(monkeypatch, tmp_path):
     folder.rmdir()
 
 
+@pytest.mark.slow
 def test_warm_fills_the_cache_and_a_second_process_uses_it(tmp_path):
     command = [sys.executable, "-m", "modules.offshore_objects", "warm"]
     subprocess.run(command, cwd=PROJECT, check=True, timeout=110)

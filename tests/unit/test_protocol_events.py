@@ -26,6 +26,7 @@ from modulekit import results as module_results
 from modulekit import run as module_run
 from modulekit import status as module_status
 from modulekit.objects import FoundObject
+from tests.fakes.stores import new_store
 from tests.fakes.things import ALICE, add_run, module_event, object_event
 
 SCENE = "LC08_A"
@@ -67,7 +68,7 @@ def told(draw: st.DrawFn) -> dict[str, Any]:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "portal.sqlite")
+    store = new_store(tmp_path / "portal.sqlite")
     store.people.ensure_user(ALICE)
     yield store
     store.close()

@@ -19,6 +19,7 @@ from lib.errors import Conflict, StorageFull, Unavailable
 from lib.store import Store
 from lib.store.database import open_database
 from lib.store.tables import metadata
+from tests.fakes.stores import new_store
 from tests.fakes.things import ALICE, add_run
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -83,7 +84,7 @@ def test_several_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_and_loses_nothing(tmp_path: Path) -> None:
-    store = Store(tmp_path / "portal.sqlite")
+    store = new_store(tmp_path / "portal.sqlite")
     store.people.ensure_user(ALICE)
     before = add_run(store)
     _limit(store, pages_more=2)
@@ -139,7 +140,7 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
 def test_our_own_faults_are_not_hidden(tmp_path: Path) -> None:
     from lib.store.database import transaction
 
-    store = Store(tmp_path / "portal.sqlite")
+    store = new_store(tmp_path / "portal.sqlite")
     with (
         pytest.raises(sqlalchemy.exc.OperationalError),
         transaction(store._engine) as connection,
@@ -149,7 +150,7 @@ def test_our_own_faults_are_not_hidden(tmp_path: Path) -> None:
 
 
 def test_the_audit_log_is_cut_and_newest_first(tmp_path: Path) -> None:
-    store = Store(tmp_path / "portal.sqlite")
+    store = new_store(tmp_path / "portal.sqlite")
     store.audit.write(ALICE.id, "stop", "x" * 5000, detail="y" * 5000, client="z" * 5000)
     time.sleep(0.01)
     store.audit.write("", "sign-in", "", result="refused")

@@ -9,6 +9,7 @@ import pytest
 
 from lib.model import Run, SceneId
 from lib.store import Store
+from tests.fakes.stores import new_store
 from tests.fakes.things import ALICE, TIME, a_detection, add_run
 
 A, B = SceneId("LC08_A"), SceneId("LC08_B")
@@ -16,7 +17,7 @@ A, B = SceneId("LC08_A"), SceneId("LC08_B")
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "portal.sqlite")
+    store = new_store(tmp_path / "portal.sqlite")
     store.people.ensure_user(ALICE)
     yield store
     store.close()

@@ -14,6 +14,7 @@ from lib.errors import Conflict, NotFound
 from lib.model import EndReason, RunId, RunState, SceneId, SceneState, SessionId, SessionState
 from lib.store import Store
 from lib.store.changes import RunChange, SceneChange, SessionChange
+from tests.fakes.stores import new_store
 from tests.fakes.things import (
     ALICE,
     BOB,
@@ -30,7 +31,7 @@ from tests.fakes.things import (
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "portal.sqlite")
+    store = new_store(tmp_path / "portal.sqlite")
     store.people.ensure_user(ALICE)
     store.people.ensure_user(BOB)
     yield store
