@@ -33,11 +33,11 @@ from lib.portal.tunnels import OuterTunnels
 from lib.protocol.messages import JobKind
 from lib.reconciler.reconciler import Reconciler
 from lib.results.folder import ResultFolder
+from lib.store import Store
 from lib.store.changes import RunChange, SessionChange
 from lib.tunnels.gate_address import GateAddress, TcpAddress
 from lib.tunnels.link import ClusterLink
 from tests.fakes.reconciler_harness import hurry, until
-from tests.fakes.stores import new_store
 from tests.fakes.supervisor import Supervisor
 from tests.fakes.things import ALICE, HERE, a_run, a_scene, a_session, new_id
 from tests.fixtures.gate_site import GateSite
@@ -90,7 +90,7 @@ class RealPortal:
         return TcpAddress("127.0.0.1", self.gate.port)
 
     def begin(self) -> None:
-        self.store = new_store(self.home / "portal.sqlite")
+        self.store = Store(self.home / "portal.sqlite")
         self.store.people.ensure_user(ALICE)
         self.results = ResultFolder(self.home / "results")
         self.routes = Notebooks()

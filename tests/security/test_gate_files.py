@@ -24,10 +24,10 @@ from lib.gate.artifacts import open_artifact, pieces, read_log
 from lib.gate.events import EventLog
 from lib.gate.job_record import JobRecord, SessionFolders
 from lib.gate.safe_open import disk_usage, open_file
-from lib.model import JobState
 from lib.protocol.events import MAX_EVENT_BYTES, parse_line, plain
 from lib.protocol.messages import ArtifactKind, GetRequest, JobKind, LogKind, LogRequest, Verb
 from tests.fixtures.gate_site import GateSite, running_site
+from tests.running import wait_for
 
 ID = "00000000-0000-4000-8000-000000000001"
 SECRET = b"-----BEGIN OPENSSH PRIVATE KEY-----\n"
@@ -398,30 +398,27 @@ def test_events_are_neither_lost_nor_doubled_by_a_crash(root: Path) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[GateSite]:
-    yield from running_site(tmp_path)
+    yield from running_site(tmp_path, light=True)
 
 
 def test_an_endpoint_is_taken_only_from_the_job_itself(site: GateSite) -> None:
     """A fake report leads nowhere: the scheduler vouches only for the job's own listener."""
     with socket.create_server(("127.0.0.1", 0)) as service:
         port = service.getsockname()[1]
-        status = site.submit(JobKind.RUN, params={"linger_s": 30})
-        site.wait(status.id, lambda s: s.state is JobState.RUNNING)
-        record_path = site.control(status.id) / "record.json"
-        assert json.loads(record_path.read_text())["kind"] == "run"
-        session = site.submit(JobKind.SESSION)
-        for host, number in (("127.0.0.1", port), ("127.0.0.1", 22), ("192.0.2.1", 80)):
-            report = {"host": host, "port": number, "time": time.time()}
-            write_json(site.control(session.id) / "endpoint.json", report)
-            time.sleep(0.3)
-            assert site.status(session.id).endpoint is None
+        session = site.submit(JobKind.SESSION, params={"linger_s": 600})
+        (site.work(session.id) / "hold").touch()
+        fake = {"host": "127.0.0.1", "port": port, "time": time.time()}
+        write_json(site.control(session.id) / "endpoint.json", fake)
+        wait_for("the fake to be noticed", lambda: "endpoint" in site.refusals())
+        assert site.status(session.id).endpoint is None
+        (site.work(session.id) / "hold").unlink()
         ready = site.ready(session.id)  # the script's own report replaces the fake
         taken = json.loads((site.control(session.id) / "record.json").read_text())["port"]
-        write_json(
-            site.control(session.id) / "endpoint.json",
-            {"host": "127.0.0.1", "port": port, "time": time.time()},
-        )
-        time.sleep(0.5)
+        write_json(site.control(session.id) / "endpoint.json", fake)
+        before = site.wait(session.id, lambda s: s.events == 5).events
+        with (site.work(session.id) / "out" / "status.jsonl").open("a") as news:
+            news.write("rubbish\n")
+        site.wait(session.id, lambda s: s.events > before)  # it has looked at everything again
         again = json.loads((site.control(session.id) / "record.json").read_text())["port"]
         assert again == taken != port
         assert ready.endpoint is not None

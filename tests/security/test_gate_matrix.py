@@ -27,7 +27,7 @@ TLS_HANDSHAKE = b"\x16"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GateSite]:
-    yield from running_site(tmp_path_factory.mktemp("matrix"))
+    yield from running_site(tmp_path_factory.mktemp("matrix"), light=True)
 
 
 @pytest.fixture(scope="module")

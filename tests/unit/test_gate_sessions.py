@@ -1,4 +1,4 @@
-"""A gate's jobs from submit to end, through real ssh, with a real Jupyter server."""
+"""A gate's jobs from submit to end, through real ssh, one of them with a real Jupyter server."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from lib.protocol.messages import (
     Verb,
 )
 from tests.fixtures.gate_site import GateSite, Watching, running_site
+from tests.running import wait_for
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GateSite]:
-    yield from running_site(tmp_path_factory.mktemp("site"), slots=3, max_live=6)
+    yield from running_site(tmp_path_factory.mktemp("site"), light=True, slots=3, max_live=6)
 
 
 @pytest.fixture
 def own_site(tmp_path: Path) -> Iterator[GateSite]:
-    yield from running_site(tmp_path, slots=1, max_live=2)
+    yield from running_site(tmp_path, light=True, slots=1, max_live=2)
 
 
 def processes_with(text: str) -> list[str]:
@@ -104,7 +105,7 @@ def test_rubbish_in_the_status_file_is_dropped_and_said(site: GateSite) -> None:
 
 
 def test_submitting_the_same_id_again_answers_with_the_job_it_has(site: GateSite) -> None:
-    request = site.request(params={"linger_s": 20})
+    request = site.request(params={"linger_s": 600})
     first, _ = site.ask(Verb.SUBMIT, request)
     again, _ = site.ask(Verb.SUBMIT, request)
     assert (first.created, again.created) == (True, False)
@@ -113,7 +114,12 @@ def test_submitting_the_same_id_again_answers_with_the_job_it_has(site: GateSite
     assert site.ended(request.id).end_reason is EndReason.STOPPED
 
 
-def test_a_notebook_becomes_ready_and_stops_without_a_trace(site: GateSite) -> None:
+def test_a_notebook_becomes_ready_and_stops_without_a_trace(tmp_path: Path) -> None:
+    for site in running_site(tmp_path):
+        _a_notebook_from_start_to_end(site)
+
+
+def _a_notebook_from_start_to_end(site: GateSite) -> None:
     status = site.submit(JobKind.SESSION, portal_origin="http://localhost:8501")
     ready = site.ready(status.id)
     assert ready.endpoint is not None
@@ -130,10 +136,8 @@ def test_a_notebook_becomes_ready_and_stops_without_a_trace(site: GateSite) -> N
     assert Path(scratch).is_dir()
     assert ready.endpoint.token not in "".join(processes_with(""))
     assert processes_with(scratch) != []
-    asked = time.monotonic()
     site.cancel(status.id)
     ended = site.ended(status.id)
-    assert time.monotonic() - asked < 8
     assert ended.end_reason is EndReason.STOPPED
     assert ended.endpoint is None
     assert not Path(scratch).exists()
@@ -170,7 +174,7 @@ def test_a_session_goes_on_with_the_files_of_an_ended_one(site: GateSite) -> Non
 
 
 def test_a_full_cluster_lets_jobs_wait_and_says_why(own_site: GateSite) -> None:
-    first = own_site.submit(params={"linger_s": 60})
+    first = own_site.submit(params={"linger_s": 600})
     second = own_site.submit()
     waiting = own_site.wait(second.id, lambda s: "1 of 1" in s.reason)
     assert waiting.state is JobState.QUEUED
@@ -227,7 +231,7 @@ def test_a_notebook_that_cannot_start_says_why(tmp_path: Path) -> None:
 
 def test_stop_with_jobs_leaves_no_process(tmp_path: Path) -> None:
     before = set(descendants(os.getpid()))  # of tests that ran before in this process
-    site = GateSite(tmp_path)
+    site = GateSite(tmp_path, light=True)
     site.start()
     status = site.submit(JobKind.SESSION)
     site.ready(status.id)
@@ -251,7 +255,7 @@ def test_a_second_gate_on_one_folder_says_so(site: GateSite) -> None:
 
 def test_a_session_over_its_disk_allowance_is_stopped(tmp_path: Path) -> None:
     for site in running_site(tmp_path, max_disk_mb=20):
-        status = site.submit(params={"linger_s": 100})
+        status = site.submit(params={"linger_s": 600})
         site.wait(status.id, lambda s: s.events > 0)
         for n in range(3):
             (site.work(status.id) / f"big{n}").write_bytes(os.urandom(10 * 2**20))
@@ -263,10 +267,8 @@ def test_a_session_over_its_disk_allowance_is_stopped(tmp_path: Path) -> None:
 def test_old_files_are_removed_after_the_keep_days(tmp_path: Path) -> None:
     for site in running_site(tmp_path, keep_days=0):
         status = site.submit()
-        deadline = time.monotonic() + 30
-        while site.work(status.id).parent.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert not (site.home / "sessions" / status.id).exists()
+        folder = site.home / "sessions" / status.id
+        wait_for("its files to go", lambda folder=folder: not folder.exists())
         with pytest.raises(NotFound):
             site.cancel(status.id)
 
@@ -297,9 +299,7 @@ class Forward:
             "--", "127.0.0.1",
         )  # fmt: skip
         self._process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 10
-        while not self._socket.exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_for("the forward", self._socket.exists)
         return str(self._socket)
 
     def __exit__(self, *_: object) -> None:

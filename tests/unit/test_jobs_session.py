@@ -1,6 +1,6 @@
 """The session script with a real Jupyter server: secrets, ends, and what is left.
 
-Each test runs in every runtime that works here.
+What the runtime has a part in is tried in each that works here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,12 +17,16 @@ import pytest
 
 from lib.files.atomic import read_json
 from lib.jobs import control_files
-from tests.fixtures.session_script import RUNTIMES, TOKEN, New, new_scripts
+from tests.fixtures.session_script import RUNTIMES, TOKEN, New, Script, new_scripts
+from tests.running import wait_for
 
 
 @pytest.fixture(params=RUNTIMES)
 def new(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[New]:
     yield from new_scripts(request.param, tmp_path)
+
+
+in_a_process = pytest.mark.parametrize("new", ["process"], indirect=True)
 
 
 @pytest.fixture
@@ -59,6 +62,15 @@ def test_secrets_reach_neither_command_lines_nor_kernels(started: New) -> None:
     assert script.left() == []
 
 
+def notebooks(script: Script) -> list[int]:
+    """The processes of the job that run its notebook server."""
+    out = subprocess.run(["ps", "-axwwo", "pid=,args="], capture_output=True, text=True, check=True)
+    rows = [x.split(None, 1) for x in out.stdout.splitlines() if "-m jupyterlab" in x]
+    pids = script.tree()
+    return [int(pid) for pid, _ in rows if int(pid) in pids]
+
+
+@in_a_process
 def test_a_notebook_shut_down_from_inside_ends_the_job(started: New) -> None:
     script = started().ready()
     assert script.ask("POST", "/api/shutdown")[0] == 200
@@ -68,17 +80,18 @@ def test_a_notebook_shut_down_from_inside_ends_the_job(started: New) -> None:
     assert script.left() == []
 
 
+@in_a_process
 def test_an_unused_notebook_ends_after_the_idle_time(started: New) -> None:
     script = started(idle_s=2).ready()
-    assert script.end(30)["end_reason"] == "idle"
+    assert script.end()["end_reason"] == "idle"
     assert script.left() == []
 
 
-def test_term_while_it_is_starting_leaves_nothing(started: New) -> None:
-    script = started()
-    while not script.scratch.exists():
-        time.sleep(0.01)
-    time.sleep(0.3)
+def test_term_while_it_is_starting_leaves_nothing(new: New) -> None:
+    script = new(light=True)
+    (script.work / "hold").touch()
+    script.start()
+    wait_for("the notebook to be started", lambda: notebooks(script))
     script.process.terminate()
     assert script.end()["end_reason"] == "stopped"
     assert script.left() == []
@@ -87,34 +100,27 @@ def test_term_while_it_is_starting_leaves_nothing(started: New) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs PR_SET_PDEATHSIG")
 def test_kill_of_the_script_takes_the_notebook_along(started: New) -> None:
-    script = started().ready()
+    script = started(light=True).ready()
     os.kill(script.process.pid, signal.SIGKILL)
     script.process.wait()
-    deadline = time.monotonic() + 15
-    while script.left() != [str(script.scratch)] and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert script.left() == [str(script.scratch)]  # a scheduler's epilogue or the node removes it
+    # a scheduler's epilogue or the node removes the folder
+    wait_for("its processes to go", lambda: script.left() == [str(script.scratch)])
     subprocess.run(["rm", "-rf", str(script.scratch)], check=True)
 
 
 def test_a_crashed_notebook_says_its_last_words(started: New) -> None:
-    script = started().ready()
-    out = subprocess.run(["ps", "-axwwo", "pid=,args="], capture_output=True, text=True, check=True)
-    pids = [str(pid) for pid in script.tree()]
-    rows = [x.split(None, 1) for x in out.stdout.splitlines() if "-m jupyterlab" in x]
-    mine = [int(pid) for pid, _ in rows if pid in pids]
-    os.kill(mine[0], signal.SIGKILL)
+    script = started(light=True).ready()
+    os.kill(notebooks(script)[0], signal.SIGKILL)
     end = script.end()
     assert end["end_reason"] == "crashed"
     assert "137" in end["reason"]
     assert script.left() == []
 
 
+@in_a_process
 def test_a_module_that_breaks_off_leaves_the_notebook_running(started: New) -> None:
-    script = started(params={"exit_code": 2, "text": "bad params"}).ready()
-    deadline = time.monotonic() + 20
-    while not (script.control / control_files.MODULE).exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    script = started(light=True, params={"exit_code": 2, "text": "bad params"}).ready()
+    wait_for("the module to end", (script.control / control_files.MODULE).exists)
     report = read_json(script.control / control_files.MODULE)
     assert report["exit_code"] == 2
     assert "bad params" in report["message"]
@@ -123,7 +129,15 @@ def test_a_module_that_breaks_off_leaves_the_notebook_running(started: New) -> N
     script.end()
 
 
-@pytest.mark.parametrize(("code", "reason"), [(0, "finished"), (3, "finished"), (1, "crashed")])
+@pytest.mark.parametrize(
+    ("new", "code", "reason"),
+    [
+        *((runtime, 3, "finished") for runtime in RUNTIMES),
+        ("process", 0, "finished"),
+        ("process", 1, "crashed"),
+    ],
+    indirect=["new"],
+)
 def test_a_run_ends_as_its_module(started: New, code: int, reason: str) -> None:
     script = started(kind="run", params={"exit_code": code})
     end = script.end()
@@ -132,6 +146,7 @@ def test_a_run_ends_as_its_module(started: New, code: int, reason: str) -> None:
     assert script.left() == []
 
 
+@in_a_process
 def test_a_scratch_folder_that_somebody_made_before_is_not_used(new: New) -> None:
     script = new()
     script.scratch.mkdir(mode=0o777)
@@ -154,6 +169,7 @@ def test_folders_that_a_task_closed_are_removed_too(started: New, tmp_path: Path
     assert script.left() == []
 
 
+@in_a_process
 def test_a_module_that_prints_without_end_fills_no_disk(started: New, tmp_path: Path) -> None:
     noisy = tmp_path / "python"
     noisy.write_text('#!/bin/sh\nyes "a line of noise" | head -c 20000000\necho the end\n')
