@@ -27,7 +27,7 @@ from lib.auth.notebook_access import notebook_access
 from lib.config import settings
 from lib.errors import Conflict, InvalidInput, SceneBridgeError, Unavailable
 from lib.http.hardening import allow_many_files
-from lib.model import SessionId, UserId
+from lib.model import JsonValue, SessionId, UserId, json_list, json_object, json_text
 from lib.notebook_proxy import messages
 from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
 from lib.notebook_proxy.messages import Message, Open, Start
@@ -76,11 +76,11 @@ class CommandHandler:
 
     async def _restore(self, request: Message) -> Message:
         """All that was open and closed before this process was. Requests prove the rest."""
-        for session, reason in request["closed"].items():
+        for session, reason in json_object(request["closed"]).items():
             await self._proxy.close(SessionId(session), str(reason))
-        ports = {}
-        for values in request["open"]:
-            wanted = Open.of(values)
+        ports: dict[str, JsonValue] = {}
+        for values in json_list(request["open"]):
+            wanted = Open.of(json_object(values))
             try:
                 await self._let_in(wanted, Upstream(Path(wanted.socket), wanted.endpoint))
             except SceneBridgeError as exc:
@@ -125,7 +125,7 @@ class CommandHandler:
         return self._proxy.port(wanted.session)
 
     async def _close(self, request: Message) -> Message:
-        session = SessionId(request["session"])
+        session = SessionId(json_text(request["session"]))
         await self._give_up(session)
         self._where.pop(session, None)
         await self._proxy.close(session, str(request["reason"]))
@@ -139,8 +139,11 @@ class CommandHandler:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _ticket(self, request: Message) -> Message:
-        session, user = SessionId(request["session"]), UserId(request["user"])
-        return {"url": self._proxy.entry_url(session, user, request["login"], request["onward"])}
+        session, user, login, onward = (
+            json_text(request[name]) for name in ("session", "user", "login", "onward")
+        )
+        url = self._proxy.entry_url(SessionId(session), UserId(user), login, onward)
+        return {"url": url}
 
     async def _sign_out(self, request: Message) -> Message:
         self._proxy.sign_out(str(request["login"]))
@@ -164,7 +167,7 @@ async def run(control_fd: int, listen: list[int], data: Path) -> None:
     first = await messages.read(reader)
     if first is None:
         return
-    start = Start(**first["start"])
+    start = Start.of(json_object(first["start"]))
     store = Store(data / "portal.sqlite")
     proxy = _proxy(start, data, store)
     server = QuietServer(_server_config(proxy))

@@ -24,15 +24,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from lib.errors import ProtocolError
-from lib.model import Endpoint, SessionId
+from lib.model import Endpoint, JsonValue, SessionId, json_list, json_number, json_text
+from lib.protocol.codec import from_plain
 
 #: One line of JSON; what is in it is checked where it is used.
-Message = dict[str, Any]
+Message = Mapping[str, JsonValue]
 #: Longest line: a few KiB per notebook in `restore`.
 LINE_BYTES = 32 * 2**20
 
@@ -55,6 +56,19 @@ class Start:
     ports: tuple[int, int]
     secret: str = field(repr=False)
 
+    @classmethod
+    def of(cls, values: Message) -> Start:
+        """Raises `TypeError` or `KeyError` where they are not such values."""
+        first, last = (int(json_number(port)) for port in json_list(values["ports"]))
+        return cls(
+            json_text(values["portal_origin"]),
+            int(json_number(values["portal_port"])),
+            json_text(values["notebooks"]),
+            json_text(values["base"]),
+            (first, last),
+            json_text(values["secret"]),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Open:
@@ -72,11 +86,12 @@ class Open:
 
     @classmethod
     def of(cls, values: Message) -> Open:
+        """Raises `TypeError`, `KeyError` or InvalidInput where they are not such values."""
         return cls(
-            SessionId(values["session"]),
-            str(Path(values["socket"])),
-            Endpoint(**values["endpoint"]),
-            int(values["port"]),
+            SessionId(json_text(values["session"])),
+            str(Path(json_text(values["socket"]))),
+            from_plain(Endpoint, values["endpoint"]),
+            int(json_number(values["port"])),
         )
 
     def values(self) -> Message:
@@ -101,7 +116,7 @@ async def read(reader: asyncio.StreamReader) -> Message | None:
     except asyncio.LimitOverrunError as exc:
         raise ProtocolError("A line between portal and notebooks is too long.") from exc
     try:
-        message = json.loads(line)
+        message: JsonValue = json.loads(line)
     except ValueError as exc:
         raise ProtocolError("A line between portal and notebooks is not JSON.") from exc
     if not isinstance(message, dict):

@@ -18,13 +18,14 @@ from lib.backoff import Backoff
 from lib.config.settings import PROJECT
 from lib.errors import SceneBridgeError, Unavailable, from_code
 from lib.http.listeners import listen
+from lib.model import SessionId, json_number, json_object, json_text
 from lib.notebook_proxy import messages
 from lib.notebook_proxy.messages import Message, Open, Start
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lib.model import Endpoint, SessionId, UserId
+    from lib.model import Endpoint, JsonValue, UserId
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ class NotebookProcess:
         before = self._open.get(session)
         wanted = Open(session, str(socket), endpoint, before.port if before else 0)
         answer = await self._call("open", **wanted.values())
-        self._open[session] = replace(wanted, port=int(answer["port"]))
+        self._open[session] = replace(wanted, port=int(json_number(answer["port"])))
         self._closed.pop(session, None)
 
     async def close(self, session: SessionId, reason: str = "") -> None:
@@ -145,9 +146,10 @@ class NotebookProcess:
 
     async def probe(self) -> dict[str, int]:
         """How many notebooks and requests are open. Raises Unavailable."""
-        return await self._call("probe")
+        counts = await self._call("probe")
+        return {name: int(json_number(count)) for name, count in counts.items()}
 
-    async def _call(self, do: str, **values: object) -> Message:
+    async def _call(self, do: str, **values: JsonValue) -> Message:
         if self._channel is None:
             raise Unavailable("Notebooks cannot be reached for a moment. They are tried again.")
         return await self._channel.call(do, CALL_S, **values)
@@ -196,10 +198,16 @@ class NotebookProcess:
         if not self._open and not self._closed:
             return
         known = [entry.values() for entry in self._open.values()]
-        answer = await channel.call("restore", CALL_S, open=known, closed=dict(self._closed))
-        for session, port in answer["ports"].items():
+        answer = await channel.call(
+            "restore",
+            CALL_S,
+            open=known,
+            closed={str(s): reason for s, reason in self._closed.items()},
+        )
+        for name, port in json_object(answer["ports"]).items():
+            session = SessionId(name)
             if session in self._open:
-                self._open[session] = replace(self._open[session], port=port)
+                self._open[session] = replace(self._open[session], port=int(json_number(port)))
 
 
 class _Channel:
@@ -243,7 +251,7 @@ class _Channel:
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=messages.LINE_BYTES)
         return cls(process, reader, writer)
 
-    async def call(self, do: str, timeout_s: float, **values: object) -> Message:
+    async def call(self, do: str, timeout_s: float, **values: JsonValue) -> Message:
         """Ask and wait for the answer.
 
         Raises:
@@ -276,14 +284,15 @@ class _Channel:
                     answer.set_exception(_gone())
 
     def _take(self, message: Message) -> None:
-        answer = self._waiting.get(message.get("n", 0))
+        answer = self._waiting.get(int(json_number(message.get("n", 0))))
         if answer is None or answer.done():
             return
         error = message.get("error")
         if error is not None:
-            answer.set_exception(from_code(error["code"], error["message"]))
+            said = json_object(error)
+            answer.set_exception(from_code(json_text(said["code"]), json_text(said["message"])))
         else:
-            answer.set_result(message["ok"])
+            answer.set_result(json_object(message["ok"]))
 
     async def aclose(self) -> None:
         """Let it end by itself, and make sure that it does."""
