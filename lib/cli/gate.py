@@ -120,10 +120,10 @@ def _change_over(
     modules = load_offerings(PROJECT).modules.values()
     with _connection(options, entry) as connection:
         done = steps.deploy(connection, entry, wanted, modules, _say)
-    lines = [_changed(done, entry), *_host_key(entry, done["host_key"], pin=pin)]
+    lines = [_changed(done, entry), *_host_key(entry, json_text(done["host_key"]), pin=pin)]
     if done["first_policy"]:
         lines.append(f"Its first policy allows little; look at it: admin.py gate policy {entry.id}")
-    lines += done["problems"]
+    lines += map(json_text, json_list(done["problems"]))
     return Output(done, "\n".join(lines))
 
 
@@ -264,7 +264,7 @@ def _status_lines(entry: ClusterEntry, done: Message, here: str) -> Iterator[str
     )
     if done["kill_switch"]:
         yield f"The kill switch is on: {done['kill_switch']}"
-    yield from done["problems"]
+    yield from map(json_text, json_list(done["problems"]))
 
 
 def _say(text: str) -> None:

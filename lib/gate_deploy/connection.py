@@ -39,9 +39,12 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from lib.model import JsonValue
+
 #: The program, in an order in which each finds what it imports.
 SOURCES = (
     "lib.errors",
+    "lib.model.json_value",
     "lib.files.atomic",
     "lib.files.json_lines",
     "lib.gate_deploy.remote.frames",
@@ -50,7 +53,7 @@ SOURCES = (
     "lib.gate_deploy.remote.control",
     "lib.gate_deploy.remote.main",
 )
-_PACKAGES = ("lib", "lib.files", "lib.gate_deploy", "lib.gate_deploy.remote")
+_PACKAGES = ("lib", "lib.files", "lib.model", "lib.gate_deploy", "lib.gate_deploy.remote")
 #: Tried where the cluster file names none; the first that is new enough is taken.
 PYTHONS = ("python3.13", "python3.12", "python3.11", "python3.10", "python3.14", "python3")
 _PYTHON_NAME = re.compile(r"[A-Za-z0-9._/-]{1,200}")
@@ -194,7 +197,12 @@ class NodeConnection:
         self.close()
 
     def ask(
-        self, do: str, body: bytes = b"", *, timeout_s: float = ANSWER_TIMEOUT_S, **fields: object
+        self,
+        do: str,
+        body: bytes = b"",
+        *,
+        timeout_s: float = ANSWER_TIMEOUT_S,
+        **fields: JsonValue,
     ) -> tuple[Message, bytes]:
         """One request and its answer.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.errors import InvalidInput, Refused, SceneBridgeError, Unavailable
+from lib.model import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,7 @@ def edit(connection: NodeConnection, gate: GatePlace, say: Callable[[str], None]
             if new == old:
                 return None
             try:
-                return replace(connection, gate, new, answer["digest"])
+                return replace(connection, gate, new, json_text(answer["digest"]))
             except (Refused, InvalidInput) as exc:
                 say(exc.message)
                 if not _again():

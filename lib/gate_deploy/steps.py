@@ -9,6 +9,7 @@ from lib.config.clusters import KEY_PATTERN
 from lib.errors import InvalidInput, NotFound, Refused
 from lib.gate_deploy import bundle, first_policy, wheels
 from lib.gate_deploy.remote.frames import Message
+from lib.model import json_list, json_number, json_text
 from lib.tunnels.outer.admin_ssh import login_of
 
 if TYPE_CHECKING:
@@ -136,4 +137,7 @@ def _install(
 
 
 def _target(facts: Message) -> wheels.Target:
-    return wheels.target_of(facts["python"], facts["machine"], facts["system"], facts["libc"])
+    python = [int(json_number(part)) for part in json_list(facts["python"])]
+    libc = [json_text(part) for part in json_list(facts["libc"])]
+    machine, system = json_text(facts["machine"]), json_text(facts["system"])
+    return wheels.target_of(python, machine, system, libc)

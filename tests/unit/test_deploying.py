@@ -93,6 +93,7 @@ def test_its_modules_are_all_named() -> None:
         "errors",
         "atomic",
         "json_lines",
+        "json_value",
     }
 
 

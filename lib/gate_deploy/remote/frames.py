@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 from lib.errors import ProtocolError
+from lib.model.json_value import JsonValue
 
 MAX_LINE = 4 * 2**20
 MAX_BODY = 256 * 2**20
 
 
 #: One line of JSON; what is in it is checked where it is used.
-Message = dict[str, Any]
+Message = dict[str, JsonValue]
 
 
 class ByteReader(Protocol):

@@ -14,7 +14,8 @@ from typing import BinaryIO
 from lib.errors import ProtocolError, Refused, SceneBridgeError, StorageFull, Unavailable
 from lib.gate_deploy.remote import control, frames, versions
 from lib.gate_deploy.remote.frames import Message
-from lib.gate_deploy.remote.gate_dir import gate_dir_at, make_gate_dir
+from lib.gate_deploy.remote.gate_dir import GateDir, gate_dir_at, make_gate_dir
+from lib.model.json_value import JsonValue, json_list, json_number, json_object, json_text
 
 Reply = tuple[Message, bytes]
 #: A full disk, a used-up quota, a limit on the size of files.
@@ -37,7 +38,7 @@ def main() -> None:
 
 def _answer(out: BinaryIO, message: Message, body: bytes) -> None:
     try:
-        act = _HANDLERS.get(message.pop("do", ""))
+        act = _HANDLERS.get(str(message.pop("do", "")))
         if act is None:
             raise ProtocolError("This program on the login node does not know that request.")
         answer, data = act(message, body)
@@ -67,9 +68,22 @@ def _of_system(error: OSError) -> SceneBridgeError:
     return Unavailable(f"The login node's file system says: {error.strerror}{where}.")
 
 
+def _gate_dir(message: Message) -> GateDir:
+    return gate_dir_at(json_text(message["home"]))
+
+
+def _whole(value: JsonValue) -> int:
+    return int(json_number(value))
+
+
+def _piece(value: JsonValue) -> tuple[str, int, str]:
+    path, size, sha = json_list(value)
+    return json_text(path), _whole(size), json_text(sha)
+
+
 def _look(message: Message, _: bytes) -> Reply:
     """Facts about the node, the Python and what is deployed."""
-    gate_dir = gate_dir_at(message["home"])
+    gate_dir = _gate_dir(message)
     found = {name: shutil.which(name) or "" for name in ("sbatch", "apptainer", "singularity")}
     return {
         "python": list(sys.version_info[:2]),
@@ -87,46 +101,53 @@ def _look(message: Message, _: bytes) -> Reply:
 
 
 def _installed(message: Message, _: bytes) -> Reply:
-    gate_dir = gate_dir_at(message["home"])
-    return {"installed": versions.installed(gate_dir, message["version"])}, b""
+    gate_dir = _gate_dir(message)
+    return {"installed": versions.installed(gate_dir, json_text(message["version"]))}, b""
 
 
 def _install(message: Message, body: bytes) -> Reply:
-    versions.install(make_gate_dir(message["home"]), message["version"], message["manifest"], body)
+    manifest = {
+        kind: [_piece(piece) for piece in json_list(pieces)]
+        for kind, pieces in json_object(message["manifest"]).items()
+    }
+    gate_dir, version = make_gate_dir(json_text(message["home"])), json_text(message["version"])
+    versions.install(gate_dir, version, manifest, body)
     return {}, b""
 
 
 def _first(message: Message, body: bytes) -> Reply:
-    gate_dir, split = make_gate_dir(message["home"]), message["key_bytes"]
+    gate_dir, split = make_gate_dir(json_text(message["home"])), _whole(message["key_bytes"])
     key, policy = body[:split], body[split:]
-    return control.first(gate_dir, message["version"], message["cluster"], key, policy), b""
+    version, cluster = json_text(message["version"]), json_text(message["cluster"])
+    return control.first(gate_dir, version, cluster, key, policy), b""
 
 
 def _replace(message: Message, _: bytes) -> Reply:
-    gate_dir = gate_dir_at(message["home"])
-    options = {name: message[name] for name in ("port", "start", "restart")}
-    return control.replace(gate_dir, message["version"], **options), b""
+    gate_dir = _gate_dir(message)
+    port, version = _whole(message["port"]), json_text(message["version"])
+    start, restart = message["start"] is True, message["restart"] is True
+    return control.replace(gate_dir, version, port=port, start=start, restart=restart), b""
 
 
 def _status(message: Message, _: bytes) -> Reply:
-    return control.status(gate_dir_at(message["home"])), b""
+    return control.status(_gate_dir(message)), b""
 
 
 def _start(message: Message, _: bytes) -> Reply:
-    return control.start(gate_dir_at(message["home"])), b""
+    return control.start(_gate_dir(message)), b""
 
 
 def _stop(message: Message, _: bytes) -> Reply:
-    return control.stop(gate_dir_at(message["home"]), jobs=message["jobs"]), b""
+    return control.stop(_gate_dir(message), jobs=message["jobs"] is True), b""
 
 
 def _read_policy(message: Message, _: bytes) -> Reply:
-    return control.read_policy(gate_dir_at(message["home"]))
+    return control.read_policy(_gate_dir(message))
 
 
 def _write_policy(message: Message, body: bytes) -> Reply:
-    gate_dir, port = gate_dir_at(message["home"]), message["port"]
-    return control.write_policy(gate_dir, message["digest"], body, port=port), b""
+    gate_dir, port = _gate_dir(message), _whole(message["port"])
+    return control.write_policy(gate_dir, json_text(message["digest"]), body, port=port), b""
 
 
 _HANDLERS: dict[str, Callable[[Message, bytes], Reply]] = {
