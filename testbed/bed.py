@@ -30,6 +30,8 @@ DEFAULT_STATE = Path("/run/scenebridge-testbed")
 VARIABLE = "SCENEBRIDGE_TESTBED"
 CHECKOUT = Path(__file__).resolve().parent.parent
 GONE_S = 20
+#: Address resolution gives up after three seconds, and begins anew with the next connection.
+REACHED_S = 20
 
 
 class Bed:
@@ -285,6 +287,38 @@ class Bed:
                     image.build(host)
                 # Others may be cut off or ill, by the wish of a test.
                 slurm.wait_ready(host, self.hosts.values() if host in chosen else chosen)
+        self._wait_reached(chosen)
+
+    def _wait_reached(self, chosen: Iterable[Host]) -> None:
+        """Until every host that may connect to these, and is not cut off, does: for some seconds
+        the others remember that nobody was there ("No route to host").
+
+        Raises:
+            BedError: one does not within `REACHED_S`.
+        """
+        cut = network.cut_cables(self.must_be_up())
+        for host in chosen:
+            for name, address in host.machine.links.items():
+                for other in self.hosts.values():
+                    pair = (host.machine, other.machine)
+                    linked = name in other.machine.links and other is not host and other.pid
+                    if not linked or any(network.cable(end, name) in cut for end in pair):
+                        continue
+                    if name != WAN or host.machine.takes_ssh_of(other.name):
+                        self._wait_connected(other, address)
+
+    def _wait_connected(self, host: Host, address: str) -> None:
+        end = time.monotonic() + REACHED_S
+        while True:
+            try:
+                host.connect(address, 22, timeout=1).close()
+                return
+            except ConnectionRefusedError:  # it is there, without an sshd
+                return
+            except OSError as exc:
+                if time.monotonic() > end:
+                    raise BedError(f"{host.name} does not reach {address}: {exc}.") from exc
+                time.sleep(0.05)
 
     def _start_services(self, host: Host) -> None:
         for service in host.machine.services:

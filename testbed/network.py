@@ -6,6 +6,7 @@ on the host's. Cutting it takes the bed's side down, so the host loses its carri
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -105,6 +106,12 @@ table inet testbed {{
   chain output {{ type filter hook output priority 0; policy drop; oifname {{ {inside} }} accept; }}
 }}
 """.replace("accept; ; }", "accept; }")
+
+
+def cut_cables(bed: int) -> set[str]:
+    """The cables, by their ends on the bed's side, that are taken down."""
+    links = json.loads(in_network(bed, ["ip", "-json", "link"]))
+    return {link["ifname"] for link in links if "UP" not in link["flags"]}
 
 
 def set_cables(bed: int, machine: Machine, networks: Iterable[str], *, up: bool) -> None:

@@ -47,6 +47,10 @@ class Machine:
     guarded: bool = True
     gpus: int = 0
 
+    def takes_ssh_of(self, name: str) -> bool:
+        """Whether a host of the wan reaches its port 22 from there."""
+        return "sshd" in self.services and (not self.open_to or name in self.open_to)
+
 
 @dataclass(frozen=True, slots=True)
 class Site:
