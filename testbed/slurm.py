@@ -32,7 +32,7 @@ SlurmctldLogFile=/var/log/slurm/slurmctld.log
 SlurmdLogFile=/var/log/slurm/slurmd.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
+{memory}
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/filetxt
 JobCompLoc=/var/log/slurm/jobcomp.log
@@ -40,7 +40,6 @@ MpiDefault=none
 MailProg=/bin/true
 SwitchType=switch/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=2,bf_interval=2
 # Nodes say they have more cores than this machine; 22.05 drains them without it.
@@ -48,6 +47,7 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 SlurmctldTimeout=10
 SlurmdTimeout={lost_after_s}
+MessageTimeout={answer_within_s}
 KillWait={kill_wait_s}
 MinJobAge=300
 GresTypes=gpu
@@ -55,6 +55,16 @@ NodeName={nodes} CPUs={cpus} RealMemory={memory_mb} Gres=gpu:{gpus} State=UNKNOW
 PartitionName=dev Nodes=ALL Default=YES DefaultTime=10 MaxTime=60 State=UP
 PartitionName=gpu Nodes=ALL DefaultTime=60 MaxTime=1440 State=UP
 """
+#: What the site's option `memory` chooses. There are no control groups: slurmd itself adds up what
+#: the processes of a job use, once a second.
+MEMORY = {
+    "": "JobAcctGatherType=jobacct_gather/none\nSelectTypeParameters=CR_Core",
+    "enforced": """\
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
+SelectTypeParameters=CR_Core_Memory""",
+}
 SPOOLS = {"slurmctld": "slurm", "slurmd": "root"}
 
 
@@ -71,7 +81,7 @@ def prepare(site: Site, disks: dict[str, Path]) -> None:
         controller=controller.name,
         nodes=",".join(node.name for node in nodes),
         gpus=nodes[0].gpus,
-        **site.options,
+        **{**site.options, "memory": MEMORY[site.options.get("memory", "")]},
     )
     devices = f"/dev/fakegpu[0-{nodes[0].gpus - 1}]"
     gres = "".join(f"NodeName={node.name} Name=gpu File={devices}\n" for node in nodes)

@@ -19,5 +19,11 @@ SITE = Site(
         Person("u1001", 21001, authorised=True, password="taiwania-1001"),  # noqa: S106
         Person("u1002", 21002, password="taiwania-1002"),  # noqa: S106
     ),
-    options={"cpus": "8", "memory_mb": "8000", "kill_wait_s": "15", "lost_after_s": "10"},
+    options={
+        "cpus": "8",
+        "memory_mb": "8000",
+        "kill_wait_s": "15",
+        "lost_after_s": "6",
+        "answer_within_s": "3",
+    },
 )
