@@ -22,13 +22,19 @@ from tests.single_slurm import SingleSlurm, missing, single_slurm
 pytestmark = pytest.mark.skipif(missing() != "", reason=missing())
 
 SUBMIT_TIMEOUT_S = 8  # several questions to a gate on a busy computer
-SETTLE_S = 3
+SETTLE_S = 2
+POLL_S = 0.2
+_SQUEUE = """#!/bin/sh
+echo >> "$(dirname "$0")/asked"
+exec /usr/bin/squeue "$@"
+"""
 _SBATCH = """#!/bin/sh
 # Stands in for sbatch. What it does once is the content of the file `mode` beside it.
 here=$(dirname "$0")
 mode=$(cat "$here/mode" 2>/dev/null)
 rm -f "$here/mode"
 echo "${mode:-plain}" >> "$here/calls"
+date +%s.%N >> "$here/times"
 case "$mode" in
   taken-then-hangs) /usr/bin/sbatch "$@" > /dev/null; exec sleep 600 ;;
   taken-then-fails) /usr/bin/sbatch "$@" > /dev/null; echo "sbatch: error: oh" >&2; exit 1 ;;
@@ -67,16 +73,30 @@ class Programs:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
-        for name in ("squeue", "scancel", "scontrol", "sinfo", "sacct"):
+        for name in ("scancel", "scontrol", "sinfo", "sacct"):
             (folder / name).symlink_to(f"/usr/bin/{name}")
-        (folder / "sbatch").write_text(_SBATCH)
-        (folder / "sbatch").chmod(0o755)
+        for name, script in (("sbatch", _SBATCH), ("squeue", _SQUEUE)):
+            (folder / name).write_text(script)
+            (folder / name).chmod(0o755)
+        self._asked = folder / "asked"
+        self._asked.touch()
 
     def once(self, mode: str) -> None:
         (self.folder / "mode").write_text(mode)
 
     def calls(self) -> list[str]:
-        return (self.folder / "calls").read_text().split()
+        """What each `sbatch` did."""
+        file = self.folder / "calls"
+        return file.read_text().split() if file.exists() else []
+
+    def times(self) -> list[float]:
+        """When each `sbatch` began, Unix time."""
+        return [float(line) for line in (self.folder / "times").read_text().split()]
+
+    def settled(self) -> None:
+        """Wait until the gate has asked Slurm for longer than it waits for a late job."""
+        until = self._asked.stat().st_size + SETTLE_S / POLL_S + 3
+        _until(lambda: self._asked.stat().st_size >= until)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +109,7 @@ def gate(
         'name = "slurm"',
         f'bin = "{programs.folder}"',
         f'conf = "{slurm.conf}"',
-        "poll_s = 0.5",
+        f"poll_s = {POLL_S}",
         "timeout_s = 3",
         f"settle_s = {SETTLE_S}",
         f"submit_timeout_s = {SUBMIT_TIMEOUT_S}",
@@ -100,8 +120,8 @@ def gate(
 
 @pytest.fixture
 def programs(gate: tuple[GateSite, Programs]) -> Programs:
-    (gate[1].folder / "calls").unlink(missing_ok=True)
-    (gate[1].folder / "mode").unlink(missing_ok=True)
+    for name in ("calls", "times", "mode"):
+        (gate[1].folder / name).unlink(missing_ok=True)
     return gate[1]
 
 
@@ -130,6 +150,12 @@ def in_background(act: Callable[[], object]) -> threading.Thread:
 
 def lingering(site: GateSite) -> SubmitRequest:
     return site.request(params={"linger_s": 60})
+
+
+def tried_until(site: GateSite, request: SubmitRequest) -> float:
+    """Until when a submit of it may still reach Slurm, by the gate's record."""
+    record = json.loads((site.control(request.id) / "record.json").read_text())
+    return float(record["tried_until"])
 
 
 def has_job(status: JobStatus) -> bool:
@@ -165,24 +191,31 @@ def test_info_tells_the_load(site: GateSite) -> None:
 def test_a_submit_that_hangs_after_it_was_taken_is_found_and_holds_up_nobody(
     site: GateSite, slurm: SingleSlurm, programs: Programs
 ) -> None:
+    """One that nobody wants any more is cancelled when its job appears."""
     other = site.submit(params={"linger_s": 60})
     site.wait(other.id, lambda s: s.state is JobState.RUNNING)
     programs.once("taken-then-hangs")
     request = lingering(site)
     hanging = in_background(lambda: site.ask(Verb.SUBMIT, request))
-    time.sleep(0.5)
+    _until(lambda: len(jobs_of(slurm, request.id)) == 1)
     site.cancel(other.id)
     assert site.ended(other.id).end_reason is EndReason.STOPPED
     assert site.wait(request.id, has_job).state is not JobState.ENDED
     assert hanging.is_alive()  # all that while sbatch hung
     again, _ = site.ask(Verb.SUBMIT, request)
     assert not again.created
+    programs.once("taken-then-hangs")
+    unwanted = lingering(site)
+    in_background(lambda: site.ask(Verb.SUBMIT, unwanted))
+    _until(lambda: len(jobs_of(slurm, unwanted.id)) == 1)
+    site.cancel(unwanted.id)
+    assert site.ended(unwanted.id).end_reason in (EndReason.STOPPED, EndReason.CANCELLED)
     hanging.join(timeout=20)
     found = site.wait(request.id, has_job)
+    programs.settled()
     assert [job for job, _ in jobs_of(slurm, request.id)] == [found.job]
-    time.sleep(SETTLE_S + 2)
-    assert len(jobs_of(slurm, request.id)) == 1
-    assert programs.calls() == ["plain", "taken-then-hangs"]
+    assert [state for _, state in jobs_of(slurm, unwanted.id)] == ["CANCELLED"]
+    assert programs.calls() == ["plain", "taken-then-hangs", "taken-then-hangs"]
 
 
 def test_a_submit_that_fails_after_it_was_taken_is_found(
@@ -192,7 +225,7 @@ def test_a_submit_that_fails_after_it_was_taken_is_found(
     request = lingering(site)
     site.ask(Verb.SUBMIT, request)
     found = site.wait(request.id, has_job)
-    time.sleep(SETTLE_S + 2)
+    programs.settled()
     assert [job for job, _ in jobs_of(slurm, request.id)] == [found.job]
 
 
@@ -205,24 +238,11 @@ def test_a_submit_that_came_to_nothing_is_tried_again_after_a_while(
     assert reply.status.state is JobState.QUEUED
     assert "not known yet" in reply.status.reason
     assert jobs_of(slurm, request.id) == []
-    begun = time.monotonic()
     found = site.wait(request.id, has_job)
-    assert time.monotonic() - begun > SETTLE_S - 1
+    first, second = programs.times()
+    assert second - first > SETTLE_S
     assert [job for job, _ in jobs_of(slurm, request.id)] == [found.job]
     assert programs.calls() == ["fails", "plain"]
-
-
-def test_a_session_stopped_while_its_submit_hangs_is_cancelled_when_it_appears(
-    site: GateSite, slurm: SingleSlurm, programs: Programs
-) -> None:
-    programs.once("taken-then-hangs")
-    request = lingering(site)
-    hanging = in_background(lambda: site.ask(Verb.SUBMIT, request))
-    time.sleep(1)
-    site.cancel(request.id)
-    assert site.ended(request.id).end_reason in (EndReason.STOPPED, EndReason.CANCELLED)
-    assert [state for _, state in jobs_of(slurm, request.id)] == ["CANCELLED"]
-    hanging.join(timeout=20)
 
 
 def test_a_gate_killed_during_a_submit_finds_its_job(
@@ -234,9 +254,11 @@ def test_a_gate_killed_during_a_submit_finds_its_job(
     _until(lambda: len(jobs_of(slurm, request.id)) == 1)
     os.kill(site.process.pid, signal.SIGKILL)
     _until(lambda: not ProcessId(*site.process).alive())
+    until = tried_until(site, request)
     site.start()
     found = site.wait(request.id, has_job)
-    time.sleep(SUBMIT_TIMEOUT_S + SETTLE_S + 2)
+    _until(lambda: time.time() > until)
+    programs.settled()
     assert [job for job, _ in jobs_of(slurm, request.id)] == [found.job]
 
 
@@ -246,19 +268,19 @@ def test_a_gate_killed_during_a_submit_that_came_to_nothing_waits_and_submits_on
     programs.once("hangs-then-gone")
     request = lingering(site)
     in_background(lambda: _try_submit(site, request))
-    _until(lambda: (programs.folder / "calls").exists())
+    _until(lambda: programs.calls() != [])
     os.kill(site.process.pid, signal.SIGKILL)
     _until(lambda: not ProcessId(*site.process).alive())
-    begun = time.monotonic()
+    until = tried_until(site, request)
     site.start()
     found = site.wait(request.id, has_job)
-    assert time.monotonic() - begun > SETTLE_S
+    assert programs.times()[1] > until
     assert [job for job, _ in jobs_of(slurm, request.id)] == [found.job]
     assert programs.calls() == ["hangs-then-gone", "plain"]
 
 
 def test_a_silent_controller_ends_nothing_and_gets_the_job_once(
-    site: GateSite, slurm: SingleSlurm
+    site: GateSite, slurm: SingleSlurm, programs: Programs
 ) -> None:
     """It received the submit before it fell silent, or not: at most one job either way."""
     other = site.submit(params={"linger_s": 60})
@@ -272,13 +294,12 @@ def test_a_silent_controller_ends_nothing_and_gets_the_job_once(
             said = next(m for m in watching.messages() if not m.asked_ok)
         assert "does not answer" in said.reason
         assert site.status(other.id).state is JobState.RUNNING
-        time.sleep(SETTLE_S + 2)
         assert site.status(request.id).state is JobState.QUEUED
     finally:
         slurm.signal("slurmctld", signal.SIGCONT)
     found = site.wait(request.id, has_job)
     assert site.status(other.id).state is JobState.RUNNING
-    time.sleep(SETTLE_S + 2)
+    programs.settled()
     assert [job for job, _ in jobs_of(slurm, request.id)] == [found.job]
 
 

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import tempfile
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -117,11 +118,15 @@ class Terminal:
                 except OSError:
                     raise AssertionError(self.text) from None
 
-    def answer(self, prompt: str, text: str) -> None:
+    def answer(self, prompt: str, text: str, *, hidden: bool = True) -> None:
+        """Type it at the prompt; ssh drops what was typed before it has turned the echo off."""
         self.until(prompt)
         self.text = ""
-        time.sleep(0.3)  # ssh turns the echo off and drops what was typed before
+        eventually(lambda: self._echoes() is not hidden)
         os.write(self._master, text.encode())
+
+    def _echoes(self) -> bool:
+        return bool(termios.tcgetattr(self._master)[3] & termios.ECHO)
 
     def hang_up(self) -> None:
         os.close(self._master)
@@ -158,7 +163,7 @@ def test_password_and_code_are_typed_and_logging_out_leaves_it_open(site: Site) 
     terminal.until("No agent was forwarded to this host")
     terminal.answer("Password: ", "wrong\n")
     terminal.answer("Password: ", "secret\n")
-    terminal.answer("Code: ", "123456\n")
+    terminal.answer("Code: ", "123456\n", hidden=False)
     terminal.until("You may log out now")
     assert "Not sealed: It was opened with a typed password" in terminal.text
     assert "secret" not in terminal.text
@@ -167,7 +172,6 @@ def test_password_and_code_are_typed_and_logging_out_leaves_it_open(site: Site) 
     assert record.seal is Seal.UNSEALED
 
     terminal.hang_up()
-    time.sleep(1)
     assert is_open(site.place, record)
     assert through(site.place.socket, PORTAL).endswith("hello\n")
     supervisor = psutil.Process(record.pid)
@@ -199,17 +203,17 @@ def test_ctrl_c_while_typing_leaves_nothing(site: Site, key: str) -> None:
 def test_ctrl_c_afterwards_does_not_reach_it(site: Site) -> None:
     """As in a shell without job control, whose programs are all one process group."""
     up = " ".join(f"'{word}'" for word in site.command("up", CLUSTER, "--group", "forest")[3:])
-    script = f'"$0" -c "$1" {up}; trap \'\' INT; echo done; read line'
+    script = f'"$0" -c "$1" {up}; trap \'\' INT; echo done; read a; echo heard; read b'
     argv = ["sh", "-c", script, site.python, site.command()[2]]
     terminal = Terminal(argv, site.environment(agent=False))
     terminal.answer("Password: ", "secret\n")
-    terminal.answer("Code: ", "123456\n")
-    terminal.answer("done", "\x03")
-    time.sleep(1)
+    terminal.answer("Code: ", "123456\n", hidden=False)
+    terminal.answer("done", "\x03\n", hidden=False)
+    terminal.until("heard")
     assert is_open(site.place, site.record())
     assert through(site.place.socket, PORTAL).endswith("hello\n")
     os.kill(terminal.process.pid, signal.SIGKILL)
     terminal.process.wait(10)
     terminal.hang_up()
-    time.sleep(0.5)
     assert is_open(site.place, site.record())
+    assert through(site.place.socket, PORTAL).endswith("hello\n")

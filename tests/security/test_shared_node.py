@@ -34,6 +34,20 @@ def new(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[New]:
     yield from new_scripts(request.param, tmp_path)
 
 
+@pytest.fixture(scope="module", params=RUNTIMES)
+def script(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Script]:
+    """A notebook with a kernel, which the tests look at; it leaves nothing."""
+    for new in new_scripts(request.param, tmp_path_factory.mktemp("node")):
+        made = new()
+        assert not (made.control / control_files.ENDPOINT).exists()
+        kernel_of(made.start().ready())
+        yield made
+        assert made.stop()["end_reason"] == "stopped"
+        assert made.left() == []
+
+
 def listening(pids: list[int]) -> dict[int, list[str]]:
     """Process to the local addresses (IPv4 and IPv6, TCP) that it listens at."""
     inodes = {}
@@ -64,11 +78,7 @@ def kernel_of(script: Script) -> str:
     return str(kernel["id"])
 
 
-def test_the_one_port_of_a_job_is_the_scripts_and_takes_one_certificate(new: New) -> None:
-    script = new()
-    assert not (script.control / control_files.ENDPOINT).exists()
-    script.start().ready()
-    kernel_of(script)
+def test_the_one_port_of_a_job_is_the_scripts_and_takes_one_certificate(script: Script) -> None:
     endpoint = read_json(script.control / control_files.ENDPOINT)
     ports = listening(script.tree())
     assert list(ports) == [script.process.pid]  # neither notebook nor kernel nor terminal
@@ -89,13 +99,11 @@ def test_the_one_port_of_a_job_is_the_scripts_and_takes_one_certificate(new: New
         plain.settimeout(10)
         assert plain.recv(100) == b""
     assert script.ask_endpoint("GET", "/api/status")[0] == 200
-    assert script.stop()["end_reason"] == "stopped"
-    assert script.left() == []
 
 
-def test_the_nodes_folder_is_new_and_private_and_secrets_are_in_no_command_line(new: New) -> None:
-    script = new().start().ready()
-    kernel_of(script)
+def test_the_nodes_folder_is_new_and_private_and_secrets_are_in_no_command_line(
+    script: Script,
+) -> None:
     assert stat.S_IMODE(script.scratch.stat().st_mode) == 0o700
     assert stat.S_IMODE((script.scratch / "jupyter.sock").stat().st_mode) == 0o600
     assert len(os.fsencode(script.scratch / "jupyter.sock")) < 104
@@ -112,12 +120,12 @@ def test_the_nodes_folder_is_new_and_private_and_secrets_are_in_no_command_line(
 
 
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="becomes another user")
-def test_another_user_of_the_node_gets_nothing(new: New, tmp_path: Path) -> None:
+def test_another_user_of_the_node_gets_nothing(script: Script) -> None:
     """The account is root here; its sibling reads and connects."""
-    for folder in (tmp_path, *tmp_path.parents):  # only the files' own modes shall protect them
-        if tmp_path.parents[2] in folder.parents:
+    root = script.control.parent
+    for folder in (root, *root.parents):  # only the files' own modes shall protect them
+        if root.parents[2] in folder.parents:
             folder.chmod(0o755)
-    script = new().start().ready()
     paths = [script.control / control_files.TOKEN, script.control / control_files.SERVER_KEY]
     paths += [script.control / control_files.CLIENT_KEY, script.control / control_files.ENDPOINT]
     for path in paths:
