@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 
 import hypothesis
+import psutil
 import pytest
 
 from tests.alone import beside_others
@@ -24,12 +25,8 @@ BRIEF = "SCENEBRIDGE_TESTS_BRIEF"
 #: parts of pages, and some that compile, wait or sign in anew what others do as well. What stays
 #: tries each of these parts: their words, whole hosts in tests/sites, light colours.
 LONG = re.compile(
-    r"contract/test_(gate_(apptainer|control|deploy|slurm)|slurm|tunnel_(outer|terminal))\.py"
-    r"|contract/test_module_contract\.py::test_run_all_in_the_notebook"
-    r"|security/test_(container|shared_node)\.py"
+    r"contract/test_module_contract\.py::test_run_all_in_the_notebook"
     r"|security/test_foreign_pages\.py.*\[(127|localhost)"
-    r"|sites/test_(attacks_\w+|bed\w*|faults|sentences)\.py"
-    r"|sites/test_site_officer\.py::test_(one_file|caps|a_new_host_key|a_sealed_key)"
     r"|pages/test_axe\.py.*(\bdark\]|test_a_question|lead-|user-/(admin|clusters)|part=(people|announce))"
     r"|pages/test_keyboard\.py.*\[(lead|administrator)-"
     r"|pages/test_keyboard\.py::test_a_(new_)?token"
@@ -41,7 +38,6 @@ LONG = re.compile(
     r"|e2e/test_run_script\.py::test_(a_stop_names|a_second_signal|the_browser_is|a_gate_that)"
     r"|e2e/test_front_server\.py::test_a_front.*False\]"
     r"|unit/test_module_cache\.py"
-    r"|\[(slurm|apptainer)\b"
 )
 LEFT_OUT = pytest.mark.skip(reason=f"takes too long for this run ({BRIEF}); ./test tries it")
 
@@ -66,7 +62,25 @@ hypothesis.settings.load_profile("here")
 
 def pytest_unconfigure(config):
     if folder := config.stash.get(FOLDER, None):
+        end_gate_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+#: Below the folder of the run: which test was the first after which a gate had been started there.
+STARTED_BY = "gate-started-by"
+
+
+def end_gate_of(folder):
+    """End the gate that a portal without a data folder of its own has left, and say whose it is."""
+    for process in psutil.process_iter(["cmdline"]):
+        if any(f"{folder}/" in word for word in process.info["cmdline"] or ()):
+            process.kill()
+            note = folder / STARTED_BY
+            print(
+                f"ended {process.pid}, {process.info['cmdline']}, which was left by "
+                f"{note.read_text() if note.exists() else 'a test'}",
+                file=sys.stderr,
+            )
 
 
 #: Below tests/: what starts programs. Who imports from them, or has a fixture of theirs, is
@@ -126,6 +140,9 @@ def of_all_workers(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _beside_others(of_all_workers):
+def _beside_others(of_all_workers, request):
     with beside_others(of_all_workers):
         yield
+    data = Path(os.environ["SCENEBRIDGE_DATA"])
+    if (data / "embedded").exists() and not (note := data.parent / STARTED_BY).exists():
+        note.write_text(request.node.nodeid)

@@ -94,12 +94,15 @@ class LoginNode:
         """End the gate with its jobs, sshd and the agent."""
         (self.gate / "node").unlink(missing_ok=True)
         (self.gate / "STOP").unlink(missing_ok=True)
-        if (self.gate / "current").exists():
-            self.there("stop", "--jobs")
+        stopped = self.there("stop", "--jobs") if (self.gate / "current").exists() else None
         self.sshd.stop()
         if self._agent is not None:
             self._agent.terminate()
             self._agent.wait(10)
+        left = processes_of(self.root)
+        for process in left:
+            process.kill()
+        assert not left, (left, stopped)
 
     def there(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`python -m lib.gate` as deployed."""
@@ -141,6 +144,15 @@ class LoginNode:
 
     def current(self) -> str:
         return (self.gate / "current").readlink().name
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Those that have something below the folder in their arguments."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(f"{folder}/" in word for word in process.info["cmdline"] or ())
+    ]
 
 
 def admin(words: Sequence[str]) -> Output:
