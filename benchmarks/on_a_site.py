@@ -61,11 +61,12 @@ def policy(it: Standing, text: str, memory_mb: int) -> Iterator[None]:
     """
     with it.api() as api:
         (before,) = (c for c in api.get("/api/clusters").json() if c["id"] == CLUSTER)
+    as_it_was = (it.gate_home / "policy.toml").read_text()
     _set(it, text, memory_mb)
     try:
         yield
     finally:
-        _set(it, Standing.policy(it), before["presets"][0]["memory_mb"])
+        _set(it, as_it_was, before["presets"][0]["memory_mb"])
 
 
 def _set(it: Standing, text: str, memory_mb: int) -> None:

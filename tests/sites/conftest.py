@@ -1,6 +1,7 @@
 """The test-bed for tests of whole sites; see docs/testbed.md."""
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,10 @@ from xdist.scheduler import LoadScopeScheduling
 from testbed import Bed, install
 from testbed.sites import every_site
 from tests.chromium import chromium
-from tests.sites.faults import break_in
-from tests.sites.lab import Lab
+from tests.sites.faults import Breakable
+from tests.sites.short_waits import impatient_checkout
 from tests.sites.standing import fetch_wheels, standing
-from tests.sites.test_scenario import launch
-from tests.sites.thief import TUNNEL, Thief
+from tests.sites.thief import Labs, Thief
 from tests.sites.trying import LISTEN
 
 HERE = Path(__file__).parent
@@ -34,7 +34,7 @@ GROUPS = {
     "test_other": "attacks",
     "test_site_officer": "attacks",
     "test_faults": "faults",
-    "test_sentences": "faults",
+    "test_signing_in": "faults",
 }
 
 
@@ -69,7 +69,12 @@ def bed(tmp_path_factory):
     """The bed that the tests of a session share: what a test breaks there it mends."""
     if lacks := install.lacks():
         pytest.skip("; ".join(map(str, lacks)))
-    made = Bed(tmp_path_factory.mktemp("bed"))
+    sites = [
+        replace(site, options={**site.options, "memory": "enforced"}) if site.kind else site
+        for site in every_site()
+    ]
+    checkout = impatient_checkout(tmp_path_factory.mktemp("checkout") / "copy")
+    made = Bed(tmp_path_factory.mktemp("bed"), sites=sites, checkout=checkout)
     try:
         made.up()
         yield made
@@ -80,15 +85,10 @@ def bed(tmp_path_factory):
 @pytest.fixture(scope="session")
 def site(bed, tmp_path_factory):
     """A portal and a Slurm site, set up as docs/admin.md says; what a test breaks it mends."""
-    with standing(bed, fetch_wheels(tmp_path_factory.mktemp("gate") / "wheels")) as it:
+    wheels = fetch_wheels(tmp_path_factory.mktemp("gate") / "wheels")
+    it = Breakable(bed, wheels)
+    with standing(bed, wheels, it):
         yield it
-
-
-@pytest.fixture(scope="session")
-def faulty(site):
-    """The site with a policy in which faults can be caused; it serves other tests as well."""
-    break_in(site)
-    return site
 
 
 @pytest.fixture(scope="session")
@@ -126,13 +126,21 @@ def thief(site):
     return Thief(site)
 
 
+@pytest.fixture(scope="session")
+def labs(site, tmp_path_factory):
+    """Where `lab` is kept; `close()` ends it."""
+    with Labs(site, tmp_path_factory.mktemp("lab")) as held:
+        yield held
+
+
 @pytest.fixture(scope="module")
-def lab(site, thief, tmp_path_factory):
-    """An honest user's notebook, as the thief reaches it."""
-    with site.api() as api:
-        session = launch(api, site)
-        job = thief.jobs()[session["id"]]
-        with thief.local(TUNNEL, f"s-{job.id}:1") as socket:
-            yield Lab(job.id, socket, job.endpoint, tmp_path_factory.mktemp("lab"))
-        api.delete(f"/api/sessions/{job.id}").raise_for_status()
-        thief.ended(job.id)
+def lab(labs, thief):
+    """An honest user's notebook, as the thief reaches it: one for all files of a group."""
+    return labs.of(thief)
+
+
+@pytest.fixture
+def empty_site(site, labs):
+    """The site without the notebook of other tests."""
+    labs.close()
+    return site

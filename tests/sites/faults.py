@@ -30,6 +30,24 @@ fail) /usr/bin/sbatch "$@" >/dev/null; echo fail >{MODE}.done; exit 1 ;;
 *) exec /usr/bin/sbatch "$@" ;;
 esac
 """
+#: Writes down that it was asked, for whoever waits for the gate to look again.
+ASKED = "/run/squeue-was-asked"
+SQUEUE = f"""\
+#!/bin/sh
+echo >>{ASKED}
+exec /usr/bin/squeue "$@"
+"""
+#: Short: how often the gate looks, how long it waits for an answer, and when it believes that a
+#: job is not there. `settle_s` is longer than the bed's MessageTimeout.
+SCHEDULER = f"""\
+name = "slurm"
+bin = "{SLURM}"
+poll_s = 0.5
+timeout_s = 4
+submit_timeout_s = 4
+settle_s = 5
+gone_after_s = 4
+"""
 PRESETS = """
 [[presets]]
 name = "minute"
@@ -44,14 +62,6 @@ title = "1 core, little memory"
 cores = 1
 memory_mb = 600
 max_walltime_s = 3600
-
-[[presets]]
-name = "nowhere"
-title = "A queue that is not there"
-cores = 1
-memory_mb = 1000
-max_walltime_s = 3600
-flags = ["--partition=nowhere"]
 
 [[presets]]
 name = "nchc-n1"
@@ -69,6 +79,35 @@ memory_mb = 1000
 max_walltime_s = 3600
 flags = ["--nodelist=nchc-n2"]
 """
+
+
+class Breakable(Standing):
+    """A site whose faults can be caused: Slurm's programs with an `sbatch` that can be made to
+    fail, and resources that a job cannot live with."""
+
+    def root_prepares(self, *, account: str = "ada") -> None:
+        super().root_prepares(account=account)
+        root = self.login.run
+        root(["install", "-d", "-m", "755", SLURM])
+        for name in ("scancel", "sacct", "scontrol", "sinfo"):
+            root(["ln", "-sf", f"/usr/bin/{name}", f"{SLURM}/{name}"])
+        for name, script in (("sbatch", SBATCH), ("squeue", SQUEUE)):
+            root(["tee", f"{SLURM}/{name}"], input=script)
+            root(["chmod", "755", f"{SLURM}/{name}"])
+        root(["install", "-m", "666", "/dev/null", ASKED])
+
+    def policy(self, *, more: str = "", max_live: int = 8) -> str:
+        plain = super().policy(more=more + PRESETS, max_live=max_live)
+        changed = plain.replace('name = "slurm"\n', SCHEDULER)
+        assert changed != plain
+        return changed
+
+    def asked_again(self, times: int = 3) -> None:
+        """Wait until the gate has asked Slurm so many times more. The answer to all but the last
+        has been looked at then."""
+        file = self.login.path(ASKED)
+        before = file.stat().st_size
+        wait_for("the gate to ask Slurm", lambda: file.stat().st_size >= before + times)
 
 
 def processes(host: Host, user: str, *words: str) -> list[Process]:
@@ -228,9 +267,7 @@ def running_code(site: Standing) -> str:
     return str(json.loads((site.gate_home / "gate.json").read_text())["code"])
 
 
-def other_version(
-    site: Standing, name: str, *, version: str, ends_when_it_serves: bool = False
-) -> str:
+def other_version(site: Standing, name: str, *, version: str) -> str:
     """The project in another version on the portal host, as root installs it; its folder."""
     tree = f"/opt/{name}"
     parts = [f"{PROJECT}/{part}" for part in ("admin.py", "lib", "modules", "modulekit")]
@@ -239,43 +276,21 @@ def other_version(
     site.portal.run(["chmod", "-R", "go-w", tree])
     init = site.portal.path(f"{tree}/lib/gate/__init__.py")
     _edit(init, r'VERSION = ".*"', f'VERSION = "{version}"')
-    if ends_when_it_serves:
-        serve = site.portal.path(f"{tree}/lib/gate/serve.py")
-        begin = r"with state_dir.lock\(\):\n {8}(?=stop = )"
-        _edit(serve, begin, r'\g<0>raise Unavailable("It is broken on purpose.")\n        ')
     return tree
+
+
+def spoil_apptainer(node: Host, said: str) -> None:
+    """It says that on its standard error and ends, until it is unmounted."""
+    script = f"#!/bin/sh\necho '{said}' >&2\nexit 255\n"
+    node.run(["tee", "/run/spoilt"], input=script)
+    node.run(["chmod", "755", "/run/spoilt"])
+    node.run(["mount", "--bind", "/run/spoilt", "/usr/bin/apptainer"])
 
 
 def _edit(file: Path, pattern: str, by: str) -> None:
     text, count = re.subn(pattern, by, file.read_text())
     assert count == 1, (file, count)
     file.write_text(text)
-
-
-def break_in(site: Standing) -> None:
-    """Let ada give the gate a policy that faults can be caused with: Slurm's programs with an
-    `sbatch` that can be made to fail, and resources that a job cannot live with."""
-    site.login.run(["install", "-d", "-m", "755", SLURM])
-    for name in ("squeue", "scancel", "sacct", "scontrol", "sinfo"):
-        site.login.run(["ln", "-sf", f"/usr/bin/{name}", f"{SLURM}/{name}"])
-    site.login.run(["tee", f"{SLURM}/sbatch"], input=SBATCH)
-    site.login.run(["chmod", "755", f"{SLURM}/sbatch"])
-    plain = site.policy(more=PRESETS)
-    policy = plain.replace(
-        'name = "slurm"', f'name = "slurm"\nbin = "{SLURM}"\nsubmit_timeout_s = 5\ntimeout_s = 12'
-    )
-    assert policy != plain
-    site.portal.path("/home/ada/faulty.toml").write_text(policy)
-    with site.ada() as terminal:
-        said = site.types(terminal, "gate", "policy", CLUSTER, "--set", "/home/ada/faulty.toml")
-    assert "[code 0]" in said, said
-    with site.api() as api:  # the portal learns of it when the gate is back
-
-        def known() -> bool:
-            found = [c for c in api.get("/api/clusters").json() if c["id"] == CLUSTER]
-            return any(p["name"] == "minute" for c in found for p in c["presets"])
-
-        wait_for("the new policy", known, timeout_s=120)
 
 
 @contextlib.contextmanager
@@ -323,33 +338,14 @@ def full_disk(site: Standing) -> Iterator[None]:
         root(["umount", "/run/full"])
 
 
-@contextlib.contextmanager
-def memory_enforced(site: Standing) -> Iterator[None]:
-    """Slurm kills jobs that use more memory than they asked for; there are no cgroups here."""
-    hosts = (site.login, *site.nodes)
-    files = [host.path("/etc/slurm/slurm.conf") for host in hosts]
-    before = files[0].read_text()
-    gather = "JobAcctGatherType=jobacct_gather/"
-    changed = before.replace("CR_Core\n", "CR_Core_Memory\n").replace(
-        f"{gather}none",
-        f"{gather}linux\nJobAcctGatherFrequency=task=1\nJobAcctGatherParams=OverMemoryKill",
-    )
-    assert changed != before
-
-    def restart(conf: str) -> None:
-        for host, file in zip(hosts, files, strict=True):
-            daemon = "slurmctld" if host is site.login else "slurmd"
-            file.write_text(conf)
-            signal(host, "TERM", _daemons(host, daemon))
-            wait_for(f"no {daemon}", functools.partial(_none, host, daemon), timeout_s=20)
-            slurm.start(host, daemon)
-        slurm.wait_ready(site.login, site.nodes)
-
-    restart(changed)
-    try:
-        yield
-    finally:
-        restart(before)
+def restart_slurm(site: Standing) -> None:
+    """End its daemons and start them again, as an update of its packages does."""
+    for host in (site.login, *site.nodes):
+        daemon = "slurmctld" if host is site.login else "slurmd"
+        signal(host, "TERM", _daemons(host, daemon))
+        wait_for(f"no {daemon}", functools.partial(_none, host, daemon), timeout_s=20)
+        slurm.start(host, daemon)
+    slurm.wait_ready(site.login, site.nodes)
 
 
 def _daemons(host: Host, name: str) -> list[Process]:

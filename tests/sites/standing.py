@@ -184,7 +184,7 @@ class Standing:
         self.portal.run([*ADMIN, "tunnel", "admit", account, "--portal-group", "scenebridge"])
 
     def write_cluster_file(self, **changes: str) -> None:
-        keys = {name: self._host_key(name) for name in ("nchc-login", "nchc-jump")}
+        keys = {name: self.host_key_of(name) for name in ("nchc-login", "nchc-jump")}
         values: dict[str, object] = {
             "id": CLUSTER,
             "user": USER,
@@ -200,7 +200,8 @@ class Standing:
         text = CLUSTER_FILE.format(**values)
         self.portal.run(["tee", f"{folder}/{CLUSTER}.toml"], input=text)
 
-    def _host_key(self, name: str) -> str:
+    def host_key_of(self, name: str) -> str:
+        """The public host key of a host, as a cluster file pins it."""
         text = self.bed.host(name).run(["cat", "/etc/ssh/ssh_host_ed25519_key.pub"]).stdout
         return " ".join(text.split()[:2])
 
@@ -413,6 +414,29 @@ def standing(bed: Bed, wheels: Path, it: Standing | None = None) -> Iterator[Sta
             yield it
         finally:
             it.stop_portal()
+
+
+def launch(api: httpx.Client, site: Standing, **more: Any) -> dict[str, Any]:
+    """A notebook by the API, until it is READY."""
+    scene = api.get("/api/scenes").json()["features"][0]["id"]
+    asked = {
+        "scenes": [scene],
+        "module": "active-fire",
+        "cluster": CLUSTER,
+        "resources": {"preset": "small", "walltime_s": 1800},
+        **more,
+    }
+    made = api.post("/api/sessions", json=asked)
+    assert made.status_code == 201, made.text
+    path = f"/api/sessions/{made.json()['id']}"
+
+    def ready() -> dict[str, Any] | None:
+        found = api.get(path).json()
+        assert found["state"] != "ENDED", found
+        return found if found["state"] == "READY" else None
+
+    found: dict[str, Any] = wait_for("READY", ready, timeout_s=90)
+    return found
 
 
 def fetch_wheels(into: Path) -> Path:

@@ -14,8 +14,8 @@ RUNS = [("launch", "--site", "nchc"), *((name,) for name in programs(on_the_bed=
 
 @pytest.mark.parametrize("run", RUNS, ids=" ".join)
 def test_a_benchmark_runs_and_prints_its_figures(
-    run: tuple[str, ...], site: Standing, monkeypatch: pytest.MonkeyPatch
+    run: tuple[str, ...], empty_site: Standing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(VARIABLE, str(site.bed.state))
-    smoke(*run, beside=("--standing", str(site.port)))
-    site.nothing_is_left()
+    monkeypatch.setenv(VARIABLE, str(empty_site.bed.state))
+    smoke(*run, beside=("--standing", str(empty_site.port)))
+    empty_site.nothing_is_left()

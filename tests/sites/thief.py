@@ -8,16 +8,16 @@ that the portal itself keeps.
 from __future__ import annotations
 
 import json
-import os
-import signal
 import ssl
 import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from lib.model import JobState
 from lib.protocol.codec import encode, read_reply
@@ -36,7 +36,8 @@ from lib.protocol.messages import (
 )
 from testbed.places import PROJECT
 from tests.running import wait_for
-from tests.sites.standing import CLUSTER, DATA, PYTHON, TUNNELS, Standing
+from tests.sites.lab import Lab
+from tests.sites.standing import CLUSTER, DATA, PYTHON, TUNNELS, Standing, launch
 
 ACCOUNT = "scenebridge"
 #: The two ways to the gate that the account has.
@@ -137,13 +138,8 @@ class Thief:
         try:
             yield process
         finally:
-            process.terminate()
-            try:
-                process.communicate(timeout=5)
-            except subprocess.TimeoutExpired:
-                # OpenSSH 9.2 may miss a signal before it polls; what entered the host is gone.
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate(timeout=10)
+            process.kill()  # OpenSSH 9.2 may miss another signal before it polls
+            process.communicate(timeout=10)
             if way == CONTROL:  # a forward of the master's outlives the client that asked
                 self.ssh(way, "-O", "cancel", flag, what, "--", "gate")
 
@@ -172,28 +168,32 @@ class Thief:
 
     def jobs(self) -> dict[str, JobStatus]:
         """All that the gate tells the portal, endpoints included."""
+        with self._watch() as messages:
+            return _statuses(next(messages))
+
+    def job(self, job_id: str, until: Callable[[JobStatus], bool]) -> JobStatus:
+        """Follow what the gate tells the portal until it is so."""
+        said = None
+        with self._watch() as messages:
+            for message in messages:
+                said = _statuses(message).get(job_id, said)
+                if said is not None and until(said):
+                    return said
+        raise AssertionError(f"the gate closed the connection; job {job_id}: {said}")
+
+    @contextmanager
+    def _watch(self) -> Iterator[Iterator[WatchMessage]]:
+        """The gate's stream, by which it pings when there is nothing to say."""
         argv = ["ssh", *self.options(CONTROL), "--", "gate", f"{COMMAND} watch"]
         pipe = subprocess.PIPE
         process = self.host.popen(argv, ACCOUNT, stdin=pipe, stdout=pipe, stderr=pipe)
-        with process:
+        try:
             process.stdin.write(encode(WatchRequest({})))
             process.stdin.flush()
-            message = WatchMessage(**json.loads(process.stdout.readline()))
+            yield (WatchMessage(**json.loads(line)) for line in process.stdout)
+        finally:
             process.kill()
             process.communicate(timeout=10)
-        assert message.kind == "snapshot"
-        return {job["id"]: _status(job) for job in message.jobs}
-
-    def job(
-        self, job_id: str, until: Callable[[JobStatus], bool], timeout_s: float = 60.0
-    ) -> JobStatus:
-        """Look until it is so."""
-
-        def look() -> JobStatus | None:
-            found = self.jobs().get(job_id)
-            return found if found is not None and until(found) else None
-
-        return wait_for(f"job {job_id}", look, timeout_s=timeout_s, every_s=0.5)
 
     def ended(self, job_id: str) -> JobStatus:
         return self.job(job_id, lambda job: job.state is JobState.ENDED)
@@ -207,15 +207,45 @@ class Thief:
     @contextmanager
     def audited(self, what: str) -> Iterator[None]:
         """The block makes the gate write down at least one refusal of that kind."""
-        before = self._refusals(what)
+        before = self.refusals(what)
         yield
         deadline = time.monotonic() + 5
-        while self._refusals(what) <= before and time.monotonic() < deadline:
+        while self.refusals(what) <= before and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert self._refusals(what) > before, f"no refusal of {what} in the gate's audit"
+        assert self.refusals(what) > before, f"no refusal of {what} in the gate's audit"
 
-    def _refusals(self, what: str) -> int:
+    def refusals(self, what: str) -> int:
+        """How many of that kind it wrote down so far."""
         return sum(line.get("what") == what for line in self.audit())
+
+
+class Labs(ExitStack):
+    """At most one notebook of an honest user, with a way to it for the thief."""
+
+    def __init__(self, site: Standing, folder: Path) -> None:
+        super().__init__()
+        self._site, self._folder = site, folder
+        self._lab: Lab | None = None
+
+    def of(self, thief: Thief) -> Lab:
+        """The one that there is, or a new one."""
+        if self._lab is None:
+            api = self.enter_context(self._site.api())
+            session = launch(api, self._site)["id"]
+            job = thief.jobs()[session]
+            self.callback(self._end, api, thief, job.id)
+            socket = self.enter_context(thief.local(TUNNEL, f"s-{job.id}:1"))
+            self._lab = Lab(job.id, socket, job.endpoint, self._folder)
+        return self._lab
+
+    def _end(self, api: httpx.Client, thief: Thief, job_id: str) -> None:
+        self._lab = None
+        api.delete(f"/api/sessions/{job_id}").raise_for_status()
+        thief.ended(job_id)
+
+
+def _statuses(message: WatchMessage) -> dict[str, JobStatus]:
+    return {job["id"]: _status(job) for job in message.jobs}
 
 
 def _status(job: dict[str, Any]) -> JobStatus:
