@@ -29,6 +29,8 @@ from playwright.sync_api import (
 # Two cores may be busy with a job, a kernel and this browser at once.
 expect.set_options(timeout=30_000)
 
+#: A name of somebody else that leads to this computer (DNS rebinding).
+REBOUND = "rebound.example"
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _ARGUMENTS = (
     "--headless=new",
@@ -41,8 +43,8 @@ _ARGUMENTS = (
     "--disable-sync",
     "--disable-quic",
     # Whatever a page asks for outside this computer fails at once.
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE *.localhost, "
-    "EXCLUDE 127.0.0.1",
+    f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE localhost, "
+    "EXCLUDE *.localhost, EXCLUDE 127.0.0.1",
     "--remote-debugging-port=0",
     "--window-size=1400,1000",
     "about:blank",
@@ -59,28 +61,25 @@ def find_chromium() -> str:
 
 
 @contextlib.contextmanager
-def chromium(*more: str) -> Iterator[Browser]:
-    """A running browser with an empty profile; gone at the end.
+def chromium() -> Iterator[Browser]:
+    """A browser of one's own; gone at the end."""
+    with started() as address, connected(address) as browser:
+        yield browser
 
-    Args:
-        more: arguments of its command line, in place of ours of the same name.
-    """
+
+@contextlib.contextmanager
+def started() -> Iterator[str]:
+    """A running browser with an empty profile; the address at which it is driven."""
     path = find_chromium()
     with tempfile.TemporaryDirectory(prefix="sb-chromium-", ignore_cleanup_errors=True) as profile:
-        named = {argument.partition("=")[0] for argument in more}
-        ours = [a for a in _ARGUMENTS if a.partition("=")[0] not in named]
-        arguments = [path, f"--user-data-dir={profile}", *more, *ours]
+        arguments = [path, f"--user-data-dir={profile}", *_ARGUMENTS]
         if os.geteuid() == 0:
             arguments.insert(1, "--no-sandbox")
         log = Path(profile) / "stderr"
         with log.open("wb") as stderr:
             process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=stderr)
         try:
-            address = _debugging_address(log, process)
-            with sync_playwright() as playwright:
-                browser = playwright.chromium.connect_over_cdp(address)
-                yield browser
-                browser.close()
+            yield _debugging_address(log, process)
         finally:
             process.terminate()
             try:
@@ -88,6 +87,16 @@ def chromium(*more: str) -> Iterator[Browser]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[Browser]:
+    """Drive it. Playwright runs an event loop in this thread meanwhile, so that tests with one
+    of their own cannot run between: a module connects, a worker does not."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.connect_over_cdp(address)
+        yield browser
+        browser.close()
 
 
 def _debugging_address(log: Path, process: subprocess.Popen[bytes]) -> str:

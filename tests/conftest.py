@@ -146,3 +146,20 @@ def _beside_others(of_all_workers, request):
     data = Path(os.environ["SCENEBRIDGE_DATA"])
     if (data / "embedded").exists() and not (note := data.parent / STARTED_BY).exists():
         note.write_text(request.node.nodeid)
+
+
+@pytest.fixture(scope="session")
+def chromium_address():
+    """Where the one Chromium of this worker is driven; Playwright is imported by who needs it."""
+    from tests.chromium import started
+
+    with started() as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser(chromium_address):
+    from tests.chromium import connected
+
+    with connected(chromium_address) as driven:
+        yield driven

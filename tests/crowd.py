@@ -29,8 +29,6 @@ from tests.pages.sample_portal import plant_scene
 from tests.running import NO_TLS, RunningPortal, first_start_is_over, wait_for
 
 SCENE = "LC08_A"
-#: A name of somebody else that leads to this computer (DNS rebinding).
-REBOUND = "rebound.example"
 PEOPLE: dict[str, dict[str, Any]] = {
     "alice": {"groups": ["forest"]},
     "bob": {"groups": ["coast"]},

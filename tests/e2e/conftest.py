@@ -1,4 +1,4 @@
-"""One portal and one browser for all end-to-end tests of a module."""
+"""A portal for each end-to-end test, with what the first start leaves behind."""
 
 from __future__ import annotations
 
@@ -9,19 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
 
 from lib.server.module_cache import MARK
-from tests.chromium import chromium
 from tests.e2e.signing_in import set_up_providers
 from tests.fakes.provider import TestProvider, provider
 from tests.running import RunningPortal, first_start_is_over, wait_for
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from typing import Any, cast
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from tests.chromium import chromium, fresh_context, host_cookie, requests_outside
+from tests.chromium import fresh_context, host_cookie, requests_outside
 from tests.pages import sample_portal
 from tests.pages.sample_portal import HOSTILE, ROOT, Site
 from ui import assets
@@ -32,14 +33,9 @@ class Served:
         self.origin = origin
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+@pytest.fixture(scope="session")
+def served_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The portal of this worker."""
     try:
         assets.build()
     except assets.BuildError as exc:
@@ -65,6 +61,18 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         process.wait(15)
         log.close()
         site.store.close()
+
+
+@pytest.fixture(scope="module")
+def served(served_once: Served) -> Iterator[Served]:
+    """It has nothing but scenes when a module of tests begins: its store is put back after each."""
+    with (
+        contextlib.closing(sqlite3.connect(":memory:")) as kept,
+        contextlib.closing(sqlite3.connect(served_once.site.folder / "portal.sqlite")) as store,
+    ):
+        store.backup(kept)
+        yield served_once
+        kept.backup(store)
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

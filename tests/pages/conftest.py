@@ -13,7 +13,12 @@ from lib.auth import OWNER
 from lib.model import User
 from lib.portal import facade
 from tests.pages import sample_portal
-from tests.pages.browser_fixtures import browser, profiles, served, visit  # noqa: F401 - fixtures
+from tests.pages.browser_fixtures import (  # noqa: F401 - fixtures
+    profiles,
+    served,
+    served_once,
+    visit,
+)
 from tests.pages.sample_portal import Site
 
 

@@ -14,8 +14,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
 from lib.auth import COOKIE
-from tests.chromium import fresh_context, host_cookie
-from tests.crowd import NAVIGATE, REBOUND, Crowd, Somebody, at_notebook
+from tests.chromium import REBOUND, fresh_context, host_cookie
+from tests.crowd import NAVIGATE, Crowd, Somebody, at_notebook
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

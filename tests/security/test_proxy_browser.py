@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from lib.model import SessionId
 from lib.notebook_proxy.asgi import NotebookProxy
-from tests.chromium import chromium, find_chromium, fresh_context
+from tests.chromium import connected, fresh_context
 from tests.contract.small_notebook import LOGIN, USER, Stage, stage
 
 pytestmark = pytest.mark.browser
@@ -102,10 +102,11 @@ def portal(proxy: NotebookProxy, session: SessionId) -> Starlette:
 class Driver:
     """One browser for all tests; Playwright's objects belong to the thread that made them."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str) -> None:
         self._thread = ThreadPoolExecutor(1)
         self._stack = ExitStack()
-        self._browser: Browser = self._thread.submit(self._stack.enter_context, chromium()).result()
+        driven = self._thread.submit(self._stack.enter_context, connected(address))
+        self._browser: Browser = driven.result()
 
     async def __call__(self, on: Stage, visit: Callable[[Page, str], None]) -> None:
         """Run `visit(page, portal_origin)` with an empty profile."""
@@ -122,9 +123,8 @@ class Driver:
 
 
 @pytest.fixture(scope="module")
-def browse() -> Iterator[Driver]:
-    find_chromium()
-    driver = Driver()
+def browse(chromium_address: str) -> Iterator[Driver]:
+    driver = Driver(chromium_address)
     yield driver
     driver.close()
 
