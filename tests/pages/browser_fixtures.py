@@ -156,15 +156,62 @@ def wait_until_drawn(page: Page) -> None:
     page.wait_for_function(_IS_DRAWN, polling=100)
 
 
-def axe_violations(page: Page) -> list[str]:
-    """What axe-core finds wrong with the page and its frames as they stand, one line each."""
+#: Streamlit, or a plain page, has taken to dark colours.
+_IS_DARK = """() => {
+  const body = document.querySelector("[data-testid=stApp]") || document.body;
+  const seen = getComputedStyle(body).backgroundColor.match(/[\\d.]+/g).map(Number);
+  return seen.length === 3 && seen[0] + seen[1] + seen[2] < 3 * 128;
+}"""
+#: Nothing moves or fades any more, and what has changed is painted.
+_IS_STILL = """async () => {
+  const moves = (a) => a.playState === "running" && a.effect.getComputedTiming().endTime < 60000;
+  const next = () => new Promise(requestAnimationFrame);
+  const paint = () => next().then(next);
+  for (await paint(); document.getAnimations().some(moves); await paint())
+    await Promise.allSettled(document.getAnimations().filter(moves).map((a) => a.finished));
+}"""
+
+
+def wait_until_still(page: Page) -> None:
+    """Wait until sizes and colours have arrived where they go."""
+    for frame in page.frames:
+        frame.evaluate(_IS_STILL)
+
+
+#: The rules of axe-core whose answer hangs on colours.
+OF_COLOURS = ("color-contrast", "link-in-text-block")
+
+
+def axe_violations(page: Page, *only: str) -> list[str]:
+    """What axe-core finds wrong with the page and its frames as they stand, one line each.
+
+    Args:
+        only: rules; none means all that are on.
+    """
     if not AXE.is_file():
         pytest.skip("axe-core is not installed: run npm ci")
+    wait_until_still(page)
     for frame in page.frames:
-        frame.evaluate(AXE.read_text())
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations'], iframes: true})")
+        if not frame.evaluate("'axe' in window"):
+            frame.evaluate(AXE.read_text())
+    options = {"resultTypes": ["violations"], "iframes": True}
+    found = page.evaluate(
+        "(options) => axe.run(document, options)",
+        {**options, **({"runOnly": {"type": "rule", "values": list(only)}} if only else {})},
+    )
     return [
         f"{v['id']}: {n['target']} {n['html'][:160]} {n.get('failureSummary', '')[:200]}"
         for v in found["violations"]
         for n in v["nodes"][:3]
     ]
+
+
+def in_both_themes(page: Page) -> list[str]:
+    """What axe-core finds wrong in light colours, and of colours in dark ones."""
+    told = axe_violations(page)
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function(_IS_DARK)
+    told += [f"dark: {line}" for line in axe_violations(page, *OF_COLOURS)]
+    page.emulate_media(color_scheme="light")
+    page.wait_for_function(f"() => !({_IS_DARK})()")
+    return told

@@ -1,129 +1,18 @@
-"""Every page without a mouse: what Tab reaches, whether one sees it, and what Enter does."""
+"""Work without a mouse: where Tab leads, whether one sees it, and what Enter does."""
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from lib.auth import OWNER
-from lib.model import RunState, SessionState
+from lib.model import RunState
 from tests.pages.browser_fixtures import Served, wait_until_drawn
+from tests.pages.keyboard import DEEP, focused, tab_to
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-
-#: The element that has the focus, also inside our components.
-DEEP = """() => { let e = document.activeElement;
-  while (e && e.shadowRoot && e.shadowRoot.activeElement) e = e.shadowRoot.activeElement;
-  return e; }"""
-#: What a screen reader would call it, near enough to find it by.
-NAME = """(e) => {
-  if (!e || e === document.body) return "";
-  const shown = (part) => { const copy = part.cloneNode(true);
-    copy.querySelectorAll("[aria-hidden=true]").forEach((x) => x.remove());
-    return copy.textContent; };
-  const said = e.getAttribute("aria-label") || (e.labels && e.labels[0] && shown(e.labels[0]));
-  return (said || shown(e) || e.title || e.tagName).trim();
-}"""
-
-
-MOST_TABS = 150
-
-
-def focused(page: Page) -> str:
-    name: str = page.evaluate(f"() => ({NAME})(({DEEP})())")
-    return name.strip()
-
-
-def reached(page: Page, *, most: int = MOST_TABS) -> list[str]:
-    """The names of everything that Tab reaches, in order, once round the page."""
-    found: list[str] = []
-    for _ in range(most):
-        page.keyboard.press("Tab")
-        name = focused(page)
-        if not name and len(found) > 5:
-            break  # the end: the browser's own controls come next
-        found.append(name)
-    return found
-
-
-def tab_to(page: Page, name: str, *, most: int = MOST_TABS) -> None:
-    """Press Tab until something whose name begins so has the focus, and can be seen to."""
-    for _ in range(most):
-        page.keyboard.press("Tab")
-        if focused(page).startswith(name):
-            assert_seen(page, name)
-            return
-    raise AssertionError(f"Tab does not reach {name!r}; it is at {focused(page)!r}")
-
-
-def assert_seen(page: Page, name: str) -> None:
-    """The focus changes how the thing looks."""
-    element = page.evaluate_handle(DEEP).as_element()
-    assert element
-    element.scroll_into_view_if_needed()
-    page.wait_for_timeout(250)  # colours fade
-    box = element.bounding_box()
-    size = page.viewport_size
-    assert box, name
-    assert size, name
-    x, y = max(0.0, box["x"] - 8), max(0.0, box["y"] - 8)
-    clip = {
-        "x": x,
-        "y": y,
-        "width": min(size["width"] - x, box["width"] + 16),
-        "height": min(size["height"] - y, box["height"] + 16),
-    }
-    with_focus = page.screenshot(clip=clip)  # type: ignore[arg-type]
-    page.keyboard.press("Shift+Tab")
-    page.wait_for_timeout(250)
-    without = page.screenshot(clip=clip)  # type: ignore[arg-type]
-    page.keyboard.press("Tab")
-    assert focused(page).startswith(name)
-    assert with_focus != without, f"{name} looks the same with and without the focus"
-
-
-@pytest.mark.parametrize(
-    ("who", "path", "controls"),
-    [
-        (
-            "owner",
-            "/?scene=LC08_A",
-            ["Work", "Account", "Owner of this portal", "Name or id", "Remove LC08_A",
-             "Open notebook", "Run"],
-        ),
-        ("owner", "/work", ["Explore", "Open in a new tab", "Open here", "Log", "Stop"]),
-        ("owner", "/results", ["Explore", "Run", "Score at least", "Download GeoJSON"]),
-        (
-            "user",
-            "/account",
-            ["Work", "Uma User", "Sign out", "Sign out everywhere", "Name", "Days that it counts",
-             "Read: search scenes, follow work, fetch results", "Create token"],
-        ),
-        ("administrator", "/administration", ["Account", "Ada Admin", "Work", "Stop Mine"]),
-        ("administrator", "/administration?part=people",
-         ["Name, e-mail address or id", "Block Leo Lead", "Sign out Leo Lead"]),
-        ("administrator", "/administration?part=announcements",
-         ["Text", "Kind", "Shown for", "Announce"]),
-        ("administrator", "/administration?part=audit",
-         ["Work", "Search", "Person", "Action", "Refused only", "Download as JSON lines"]),
-        ("lead", "/administration", ["Group", "Leo Lead", "Stop Mine"]),
-    ],
-)  # fmt: skip
-def test_tab_reaches_the_main_controls(visit: Any, served: Served, who, path, controls):
-    site = served.site
-    site.add_session(["LC08_A"], SessionState.READY, ends_at=time.time() + 3600)
-    site.add_run(["LC08_A"], RunState.RUNNING, owner=site.person("user"), title="Mine")
-    site.person("lead")
-    run = site.add_run(["LC08_A"], RunState.DONE)
-    site.add_detections(run, "LC08_A", [0.9, 0.8])
-    page = visit(path, who=who)
-    wait_until_drawn(page)
-    found = reached(page)
-    missing = [c for c in controls if not any(name.startswith(c) for name in found)]
-    assert not missing, f"{missing} are not among {found}"
 
 
 def test_a_token_is_made_and_withdrawn(visit: Any, served: Served):
@@ -175,7 +64,8 @@ def test_a_run_is_stopped(visit: Any, served: Served):
     page = visit("/administration", who="administrator")
     wait_until_drawn(page)
     tab_to(page, "Stop Runaway")
-    page.wait_for_timeout(6000)  # the table is drawn again meanwhile
+    site.add_run(["LC08_A"], RunState.RUNNING, title="One more")
+    page.get_by_role("button", name="Stop One more").wait_for()  # the table is drawn again
     assert focused(page) == "Stop Runaway", "the focus stays in the row"
     page.keyboard.press("Enter")
     dialog = page.get_by_role("dialog")
@@ -201,7 +91,6 @@ def test_the_audit_log_is_searched(visit: Any, served: Served):
         page.keyboard.press("Tab")  # the page of that name comes first
     for _ in range(3):
         page.keyboard.press("ArrowRight")
-        page.wait_for_timeout(200)
     page.keyboard.press("Space")
     page.wait_for_url("**part=audit**")
     page.get_by_label("Search").wait_for()
