@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import expect
 
 from lib.model import AnnouncementKind, SessionState, TokenScope
-from tests.pages.browser_fixtures import Served
+from tests.pages.browser_fixtures import Served, wait_until_drawn
 from tests.pages.sample_portal import HOSTILE
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -35,10 +35,13 @@ def test_a_dismissed_announcement_stays_away(visit: Any, served: Served):
     administrator = served.site.person("administrator")
     office = served.site.portal.administration
     page = visit("/work", who="user")
-    page.locator(".sb-heading h1").wait_for()
+    page.clock.install()
+    page.reload()
+    wait_until_drawn(page)
     number = office.announce(administrator, f"Far rests. {HOSTILE}", AnnouncementKind.INFO, 600)
     notice = page.get_by_role("status").filter(has_text="Far rests. <img src=x")
-    notice.wait_for(timeout=25_000)  # without a new page
+    page.clock.run_for(20_000)
+    notice.wait_for()  # without a new page
     page.get_by_role("button", name="Dismiss").click()
     notice.wait_for(state="detached")
     page.get_by_role("link", name="Results").click()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Frame, Page, expect
@@ -11,7 +10,6 @@ from playwright.sync_api import Frame, Page, expect
 from lib.auth import OWNER
 from lib.model import RunState, SceneId, SceneState, SessionState
 from lib.store.changes import RunChange, SceneChange, SessionChange
-from tests.alone import alone
 from tests.pages.browser_fixtures import Served
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -52,41 +50,18 @@ def look(frame: Frame, lon: float, lat: float, zoom: int) -> None:
     frame.evaluate(f"void map.setView([{lat}, {lon}], {zoom}, {{animate: false}})")
 
 
-#: The bound of an interaction, seconds. benchmarks/pages.py has the medians.
-ONE_SECOND = 1.0
-
-
-def fastest(act: Callable[[], None], seen: Callable[[], None], undo: Callable[[], None]) -> float:
-    """Seconds from `act` to `seen`, the best of up to six, with no other test beside it."""
-    best = float("inf")
-    with alone():
-        for _ in range(6):
-            begin = time.monotonic()
-            act()
-            seen()
-            best = min(best, time.monotonic() - begin)
-            if best < ONE_SECOND:
-                break
-            undo()
-    return best
-
-
-def test_a_click_selects_within_a_second_and_the_map_stays(visit):
+def test_a_click_selects_and_the_map_stays(visit):
     page = visit()
     frame = with_footprints(page, 6)
     look(frame, 135.2, 34.4, 8)
     frame.evaluate("window.__same = true")
     x, y = screen_point(page, frame, 135.2, 34.4)
-
-    def unselect() -> None:
-        page.mouse.click(x, y)
-        page.get_by_text("Nothing chosen yet").wait_for()
-
-    chosen = page.get_by_text("1 scene chosen")
-    assert fastest(lambda: page.mouse.click(x, y), chosen.wait_for, unselect) < ONE_SECOND
+    page.mouse.click(x, y)
+    page.get_by_text("1 scene chosen").wait_for()
     expect(page.get_by_label("Choose landsat-8 LC08_REAL")).to_be_checked()
     page.wait_for_url("**scene=LC08_REAL**")
-    unselect()
+    page.mouse.click(x, y)
+    page.get_by_text("Nothing chosen yet").wait_for()
     assert frame.evaluate("window.__same && map.getZoom()") == 8
 
 
@@ -154,6 +129,7 @@ def test_a_rectangle_drawn_on_the_map_is_the_area(visit):
 
 def test_a_polygon_drawn_on_the_map_refines_the_area(visit):
     page = visit("/?bbox=119,21,124,26")
+    page.clock.install()
     frame = with_footprints(page, 3)
     look(frame, 121.0, 23.6, 6)
     frame.locator(".leaflet-draw-draw-polygon").click()
@@ -161,7 +137,7 @@ def test_a_polygon_drawn_on_the_map_refines_the_area(visit):
     for lon, lat in (*corners, corners[0]):
         x, y = screen_point(page, frame, lon, lat)
         page.mouse.click(x, y)
-        page.wait_for_timeout(350)  # two quick clicks would end the shape
+        page.clock.run_for(1000)  # two quick clicks would end the shape
     with_footprints(page, 1)
     page.wait_for_url("**ring=**")
 
@@ -205,42 +181,18 @@ def test_hostile_titles_stay_text(visit):
     assert page.title() == "Explore · SceneBridge"
 
 
-def test_open_notebook_shows_its_card_within_a_second(visit, served):
+def test_open_notebook_shows_its_card(visit, served):
     page = visit("/?scene=LC08_A&module=active-fire")
-    press = page.get_by_role("button", name="Open notebook")
-    card = page.locator(".sb-steps li[aria-current=step]", has_text="New").first
-
-    def back() -> None:
-        page.get_by_role("link", name="Explore").click()
-        rest()
-
-    def rest() -> None:  # nobody presses before the page stands
-        expect(press).to_be_enabled(timeout=30_000)
-        with_footprints(page, 6)
-        page.wait_for_timeout(1000)
-
-    rest()
-    assert fastest(press.click, card.wait_for, back) < ONE_SECOND
-    (session, *_) = served.site.portal.sessions(OWNER)
+    page.get_by_role("button", name="Open notebook").click()
+    page.locator(".sb-steps li[aria-current=step]", has_text="New").first.wait_for()
+    (session,) = served.site.portal.sessions(OWNER)
     served.site.store.work.update_session(
         session.id, SessionChange(state=SessionState.QUEUED, reason="It waits.")
     )
-    page.get_by_text("It waits.").wait_for(timeout=3000)
+    page.get_by_text("It waits.").wait_for()
     page.get_by_role("button", name="Cancel").first.click()
-    page.get_by_text("Stopping.").wait_for(timeout=3000)
+    page.get_by_text("Stopping.").wait_for()
     assert served.site.store.work.session(session.id).stopping
-    served.site.store.work.update_session(session.id, SessionChange(state=SessionState.ENDED))
-
-
-def test_a_notebook_opened_in_the_page_is_not_loaded_again(visit, served):
-    session = served.site.add_session(["LC08_A"], SessionState.READY, ends_at=time.time() + 3600)
-    page = visit("/work")
-    loads: list[str] = []
-    page.on("request", lambda r: loads.append(r.url) if "/open/" in r.url else None)
-    page.get_by_role("button", name="Open here").click()
-    page.locator("iframe[src^='/open/']").wait_for()
-    page.wait_for_timeout(3500)
-    assert len(loads) == 1
     served.site.store.work.update_session(session.id, SessionChange(state=SessionState.ENDED))
 
 
@@ -259,15 +211,8 @@ def test_one_click_on_a_chip_marks_it_on_the_map(visit, run_id):
     frame.wait_for_function("document.documentElement.dataset.detections === '30'")
     chip = page.locator(".chip").nth(2)
     assert chip.locator("img").evaluate("i => i.decode().then(() => i.naturalWidth)") > 0
-
-    def marked() -> None:
-        frame.wait_for_function("document.documentElement.dataset.mark === 'LC08_A/3'")
-
-    def unmark() -> None:
-        chip.click()
-        frame.wait_for_function("document.documentElement.dataset.mark === ''")
-
-    assert fastest(chip.click, marked, unmark) < ONE_SECOND
+    chip.click()
+    frame.wait_for_function("document.documentElement.dataset.mark === 'LC08_A/3'")
     expect(chip).to_have_attribute("aria-pressed", "true")
     page.wait_for_url("**mark=LC08_A%2F3**")
     page.get_by_text("Marked:").wait_for()
@@ -291,8 +236,8 @@ def test_new_chips_arrive_while_it_runs_and_kept_ones_stay(visit, served):
     first.wait_for()
     first.evaluate("e => { e.dataset.seen = 'yes'; }")
     served.site.add_detections(run, "LC08_A", [0.5, 0.9])
-    page.locator(".chip[data-key='LC08_A/2']").wait_for(timeout=4000)
+    page.locator(".chip[data-key='LC08_A/2']").wait_for()
     assert page.locator(".chip").first.get_attribute("data-key") == "LC08_A/2"
     assert first.get_attribute("data-seen") == "yes"
     served.site.store.work.update_run(run.id, RunChange(state=RunState.DONE))
-    page.get_by_text("Done", exact=True).wait_for(timeout=4000)
+    page.get_by_text("Done", exact=True).wait_for()

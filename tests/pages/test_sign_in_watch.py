@@ -18,19 +18,26 @@ from tests.pages.browser_fixtures import Served, signed_in
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
+@pytest.fixture(scope="module")
+def profile(browser: Browser) -> Iterator[BrowserContext]:
+    """It keeps Streamlit's files, so that they load once."""
     with fresh_context(browser) as fresh:
         yield fresh
+
+
+@pytest.fixture
+def context(profile: BrowserContext) -> Iterator[BrowserContext]:
+    yield profile
+    for page in profile.pages:
+        page.close()
+    profile.clear_cookies()
 
 
 def opened(context: BrowserContext, served: Served, path: str) -> Page:
     page = context.new_page()
     page.goto(served.origin + path)
     page.locator(".sb-heading h1").wait_for()
-    asked = "window[Symbol.for('scenebridge-sign-in-watch')]?.asked > 0"
-    while not page.evaluate(asked):  # the page's policy lets no text become a script
-        page.wait_for_timeout(50)
+    page.wait_for_function("() => window[Symbol.for('scenebridge-sign-in-watch')]?.asked > 0")
     return page
 
 
@@ -60,10 +67,10 @@ def test_a_sign_out_in_another_tab_ends_every_page_at_once(context, served):
     explore = opened(context, served, "/?scene=LC08_A&cloud=50")
     account = opened(context, served, "/account")
     account.get_by_role("button", name="Sign out", exact=True).first.click()
-    account.wait_for_url("**/signin?why=out", timeout=4000)
+    account.wait_for_url("**/signin?why=out")
     expect(account.get_by_text("You are signed out.")).to_be_visible()
-    work.wait_for_url("**/signin?why=ended&next=%2Fwork", timeout=4000)
-    explore.wait_for_url("**/signin?why=ended&next=%2F%3Fscene%3DLC08_A**", timeout=4000)
+    work.wait_for_url("**/signin?why=ended&next=%2Fwork")
+    explore.wait_for_url("**/signin?why=ended&next=%2F%3Fscene%3DLC08_A**")
     link = explore.get_by_role("link", name="Sign in at Campus of Tests")
     assert "next=/%3Fscene%3DLC08_A" in str(link.get_attribute("href"))
 
@@ -74,7 +81,7 @@ def test_an_administrator_ends_pages_too(context, served):
     site = served.site
     administrator = site.person("administrator")
     site.portal.administration.sign_out_everywhere(administrator, user_of(context, served).id)
-    page.wait_for_url("**/signin?why=ended&next=%2Fresults", timeout=4000)
+    page.wait_for_url("**/signin?why=ended&next=%2Fresults")
     expect(page.get_by_text("Your sign-in has ended.")).to_be_visible()
 
 
@@ -85,7 +92,7 @@ def test_everywhere_is_this_browser_too(context, served):
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("go on running")
     dialog.get_by_role("button", name="Sign out everywhere").click()
-    page.wait_for_url("**/signin?why=out", timeout=4000)
+    page.wait_for_url("**/signin?why=out")
 
 
 def test_another_person_in_this_browser_gets_a_page_of_their_own(context, served):
@@ -103,32 +110,29 @@ def test_a_page_that_comes_to_the_front_asks(context, served, event):
     signed_in(context, served.site, "user")
     page = opened(context, served, "/work")
     target = "document" if event == "visibilitychange" else "window"
-    with page.expect_response("**/api/me", timeout=1500):
+    with page.expect_response("**/api/me"):
         page.evaluate(f"{target}.dispatchEvent(new Event('{event}'))")
 
 
 def test_a_network_that_fails_changes_nothing(context, served):
     signed_in(context, served.site, "user")
     page = opened(context, served, "/account")
-    failed: list[str] = []
-    page.on("requestfailed", lambda request: failed.append(request.url))
     page.route("**/api/me", lambda route: route.abort())
-    page.evaluate("dispatchEvent(new Event('focus'))")
-    page.wait_for_timeout(1500)
-    assert failed
+    with page.expect_event("requestfailed"):
+        page.evaluate("dispatchEvent(new Event('focus'))")
     page.unroute("**/api/me")
     page.route("**/api/me", lambda route: route.fulfill(status=503, body="busy"))
     asks(page)
-    page.wait_for_timeout(500)
-    assert page.url.endswith("/account")
     page.unroute("**/api/me")
     asks(page)
+    assert page.url.endswith("/account")
     expect(page.locator(".st-key-who")).to_contain_text("Uma User")
 
 
 def test_asking_is_no_act_and_nobody_sees_it(context, served):
     signed_in(context, served.site, "user")
     page = context.new_page()
+    page.clock.install()
     said: list[str] = []
     asked: list[Any] = []
     page.on("console", lambda message: said.append(f"{message.text} {message.location['url']}"))
@@ -137,7 +141,9 @@ def test_asking_is_no_act_and_nobody_sees_it(context, served):
     page.get_by_label("Name or id").wait_for()
     page.get_by_label("Name or id").focus()
     before = login_of(context, served).seen_at
-    page.wait_for_timeout(17_000)
+    for _ in range(2):
+        with page.expect_response("**/api/me"):
+            page.clock.run_for(15_000)
     assert 2 <= len(asked) <= 4
     for request in asked:
         headers = request.all_headers()
