@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from lib.auth import OWNER
@@ -44,6 +46,15 @@ def site(tmp_path: Path, planted: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
     site.store.close()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _packages_are_looked_through_once() -> Iterator[None]:
+    """Each run of a page under AppTest looks for components in all installed packages."""
+    found = functools.cache(manifest_scanner.scan_component_manifests)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(manifest_scanner, "scan_component_manifests", found)
+        yield
+
+
 @pytest.fixture
 def open_page(site: Site) -> Callable[..., AppTest]:
     """Open a page of the real app.py: `open_page("work", scene=["A"])`; `who` asks from then on."""
@@ -53,12 +64,11 @@ def open_page(site: Site) -> Callable[..., AppTest]:
         app = AppTest.from_file(str(sample_portal.ROOT / "app.py"), default_timeout=20)
         for name, value in query.items():
             app.query_params[name] = value
-        app.run()
         if page != "explore":
             app.switch_page(f"pages/{page}.py")
             for name, value in query.items():
                 app.query_params[name] = value
-            app.run()
+        app.run()
         assert not app.exception, app.exception
         return app
 
