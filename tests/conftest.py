@@ -17,7 +17,6 @@ import hypothesis
 import psutil
 import pytest
 
-from tests.alone import beside_others
 from tests.isolation import isolate, new_folder
 
 BRIEF = "SCENEBRIDGE_TESTS_BRIEF"
@@ -140,9 +139,8 @@ def of_all_workers(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _beside_others(of_all_workers, request):
-    with beside_others(of_all_workers):
-        yield
+def _who_starts_the_local_gate(request):
+    yield
     data = Path(os.environ["SCENEBRIDGE_DATA"])
     if (data / "embedded").exists() and not (note := data.parent / STARTED_BY).exists():
         note.write_text(request.node.nodeid)

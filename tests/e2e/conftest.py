@@ -3,76 +3,67 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from lib.server.module_cache import MARK
-from tests.e2e.signing_in import set_up_providers
-from tests.fakes.provider import TestProvider, provider
+from lib.server.sample_scenes import mark_of
+from tests.isolation import CACHE, PROJECT
 from tests.running import RunningPortal, first_start_is_over, wait_for
 
 
 @pytest.fixture(scope="session")
-def with_samples(tmp_path_factory: pytest.TempPathFactory, of_all_workers: Path) -> Path:
-    """A data folder as the first start leaves it: made once, copied for each portal."""
-    kept = of_all_workers / "after-first-start"
-    with (of_all_workers / "after-first-start.lock").open("w") as lock:
+def with_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder as the first start leaves it: made once for what makes it, copied for
+    each portal."""
+    kept = CACHE / f"first-start-{_digest()}"
+    with (CACHE / "first-start.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
             first = tmp_path_factory.mktemp("first-start")
             portal = RunningPortal(first)
             portal.start()
-            wait_for("compiled modules", (first / "cache" / MARK).exists, timeout_s=180)
+            wait_for("sample scenes", lambda: samples_are_over(first), timeout_s=250)
+            wait_for("compiled modules", (first / "cache" / MARK).exists, timeout_s=250)
             portal.stop()
-            part = tmp_path_factory.mktemp("kept")
+            mark_of(first).touch()
+            for old in CACHE.glob("first-start-*"):
+                shutil.rmtree(old)
+            part = Path(tempfile.mkdtemp(prefix="first-start.", dir=CACHE))
             for name in ("scenes", "cache"):
                 shutil.copytree(first / name, part / name)
             part.rename(kept)
     return kept
 
 
-@pytest.fixture
+def samples_are_over(data: Path) -> bool:
+    """Without a network the real ones are missing, and the portal's log says so."""
+    return mark_of(data).exists() or "sample scenes" in (data / "portal.log").read_text()
+
+
+def _digest() -> str:
+    """Of what makes sample scenes and compiled modules."""
+    found = hashlib.sha256()
+    makers = [PROJECT / "requirements.txt", *(PROJECT / "lib" / "server").glob("*.py")]
+    for folder in ("modules", "modulekit", "lib/scenes", "lib/imagery"):
+        makers += (PROJECT / folder).rglob("*.py")
+    for file in sorted(makers):
+        found.update(f"{file.relative_to(PROJECT)}\0".encode() + file.read_bytes() + b"\0")
+    return found.hexdigest()[:16]
+
+
+@contextmanager
 def data_folder(with_samples: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="sb-e2e-"))
     shutil.copytree(with_samples, folder, dirs_exist_ok=True)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="session")
-def institute() -> Iterator[TestProvider]:
-    """An identity provider that knows Kato, who looks after forests."""
-    with provider() as it:
-        it.knows("kato", name="Kato Ken", groups=["forest"])
-        yield it
-
-
-@pytest.fixture(params=["alone", "institute"])
-def way_in(request: pytest.FixtureRequest) -> TestProvider | None:
-    """How people sign in: by the printed link, or at their institute."""
-    if request.param == "alone":
-        return None
-    found: TestProvider = request.getfixturevalue("institute")
-    return found
-
-
-@pytest.fixture
-def portal(data_folder: Path, request: pytest.FixtureRequest) -> Iterator[RunningPortal]:
-    """A started portal; stopped, and checked to leave nothing, at the end."""
-    if "way_in" in request.fixturenames:
-        at = request.getfixturevalue("way_in")
-        if at is not None:
-            set_up_providers(data_folder, {"aist": at})
-    running = RunningPortal(data_folder)
-    running.start()
-    yield running
-    if running.process is not None and running.process.poll() is None:
-        running.stop()
-    assert running.leftovers() == []
 
 
 @pytest.fixture

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
+from lib.auth import Auth
+from lib.store import Store
 from tests.fakes.provider import TestProvider
 from tests.running import RunningPortal
 
@@ -50,10 +53,10 @@ def sign_in_at(page: Page, portal: RunningPortal, institute: str, subject: str) 
     expect(page.get_by_role("heading", name="Explore")).to_be_visible()
 
 
-def sign_in(page: Page, portal: RunningPortal, way_in: TestProvider | None = None) -> None:
-    """By the one-time link, as printed, or at the institute."""
-    if way_in is not None:
-        sign_in_at(page, portal, "AIST", "kato")
-        return
-    page.goto(portal.link)
+def sign_in(page: Page, portal: RunningPortal) -> str:
+    """By a one-time link of its own, which is returned."""
+    with closing(Store(portal.data / "portal.sqlite")) as store:
+        link = Auth(store).new_sign_in_link(portal.origin)
+    page.goto(link)
     expect(page.get_by_role("heading", name="Explore")).to_be_visible()
+    return link

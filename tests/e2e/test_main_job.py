@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.alone import alone
 from tests.chromium import fresh_context, requests_outside
+from tests.e2e.conftest import data_folder
 from tests.e2e.signing_in import sign_in
-from tests.fakes.provider import TestProvider
 from tests.running import RunningPortal, wait_for
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
@@ -21,6 +21,17 @@ from modulekit.notebook import open_session
 print(len(open_session("active-fire").scenes), "scene")
 """
 _LAB = re.compile(r"http://nb-[0-9a-f]{32}\.localhost:\d+/lab")
+
+
+@pytest.fixture(scope="module")
+def portal(with_samples: Path) -> Iterator[RunningPortal]:
+    """A started portal; stopped with a notebook running, and checked to leave nothing."""
+    with data_folder(with_samples) as data:
+        running = RunningPortal(data)
+        running.start()
+        yield running
+        running.stop()
+        assert running.leftovers() == []
 
 
 def choose_scenes(page: Page, search: str, count: int) -> list[str]:
@@ -74,28 +85,21 @@ def run_in_console(lab: Page, code: str, expected: str) -> None:
     )
 
 
-def test_from_the_map_to_the_notebook_and_back(
-    portal: RunningPortal, browser: Browser, way_in: TestProvider | None
-) -> None:
+def test_from_the_map_to_the_notebook_and_back(portal: RunningPortal, browser: Browser) -> None:
     outside: list[str] = []
     with fresh_context(browser) as context:
         page = context.new_page()
-        if way_in is None:  # a provider is outside
-            requests_outside(page, outside)
-        sign_in(page, portal, way_in)
+        requests_outside(page, outside)
+        sign_in(page, portal)
         chosen = choose_scenes(page, "LC08", 1)
 
         card = page.locator('[class*="st-key-card-"]').first
-        with alone():
-            pressed = time.monotonic()
-            page.get_by_role("button", name="Open notebook").click()
-            expect(card).to_be_visible(timeout=5_000)
-            shown_after = time.monotonic() - pressed
+        page.get_by_role("button", name="Open notebook").click()
+        expect(card).to_be_visible()
         expect(card.get_by_role("button", name=re.compile("Cancel|Stop")).first).to_be_visible()
 
         lab = open_lab(page)
         requests_outside(lab, outside)
-        ready_after = time.monotonic() - pressed
         run_in_console(lab, "print('forty-two is', 6 * 7)", "forty-two is 42")
         run_in_console(lab, _COUNT_SCENES, "1 scene")
 
@@ -117,10 +121,6 @@ def test_from_the_map_to_the_notebook_and_back(
             re.compile("ended|not running", re.IGNORECASE), timeout=30_000
         )
     assert outside == []
-    assert shown_after < 3.0, "the card came too late"
-    assert ready_after < 60.0
-    portal.stop()
-    assert portal.leftovers() == []
 
 
 def test_a_stranger_gets_nothing(portal: RunningPortal, browser: Browser) -> None:
@@ -132,36 +132,32 @@ def test_a_stranger_gets_nothing(portal: RunningPortal, browser: Browser) -> Non
         expect(page.get_by_role("heading", name="Please sign in")).to_be_visible()
         for path in ("/work", "/api/scenes", "/_stcore/host-config", "/assets/leaflet/leaflet.js"):
             assert context.request.get(portal.origin + path).status == 401
-        sign_in(page, portal)
+        link = sign_in(page, portal)
         assert context.request.get(f"{portal.origin}/api/scenes").ok
     with fresh_context(browser) as context:
-        page = context.new_page()
-        answer = page.goto(portal.link)
+        answer = context.new_page().goto(link)
         assert answer is not None
         assert answer.status == 403, "the link worked twice"
 
 
-def test_a_killed_portal_loses_no_kernel(
-    portal: RunningPortal, browser: Browser, way_in: TestProvider | None
-) -> None:
+def test_a_killed_portal_loses_no_kernel(portal: RunningPortal, browser: Browser) -> None:
     """SIGKILL to the portal: the kernel keeps its variables, and the same session is READY
     again, with its link, once the portal is back."""
     with fresh_context(browser) as context:
         page = context.new_page()
-        sign_in(page, portal, way_in)
+        sign_in(page, portal)
         choose_scenes(page, "LC08", 1)
         page.get_by_role("button", name="Open notebook").click()
         lab = open_lab(page)
         run_in_console(lab, "kept = 'still ' + 'here'; print('set', kept)", "set still here")
-        (before,) = context.request.get(f"{portal.origin}/api/sessions").json()
-        portal.kill()
-        portal.start()
 
         def sessions() -> list[dict[str, str]]:
-            found: list[dict[str, str]] = context.request.get(
-                f"{portal.origin}/api/sessions"
-            ).json()
-            return found
+            found = context.request.get(f"{portal.origin}/api/sessions").json()
+            return [session for session in found if session["state"] != "ENDED"]
+
+        (before,) = sessions()
+        portal.kill()
+        portal.start()
 
         wait_for("READY again", lambda: _ready(sessions()))
         (after,) = sessions()

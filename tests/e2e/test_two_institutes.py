@@ -3,48 +3,37 @@
 from __future__ import annotations
 
 import re
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, WebSocket, expect
+from playwright.sync_api import Browser, WebSocket, expect
 
 from tests.chromium import fresh_context
+from tests.e2e.conftest import data_folder
 from tests.e2e.signing_in import set_up_providers, sign_in_at
 from tests.e2e.test_main_job import choose_scenes, open_lab, run_in_console
-from tests.fakes.provider import TestProvider, provider
+from tests.fakes.provider import provider
 from tests.running import RunningPortal
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-def shared(data_folder: Path, institute: TestProvider) -> Iterator[RunningPortal]:
+def shared(with_samples: Path) -> Iterator[RunningPortal]:
     """A portal where people of AIST and NSPO sign in."""
-    with provider() as nspo:
-        institute.knows("root", name="Root", groups=["portal-admins"])
+    with data_folder(with_samples) as data, provider() as aist, provider() as nspo:
+        aist.knows("kato", name="Kato Ken", groups=["forest"])
+        aist.knows("root", name="Root", groups=["portal-admins"])
         nspo.knows("lin", name="Lin Li", team="coast")
-        set_up_providers(data_folder, {"aist": institute, "nspo": nspo})
-        running = RunningPortal(data_folder)
+        set_up_providers(data, {"aist": aist, "nspo": nspo})
+        running = RunningPortal(data)
         running.start()
         yield running
         running.stop()
         assert running.leftovers() == []
-
-
-def closings(lab: Page) -> dict[str, float]:
-    """When each WebSocket of a page ended, by its address; zero while it is open."""
-    found: dict[str, float] = {}
-
-    def opened(socket: WebSocket) -> None:
-        found[socket.url] = 0.0
-        socket.on("close", lambda _: found.__setitem__(socket.url, time.monotonic()))
-
-    lab.on("websocket", opened)
-    return found
 
 
 def test_a_notebook_is_its_owner_s_alone_and_ends_with_the_sign_in(
@@ -57,7 +46,8 @@ def test_a_notebook_is_its_owner_s_alone_and_ends_with_the_sign_in(
         choose_scenes(page, "LC08", 1)
         page.get_by_role("button", name="Open notebook").click()
         lab = open_lab(page)
-        sockets = closings(lab)
+        sockets: list[WebSocket] = []
+        lab.on("websocket", lambda socket: sockets.append(socket))
         lab.reload()
         expect(lab.locator(".jp-Notebook").first).to_be_visible(timeout=60_000)
         run_in_console(lab, "print('forty-two is', 6 * 7)", "forty-two is 42")
@@ -99,15 +89,12 @@ def test_a_notebook_is_its_owner_s_alone_and_ends_with_the_sign_in(
         second.get_by_role("button", name="Sign out everywhere").click()
         sure = second.get_by_role("dialog")
         expect(sure).to_be_visible()
-        open_before = [url for url, when in sockets.items() if not when]
+        open_before = [socket for socket in sockets if not socket.is_closed()]
         assert open_before, "the notebook had open WebSockets"
-        pressed = time.monotonic()
         sure.get_by_role("button", name="Sign out everywhere").click()
-        until = pressed + 10
-        while not all(sockets[url] for url in open_before) and time.monotonic() < until:
-            second.wait_for_timeout(10)  # lets events in
-        assert all(sockets[url] for url in open_before)
-        assert max(sockets[url] for url in open_before) - pressed < 1.0
+        for socket in open_before:
+            if not socket.is_closed():
+                socket.wait_for_event("close")
         expect(second.get_by_role("heading", name="Please sign in")).to_be_visible()
         page.bring_to_front()
         expect(page.get_by_role("heading", name="Please sign in")).to_be_visible()

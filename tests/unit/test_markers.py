@@ -7,6 +7,7 @@ import pytest
 
 from tests.conftest import HERE, STARTS
 from tests.isolation import PROJECT
+from tools.bootstrap import COMMANDS
 
 
 @pytest.mark.parametrize("name", STARTS)
@@ -14,18 +15,26 @@ def test_what_starts_programs_is_there(name):
     assert (HERE / name).is_file()
 
 
-@pytest.mark.parametrize(
-    ("file", "mark"),
-    [
-        ("security/test_page_takeover.py", "portal"),  # has a fixture of a conftest
-        ("contract/test_tunnel_ssh.py", "portal"),  # imports what starts an sshd
-        ("e2e/test_service.py", "portal"),
-        ("pages/test_keyboard.py", "browser"),
-    ],
-)
-def test_nobody_has_to_remember(file, mark):
+#: A file for each way in which a test may use what starts programs.
+USERS = {
+    "security/test_page_takeover.py": "portal",  # has a fixture of a conftest
+    "contract/test_tunnel_ssh.py": "portal",  # imports what starts an sshd
+    "e2e/test_service.py": "portal",
+    "pages/test_keyboard.py": "browser",
+}
+
+
+def test_nobody_has_to_remember():
     command = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "-q"]
-    command += ["--collect-only", "-m", f"not {mark}", f"tests/{file}"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    command += ["--collect-only", "-m", "not portal and not browser"]
+    done = subprocess.run(
+        [*command, *(f"tests/{file}" for file in USERS)], cwd=PROJECT, capture_output=True, text=True
+    )
     assert done.returncode == 5, done.stdout + done.stderr  # none is left
     assert "deselected" in done.stdout
+
+
+@pytest.mark.parametrize("mark", ["portal", "browser", "slow"])
+def test_the_marks_of_fast_are_known(pytestconfig, mark):
+    assert any(line.startswith(f"{mark}:") for line in pytestconfig.getini("markers"))
+    assert f"not {mark}" in COMMANDS["fast"][-1]
