@@ -27,9 +27,8 @@ USERS = {
 def test_nobody_has_to_remember():
     command = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "-q"]
     command += ["--collect-only", "-m", "not portal and not browser"]
-    done = subprocess.run(
-        [*command, *(f"tests/{file}" for file in USERS)], cwd=PROJECT, capture_output=True, text=True
-    )
+    command += [f"tests/{file}" for file in USERS]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 5, done.stdout + done.stderr  # none is left
     assert "deselected" in done.stdout
 
