@@ -1,12 +1,9 @@
-"""What holds for all tests.
-
-What is left out where time is short (`.ci/run`): listed as skipped, and tried by `./test` and
-`./test --sites` whenever they are started without that wish."""
+"""What holds for all tests: where they look for things, what they are marked with, and the
+browser that they share."""
 
 import functools
 import inspect
 import os
-import re
 import shutil
 import signal
 import sys
@@ -18,28 +15,6 @@ import psutil
 import pytest
 
 from tests.isolation import isolate, new_folder
-
-BRIEF = "SCENEBRIDGE_TESTS_BRIEF"
-#: The long ones among those that start a real sshd, Slurm or Apptainer, dark colours, further
-#: parts of pages, and some that compile, wait or sign in anew what others do as well. What stays
-#: tries each of these parts: their words, whole hosts in tests/sites, light colours.
-LONG = re.compile(
-    r"contract/test_module_contract\.py::test_run_all_in_the_notebook"
-    r"|security/test_foreign_pages\.py.*\[(127|localhost)"
-    r"|pages/test_axe\.py.*(\bdark\]|test_a_question|lead-|user-/(admin|clusters)|part=(people|announce))"
-    r"|pages/test_keyboard\.py.*\[(lead|administrator)-"
-    r"|pages/test_keyboard\.py::test_a_(new_)?token"
-    r"|pages/test_browser\.py::test_(a_polygon|the_table_is_sorted|a_filter)"
-    r"|pages/test_administration_browser\.py::test_(a_dismissed|names_of)"
-    r"|pages/test_work_browser\.py::test_(an_open|the_clock_is)"
-    r"|pages/test_sign_in_watch\.py::test_(asking_is_no_act|a_network)"
-    r"|e2e/test_main_job\.py.*(\[institute\]|killed_portal)"
-    r"|e2e/test_run_script\.py::test_(a_stop_names|a_second_signal|the_browser_is|a_gate_that)"
-    r"|e2e/test_front_server\.py::test_a_front.*False\]"
-    r"|unit/test_module_cache\.py"
-)
-LEFT_OUT = pytest.mark.skip(reason=f"takes too long for this run ({BRIEF}); ./test tries it")
-
 
 FOLDER = pytest.StashKey()
 
@@ -125,10 +100,6 @@ def _mark(item):
 def pytest_collection_modifyitems(items):
     for item in items:
         _mark(item)
-    if os.environ.get(BRIEF):
-        for item in items:
-            if LONG.search(item.nodeid):
-                item.add_marker(LEFT_OUT)
 
 
 @pytest.fixture(scope="session")
