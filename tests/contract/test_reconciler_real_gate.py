@@ -1,4 +1,4 @@
-"""The reconciler over the real gate, the real ssh connection and real notebooks.
+"""The reconciler over the real gate and the real ssh connection, with notebooks of a moment.
 
 What `tests/unit/test_reconciler_*.py` prove with a gate in memory must hold here too.
 """
@@ -40,7 +40,7 @@ from lib.tunnels.link import ClusterLink
 from tests.fakes.reconciler_harness import hurry, until
 from tests.fakes.supervisor import Supervisor
 from tests.fakes.things import ALICE, HERE, a_run, a_scene, a_session, new_id
-from tests.fixtures.gate_site import GateSite
+from tests.fixtures.gate_site import GateSite, running_site
 
 SMALL = Module(
     id=ModuleId("small"),
@@ -53,7 +53,7 @@ SMALL = Module(
 )
 #: A notebook's own start takes seconds, and many times that on a busy computer.
 LONG_S = 150.0
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(500)]
+pytestmark = pytest.mark.timeout(500)
 
 
 class Notebooks:
@@ -173,12 +173,16 @@ class RealPortal:
         )
 
 
+@pytest.fixture(scope="module")
+def standing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GateSite]:
+    yield from running_site(tmp_path_factory.mktemp("site"), light=True, slots=1)
+
+
 @pytest.fixture
-def gate(tmp_path: Path) -> Iterator[GateSite]:
-    site = GateSite(tmp_path, slots=1)
-    site.start()
-    yield site
-    site.stop()
+def gate(standing: GateSite) -> Iterator[GateSite]:
+    """That gate with no job of another test."""
+    yield standing
+    standing.end_jobs()
 
 
 @pytest.fixture
@@ -307,6 +311,8 @@ async def test_start_again_has_the_files(here: RealPortal) -> None:
 class FarPortal(RealPortal):
     """As `RealPortal`, through an outer tunnel that somebody has to open."""
 
+    submitted_before = 0
+
     def reach(self) -> GateAddress:
         return OuterTunnels(self.home / "tunnels").reach(HERE)
 
@@ -323,6 +329,7 @@ async def far(
     home.mkdir()
     with tempfile.TemporaryDirectory(prefix="sb-far-") as runtime:
         portal = FarPortal(gate, home, Path(runtime))
+        portal.submitted_before = len(submitted(portal))
         try:
             yield portal
         finally:
@@ -368,7 +375,9 @@ async def test_a_notebook_through_a_tunnel_that_dies_and_is_opened_again(far: Fa
 
 
 def submitted(far: FarPortal) -> list[str]:
-    return [line["session"] for line in far.gate.audit() if line["event"] == "submitted"]
+    """What this portal has brought to the gate."""
+    lines = [line for line in far.gate.audit() if line["event"] == "submitted"]
+    return [line["session"] for line in lines[far.submitted_before :]]
 
 
 def sockets_below(folder: str) -> list[Path]:

@@ -415,6 +415,7 @@ def test_an_endpoint_is_taken_only_from_the_job_itself(site: GateSite) -> None:
         ready = site.ready(session.id)  # the script's own report replaces the fake
         taken = json.loads((site.control(session.id) / "record.json").read_text())["port"]
         write_json(site.control(session.id) / "endpoint.json", fake)
+        site.wait(session.id, lambda s: s.events == 5)
         with (site.work(session.id) / "out" / "status.jsonl").open("a") as news:
             news.write("rubbish\n")
         # It has then looked at everything again.
