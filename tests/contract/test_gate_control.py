@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -67,29 +69,38 @@ def test_another_node_neither_starts_nor_stops_it(deployed: LoginNode, packages:
     assert deployed.running()["pid"] == pid
 
 
-@pytest.mark.parametrize("where", ["account", "site"])
-def test_the_kill_switch_ends_everything(deployed: LoginNode, where: str) -> None:
-    switch = deployed.gate / "STOP" if where == "account" else deployed.root / "scenebridge.stop"
-    text = policy(deployed, more=f'stop_files = ["{deployed.root / "scenebridge.stop"}"]')
+def test_either_kill_switch_ends_everything(deployed: LoginNode) -> None:
+    """The site's and the account's own."""
+    site, account = deployed.root / "scenebridge.stop", deployed.gate / "STOP"
     file = deployed.root / "stop-policy.toml"
-    file.write_text(text)
+    file.write_text(policy(deployed, more=f'stop_files = ["{site}"]'))
     admin(["gate", "policy", "nchc", "--set", str(file)])
-    pid, job = deployed.running()["pid"], submit(deployed)
+    job = submit(deployed)
     process = job_process(deployed, job)
-    switch.touch()
-    try:
-        wait(lambda: not psutil.pid_exists(pid))
+    with thrown(deployed, site):
         assert not process.is_running()
         ended = record(deployed, job)
         assert (ended["state"], ended["end_reason"]) == ("ended", "stopped")
         assert "kill switch" in ended["reason"]
-        with pytest.raises(Refused, match=f"The kill switch is on: {switch}"):
-            admin(["gate", "start", "nchc"])
         with pytest.raises(Refused, match="The kill switch is on"):
             admin(["gate", "deploy", "nchc"])
-        assert f"The kill switch is on: {switch}" in admin(["gate", "status", "nchc"]).text
+        assert f"The kill switch is on: {site}" in admin(["gate", "status", "nchc"]).text
         events = [json.loads(x) for x in (deployed.gate / "audit.jsonl").read_text().splitlines()]
         assert {"kill-switch", "stopped"} <= {line["event"] for line in events}
+    with thrown(deployed, account):
+        pass
+
+
+@contextlib.contextmanager
+def thrown(node: LoginNode, switch: Path) -> Iterator[None]:
+    """While it is thrown the gate has ended and cannot be started; afterwards it runs again."""
+    pid = node.running()["pid"]
+    switch.touch()
+    try:
+        wait(lambda: not psutil.pid_exists(pid))
+        with pytest.raises(Refused, match=f"The kill switch is on: {switch}"):
+            admin(["gate", "start", "nchc"])
+        yield
     finally:
         switch.unlink()
     assert admin(["gate", "start", "nchc"]).value["running"]

@@ -55,7 +55,7 @@ async def test_slurm_tells_when_a_node_failed_and_does_not_start_the_job_again(
         slurm.run("scontrol", "update", f"nodename={node}", "state=resume")
         slurm.wait_idle()
     assert view.end_reason is EndReason.NODE_FAILURE
-    await asyncio.sleep(3)
+    await ended(scheduler, await scheduler.submit(job(tmp_path, "exit 0", job_name="sb-2")))
     assert (await scheduler.query())[job_id].state is JobState.ENDED
     assert (tmp_path / "began").read_text().split() == ["began"]
 
