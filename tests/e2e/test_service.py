@@ -7,7 +7,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -102,9 +101,7 @@ def test_a_service_manager_hears_how_it_goes_and_its_journal_gets_no_link(portal
             heard += manager.recv(4096).decode().split("\n")
         assert f"STATUS=Ready at {portal.origin}" in heard
         assert httpx.get(f"{portal.origin}/healthz").status_code == 200
-        began = time.monotonic()
         said = portal.stop()
-        assert time.monotonic() - began < 30
         while "STOPPING=1" not in heard:
             heard += manager.recv(4096).decode().split("\n")
     assert f"SceneBridge is ready: {portal.origin}\n" in said
