@@ -69,7 +69,7 @@ class Bound:
 
     def __str__(self) -> str:
         bound = f"at least {self.least:g}" if self.most is None else f"at most {self.most:g}"
-        return f"{self.what}: {self.value:.3g}, {bound}: {'kept' if self.kept else 'MISSED'}"
+        return f"{self.what}: {self.value:,.2f}, {bound}: {'kept' if self.kept else 'MISSED'}"
 
 
 def table(head: Sequence[str], rows: Iterable[Row], digits: int) -> str:

@@ -45,7 +45,7 @@ def smoke(name: str, *arguments: str, beside: Sequence[str] = ()) -> None:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
     )
     if done.returncode == LACKING:
         pytest.skip(done.stderr.strip())
