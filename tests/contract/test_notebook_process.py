@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -143,12 +142,15 @@ async def stage(site: sample_portal.Site, notebooks: str = "host") -> AsyncItera
         yield made
 
 
-async def ended_within(ws: aiohttp.ClientWebSocketResponse, seconds: float) -> bool:
-    try:
-        message = await ws.receive(timeout=seconds)
-    except TimeoutError:
-        return False
+async def ends(ws: aiohttp.ClientWebSocketResponse) -> bool:
+    """Whether the next that comes is its end."""
+    message = await ws.receive()
     return message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+
+
+async def goes_on(ws: aiohttp.ClientWebSocketResponse) -> bool:
+    await ws.send_str("still there")
+    return await ws.receive_str() == "still there"
 
 
 async def test_a_visitor_comes_in_with_a_ticket_of_one_use(site: sample_portal.Site) -> None:
@@ -180,22 +182,19 @@ async def test_signing_out_cuts_at_once(site: sample_portal.Site) -> None:
         inside = await on.enter()
         async with on.websocket(inside) as ws:
             on.process.sign_out("somebody else's")
-            assert not await ended_within(ws, 0.3)
-        async with on.websocket(inside) as ws:
+            await on.process.probe()  # it has taken that order, too
+            assert await goes_on(ws)
             on.process.sign_out(on.login)
-            assert await ended_within(ws, 0.5)
+            assert await ends(ws)
 
 
-async def test_what_another_process_writes_cuts_within_a_second(site: sample_portal.Site) -> None:
+async def test_what_another_process_writes_cuts_an_open_page(site: sample_portal.Site) -> None:
     async with stage(site) as on:
         inside = await on.enter()
         async with on.websocket(inside) as ws:
-            await ws.send_str("x")
-            assert await ws.receive_str() == "x"
+            assert await goes_on(ws)
             site.store.people.revoke_login(on.login)
-            began = time.monotonic()
-            assert await ended_within(ws, 3)
-            assert time.monotonic() - began < 1.0
+            assert await ends(ws)
         assert await on.status(inside) == 401
 
 
@@ -204,7 +203,7 @@ async def test_closing_cuts_and_says_why(site: sample_portal.Site) -> None:
         inside = await on.enter()
         async with on.websocket(inside) as ws:
             await on.process.close(on.session, "It was stopped.")
-            assert await ended_within(ws, 1)
+            assert await ends(ws)
         async with on.http.get(on.url("/hello"), headers=inside) as answer:
             assert (answer.status, (await answer.json())["message"]) == (503, "It was stopped.")
         await on.process.close(on.session, "It was stopped.")
@@ -223,21 +222,27 @@ async def test_a_notebook_that_does_not_answer_is_not_opened(site: sample_portal
 
 
 async def test_closing_overtakes_an_opening(site: sample_portal.Site) -> None:
+    asked = asyncio.Event()
+
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
         await reader.read()
         writer.close()
+        left.set()
+
+    left = asyncio.Event()
 
     async with stage(site) as on:
         await on.process.close(on.session)
         path = on.socket.with_name("silent")
         server = await asyncio.start_unix_server(silent, path)
         opening = asyncio.create_task(on.process.open(on.session, path, on.endpoint))
-        await asyncio.sleep(0.2)
-        await asyncio.wait_for(on.process.close(on.session), 1)
+        await asked.wait()
+        await on.process.close(on.session)
         with pytest.raises(Conflict):
             await opening
         assert (await on.process.probe())["notebooks"] == 0
-        await asyncio.sleep(0.1)
+        await left.wait()
         server.close()
 
 
@@ -252,7 +257,7 @@ async def test_a_process_that_died_is_started_again_and_told_all(
         before, port = on.process.pid, on.port
         async with on.websocket(inside) as ws:
             os.kill(before or 0, signal.SIGKILL)
-            assert await ended_within(ws, 2)
+            assert await ends(ws)
         if notebooks == "port":  # nobody listens meanwhile
             again = lambda: on.process.pid not in (None, before)  # noqa: E731
             await asyncio.to_thread(wait_for, "the process", again)
@@ -294,7 +299,7 @@ async def test_a_process_that_hangs_is_replaced(
         os.kill(before or 0, signal.SIGSTOP)
         with pytest.raises(Unavailable):
             await on.process.probe()
-        assert await asyncio.wait_for(on.status(inside), 20) == 200
+        assert await on.status(inside) == 200
         assert on.process.pid != before
 
 
@@ -336,7 +341,7 @@ async def main():
     process = NotebookProcess(start, data, port)
     await process.start()
     print(process.pid, flush=True)
-    await asyncio.sleep(60)
+    await asyncio.sleep(600)
 
 asyncio.run(main())
 """
@@ -353,4 +358,4 @@ def test_it_ends_when_the_portal_is_killed(site: sample_portal.Site) -> None:
         pid = int(portal.stdout.readline())
         assert psutil.pid_exists(pid)
         portal.kill()
-    wait_for("its end", lambda: not psutil.pid_exists(pid), timeout_s=10)
+    wait_for("its end", lambda: not psutil.pid_exists(pid))

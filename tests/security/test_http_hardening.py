@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +35,9 @@ class Place:
     #: The application answers when this is set.
     go: asyncio.Event = field(default_factory=asyncio.Event)
     reads: bool = True
+    #: The protocol of each connection, in the order in which they came.
+    made: list[Any] = field(default_factory=list)
+    connections: set[Any] = field(default_factory=set)
     _opened: list[asyncio.StreamWriter] = field(default_factory=list)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -59,32 +61,53 @@ class Place:
         await send({"type": "http.response.body", "body": b"ok"})
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection that the server knows of."""
+        before = len(self.made)
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         self._opened.append(writer)
+        await until(lambda: len(self.made) > before)
         return reader, writer
 
     async def leave(self) -> None:
         for writer in self._opened:
             writer.transport.abort()
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
 
-    async def ask(self, request: bytes, *, wait_s: float = 0.1) -> tuple[list[int], bool]:
-        """The statuses of the answers, and whether the server then ended the connection."""
+    async def refused(self, request: bytes) -> list[int]:
+        """The statuses of the answers, after which the server ends the connection."""
         reader, writer = await self.open()
         writer.write(request)
-        answer, ended = await read(reader, wait_s)
-        return statuses(answer), ended
+        return statuses(await reader.read())
+
+    async def taken(self, request: bytes, answers: int = 1) -> list[int]:
+        """The statuses of so many answers, after which the connection goes on."""
+        reader, writer = await self.open()
+        writer.write(request)
+        return await self.answered(reader, answers)
+
+    async def answered(self, reader: asyncio.StreamReader, answers: int = 1) -> list[int]:
+        found = [statuses(await reader.readuntil(b"\r\n\r\nok")) for _ in range(answers)]
+        assert not reader.at_eof()
+        return [status for one in found for status in one]
+
+    async def send(self, writer: asyncio.StreamWriter, data: bytes, pieces: int = 1) -> None:
+        """Write to the connection that was opened last, each piece once the last has come."""
+        protocol = self.made[-1]
+        step = -(-len(data) // pieces)
+        for begin in range(0, len(data), step):
+            piece = data[begin : begin + step]
+            wanted = protocol.got + len(piece)
+            writer.write(piece)
+            await until(lambda: protocol.got >= wanted or protocol.lost)  # noqa: B023
+
+    def time_is_up(self) -> None:
+        """What the last connection is given time for has not come in time."""
+        self.made[-1].late()
 
 
-async def read(reader: asyncio.StreamReader, wait_s: float) -> tuple[bytes, bool]:
-    """All that comes until nothing does for that time, and whether it was the end."""
-    answer = b""
-    try:
-        while piece := await asyncio.wait_for(reader.read(2**16), wait_s):
-            answer += piece
-    except TimeoutError:
-        return answer, False
-    return answer, True
+async def until(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110 (it is about one event loop, and cheap)
+        await asyncio.sleep(0.001)
 
 
 def statuses(answer: bytes) -> list[int]:
@@ -93,22 +116,44 @@ def statuses(answer: bytes) -> list[int]:
 
 
 @asynccontextmanager
-async def place(**limits: Any) -> AsyncIterator[Place]:
-    class Quick(SERVER_SETTINGS["http"]):  # type: ignore[misc]
-        pass
-
-    Quick.limits = Limits(**limits)
+async def place(*, slower: float = 1e4, **limits: Any) -> AsyncIterator[Place]:
+    """A server whose times are so much longer than `limits` say: `time_is_up` ends them."""
     made = Place()
     made.go.set()
-    settings = {**SERVER_SETTINGS, "http": Quick, "timeout_graceful_shutdown": 1}
+
+    class ByHand(SERVER_SETTINGS["http"]):  # type: ignore[misc]
+        """Its time for headers and bodies is up when `late` is called."""
+
+        got, lost = 0, False
+        late: Callable[[], None]
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            made.made.append(self)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self.lost = True
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self.got += len(data)
+
+        def _wait(self, seconds: float, act: Callable[[], None]) -> None:
+            self._stop_waiting()
+            self._deadline = self.loop.call_later(slower * seconds, act)
+            self.late = act
+
+    ByHand.limits = Limits(**limits)
+    settings = {**SERVER_SETTINGS, "http": ByHand, "timeout_graceful_shutdown": 1}
     config = uvicorn.Config(
         made, port=0, lifespan="off", log_config=None, access_log=False, **settings
     )
     server = Server(config)
     task = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110
-        await asyncio.sleep(0.005)
+    await until(lambda: server.started)
     made.port = server.servers[0].sockets[0].getsockname()[1]
+    made.connections = server.server_state.connections
     try:
         yield made
     finally:
@@ -135,20 +180,20 @@ async def test_taken_and_refused() -> None:
     async with place() as on:
         for name, request in TAKEN.items():
             on.seen.clear()
-            answered = (await on.ask(request))[0]
+            answered = await on.taken(request)
             if answered != [200] or len(on.seen) != 1:
                 wrong.append((name, answered, on.seen[:]))
         for name, request in REFUSED.items():
             on.seen.clear()
-            answer = await on.ask(request)
-            if answer != ([400], True) or on.seen:
-                wrong.append((name, answer, on.seen[:]))
+            answered = await on.refused(request)
+            if answered != [400] or on.seen:
+                wrong.append((name, answered, on.seen[:]))
         for name, request in REFUSED_LATER.items():
             on.seen.clear()
-            answer = await on.ask(request)
-            await asyncio.sleep(0)
-            if answer != ([400], True) or [what for what, _ in on.seen] != ["left"]:
-                wrong.append((name, answer, on.seen[:]))
+            answered = await on.refused(request)
+            await until(lambda: bool(on.seen))
+            if answered != [400] or [what for what, _ in on.seen] != ["left"]:
+                wrong.append((name, answered, on.seen[:]))
     assert wrong == []
 
 
@@ -156,30 +201,31 @@ async def test_nothing_of_a_request_is_taken_for_another() -> None:
     hidden = get(line=b"GET /hidden HTTP/1.1")
     async with place() as on:
         for request in (*REFUSED.values(), *REFUSED_LATER.values()):
-            await on.ask(request + hidden, wait_s=0.05)
+            await on.refused(request + hidden)
         assert "GET /hidden" not in [what for what, _ in on.seen]
         upgrade = get(b"Connection: Upgrade", b"Upgrade: h2c") + hidden
-        assert await on.ask(upgrade) == ([200], True)
+        assert await on.refused(upgrade) == [200], "answered, and then ended"
         assert "GET /hidden" not in [what for what, _ in on.seen]
         on.seen.clear()
         body = post(b"Content-Length: %d" % len(hidden), body=hidden)
-        assert await on.ask(body + hidden) == ([200, 200], False)
+        assert await on.taken(body + hidden, 2) == [200, 200]
         assert on.seen == [("POST /", hidden), ("GET /hidden", b"")]
 
 
 async def test_refusal_never_stands_for_an_earlier_answer() -> None:
     async with place() as on:
         on.go.clear()
-        reader, writer = await on.open()
-        writer.write(get() + get(b"X A: 1"))
-        assert await read(reader, 0.3) == (b"", True)
+        assert await on.refused(get() + get(b"X A: 1")) == []
         on.go.set()
-        assert await on.ask(get() + get()) == ([200, 200], False)
+        assert await on.taken(get() + get(), 2) == [200, 200]
 
 
 async def test_websocket_opens() -> None:
     async with place() as on:
-        assert await on.ask(WEBSOCKET + b"\r\n") == ([101], False)
+        reader, writer = await on.open()
+        writer.write(WEBSOCKET + b"\r\n")
+        assert statuses(await reader.readuntil(b"\r\n\r\n")) == [101]
+        assert not reader.at_eof()
 
 
 # --- size ---------------------------------------------------------------------------------
@@ -191,38 +237,37 @@ async def test_headers_too_large(pieces: int) -> None:
     one = get(b"X-A: " + b"a" * 70_000)
     async with place() as on:
         for request in (large, one):
-            assert await _in_pieces(on, request, pieces) == ([431], True)
-        assert await _in_pieces(on, TAKEN["many headers"], pieces) == ([200], False)
+            reader, writer = await on.open()
+            await on.send(writer, request, pieces)
+            assert statuses(await reader.read()) == [431]
+        reader, writer = await on.open()
+        await on.send(writer, TAKEN["many headers"], pieces)
+        assert await on.answered(reader) == [200]
         assert len(on.seen) == 1
 
 
 async def test_headers_that_never_end_are_cut() -> None:
     async with place() as on:
         reader, writer = await on.open()
-        writer.write(b"GET / HTTP/1.1\r\n" + HOST + b"X-A: ")
-        for _ in range(10):
-            writer.write(b"a" * 10_000)
-            await asyncio.sleep(0.005)
-        answer, ended = await read(reader, 0.5)
-        assert (statuses(answer), ended) == ([431], True)
+        await on.send(writer, b"GET / HTTP/1.1\r\n" + HOST + b"X-A: " + b"a" * 100_000, 10)
+        assert statuses(await reader.read()) == [431]
 
 
 async def test_address_too_long() -> None:
     async with place() as on:
-        assert await on.ask(get(line=b"GET /" + b"a" * 17_000 + b" HTTP/1.1")) == ([414], True)
-        assert await on.ask(get(line=b"GET /" + b"a" * 200_000 + b" HTTP/1.1")) == ([414], True)
+        for length in (17_000, 200_000):
+            assert await on.refused(get(line=b"GET /" + b"a" * length + b" HTTP/1.1")) == [414]
 
 
 async def test_chunks_that_carry_nothing_are_refused() -> None:
     async with place() as on:
         reader, writer = await on.open()
-        writer.write(CHUNKED + b"3;")
-        for _ in range(10):
-            writer.write(b"a" * 10_000)
-            await asyncio.sleep(0.005)
-        assert statuses((await read(reader, 0.5))[0]) == [400]
-        small = CHUNKED + b"1\r\na\r\n" * 30_000 + b"0\r\n\r\n"
-        assert await _in_pieces(on, small, 20) == ([200], False)
+        await on.send(writer, CHUNKED + b"3;")
+        await on.send(writer, b"a" * 100_000, 10)
+        assert statuses(await reader.read()) == [400]
+        reader, writer = await on.open()
+        await on.send(writer, CHUNKED + b"1\r\na\r\n" * 30_000 + b"0\r\n\r\n", 20)
+        assert await on.answered(reader) == [200]
 
 
 async def test_body_that_begins_in_the_piece_that_ended_another_is_taken() -> None:
@@ -232,126 +277,118 @@ async def test_body_that_begins_in_the_piece_that_ended_another_is_taken() -> No
     second = CHUNKED + b"c350\r\n" + bytes(50_000) + b"\r\n0\r\n\r\n"
     async with place() as on:
         reader, writer = await on.open()
-        writer.write(first[:-10_000])
-        await asyncio.sleep(0.1)
-        writer.write(first[-10_000:] + second[:20_000])
-        await asyncio.sleep(0.1)
+        await on.send(writer, first[:-10_000])
+        await on.send(writer, first[-10_000:] + second[:20_000])
         writer.write(second[20_000:])
-        assert statuses((await read(reader, 0.5))[0]) == [200, 200]
+        assert await on.answered(reader, 2) == [200, 200]
         assert [len(body) for _, body in on.seen] == [size, 50_000]
-
-
-async def _in_pieces(on: Place, request: bytes, pieces: int) -> tuple[list[int], bool]:
-    reader, writer = await on.open()
-    step = -(-len(request) // pieces)
-    for begin in range(0, len(request), step):
-        writer.write(request[begin : begin + step])
-        await asyncio.sleep(0.005 if pieces > 1 else 0)
-    answer, ended = await read(reader, 0.3)
-    return statuses(answer), ended
 
 
 # --- time ---------------------------------------------------------------------------------
 
 
 async def test_silent_connection_is_closed() -> None:
-    async with place(headers_s=0.3) as on:
+    async with place() as on:
         reader, _writer = await on.open()
-        began = time.monotonic()
-        assert await read(reader, 2) == (b"", True)
-        assert time.monotonic() - began < 1
+        on.time_is_up()
+        assert await reader.read() == b""
+    async with place(slower=1, headers_s=0.05) as on:  # the limit itself
+        reader, _writer = await on.open()
+        assert await reader.read() == b""
 
 
 @pytest.mark.parametrize("first", [b"", get()])
 async def test_dripped_headers_are_not_waited_for(first: bytes) -> None:
     """Also on a connection that was used already."""
-    async with place(headers_s=0.4) as on:
+    async with place() as on:
         reader, writer = await on.open()
-        writer.write(first)
-        await asyncio.sleep(0.1)
-        began = time.monotonic()
-        for byte in b"GET / HTTP/1.1\r\n" + HOST * 20:
-            writer.write(bytes([byte]))
-            await asyncio.sleep(0.02)
-            if time.monotonic() - began > 0.7:
-                break
-        answer, ended = await read(reader, 0.2)
-        assert (statuses(answer), ended) == ([200] * bool(first) + [408], True)
-        slow_but_in_time = await _in_pieces(on, get(), 15)
-        assert slow_but_in_time == ([200], False)
+        if first:
+            writer.write(first)
+            assert await on.answered(reader) == [200]
+        await on.send(writer, b"GET / HTTP/1.1\r\n" + HOST * 20, 50)
+        on.time_is_up()
+        assert statuses(await reader.read()) == [408]
+        reader, writer = await on.open()
+        await on.send(writer, get(), 15)
+        assert await on.answered(reader) == [200]
 
 
 async def test_empty_lines_keep_no_connection_open() -> None:
-    async with place(headers_s=0.3) as on:
+    async with place() as on:
         reader, writer = await on.open()
         writer.write(get())
-        await asyncio.sleep(0.1)
-        writer.write(b"\r\n")
-        assert (await read(reader, 1))[1]
+        assert await on.answered(reader) == [200]
+        await on.send(writer, b"\r\n")
+        on.time_is_up()
+        await reader.read()
 
 
 async def test_long_answer_is_not_cut_by_the_time_for_headers() -> None:
-    async with place(headers_s=0.2) as on:
+    async with place() as on:
         on.go.clear()
         reader, writer = await on.open()
-        writer.write(get() + b"GET")
-        await asyncio.sleep(0.5)
+        await on.send(writer, get() + b"GET")
+        for _ in range(3):
+            on.time_is_up()
         on.go.set()
-        assert statuses((await read(reader, 0.05))[0]) == [200]
+        assert await on.answered(reader) == [200]
 
 
-@pytest.mark.parametrize("every_s", [None, 0.05])
-async def test_body_that_stalls_or_drips_is_given_up(every_s: float | None) -> None:
-    async with place(body_s=0.3) as on:
+@pytest.mark.parametrize("more", [0, 12])
+async def test_body_that_stalls_or_drips_is_given_up(more: int) -> None:
+    async with place() as on:
         reader, writer = await on.open()
-        writer.write(post(b"Content-Length: 100000", body=b"abc"))
-        for _ in range(12 if every_s else 0):
-            writer.write(b"a")
-            await asyncio.sleep(every_s or 0)
-        answer, ended = await read(reader, 1)
-        assert (statuses(answer), ended) == ([408], True)
+        await on.send(writer, post(b"Content-Length: 100000", body=b"abc"))
+        if more:
+            await on.send(writer, b"a" * more, more)
+        on.time_is_up()
+        assert statuses(await reader.read()) == [408]
+        await until(lambda: bool(on.seen))
         assert [what for what, _ in on.seen] == ["left"]
 
 
 async def test_slow_body_that_gets_on_is_taken() -> None:
-    async with place(body_s=0.2) as on:
+    async with place() as on:
         reader, writer = await on.open()
-        writer.write(post(b"Content-Length: 100000"))
-        for _ in range(10):
-            await asyncio.sleep(0.05)
-            writer.write(b"a" * 10_000)
-        assert statuses((await read(reader, 0.3))[0]) == [200]
+        await on.send(writer, post(b"Content-Length: 100000"))
+        for _ in range(9):
+            await on.send(writer, b"a" * 10_000)
+            on.time_is_up()
+        writer.write(b"a" * 10_000)
+        assert await on.answered(reader) == [200]
 
 
 async def test_body_that_we_do_not_read_is_waited_for() -> None:
-    async with place(body_s=0.1) as on:
+    async with place() as on:
         on.reads = False
         on.go.clear()
         reader, writer = await on.open()
         writer.write(post(b"Content-Length: 10000000", body=b"a" * 1_000_000))
-        await asyncio.sleep(0.5)
+        await until(lambda: on.made[-1].flow.read_paused)
+        for _ in range(3):
+            on.time_is_up()
         on.go.set()
-        assert statuses((await read(reader, 0.3))[0]) == [200]
+        assert await on.answered(reader) == [200]
 
 
 # --- number -------------------------------------------------------------------------------
 
 
 async def test_too_many_connections_are_told_so() -> None:
-    async with place(connections=5, linger_s=0.2) as on:
+    async with place(connections=5, linger_s=0.01) as on:
         held = [await on.open() for _ in range(5)]
-        assert await on.ask(get(), wait_s=0.5) == ([503], True)
+        assert await on.refused(get()) == [503]
         assert on.seen == []
         held.pop()[1].close()
-        await asyncio.sleep(0.3)
-        assert await on.ask(get()) == ([200], False)
+        await until(lambda: len(on.connections) < 5)
+        assert await on.taken(get()) == [200]
 
 
 async def test_flood_of_connections_ends() -> None:
-    async with place(connections=5, linger_s=5) as on:
+    async with place(connections=5, linger_s=600) as on:
         held = [await on.open() for _ in range(120)]
         first, last = held[0], held[-1]
         first[1].write(get())
-        assert statuses((await read(first[0], 0.2))[0]) == [200]
+        assert await on.answered(first[0]) == [200]
         with suppress(ConnectionError):
-            assert await read(last[0], 1) == (b"", True)
+            assert await last[0].read() == b""

@@ -7,7 +7,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -29,6 +28,7 @@ from lib.errors import (
 from lib.model import ClusterId
 from lib.protocol.codec import error_line
 from lib.protocol.messages import (
+    COMMAND,
     MAX_REPLY_BYTES,
     ArtifactKind,
     GetRequest,
@@ -40,6 +40,7 @@ from lib.protocol.messages import (
 )
 from lib.tunnels import ClusterLink, TcpAddress
 from tests.contract.small_gate import SmallGate, ping, rubbish
+from tests.fakes.reconciler_harness import until
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no OpenSSH client")
 JOB = str(uuid.uuid4())
@@ -226,8 +227,7 @@ async def test_put_refused_early_does_not_hang(
     data = bytes(30_000_000)
     (tmp_path / "b.tif").write_bytes(data)
     with pytest.raises(Refused, match="quota"):
-        async with asyncio.timeout(10):
-            await link.put(staged(data), tmp_path / "b.tif")
+        await link.put(staged(data), tmp_path / "b.tif")
 
 
 async def test_put_of_changed_bytes_is_refused(link: ClusterLink, tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ async def test_cancelled_verb_ends_its_process(link: ClusterLink, gate: SmallGat
     before = children()
     gate.hang = {Verb.LOG}
     asked = asyncio.create_task(link.log(LogRequest(id=JOB)))
-    await asyncio.sleep(0.3)
+    await until(lambda: f"{COMMAND} {Verb.LOG}" in gate.commands)
     assert children() > before
     asked.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -310,9 +310,8 @@ async def test_files_on_the_way_hold_up_no_command(
 ) -> None:
     gate.hang = {Verb.GET}
     coming = [asyncio.create_task(link.get(wanted(), tmp_path / str(n))) for n in range(10)]
-    await asyncio.sleep(0.3)
-    async with asyncio.timeout(5):
-        await asyncio.gather(*(link.info() for _ in range(10)))
+    await until(lambda: f"{COMMAND} {Verb.GET}" in gate.commands)
+    await asyncio.gather(*(link.info() for _ in range(10)))
     for task in coming:
         task.cancel()
     await asyncio.gather(*coming, return_exceptions=True)
@@ -345,10 +344,7 @@ async def test_watch_begins_with_a_snapshot_and_goes_on(link: ClusterLink, gate:
         assert (await anext(messages)).kind == "ping"
         assert gate.watching == 1
         assert (await link.info()).live == 1
-    until = time.monotonic() + 5
-    while gate.watching:
-        assert time.monotonic() < until
-        await asyncio.sleep(0.02)
+    await until(lambda: not gate.watching)
 
 
 async def test_watch_that_breaks_is_unreachable(link: ClusterLink, gate: SmallGate) -> None:
