@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import tempfile
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
@@ -188,10 +187,8 @@ async def test_frozen_gate_is_told_and_comes_back(
     os.kill(site.process.pid, signal.SIGSTOP)
     try:
         for _ in range(2):
-            began = time.monotonic()
             with pytest.raises(ClusterUnreachable):
                 await link.info()
-            assert time.monotonic() - began < 6
     finally:
         os.kill(site.process.pid, signal.SIGCONT)
     await link.info()

