@@ -32,6 +32,7 @@ class SlowScheduler(SmallScheduler):
         self.unsure = False
         self.no_answers = 0
         self.queries = 0
+        self.asked = asyncio.Event()
         self.cancelled: list[str] = []
         self.node_known: bool | None = True
 
@@ -44,6 +45,7 @@ class SlowScheduler(SmallScheduler):
 
     async def query(self) -> Mapping[str, JobView]:
         self.queries += 1
+        self.asked.set()
         found = await super().query()
         if self.node_known is None:
             self.node_known = True
@@ -116,10 +118,9 @@ async def test_an_endpoint_is_seen_before_the_next_poll(
 ) -> None:
     """When the node is not known yet, the scheduler is asked once more, at once."""
     status = await started_session(site)
-    before = site.scheduler.queries
+    site.scheduler.asked.clear()
     watching = asyncio.ensure_future(site.jobs.watch_over())
-    while site.scheduler.queries == before:  # the first poll
-        await asyncio.sleep(0.01)
+    await site.scheduler.asked.wait()  # the first poll
     before = site.scheduler.queries
     site.scheduler.node_known = node_known
     report_endpoint(site, status.id)
