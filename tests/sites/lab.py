@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import ssl
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
-from websockets.sync.client import unix_connect
+from websockets.sync.client import ClientConnection, unix_connect
 
 from lib.model import Endpoint
 from lib.notebook_proxy.upstream import tls_context
@@ -18,13 +20,20 @@ from lib.notebook_proxy.upstream import tls_context
 
 @dataclass
 class Lab:
-    """One notebook through `socket`; `secrets` has its certificates and token."""
+    """One notebook through `socket`; `secrets` has its certificates and token.
+
+    With `keep` all code goes through one WebSocket, until `close`: at each new one Jupyter asks the
+    kernel for a sign of life first.
+    """
 
     id: str
     socket: Path
     secrets: Endpoint
     private: Path
     kernel: str = ""
+    keep: bool = False
+    _line: ClientConnection | None = None
+    _kept: ExitStack = field(default_factory=ExitStack)
 
     def context(self) -> ssl.SSLContext:
         return tls_context(self.secrets, self.private)
@@ -52,15 +61,7 @@ class Lab:
                 made = client.post("/api/kernels", json={"name": "python3"})
                 made.raise_for_status()
                 self.kernel = made.json()["id"]
-        with unix_connect(
-            str(self.socket),
-            f"wss://{self.secrets.name}/api/kernels/{self.kernel}/channels",
-            ssl=self.context(),
-            server_hostname=self.secrets.name,
-            additional_headers=self.headers,
-            open_timeout=30,
-            max_size=None,
-        ) as line:
+        with self._channels() as line:
             asked = uuid.uuid4().hex
             line.send(json.dumps(_execute(asked, code)))
             said, failed, done = "", "", {"idle", "reply"}
@@ -80,6 +81,32 @@ class Lab:
                         done.discard("idle")
         assert not failed, failed
         return said
+
+    @contextmanager
+    def _channels(self) -> Iterator[ClientConnection]:
+        """The kernel's WebSocket."""
+        if self._line is None:
+            self._line = self._kept.enter_context(
+                unix_connect(
+                    str(self.socket),
+                    f"wss://{self.secrets.name}/api/kernels/{self.kernel}/channels",
+                    ssl=self.context(),
+                    server_hostname=self.secrets.name,
+                    additional_headers=self.headers,
+                    open_timeout=60,
+                    max_size=None,
+                )
+            )
+        try:
+            yield self._line
+        finally:
+            if not self.keep:
+                self.close()
+
+    def close(self) -> None:
+        """End the WebSocket, where one was kept."""
+        self._line = None
+        self._kept.close()
 
     def value(self, code: str, timeout_s: float = 60.0) -> Any:
         """The last line of what the code printed, which must be JSON."""

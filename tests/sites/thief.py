@@ -235,7 +235,8 @@ class Labs(ExitStack):
             job = thief.jobs()[session]
             self.callback(self._end, api, thief, job.id)
             socket = self.enter_context(thief.local(TUNNEL, f"s-{job.id}:1"))
-            self._lab = Lab(job.id, socket, job.endpoint, self._folder)
+            self._lab = Lab(job.id, socket, job.endpoint, self._folder, keep=True)
+            self.callback(self._lab.close)
         return self._lab
 
     def _end(self, api: httpx.Client, thief: Thief, job_id: str) -> None:
