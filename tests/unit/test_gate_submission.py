@@ -17,6 +17,7 @@ from lib.gate.session_dir import _comment
 from lib.jobs.interfaces import JobSpec, JobView
 from lib.model import EndReason, JobState
 from lib.protocol.messages import JobKind, JobStatus
+from tests.fakes.reconciler_harness import until
 from tests.unit.test_gate_jobs import Site, SmallScheduler
 
 
@@ -29,6 +30,8 @@ class SlowScheduler(SmallScheduler):
         super().__init__()
         self.hangs = asyncio.Event()
         self.hangs.set()
+        #: A submit hangs.
+        self.submitting = asyncio.Event()
         self.unsure = False
         self.no_answers = 0
         self.queries = 0
@@ -37,6 +40,8 @@ class SlowScheduler(SmallScheduler):
         self.node_known: bool | None = True
 
     async def submit(self, job: JobSpec) -> str:
+        if not self.hangs.is_set():
+            self.submitting.set()
         await self.hangs.wait()
         if self.no_answers:
             self.no_answers -= 1
@@ -90,14 +95,6 @@ async def site(tmp_path: Path) -> Iterator[SlowSite]:  # type: ignore[misc]
     made.audit.close()
 
 
-async def reached(site: SlowSite, job_id: str, timeout_s: float = 5.0) -> JobStatus:
-    deadline = time.monotonic() + timeout_s
-    while site.status(job_id).endpoint is None:
-        assert time.monotonic() < deadline, site.status(job_id)
-        await asyncio.sleep(0.02)
-    return site.status(job_id)
-
-
 async def started_session(site: SlowSite) -> JobStatus:
     status = (await site.jobs.submit(site.request(JobKind.SESSION))).status
     site.scheduler.set(status.job, JobState.RUNNING)
@@ -118,14 +115,12 @@ async def test_an_endpoint_is_seen_before_the_next_poll(
 ) -> None:
     """When the node is not known yet, the scheduler is asked once more, at once."""
     status = await started_session(site)
-    site.scheduler.asked.clear()
     watching = asyncio.ensure_future(site.jobs.watch_over())
-    await site.scheduler.asked.wait()  # the first poll
+    await until(lambda: site.status(status.id).state is JobState.RUNNING)  # it was polled
     before = site.scheduler.queries
     site.scheduler.node_known = node_known
     report_endpoint(site, status.id)
-    await reached(site, status.id)
-    await asyncio.sleep(0.5)
+    await until(lambda: site.status(status.id).endpoint is not None)
     assert site.scheduler.queries - before == (0 if node_known else 1)
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
@@ -137,10 +132,12 @@ async def test_an_endpoint_elsewhere_is_never_taken_and_asks_for_nothing_more(
     status = await started_session(site)
     site.scheduler.node_known = False
     watching = asyncio.ensure_future(site.jobs.watch_over())
-    await asyncio.sleep(0.3)
+    await until(lambda: site.status(status.id).state is JobState.RUNNING)  # it was polled
     before = site.scheduler.queries
     report_endpoint(site, status.id)
-    await asyncio.sleep(1.5)
+    await until(lambda: "endpoint" in (site.root / "audit.jsonl").read_text())
+    report_endpoint(site, status.id)
+    await asyncio.sleep(0.3)  # as long as three looks: that nothing happens has no event
     assert site.status(status.id).endpoint is None
     assert site.jobs.where(status.id) is None
     assert site.scheduler.queries - before <= 2
@@ -174,11 +171,11 @@ async def test_a_submit_that_hangs_holds_up_nothing_else(site: SlowSite) -> None
     site.scheduler.hangs.clear()
     request = site.request()
     submits = [asyncio.ensure_future(site.jobs.submit(request)) for _ in range(2)]
-    await asyncio.sleep(0.2)
+    await site.scheduler.submitting.wait()
     site.scheduler.set(other.job, JobState.RUNNING)
-    await asyncio.wait_for(site.jobs.poll(), 1)
+    await site.jobs.poll()
     assert site.status(other.id).state is JobState.RUNNING
-    assert (await asyncio.wait_for(site.jobs.cancel(other.id), 1)).id == other.id
+    assert (await site.jobs.cancel(other.id)).id == other.id
     assert site.scheduler.cancelled == [other.job]
     assert site.status(request.id).state is JobState.QUEUED
     site.scheduler.hangs.set()
@@ -193,12 +190,11 @@ async def test_a_submit_is_answered_in_time_though_it_hangs(
 ) -> None:
     monkeypatch.setattr("lib.gate.jobs._SUBMIT_ANSWER_S", 0.2)
     site.scheduler.hangs.clear()
-    reply = await asyncio.wait_for(site.jobs.submit(site.request()), 2)
+    reply = await site.jobs.submit(site.request())
     assert reply.status.state is JobState.QUEUED
     assert "not known yet" in reply.status.reason
     site.scheduler.hangs.set()
-    await asyncio.sleep(0.1)
-    assert site.status(reply.status.id).job == "1"
+    await until(lambda: site.status(reply.status.id).job == "1")
     assert "not known yet" not in site.status(reply.status.id).reason
 
 
@@ -206,7 +202,7 @@ async def test_a_job_whose_submit_still_hangs_is_seen_in_the_list(site: SlowSite
     site.scheduler.hangs.clear()
     request = site.request()
     asking = asyncio.ensure_future(site.jobs.submit(request))
-    await asyncio.sleep(0.1)
+    await site.scheduler.submitting.wait()
     taken = site.scheduler.add(site.record(request.id).name, JobState.RUNNING)
     await site.jobs.poll()
     assert site.status(request.id).job == taken
@@ -223,12 +219,11 @@ async def test_a_submit_goes_on_when_who_asked_for_it_has_gone(site: SlowSite) -
     site.scheduler.hangs.clear()
     request = site.request()
     asking = asyncio.ensure_future(site.jobs.submit(request))
-    await asyncio.sleep(0.1)
+    await site.scheduler.submitting.wait()
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
     site.scheduler.hangs.set()
-    await asyncio.sleep(0.1)
-    assert site.status(request.id).job == "1"
+    await until(lambda: site.status(request.id).job == "1")
 
 
 async def test_a_job_cancelled_during_its_submit_is_ended_once_it_is_there(
@@ -237,7 +232,7 @@ async def test_a_job_cancelled_during_its_submit_is_ended_once_it_is_there(
     site.scheduler.hangs.clear()
     request = site.request()
     asking = asyncio.ensure_future(site.jobs.submit(request))
-    await asyncio.sleep(0.1)
+    await site.scheduler.submitting.wait()
     await site.jobs.cancel(request.id)
     site.scheduler.hangs.set()
     await asking
