@@ -145,9 +145,9 @@ async def test_notebook_works_and_outlives_master_and_portal(site: GateSite, run
             assert await execute(ws, "x = 6 * 7; print(x)") == "42\n"
 
             os.kill(master_of(runtime), signal.SIGKILL)
-            message = await ws.receive(timeout=10)
+            message = await ws.receive()
             while message.type is aiohttp.WSMsgType.TEXT:
-                message = await ws.receive(timeout=10)
+                message = await ws.receive()
             assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1011)
         assert (await on.get("/api/status"))[0] == 502
         link._answered_at = float("-inf")

@@ -35,7 +35,6 @@ class SlowScheduler(SmallScheduler):
         self.unsure = False
         self.no_answers = 0
         self.queries = 0
-        self.asked = asyncio.Event()
         self.cancelled: list[str] = []
         self.node_known: bool | None = True
 
@@ -50,7 +49,6 @@ class SlowScheduler(SmallScheduler):
 
     async def query(self) -> Mapping[str, JobView]:
         self.queries += 1
-        self.asked.set()
         found = await super().query()
         if self.node_known is None:
             self.node_known = True

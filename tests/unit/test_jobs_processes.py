@@ -27,7 +27,7 @@ def test_a_process_that_ended_is_not_alive_even_as_a_zombie() -> None:
         identity = ProcessId(process.pid, start_of(process.pid))
         assert identity.alive()
         assert identity.signal(signal.SIGKILL)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while identity.alive() and time.monotonic() < deadline:
             time.sleep(0.01)  # not waited for: it stays a zombie
         assert not identity.alive()
@@ -51,7 +51,7 @@ def test_impossible_pids_are_nobody(pid: int) -> None:
 
 def test_grandchildren_are_descendants() -> None:
     with subprocess.Popen(["sh", "-c", "sleep 60 & wait"], start_new_session=True) as process:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while len(descendants(process.pid)) < 1 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert len(descendants(process.pid)) == 1
@@ -66,15 +66,19 @@ import subprocess, sys, time
 from lib.jobs.processes import become_subreaper, descendants, sweep
 import os
 become_subreaper()
-stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(99)"
-subprocess.Popen(["setsid", "-f", sys.executable, "-c", stubborn]).wait()
-subprocess.Popen(["setsid", "-f", "sleep", "99"]).wait()
-time.sleep(0.5)
+stubborn = (
+    "import signal, sys, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    "open(sys.argv[1], 'w').close(); time.sleep(999)"
+)
+subprocess.Popen(["setsid", "-f", sys.executable, "-c", stubborn, sys.argv[1]]).wait()
+subprocess.Popen(["setsid", "-f", "sleep", "999"]).wait()
+while len(descendants(os.getpid())) < 2 or not os.path.exists(sys.argv[1]):
+    time.sleep(0.01)
 print(len(descendants(os.getpid())), sweep(grace_s=0.3), len(descendants(os.getpid())))
 """
     done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT, capture_output=True, text=True, timeout=30, check=True,
+        [sys.executable, "-c", program, str(tmp_path / "ready")],
+        cwd=ROOT, capture_output=True, text=True, timeout=100, check=True,
     )  # fmt: skip
     assert done.stdout.split() == ["2", "2", "0"]
 

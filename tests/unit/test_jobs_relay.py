@@ -16,6 +16,7 @@ import pytest
 
 from lib.gate.certificates import KeyPair, make_pair
 from lib.jobs.relay import Relay, bind, server_context
+from tests.contract.small_notebook import stalled
 
 NAME = "s-00000000-0000-4000-8000-000000000001"
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -180,25 +181,20 @@ async def test_a_slow_reader_holds_the_notebook_back(site: Site) -> None:
                 await writer.drain()
                 sent += 65536
         except ConnectionError:
-            pass
+            left.set()
 
+    left = asyncio.Event()
     async with site.relay(flood) as port:
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", port, ssl=site.context(), server_hostname=NAME, limit=65536
         )
-        await asyncio.sleep(1.0)
-        before = sent
-        await asyncio.sleep(0.3)
-        assert sent == before  # it waits
-        assert sent < 40 * 2**20
-        for _ in range(40):  # buffers on the way empty first
+        before = await stalled(lambda: sent)
+        assert before < 40 * 2**20
+        for _ in range(40):  # more than waits on the way
             await reader.readexactly(2**20)
-            await asyncio.sleep(0.05)
-            if sent > before:
-                break
-        assert sent > before  # and goes on
+        assert sent > before  # it went on
         writer.transport.abort()
-        await asyncio.sleep(0.1)
+        await left.wait()
 
 
 async def test_a_notebook_that_is_not_there_ends_the_connection(site: Site) -> None:
@@ -226,15 +222,22 @@ async def test_what_stands_in_for_the_notebooks_socket_is_not_connected(site: Si
 
 async def test_closing_the_relay_ends_what_is_open(site: Site) -> None:
     async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(1)
+        came.set()
         await reader.read()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        left.set()
 
+    came, left = asyncio.Event(), asyncio.Event()
     async with site.relay(hang) as port:
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", port, ssl=site.context(), server_hostname=NAME
         )
         writer.write(b"x")
-        await asyncio.sleep(0.1)
+        await came.wait()
     with contextlib.suppress(ConnectionError):
-        assert await asyncio.wait_for(reader.read(), 5) == b""
+        assert await reader.read() == b""
+    await left.wait()
     writer.close()

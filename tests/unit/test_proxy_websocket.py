@@ -213,12 +213,12 @@ async def test_visits_end_when_nobody_can_be_asked_for_long(
         raise Unavailable("The store is busy.")
 
     monkeypatch.setattr("lib.notebook_proxy.open_notebooks.RECHECK_S", 0.05)
-    monkeypatch.setattr("lib.notebook_proxy.open_notebooks._UNASKED_S", 0.5)
     async with on.websocket("/echo") as ws:
         monkeypatch.setattr(on.porter, "may_open", cannot)
         await asked.wait()
         await ws.send_str("x")
         assert await ws.receive_str() == "x"
+        monkeypatch.setattr("lib.notebook_proxy.open_notebooks._UNASKED_S", 0.01)
         assert (await ws.receive()).data == 1008
 
 
