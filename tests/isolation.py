@@ -21,10 +21,12 @@ from lib.server.module_cache import code_digest
 
 PROJECT = Path(__file__).resolve().parents[1]
 CACHE = PROJECT / ".pytest_cache"
-#: They would lead back to the account that runs the tests.
+#: They would lead back to the account that runs the tests, or slow them down.
 _TAKEN_OUT = (
     *("SSH_AUTH_SOCK", "SSH_ASKPASS", "EDITOR", "VISUAL", "DISPLAY", "WAYLAND_DISPLAY"),
     *("XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "NOTIFY_SOCKET", "WATCHDOG_USEC"),
+    # Byte code is kept, or each of hundreds of processes compiles the project anew.
+    *("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX"),
     *("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "SLURM_CONF"),
 )
 
