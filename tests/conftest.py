@@ -64,7 +64,8 @@ STARTS = (
     *("running.py", "crowd.py", "login_node.py", "tunnel_site.py", "single_slurm.py", "sshd.py"),
     *("front_server.py", "fixtures/gate_site.py", "fixtures/session_script.py"),
     *("fixtures/containers.py", "contract/small_gate.py", "contract/conftest.py"),
-    *("e2e/conftest.py", "security/conftest.py", "benchmark_runs.py"),
+    *("e2e/conftest.py", "security/conftest.py", "pages/conftest.py", "benchmark_runs.py"),
+    *("fakes/provider.py", "fakes/lying_provider.py"),
 )
 HERE = Path(__file__).resolve().parent
 _STARTS = frozenset(str(HERE / name) for name in STARTS)

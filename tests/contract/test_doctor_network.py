@@ -117,6 +117,7 @@ def test_good_certificates_are_good(data: Path, site: SecureSite) -> None:
 
 
 @pytest.mark.parametrize(("name", "host"), [("portal", PORTAL), ("notebooks", NOTEBOOKS)])
+@pytest.mark.slow
 def test_a_bad_certificate_is_found(
     data: Path, site: SecureSite, authority: Authority, tmp_path: Path, name: str, host: str
 ) -> None:

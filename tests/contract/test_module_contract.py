@@ -289,6 +289,7 @@ def in_process(case: Case, source: Path, output: Path, **options: Any) -> Any:
 
 
 @every_module
+@pytest.mark.slow
 def test_the_disk_fills_up_while_results_are_written(case, tmp_path):
     """A file size limit makes the operating system refuse to write, as a full disk does."""
     rng = np.random.default_rng(5)

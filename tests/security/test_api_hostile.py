@@ -51,6 +51,7 @@ async def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
         yield it
 
 
+@pytest.mark.slow
 async def test_hostile_ids_are_not_found(here: Site) -> None:
     routes = [route for route in api_module.routes() if "{" in route.path]
     async with here.client(ALICE) as client:

@@ -403,6 +403,7 @@ def test_columns_are_as_wide_as_their_longest_cell():
     assert table(("A", "B"), [("long", 1), ("x", 22)]) == "A     B\nlong  1\nx     22"
 
 
+@pytest.mark.slow
 def test_the_program_itself_runs_from_any_folder(tmp_path):
     done = subprocess.run(
         [sys.executable, PROJECT / "admin.py", "token", "--data", "nothing"],

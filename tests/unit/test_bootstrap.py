@@ -399,6 +399,7 @@ def test_changed_hands_over_to_the_tool_that_knows_what_a_change_breaks(becomes)
     assert becomes == [["test"], ["-P", "-m", "tools.changed", "-x"]]
 
 
+@pytest.mark.slow
 def test_the_tests_of_sites_are_collected_by_name_only(tmp_path):
     shutil.copy(PROJECT / "pyproject.toml", tmp_path)
     (tmp_path / "tests" / "sites").mkdir(parents=True)

@@ -65,6 +65,7 @@ def test_what_all_stand_on_chooses_all_but_sites(project):
     assert not any("sites" in name for name in found)
 
 
+@pytest.mark.slow
 def test_in_this_project_it_chooses_what_is_near():
     found = can_break(["lib/auth/oidc.py"])
     assert {"tests/contract/test_sign_in.py", "tests/e2e/test_run_script.py"} <= found

@@ -5,9 +5,12 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from benchmarks.gate import byte_source, download, forward, gate_process
 
 
+@pytest.mark.slow
 def test_a_server_that_speaks_first_and_closes_loses_nothing(tmp_path: Path) -> None:
     for name in ("key", "host"):
         command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)]

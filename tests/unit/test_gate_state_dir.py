@@ -234,6 +234,7 @@ def test_check_looks_at_another_policy_too(tmp_path: Path, key: Path) -> None:
     assert (done.returncode, "is for there, not for here" in done.stderr) == (1, True)
 
 
+@pytest.mark.slow
 async def test_a_task_that_loses_a_cancellation_is_ended_all_the_same() -> None:
     lost = []
 

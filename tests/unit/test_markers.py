@@ -24,6 +24,7 @@ USERS = {
 }
 
 
+@pytest.mark.slow
 def test_nobody_has_to_remember():
     command = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "-q"]
     command += ["--collect-only", "-m", "not portal and not browser"]

@@ -73,6 +73,7 @@ def test_a_scene_of_one_only_is_a_difference(work):
     assert found.differences(session.results) == ["b: worked on in one of the two only"]
 
 
+@pytest.mark.slow
 def test_wait_follows_a_run_that_goes_on(work):
     out = work / "out"
     out.mkdir()

@@ -28,6 +28,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("new", "dead"), [("x < 0", True), ("x > 1", False)])
+@pytest.mark.slow
 def test_a_fault_is_killed_by_a_test_that_notices_and_by_no_other(copy, new, dead):
     mutant = mutants.Mutant("sign.py", "x > 0", new, "the wrong sign", ("test_sign.py",))
     before = (copy / "sign.py").read_text()

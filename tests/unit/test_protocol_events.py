@@ -86,6 +86,7 @@ def refusal(read: Any) -> str:
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(told(), min_size=1, max_size=8))
+@pytest.mark.slow
 def test_whatever_the_gate_passes_on_the_portal_takes_in(
     tmp_path: Path, lines: list[dict[str, Any]]
 ) -> None:

@@ -267,6 +267,7 @@ def test_remove(catalog: LocalCatalog, products: list[Path]) -> None:
     assert len(catalog) == 2
 
 
+@pytest.mark.slow
 def test_many_at_once_lose_nothing(catalog: LocalCatalog, products: list[Path]) -> None:
     """Both products from another process, one of them from four threads, at the same time."""
     assert len(catalog) == 0

@@ -144,6 +144,7 @@ def test_the_synthetic_samples_are_six_and_three_with_ids_of_their_own() -> None
 # --- the generator ---
 
 
+@pytest.mark.slow
 def test_the_same_spec_gives_the_same_product(tmp_path: Path) -> None:
     for write, spec in ((write_landsat, LANDSAT), (write_formosat, FORMOSAT)):
         one, two = (write(tmp_path / name, spec) for name in ("one", "two"))  # type: ignore[operator]

@@ -56,6 +56,7 @@ async def test_one_that_fails_is_said_and_tried_again(
     assert not mark_of(tmp_path).exists()
 
 
+@pytest.mark.slow
 async def test_a_stop_ends_the_child_and_leaves_nothing_half_done(tmp_path: Path) -> None:
     """The real child, stopped while it makes a scene."""
     (tmp_path / "cache" / "samples").mkdir(parents=True)

@@ -67,6 +67,7 @@ def test_a_store_in_no_folder_says_so(tmp_path: Path) -> None:
         Store(tmp_path / "nowhere" / "portal.sqlite")
 
 
+@pytest.mark.slow
 def test_several_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from lib.store import Store; "

@@ -84,6 +84,7 @@ def test_the_outlines_replace_the_boxes_of_their_scene_only(store: Store, run: R
     assert store.work.run(run.id).objects == 4
 
 
+@pytest.mark.slow
 def test_many_at_once(store: Store, run: Run) -> None:
     store.detections.put([a_detection(run.id, n) for n in range(1, 3001)])
     assert store.work.run(run.id).objects == 3000

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from lib.model import User, UserId
 from lib.store import Store
 
@@ -21,6 +23,7 @@ store.close()
 """
 
 
+@pytest.mark.slow
 def test_a_second_open_here_and_a_close_elsewhere_lose_nothing(tmp_path: Path) -> None:
     """A portal that opened its store twice kept a deleted WAL: it neither saw what other
     processes wrote, nor did they see what it wrote."""
