@@ -36,17 +36,20 @@ OLDEST_PYTHON = (3, 11)
 #: Lock files of version 3 are read by npm 7 and later.
 OLDEST_NPM = 7
 
-_PYTEST = ("-P", "-m", "pytest", "-n", "2")
+#: Three for two cores: much of their time they wait for other programs.
+_PYTEST = ("-P", "-m", "pytest", "-n", "3")
 #: The longest come first, which loadscope would turn round.
 _SPREAD = ("--dist", "loadscope", "--no-loadscope-reorder")
 _FAST = "not browser and not slow and not portal"
+#: Each of them brings whole sites up.
+_SITES = ("-P", "-m", "pytest", "-n", "2")
 #: What each command becomes once everything is there; arguments follow.
 COMMANDS = {
     "run": ("-P", "-m", "lib.server.main"),
     "test": (*_PYTEST, *_SPREAD),
     "fast": (*_PYTEST, *_SPREAD, "-m", _FAST),
     "changed": ("-P", "-m", "tools.changed"),
-    "sites": _PYTEST,
+    "sites": _SITES,
 }
 #: `./test --sites`: the tests that need root and the test-bed, instead of the others.
 SITES = "--sites"

@@ -9,18 +9,20 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from lib.config import settings
 from lib.config.data_dir import PortalRecord, lock_data_folder
 from lib.config.runtime_dir import runtime_path
 from lib.scenes.local_catalog import LocalCatalog
 from lib.scenes.samples import SYNTHETIC, write_synthetic
 from lib.scenes.synthetic import FormosatSpec
+from lib.server import main
 from tests.running import PROJECT, RunningPortal, first_start_is_over, free_port, wait_for
 from tools import bootstrap
 
@@ -33,28 +35,46 @@ def portal(unstarted: RunningPortal) -> RunningPortal:
     return unstarted
 
 
-def refused(*arguments: object, **environment: str) -> str:
-    """The one sentence of a start that must not succeed."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "lib.server.main", "--no-browser", *map(str, arguments)],
-        cwd=PROJECT,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
+def one_sentence(code: int, out: str, err: str) -> str:
+    """What a start says that must not succeed."""
+    assert code == 1, out + err
+    assert "ready" not in out
+    assert err.count("\n") == 1, err
+    assert err.startswith("SceneBridge: ")
+    return err
+
+
+@pytest.fixture
+def refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., str]]:
+    """Start here, as the program does, what must not succeed; its sentence."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.getsignal(number) for number in numbers]
+    mask, folder = os.umask(0o077), Path.cwd()
+    monkeypatch.setattr(settings, "_current", None)
+    yield lambda *arguments: one_sentence(
+        main.main(["--no-browser", *map(str, arguments)]), *capsys.readouterr()
     )
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "ready" not in done.stdout
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith("SceneBridge: ")
-    return done.stderr
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+    os.umask(mask)
+    os.chdir(folder)
 
 
 # --- what can stand in the way --------------------------------------------------------------
 
 
 def test_a_missing_ssh_client_is_said(data):
-    said = refused("--data", data, "--port", free_port(), PATH="/nonexistent")
+    options = ["--no-browser", "--data", data, "--port", str(free_port())]
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "lib.server.main", *options],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT), "PATH": "/nonexistent"},
+        capture_output=True,
+        text=True,
+    )
+    said = one_sentence(done.returncode, done.stdout, done.stderr)
     assert "the program ssh is missing" in said
     assert "openssh-client" in said
 
@@ -62,7 +82,7 @@ def test_a_missing_ssh_client_is_said(data):
 @pytest.mark.parametrize(
     ("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
 )
-def test_a_port_in_use_is_said_with_another_to_take(data, family, address):
+def test_a_port_in_use_is_said_with_another_to_take(refused, data, family, address):
     with socket.socket(family) as other:
         try:
             other.bind((address, 0))
@@ -75,16 +95,16 @@ def test_a_port_in_use_is_said_with_another_to_take(data, family, address):
     assert "--port" in said
 
 
-def test_a_folder_that_cannot_be_written_is_said():
+def test_a_folder_that_cannot_be_written_is_said(refused):
     assert "cannot be written to" in refused("--data", "/proc/1/data", "--port", free_port())
 
 
-def test_a_file_as_data_folder_is_said(tmp_path):
+def test_a_file_as_data_folder_is_said(refused, tmp_path):
     (tmp_path / "data").touch()
     assert "it is a file" in refused("--data", tmp_path / "data", "--port", free_port())
 
 
-def test_a_folder_of_a_newer_version_is_said(data):
+def test_a_folder_of_a_newer_version_is_said(refused, data):
     with sqlite3.connect(data / "portal.sqlite") as store:
         store.execute("CREATE TABLE alembic_version (version_num TEXT)")
         store.execute("INSERT INTO alembic_version VALUES ('9999')")
@@ -92,12 +112,12 @@ def test_a_folder_of_a_newer_version_is_said(data):
     assert "newer version of SceneBridge" in refused("--data", data, "--port", free_port())
 
 
-def test_a_wrong_setting_is_said(data):
+def test_a_wrong_setting_is_said(refused, data):
     (data / "settings.toml").write_text("colour = 3")
     assert "unknown setting 'colour'" in refused("--data", data, "--port", free_port())
 
 
-def test_a_squatted_runtime_folder_is_said(data, monkeypatch):
+def test_a_squatted_runtime_folder_is_said(refused, data, monkeypatch):
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     runtime = runtime_path(data.resolve())
     runtime.mkdir(mode=0o755)
@@ -108,7 +128,7 @@ def test_a_squatted_runtime_folder_is_said(data, monkeypatch):
         runtime.rmdir()
 
 
-def test_a_second_portal_on_the_same_folder_is_refused(data):
+def test_a_second_portal_on_the_same_folder_is_refused(refused, data):
     with lock_data_folder(data, PortalRecord(os.getpid(), "http://localhost:8999", "/nowhere")):
         said = refused("--data", data, "--port", free_port())
     assert "already running" in said
