@@ -192,7 +192,10 @@ def _children(pid: int) -> list[int]:
 
 
 def _below(pid: int) -> Iterator[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    for child in map(int, children.read_text().split() if children.exists() else ()):
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return  # it has ended meanwhile
+    for child in map(int, children.split()):
         yield child
         yield from _below(child)

@@ -27,15 +27,20 @@ def packages() -> Path:
 
 
 @pytest.fixture(scope="session")
-def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoginNode]:
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LoginNode, dict[str, str]]]:
+    """The login node of this worker, and the variables with which it is administered."""
     node = LoginNode(tmp_path_factory.mktemp("node"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in node.start().items():
-            patch.setenv(name, value)
-        try:
-            yield node
-        finally:
-            node.stop()
+    try:
+        yield node, node.start()
+    finally:
+        node.stop()
+
+
+@pytest.fixture
+def node(started: tuple[LoginNode, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> LoginNode:
+    for name, value in started[1].items():
+        monkeypatch.setenv(name, value)
+    return started[0]
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ def with_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
             wait_for("sample scenes", lambda: samples_are_over(first), timeout_s=250)
             wait_for("compiled modules", (first / "cache" / MARK).exists, timeout_s=250)
             portal.stop()
+            mark_of(first).parent.mkdir(exist_ok=True)
             mark_of(first).touch()
             for old in CACHE.glob("first-start-*"):
                 shutil.rmtree(old)

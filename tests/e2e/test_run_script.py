@@ -182,6 +182,7 @@ def test_the_link_signs_one_browser_in_and_a_stranger_gets_nothing(started):
 def test_everything_is_on_loopback_and_private(started):
     portal, data = started, started.data
     tree = [psutil.Process(portal.process.pid)]
+    wait_for("the gate", lambda: gates(data))
     gate = gate_of(data)
     listening = [
         connection.laddr
