@@ -56,7 +56,7 @@ def sign_in_at(page: Page, portal: RunningPortal, institute: str, subject: str) 
 def sign_in(page: Page, portal: RunningPortal) -> str:
     """By a one-time link of its own, which is returned."""
     with closing(Store(portal.data / "portal.sqlite")) as store:
-        link = Auth(store).new_sign_in_link(portal.origin)
+        link = Auth(store).links.new(portal.origin)
     page.goto(link)
     expect(page.get_by_role("heading", name="Explore")).to_be_visible()
     return link
