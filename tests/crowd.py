@@ -26,7 +26,7 @@ from lib.config import settings
 from lib.model import TokenScope, User
 from lib.store import Store
 from tests.pages.sample_portal import plant_scene
-from tests.running import NO_TLS, RunningPortal, first_start_is_over, wait_for
+from tests.running import NO_TLS, SHORT_IDLE, RunningPortal, first_start_is_over, wait_for
 
 SCENE = "LC08_A"
 PEOPLE: dict[str, dict[str, Any]] = {
@@ -112,7 +112,9 @@ class Crowd:
         given = {"origin": self.origin, **headers}
         if who is not None:
             given["cookie"] = who.cookie
-        return httpx.Client(base_url=self.origin, headers=given, timeout=30, verify=NO_TLS)
+        return httpx.Client(
+            base_url=self.origin, headers=given, timeout=30, verify=NO_TLS, limits=SHORT_IDLE
+        )
 
     @property
     def notebook(self) -> Notebook:

@@ -24,6 +24,9 @@ from lib.server.module_cache import MARK, code_digest
 PROJECT = Path(__file__).resolve().parent.parent
 #: For plain HTTP: to load the certificates of all authorities takes a client 50 ms.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+#: The portal ends a connection that was idle for five seconds. Who asks now and then ends it
+#: before, or a request meets that end on its way.
+SHORT_IDLE = httpx.Limits(keepalive_expiry=1.0)
 _READY = re.compile(r"SceneBridge is ready: (http://localhost:\d+\S*)")
 
 
@@ -110,6 +113,7 @@ class RunningPortal:
             headers={"Authorization": f"Bearer {token}"},
             timeout=30,
             verify=NO_TLS,
+            limits=SHORT_IDLE,
         )
 
     def leftovers(self) -> list[str]:

@@ -32,7 +32,7 @@ from testbed.image import BINDS, checksum
 from testbed.places import IMAGE, PROJECT
 from testbed.relay import relay
 from testbed.terminal import Terminal
-from tests.running import NO_TLS, first_start_is_over, free_port, wait_for
+from tests.running import NO_TLS, SHORT_IDLE, first_start_is_over, free_port, wait_for
 
 CLUSTER = "nchc"
 GATE_PORT = 22022
@@ -263,7 +263,9 @@ class Standing:
         """A client with a fresh token of the portal's owner."""
         token = self.as_portal([*ADMIN, "token", "--data", DATA]).split()[-1]
         headers = {"Authorization": f"Bearer {token}"}
-        return httpx.Client(base_url=self.origin, headers=headers, timeout=30, verify=NO_TLS)
+        return httpx.Client(
+            base_url=self.origin, headers=headers, timeout=30, verify=NO_TLS, limits=SHORT_IDLE
+        )
 
     # --- the administrator --------------------------------------------------------------------
 
