@@ -104,13 +104,6 @@ def pytest_collection_modifyitems(items):
         _mark(item)
 
 
-@pytest.fixture(scope="session")
-def of_all_workers(tmp_path_factory):
-    """A folder that the workers of one run share."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-
-
 @pytest.fixture(autouse=True)
 def _who_starts_the_local_gate(request):
     yield

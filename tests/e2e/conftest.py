@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lib.scenes.samples import SYNTHETIC
 from lib.server.module_cache import MARK
 from lib.server.sample_scenes import mark_of
 from tests.isolation import CACHE, PROJECT
@@ -32,6 +33,8 @@ def with_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
             wait_for("sample scenes", lambda: samples_are_over(first), timeout_s=250)
             wait_for("compiled modules", (first / "cache" / MARK).exists, timeout_s=250)
             portal.stop()
+            made = len(list((first / "scenes").glob("*/item.json")))
+            assert made >= len(SYNTHETIC), "what was kept would lack scenes for ever"
             mark_of(first).parent.mkdir(exist_ok=True)
             mark_of(first).touch()
             for old in CACHE.glob("first-start-*"):

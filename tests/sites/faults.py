@@ -247,21 +247,6 @@ def node_of(site: Standing, session_id: str) -> str:
     return next(line.split()[1] for line in shown.splitlines() if f"sb-{session_id}-" in line)
 
 
-def begin(api: httpx.Client, **more: Any) -> str:
-    """Ask for a notebook and do not wait; its session's id."""
-    scene = api.get("/api/scenes").json()["features"][0]["id"]
-    asked = {
-        "scenes": [scene],
-        "module": "active-fire",
-        "cluster": CLUSTER,
-        "resources": {"preset": "small", "walltime_s": 1800},
-        **more,
-    }
-    made = api.post("/api/sessions", json=asked)
-    assert made.status_code == 201, made.text
-    return str(made.json()["id"])
-
-
 def running_code(site: Standing) -> str:
     """The version that the gate of this moment runs from."""
     return str(json.loads((site.gate_home / "gate.json").read_text())["code"])

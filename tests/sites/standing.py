@@ -418,8 +418,8 @@ def standing(bed: Bed, wheels: Path, it: Standing | None = None) -> Iterator[Sta
             it.stop_portal()
 
 
-def launch(api: httpx.Client, site: Standing, **more: Any) -> dict[str, Any]:
-    """A notebook by the API, until it is READY."""
+def begin(api: httpx.Client, **more: Any) -> str:
+    """Ask for a notebook and do not wait; its session's id."""
     scene = api.get("/api/scenes").json()["features"][0]["id"]
     asked = {
         "scenes": [scene],
@@ -430,7 +430,12 @@ def launch(api: httpx.Client, site: Standing, **more: Any) -> dict[str, Any]:
     }
     made = api.post("/api/sessions", json=asked)
     assert made.status_code == 201, made.text
-    path = f"/api/sessions/{made.json()['id']}"
+    return str(made.json()["id"])
+
+
+def launch(api: httpx.Client, site: Standing, **more: Any) -> dict[str, Any]:
+    """A notebook by the API, until it is READY."""
+    path = f"/api/sessions/{begin(api, **more)}"
 
     def ready() -> dict[str, Any] | None:
         found = api.get(path).json()

@@ -25,7 +25,7 @@ from tests.running import wait_for
 from tests.sites import faults
 from tests.sites.faults import Breakable, mends, ready, unreachable
 from tests.sites.kernels import Notebook
-from tests.sites.standing import CLUSTER, Standing
+from tests.sites.standing import CLUSTER, Standing, begin
 
 pytestmark = [pytest.mark.site, pytest.mark.timeout(240)]
 
@@ -41,13 +41,13 @@ def api(site: Standing) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def minute(api: httpx.Client) -> str:
     """A session that has one minute, begun before all others: its id."""
-    return faults.begin(api, resources={"preset": "minute", "walltime_s": 60})
+    return begin(api, resources={"preset": "minute", "walltime_s": 60})
 
 
 @pytest.fixture(scope="module")
 def notebook(site: Standing, api: httpx.Client, minute: str) -> Iterator[Notebook]:
     """The notebook of this file; its kernel remembers a word."""
-    session = faults.begin(api)
+    session = begin(api)
     ready(api, session)
     yield Notebook(site, session)
     api.delete(f"/api/sessions/{session}").raise_for_status()
@@ -86,7 +86,7 @@ def test_a_killed_portal_comes_back_to_its_notebooks(
 ) -> None:
     """One that was just asked for is not forgotten either, and not submitted twice."""
     before = [process.pid for process in faults.master(site)]
-    asked = faults.begin(api)
+    asked = begin(api)
     site.kill_portal()
     assert [process.pid for process in faults.master(site)] == before
     site.start_portal()
@@ -229,7 +229,7 @@ def test_a_submit_without_an_answer_that_was_accepted_is_one_job(
     asked = []
     for how in ("hang", "fail"):
         with faults.sbatch(site, how) as done:
-            asked.append(faults.begin(api))
+            asked.append(begin(api))
             wait_for(f"sbatch to {how}", done, timeout_s=20)
     for session in asked:
         ready(api, session)
@@ -245,7 +245,7 @@ def test_what_the_site_does_to_a_job_is_told(site: Standing, api: httpx.Client) 
     root = site.login.run
     root(["scontrol", "update", "partitionname=dev", "state=down"])
     try:
-        held, unwanted = faults.begin(api), faults.begin(api)
+        held, unwanted = begin(api), begin(api)
         for session in (held, unwanted):
             faults.says(api, session, "QUEUED", "The queue is down")
         job = faults.session(api, held)["job"]
@@ -274,12 +274,12 @@ def test_a_silent_scheduler_ends_nothing_and_submits_nothing_twice(
     slurmctld = faults.processes(site.login, "slurm", "slurmctld")
     begun = time.time()
     with faults.stopped(site.login, slurmctld):
-        at_once = faults.begin(api)
+        at_once = begin(api)
         card = unreachable(api, "The scheduler of the cluster does not answer", since=begun)
         assert mends(card).startswith("The help desk of NCHC: ")
         goes_on(api, alive)
         alive.same_kernel()
-        later = faults.begin(api)
+        later = begin(api)
 
         hung = faults.master(site)
         with faults.stopped(site.portal, hung):
@@ -300,7 +300,7 @@ def test_a_job_that_outgrows_its_memory_ends_of_that(
 ) -> None:
     """Another notebook is not touched, nor by a restart of Slurm."""
     faults.restart_slurm(site)
-    session = faults.begin(api, resources={"preset": "little", "walltime_s": 600})
+    session = begin(api, resources={"preset": "little", "walltime_s": 600})
     ready(api, session)
     grow = "import threading\ndef grow():\n    global x\n    x = bytearray(700 << 20)\n"
     Notebook(site, session).run(f"{grow}threading.Timer(0.5, grow).start()")
@@ -318,7 +318,7 @@ def test_a_job_that_ends_before_it_is_ready(site: Standing, api: httpx.Client) -
         for node in site.nodes:
             faults.spoil_apptainer(node, said)
             stack.callback(node.run, ["umount", "/usr/bin/apptainer"])
-        session = faults.begin(api)
+        session = begin(api)
         end = faults.ended(api, session)
     assert end["end_reason"] == "failed to start", end
     assert said in end["reason"]
@@ -329,7 +329,7 @@ def test_a_full_disk_is_told_and_the_job_waits_for_room(
     site: Standing, api: httpx.Client, alive: Notebook
 ) -> None:
     with faults.full_disk(site):
-        session = faults.begin(api)
+        session = begin(api)
         faults.says(api, session, "NEW", "cannot be stored on the cluster: No space left on device")
         alive.same_kernel()
         assert faults.cluster(api)["reachability"] == "REACHABLE"
@@ -351,7 +351,7 @@ def test_the_truth_is_told_of_what_happened_while_nobody_could_ask(
     """The jump host dies; then a node, and the time of a job is over. Ada opens the tunnel."""
     mine = faults.node_of(site, alive.session)
     other = next(node for node in site.nodes if node.name != mine)
-    doomed = faults.begin(api, resources={"preset": other.name, "walltime_s": 600})
+    doomed = begin(api, resources={"preset": other.name, "walltime_s": 600})
     ready(api, doomed)
     assert faults.node_of(site, doomed) == other.name
     jump = site.bed.host("nchc-jump")
