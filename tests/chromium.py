@@ -31,9 +31,17 @@ expect.set_options(timeout=30_000)
 
 #: A name of somebody else that leads to this computer (DNS rebinding).
 REBOUND = "rebound.example"
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+#: The first is Chromium without what draws windows: a third less to compute for the same pages.
+_NAMES = (
+    "chromium-headless-shell",
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+)
 _ARGUMENTS = (
     "--headless=new",
+    "--disable-threaded-compositing",
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--no-first-run",
