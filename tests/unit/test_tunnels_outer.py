@@ -178,6 +178,32 @@ def test_folders_that_others_can_change(tmp_path: Path) -> None:
     admission.require_safe([folder / "code.py"])
 
 
+def test_what_links_lead_to_is_looked_at_at_each_level(tmp_path: Path) -> None:
+    """Below a linked folder, through a linked file, and above the folder that a link leads to."""
+    inner, above = tmp_path / "real" / "inner", tmp_path / "elsewhere"
+    inner.mkdir(parents=True)
+    above.mkdir()
+    for name in ("a.py", "b.py"):
+        (inner / name).touch()
+    (above / "c.py").touch()
+    (inner / "c.py").symlink_to(above / "c.py")
+    (tmp_path / "link").symlink_to("real/inner")
+    files = [tmp_path / "link" / name for name in ("a.py", "b.py", "c.py")]
+    admission.require_safe(files)
+    for folder, seen_through in (
+        (inner, files),
+        (tmp_path / "real", files),
+        (above, [files[2]]),
+    ):
+        folder.chmod(0o777)
+        for path in seen_through:
+            with pytest.raises(Refused, match=f"{folder.name} could be changed by others"):
+                admission.require_safe([path])
+        with pytest.raises(Refused, match=f"{folder.name} could be changed by others"):
+            admission.require_safe(files)
+        folder.chmod(0o755)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_files_of_other_accounts_and_groups(tmp_path: Path) -> None:
     file = tmp_path / "code.py"

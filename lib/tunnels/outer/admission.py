@@ -119,10 +119,7 @@ def require_safe(files: Iterable[Path]) -> None:
     """
     seen: set[Path] = set()
     for file in files:
-        for path in _with_parents(file):
-            if path not in seen:
-                seen.add(path)
-                _require_safe(path)
+        _look_at(file.absolute(), seen)
 
 
 def code_files() -> Iterator[Path]:
@@ -134,11 +131,22 @@ def code_files() -> Iterator[Path]:
             yield Path(file)
 
 
-def _require_safe(path: Path) -> None:
-    try:
-        status = path.lstat()
-    except OSError:
-        return
+def _look_at(path: Path, seen: set[Path]) -> None:
+    """It and the folders above, as they are named and, where that is a link, as they are found."""
+    while path not in seen:
+        seen.add(path)
+        try:
+            status = path.lstat()
+        except OSError:
+            pass
+        else:
+            _require_safe(path, status)
+            if stat.S_ISLNK(status.st_mode):
+                _look_at(path.parent / path.readlink(), seen)
+        path = path.parent
+
+
+def _require_safe(path: Path, status: os.stat_result) -> None:
     if stat.S_ISLNK(status.st_mode):
         mode = 0  # a link is changed by who may change its folder
     elif stat.S_ISDIR(status.st_mode) and status.st_mode & stat.S_ISVTX:
@@ -164,13 +172,6 @@ def _private(gid: int) -> bool:
         return False
     name = calling_account()
     return gid == os.getegid() and group.gr_name == name and set(group.gr_mem) <= {name}
-
-
-def _with_parents(file: Path) -> Iterator[Path]:
-    """The file and its folders, as it is named and as it is found."""
-    for path in dict.fromkeys((file.absolute(), file.resolve())):
-        yield path
-        yield from path.parents
 
 
 def _folders(tunnels: Path) -> Iterator[Path]:
