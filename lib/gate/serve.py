@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from lib.errors import Conflict, SceneBridgeError, Unavailable
 from lib.gate import VERSION, kill_switch
@@ -19,11 +20,12 @@ from lib.gate.audit import Audit
 from lib.gate.job_record import SessionFolders
 from lib.gate.jobs import Jobs
 from lib.gate.policy import Policy
-from lib.gate.ssh_server import GateServer
 from lib.gate.state_dir import RunningGate, StateDir, public_text, this_node
-from lib.gate.verbs import Verbs
 from lib.jobs.control_files import ROOT
 from lib.jobs.processes import this_process
+
+if TYPE_CHECKING:
+    from lib.gate.verbs import Verbs
 
 _TIDY_EVERY_S = 3600.0
 _START_TIMEOUT_S = 30.0
@@ -47,6 +49,9 @@ async def serve(state_dir: StateDir) -> None:
         Conflict: a gate serves this folder already, or the port is taken.
         Refused: the kill switch is on.
     """
+    from lib.gate.ssh_server import GateServer  # asyncssh takes 0.2 s to load
+    from lib.gate.verbs import Verbs
+
     with state_dir.lock():
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -97,7 +102,7 @@ def serve_detached(state_dir: StateDir) -> RunningGate:
     state_dir.check_node()
     if state_dir.running() is not None:
         raise Conflict(f"A gate serves {state_dir.path} already.")
-    state_dir.host_key()  # a plain complaint now rather than in a log
+    state_dir.host_key_data()  # a plain complaint now rather than in a log
     with state_dir.lock():
         asyncio.run(_refuse_while_switched_off(state_dir, state_dir.policy()))
     if state_dir.log.exists() and state_dir.log.stat().st_size > _MAX_LOG_BYTES:

@@ -11,8 +11,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import asyncssh
+from typing import TYPE_CHECKING
 
 from lib.errors import Conflict, InvalidInput, NotFound, Refused
 from lib.files.atomic import read_json, text_of, write_atomic, write_json
@@ -21,6 +20,9 @@ from lib.gate.policy import Policy, load
 from lib.jobs.processes import ProcessId
 from lib.protocol.codec import from_plain
 from lib.protocol.messages import NAME_PATTERN
+
+if TYPE_CHECKING:
+    import asyncssh  # takes 0.2 s to load, and most commands need no key
 
 #: What `flock` says where a file system has no locks (NFS without its daemon, Lustre).
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -108,6 +110,8 @@ class StateDir:
         """
         if NAME_PATTERN.fullmatch(cluster) is None:
             raise InvalidInput(f"{cluster!r:.60} cannot be the id of a cluster.")
+        import asyncssh
+
         key = _public_key(portal_key or self.path / "authorized_key")
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._check_mode(mend=True)
@@ -141,9 +145,15 @@ class StateDir:
 
     def host_key(self) -> asyncssh.SSHKey:
         """The gate's own key. Raises `NotFound`."""
+        import asyncssh
+
+        return asyncssh.import_private_key(self.host_key_data())
+
+    def host_key_data(self) -> bytes:
+        """The file with that key. Raises `NotFound`."""
         self._check_mode(mend=False)
         try:
-            return asyncssh.read_private_key(self.path / "host_key")
+            return (self.path / "host_key").read_bytes()
         except OSError as exc:
             raise NotFound(f"{self.path} is no gate's folder; make one with init.") from exc
 
@@ -233,6 +243,8 @@ def public_text(key: asyncssh.SSHKey) -> str:
 
 
 def _public_key(path: Path) -> asyncssh.SSHKey:
+    import asyncssh
+
     try:
         return asyncssh.read_public_key(path)
     except (OSError, asyncssh.KeyImportError) as exc:
