@@ -53,6 +53,7 @@ from benchmarks.command import (
     percentiles,
     table,
 )
+from lib.http.server_settings import SERVER_SETTINGS
 from lib.model import (
     ClusterId,
     Endpoint,
@@ -64,7 +65,6 @@ from lib.model import (
     json_text,
 )
 from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
-from lib.notebook_proxy.port_listeners import SERVER_SETTINGS
 from lib.notebook_proxy.upstream import Upstream, tls_context
 from lib.protocol.messages import JobKind, SubmitRequest
 from lib.tunnels import ClusterLink, TcpAddress

@@ -10,7 +10,7 @@ import streamlit as st
 import uvicorn
 
 from lib.config.settings import PROJECT
-from lib.notebook_proxy.port_listeners import SERVER_SETTINGS
+from lib.http.server_settings import SERVER_SETTINGS
 
 
 def main() -> None:

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lib.model import JsonObject, JsonValue
 
-# Where rfc3987_syntax is installed (JupyterLab brings it), jsonschema 4.26 builds its
-# grammar when imported: more than half of the portal's start. No parameter is an IRI.
-_SPARED = "rfc3987_syntax" not in sys.modules
-if _SPARED:
-    sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+# Where they are installed (JupyterLab brings them), jsonschema 4.26 builds the grammar of the
+# first when imported, and with the second a library of dates: more than half of the portal's
+# start. They check IRIs and durations, in formats that nobody asks to be checked.
+_SPARED = {"rfc3987_syntax", "isoduration"} - sys.modules.keys()
+for name in _SPARED:
+    sys.modules[name] = None  # type: ignore[assignment]
 try:
     import jsonschema
 finally:
-    if _SPARED:
-        del sys.modules["rfc3987_syntax"]
+    for name in _SPARED:
+        del sys.modules[name]
 
 
 def schema_fault(schema: JsonObject) -> str | None:

@@ -27,11 +27,12 @@ from lib.auth.notebook_access import notebook_access
 from lib.config import settings
 from lib.errors import Conflict, InvalidInput, SceneBridgeError, Unavailable
 from lib.http.hardening import allow_many_files
+from lib.http.server_settings import SERVER_SETTINGS
 from lib.model import JsonValue, SessionId, UserId, json_list, json_object, json_text
 from lib.notebook_proxy import messages
 from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
 from lib.notebook_proxy.messages import Message, Open, Start
-from lib.notebook_proxy.port_listeners import SERVER_SETTINGS, QuietServer
+from lib.notebook_proxy.port_listeners import QuietServer
 from lib.notebook_proxy.upstream import Upstream
 from lib.store import Store
 

@@ -6,44 +6,17 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING
 
 import uvicorn
 
 from lib.errors import Unavailable
-from lib.http.hardening import StrictProtocol
+from lib.http.server_settings import SERVER_SETTINGS
 from lib.model import SessionId
 from lib.notebook_proxy.origins import PortAddresses
-from lib.notebook_proxy.websocket import MAX_MESSAGE_BYTES
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
-
-
-class ServerSettings(TypedDict):
-    """Some of `uvicorn.Config`'s arguments."""
-
-    http: type[StrictProtocol]
-    ws: Literal["websockets-sansio"]
-    ws_per_message_deflate: bool
-    ws_max_size: int
-    timeout_graceful_shutdown: int
-    server_header: bool
-    proxy_headers: bool
-
-
-#: How a server in front of the proxy has to be set up; the portal's own too.
-SERVER_SETTINGS: ServerSettings = {
-    "http": StrictProtocol,
-    "ws": "websockets-sansio",
-    # Compressing what stays on this computer only costs time.
-    "ws_per_message_deflate": False,
-    "ws_max_size": MAX_MESSAGE_BYTES,
-    "timeout_graceful_shutdown": 5,
-    "server_header": False,
-    # Forwarded-For is ours to say: nobody in front of the portal is trusted by default.
-    "proxy_headers": False,
-}
 
 
 class PortListeners:

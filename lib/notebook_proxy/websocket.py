@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import ClientWebSocketResponse, WSMsgType
 
+from lib.http.server_settings import LARGEST_MESSAGE
 from lib.notebook_proxy import headers
 from lib.notebook_proxy.error_pages import refuse_handshake
 from lib.notebook_proxy.http import UpstreamError
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Longest message, bytes; the same in the server in front (`port_listeners.SERVER_SETTINGS`).
-MAX_MESSAGE_BYTES = 200 * 2**20
 _HEARTBEAT_S = 30.0
 _HANDSHAKE_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 2.0
@@ -50,7 +49,7 @@ async def connect(scope: Scope, upstream: Upstream, *, origin: str) -> ClientWeb
                     scope, token=upstream.token, scheme=urlsplit(origin).scheme
                 ),
                 protocols=tuple(scope.get("subprotocols") or ()),
-                max_msg_size=MAX_MESSAGE_BYTES,
+                max_msg_size=LARGEST_MESSAGE,
                 compress=0,
                 heartbeat=_HEARTBEAT_S,
                 autoclose=True,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from lib.errors import Unavailable
-from lib.notebook_proxy.port_listeners import SERVER_SETTINGS
+from lib.http.server_settings import SERVER_SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

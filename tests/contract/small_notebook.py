@@ -22,10 +22,10 @@ from aiohttp import web
 
 from lib.errors import SceneBridgeError
 from lib.gate.certificates import make_pair
+from lib.http.server_settings import SERVER_SETTINGS
 from lib.jobs.relay import Relay, bind, server_context
 from lib.model import Endpoint, SessionId, UserId
 from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
-from lib.notebook_proxy.port_listeners import SERVER_SETTINGS
 from lib.notebook_proxy.upstream import Upstream
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

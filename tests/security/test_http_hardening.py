@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 
 from lib.http.hardening import Limits, StrictProtocol
-from lib.notebook_proxy.port_listeners import SERVER_SETTINGS
+from lib.http.server_settings import SERVER_SETTINGS
 from tests.contract.small_notebook import Server
 from tests.security.http_requests import (
     CHUNKED,

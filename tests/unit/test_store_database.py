@@ -16,7 +16,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import event
 
 from lib.errors import Conflict, StorageFull, Unavailable
-from lib.store import Store
+from lib.store import Store, database, upgrade
 from lib.store.database import open_database
 from lib.store.tables import metadata
 from tests.fakes.stores import new_store
@@ -43,6 +43,7 @@ def test_the_migrations_make_exactly_the_tables(tmp_path: Path) -> None:
         differences = compare_metadata(MigrationContext.configure(connection), metadata)
     engine.dispose()
     assert differences == []
+    assert upgrade.scripts().get_current_head() == database.REVISION
 
 
 def test_a_store_of_a_newer_version_is_refused_and_untouched(tmp_path: Path) -> None:
