@@ -20,6 +20,7 @@ import httpx
 import psutil
 
 from lib.server.module_cache import MARK, code_digest
+from tests.fakes.stores import new_store
 
 PROJECT = Path(__file__).resolve().parent.parent
 #: For plain HTTP: to load the certificates of all authorities takes a client 50 ms.
@@ -132,6 +133,7 @@ class RunningPortal:
 def first_start_is_over(data: Path) -> None:
     """Leave the folder as a first start does, without sample scenes and compiled modules:
     the portal makes neither."""
+    new_store(data / "portal.sqlite").close()
     cache = data / "cache"
     (cache / "samples").mkdir(parents=True)
     (cache / "samples" / "taken-in").touch()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from streamlit.components.v2 import manifest_scanner
 
 from ui import assets
 
@@ -86,6 +87,11 @@ def test_without_npm_the_command_says_what_to_install(tmp_path):
 def own_files() -> list[Path]:
     folder = ROOT / "ui"
     return [p for e in ("js", "css", "html", "svg") for p in folder.rglob(f"*.{e}")]
+
+
+def test_no_package_declares_a_component():
+    """The portal does not look for any (`lib.server.uvicorn_server`)."""
+    assert manifest_scanner.scan_component_manifests() == []
 
 
 @pytest.mark.parametrize("path", own_files(), ids=lambda p: p.name)
