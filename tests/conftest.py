@@ -2,6 +2,7 @@
 browser that they share."""
 
 import functools
+import gc
 import inspect
 import os
 import shutil
@@ -26,6 +27,7 @@ def pytest_configure(config):
         config.stash[FOLDER] = new_folder()
         isolate(config.stash[FOLDER])
     sys.dont_write_bytecode = False
+    gc.disable()  # until all is collected: what is imported stays
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -102,6 +104,12 @@ def _mark(item):
 def pytest_collection_modifyitems(items):
     for item in items:
         _mark(item)
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

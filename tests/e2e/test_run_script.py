@@ -106,8 +106,7 @@ def test_a_file_as_data_folder_is_said(refused, tmp_path):
 
 def test_a_folder_of_a_newer_version_is_said(refused, data):
     with sqlite3.connect(data / "portal.sqlite") as store:
-        store.execute("CREATE TABLE alembic_version (version_num TEXT)")
-        store.execute("INSERT INTO alembic_version VALUES ('9999')")
+        store.execute("UPDATE alembic_version SET version_num = '9999'")
     store.close()
     assert "newer version of SceneBridge" in refused("--data", data, "--port", free_port())
 
