@@ -12,7 +12,9 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 if get_script_run_ctx(suppress_warning=True) is None:
     from lib.config import settings
     from lib.server.app import Assembly
+    from ui import components
 
+    components.look_for_no_others()
     assembly = Assembly(settings.current())
     app = st.App(
         __file__,

@@ -15,18 +15,10 @@ from lib.http.server_settings import SERVER_SETTINGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
-
-    from streamlit.components.v2.manifest_scanner import ComponentManifest
 
 _POLL_S = 0.02
 #: What a page may send at once: states of widgets, shapes drawn on the map.
 LARGEST_MESSAGE = 4 * 2**20
-
-
-def _no_manifests(max_workers: int | None = None) -> list[tuple[ComponentManifest, Path]]:
-    del max_workers
-    return []
 
 
 class PortalServer(uvicorn.Server):
@@ -59,13 +51,8 @@ class PortalServer(uvicorn.Server):
         """As uvicorn's, with Streamlit's hand taken off the server's loggers.
 
         Streamlit 1.67 prints every request to the terminal whatever `access_log` says,
-        the keys of sign-in links included. And it would read the metadata of all installed
-        packages for components that are declared there, for a third of a second: ours are
-        declared in our code (`ui.components`).
+        the keys of sign-in links included.
         """
-        from streamlit.components.v2 import manifest_scanner
-
-        manifest_scanner.scan_component_manifests = _no_manifests
         logging.getLogger("uvicorn.access").disabled = True
         logging.getLogger("uvicorn.error").addFilter(lambda record: record.levelno > logging.INFO)
         await super().startup(sockets)

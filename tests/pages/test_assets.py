@@ -90,7 +90,7 @@ def own_files() -> list[Path]:
 
 
 def test_no_package_declares_a_component():
-    """The portal does not look for any (`lib.server.uvicorn_server`)."""
+    """The portal does not look for any (`ui.components.look_for_no_others`)."""
     assert manifest_scanner.scan_component_manifests() == []
 
 

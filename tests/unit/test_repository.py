@@ -10,6 +10,7 @@ import sys
 import tarfile
 import tomllib
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import grimp
@@ -59,7 +60,6 @@ def test_everything_is_formatted():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_mypy_finds_nothing():
     done = tool(script("mypy"))
@@ -91,7 +91,8 @@ def uses_of_any(tree: ast.AST) -> int:
 
 def test_any_is_used_at_edges_only():
     product = tracked(*(f"{folder}/*.py" for folder in LINTED), "app.py", "admin.py")
-    uses = {str(file.relative_to(PROJECT)): uses_of_any(parsed(file)) for file in product}
+    named = [file for file in product if "Any" in file.read_text("utf-8")]
+    uses = {str(file.relative_to(PROJECT)): uses_of_any(parsed(file)) for file in named}
     assert {name: n for name, n in uses.items() if n and name.startswith(NO_ANY)} == {}
     worst = sorted(((n, name) for name, n in uses.items() if n), reverse=True)
     assert sum(uses.values()) <= MOST_ANY, worst[:10]
@@ -353,11 +354,19 @@ def parsed(file: Path) -> ast.Module:
     return ast.parse(file.read_text("utf-8"))
 
 
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All below it, and nothing of what they are made of: a tenth of the nodes."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            yield child
+            yield from statements(child)
+
+
 @functools.cache
 def imported_in(file: Path) -> frozenset[str]:
     """The top-level names that a Python file imports."""
     names = set()
-    for node in ast.walk(parsed(file)):
+    for node in statements(parsed(file)):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
