@@ -5,8 +5,9 @@
 `tests/mutants.toml` has one `[[mutant]]` per fault: the `file`, the text `old` that stands there
 exactly once, what stands in its place (`new`), what that would do (`effect`), and the `tests`
 that should notice. Each is planted in a copy of the tracked files; nothing here is changed. A
-mutant is killed when those tests fail; with `--all` one that survives them meets the tests of
-`./test fast` too. Exit code 1 where one survives, 2 where the list does not fit the code.
+mutant is killed when those tests fail, which pass without it: by those of them that `./test fast`
+runs, else by the others. With `--all` one that survives them meets all of `./test fast` too. Exit
+code 1 where one survives, 2 where the list does not fit the code.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import subprocess
 import sys
 import tempfile
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -31,8 +34,8 @@ LIST = PROJECT / "tests" / "mutants.toml"
 FAST = "not browser and not portal and not slow and not site"
 #: A mutant that makes a test wait for ever counts as noticed.
 TIMEOUT_S = 600
-#: pytest's exit codes: some tests failed; all passed.
-_FAILED, _PASSED = 1, 0
+#: pytest's exit codes: all passed; some tests failed; none was selected.
+_PASSED, _FAILED, _NONE = 0, 1, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,30 +86,55 @@ def planted(mutant: Mutant, copy: Path) -> Iterator[None]:
         file.write_text(before, "utf-8")
 
 
-def killed(mutant: Mutant, copy: Path, *, everything: bool) -> bool:
-    """Whether a test fails on the fault."""
-    with planted(mutant, copy):
-        return _fails(copy, *mutant.tests) or (everything and _fails(copy, "-m", FAST))
+class Killer(StrEnum):
+    """Which tests fail on a fault."""
+
+    FAST = "fast"
+    SLOW = "slow"
+    NONE = "SURVIVED"
 
 
-def _fails(copy: Path, *arguments: str) -> bool:
-    command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        done = subprocess.run(
-            [*command, *arguments],
-            cwd=copy,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        return True
-    if done.returncode not in (_PASSED, _FAILED):
-        raise RuntimeError(f"pytest {' '.join(arguments)}: {done.stdout[-2000:]}{done.stderr}")
-    return done.returncode == _FAILED
+class Copy:
+    """A copy of the project, in which one mutant at a time is tried."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._sound: set[tuple[str, ...]] = set()
+
+    def try_out(self, mutant: Mutant, *, everything: bool) -> Killer:
+        """Raises RuntimeError where its tests fail without it, or cannot run."""
+        try:
+            if mutant.tests not in self._sound:
+                if self._fail(*mutant.tests):
+                    raise RuntimeError("its tests fail without it")
+                self._sound.add(mutant.tests)
+            with planted(mutant, self.folder):
+                if self._fail(*mutant.tests, "-m", FAST):
+                    return Killer.FAST
+                if self._fail(*mutant.tests, "-m", f"not ({FAST})"):
+                    return Killer.SLOW
+                return Killer.FAST if everything and self._fail("-m", FAST) else Killer.NONE
+        except RuntimeError as exc:
+            raise RuntimeError(f"{mutant.file}: {mutant.effect}: {exc}") from exc
+
+    def _fail(self, *arguments: str) -> bool:
+        command = [sys.executable, "-P", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+        environment = {**os.environ, "PYTHONPATH": str(self.folder)}
+        try:
+            done = subprocess.run(
+                [*command, *arguments],
+                cwd=self.folder,
+                env={**environment, "PYTHONDONTWRITEBYTECODE": "1"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired:
+            return True
+        if done.returncode not in (_PASSED, _FAILED, _NONE):
+            raise RuntimeError(f"pytest {' '.join(arguments)}: {done.stdout[-2000:]}{done.stderr}")
+        return done.returncode == _FAILED
 
 
 def copy_project(into: Path) -> Path:
@@ -134,24 +162,26 @@ def main() -> int:
         print(*wrong, sep="\n")
         return 2
     with tempfile.TemporaryDirectory(prefix="sb-mutants-") as folder:
-        copies: SimpleQueue[Path] = SimpleQueue()
+        copies: SimpleQueue[Copy] = SimpleQueue()
         for number in range(options.workers):
-            copies.put(copy_project(Path(folder) / str(number)))
+            copies.put(Copy(copy_project(Path(folder) / str(number))))
 
-        def tried(mutant: Mutant) -> bool:
+        def tried(mutant: Mutant) -> Killer:
             copy = copies.get()
             try:
-                return killed(mutant, copy, everything=options.all)
+                return copy.try_out(mutant, everything=options.all)
             finally:
                 copies.put(copy)
 
-        survivors = []
+        killers = []
         with ThreadPoolExecutor(options.workers) as pool:
-            for mutant, dead in zip(mutants, pool.map(tried, mutants), strict=True):
-                print(f"{'killed  ' if dead else 'SURVIVED'} {mutant.file}: {mutant.effect}")
-                survivors += [] if dead else [mutant]
-    print(f"{len(mutants) - len(survivors)} of {len(mutants)} killed")
-    return 1 if survivors else 0
+            for mutant, killer in zip(mutants, pool.map(tried, mutants), strict=True):
+                print(f"{killer:8} {mutant.file}: {mutant.effect}", flush=True)
+                killers.append(killer)
+    counts = Counter(killers)
+    dead = len(mutants) - counts[Killer.NONE]
+    print(f"{dead} of {len(mutants)} killed, {counts[Killer.FAST]} of them by ./test fast")
+    return 1 if counts[Killer.NONE] else 0
 
 
 if __name__ == "__main__":

@@ -20,20 +20,45 @@ def test_no_fault_is_listed_twice_and_each_changes_something():
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    (tmp_path / "sign.py").write_text("def sign(x):\n    return 1 if x > 0 else -1\n")
-    (tmp_path / "test_sign.py").write_text(
-        "from sign import sign\n\ndef test_positive():\n    assert sign(3) == 1\n"
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nmarkers =\n" + "".join(f"  {m}\n" for m in ("browser", "portal", "slow", "site"))
     )
+    (tmp_path / "sign.py").write_text("def sign(x):\n    return 1 if x > 0 else -1\n")
+    (tmp_path / "test_sign.py").write_text("""import pytest
+from sign import sign
+
+def test_positive():
+    assert sign(3) == 1
+
+@pytest.mark.slow
+def test_negative():
+    assert sign(-3) == -1
+""")
     return tmp_path
 
 
-@pytest.mark.parametrize(("new", "dead"), [("x < 0", True), ("x > 1", False)])
+@pytest.mark.parametrize(
+    ("new", "killer"),
+    [
+        ("x < 0", mutants.Killer.FAST),
+        ("True", mutants.Killer.SLOW),
+        ("x > 1", mutants.Killer.NONE),
+    ],
+)
 @pytest.mark.slow
-def test_a_fault_is_killed_by_a_test_that_notices_and_by_no_other(copy, new, dead):
+def test_a_fault_is_killed_by_a_test_that_notices_and_by_no_other(copy, new, killer):
     mutant = mutants.Mutant("sign.py", "x > 0", new, "the wrong sign", ("test_sign.py",))
     before = (copy / "sign.py").read_text()
-    assert mutants.killed(mutant, copy, everything=False) is dead
+    assert mutants.Copy(copy).try_out(mutant, everything=False) is killer
     assert (copy / "sign.py").read_text() == before
+
+
+@pytest.mark.slow
+def test_tests_that_fail_anyway_kill_nothing_and_the_mutant_is_named(copy):
+    (copy / "test_sign.py").write_text("def test_broken():\n    assert False\n")
+    mutant = mutants.Mutant("sign.py", "x > 0", "x < 0", "the wrong sign", ("test_sign.py",))
+    with pytest.raises(RuntimeError, match="sign.py: the wrong sign: its tests fail without it"):
+        mutants.Copy(copy).try_out(mutant, everything=False)
 
 
 @pytest.mark.parametrize(
