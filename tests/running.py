@@ -133,9 +133,9 @@ class RunningPortal:
 def first_start_is_over(data: Path) -> None:
     """Leave the folder as a first start does, without sample scenes and compiled modules:
     the portal makes neither."""
-    new_store(data / "portal.sqlite").close()
     cache = data / "cache"
     (cache / "samples").mkdir(parents=True)
+    new_store(data / "portal.sqlite").close()
     (cache / "samples" / "taken-in").touch()
     (cache / MARK).write_text(code_digest())
 
