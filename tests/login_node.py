@@ -171,13 +171,13 @@ def deploy(node: LoginNode, packages: Path, *words: str) -> dict[str, Any]:
     return value
 
 
-def policy(node: LoginNode, *, more: str = "") -> str:
+def policy(node: LoginNode) -> str:
     return f"""
 format = 1
 cluster = "nchc"
 users = ["ada"]
 data_paths = ["{node.root / "data"}"]
-{more}
+stop_files = ["{node.root / "scenebridge.stop"}"]
 [listen]
 port = {node.port}
 [scheduler]

@@ -18,13 +18,13 @@ from lib.errors import Conflict, SceneBridgeError, Unavailable
 from lib.gate import VERSION, kill_switch
 from lib.gate.audit import Audit
 from lib.gate.job_record import SessionFolders
-from lib.gate.jobs import Jobs
 from lib.gate.policy import Policy
 from lib.gate.state_dir import RunningGate, StateDir, public_text, this_node
 from lib.jobs.control_files import ROOT
 from lib.jobs.processes import this_process
 
 if TYPE_CHECKING:
+    from lib.gate.jobs import Jobs
     from lib.gate.verbs import Verbs
 
 _TIDY_EVERY_S = 3600.0
@@ -49,7 +49,8 @@ async def serve(state_dir: StateDir) -> None:
         Conflict: a gate serves this folder already, or the port is taken.
         Refused: the kill switch is on.
     """
-    from lib.gate.ssh_server import GateServer  # asyncssh takes 0.2 s to load
+    from lib.gate.jobs import Jobs  # with asyncssh 0.3 s to load
+    from lib.gate.ssh_server import GateServer
     from lib.gate.verbs import Verbs
 
     with state_dir.lock():
@@ -149,6 +150,8 @@ def stop(state_dir: StateDir, *, jobs: bool) -> bool:
 
 async def _end_jobs(state_dir: StateDir, *, text: str = "") -> None:
     """Cancel every live job and see it end, as the gate itself would."""
+    from lib.gate.jobs import Jobs
+
     policy = state_dir.policy()
     audit = Audit(state_dir.audit)
     jobs = Jobs(SessionFolders(state_dir.path), policy, policy.scheduler(state_dir.path), audit)

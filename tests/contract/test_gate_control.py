@@ -14,20 +14,23 @@ import pytest
 
 from lib.config.clusters import read_cluster
 from lib.errors import Conflict, Refused, Unavailable
-from lib.gate_deploy import host_key_pin, steps
 from lib.gate_deploy.login import signed_in
-from tests.login_node import LoginNode, admin, job_process, policy, record, submit, wait
+from tests.login_node import LoginNode, admin, job_process, record, submit, wait
 
 # --- start, stop, status --------------------------------------------------------------------
 
 
 def test_stop_leaves_sessions_and_start_finds_them(deployed: LoginNode) -> None:
+    """And a port that is taken meanwhile is said."""
     job = submit(deployed)
     process = job_process(deployed, job)
     said = admin(["gate", "stop", "nchc"])
     assert "is stopped. 1 session goes on." in said.text
     assert not (deployed.gate / "gate.json").exists()
     assert "does not run" in admin(["gate", "status", "nchc"]).text
+    taken = pytest.raises(Unavailable, match=rf"(?s)Port {deployed.port} of .* is taken")
+    with socket.create_server(("127.0.0.1", deployed.port)), taken:
+        admin(["gate", "start", "nchc"])
     assert admin(["gate", "start", "nchc"]).value["live"] == 1
     assert "runs already" in admin(["gate", "start", "nchc"]).text
     assert process.is_running()
@@ -35,14 +38,6 @@ def test_stop_leaves_sessions_and_start_finds_them(deployed: LoginNode) -> None:
     assert "Live: 1 sessions and runs of 1 person, 0 GPUs." in said.text
     admin(["gate", "stop", "nchc", "--jobs"])
     assert not process.is_running()
-
-
-def test_a_taken_port_is_said(deployed: LoginNode) -> None:
-    admin(["gate", "stop", "nchc"])
-    taken = pytest.raises(Unavailable, match=rf"(?s)Port {deployed.port} of .* is taken")
-    with socket.create_server(("127.0.0.1", deployed.port)), taken:
-        admin(["gate", "start", "nchc"])
-    assert admin(["gate", "start", "nchc"]).value["running"]
 
 
 def test_another_port_in_the_cluster_file_is_said(deployed: LoginNode, packages: Path) -> None:
@@ -72,9 +67,6 @@ def test_another_node_neither_starts_nor_stops_it(deployed: LoginNode, packages:
 def test_either_kill_switch_ends_everything(deployed: LoginNode) -> None:
     """The site's and the account's own."""
     site, account = deployed.root / "scenebridge.stop", deployed.gate / "STOP"
-    file = deployed.root / "stop-policy.toml"
-    file.write_text(policy(deployed, more=f'stop_files = ["{site}"]'))
-    admin(["gate", "policy", "nchc", "--set", str(file)])
     job = submit(deployed)
     process = job_process(deployed, job)
     with thrown(deployed, site):
@@ -133,7 +125,8 @@ def test_a_policy_is_checked_there_before_it_counts(deployed: LoginNode, tmp_pat
     assert (deployed.gate / "policy.toml").stat().st_mode & 0o777 == 0o600
     with pytest.raises(AssertionError, match="does not take jobs from you"):
         submit(deployed)
-    admin(["gate", "stop", "nchc", "--jobs"])
+    deployed.ask("cancel", json.dumps({"id": job}) + "\n")
+    wait(lambda: record(deployed, job)["state"] == "ended")
 
 
 def test_a_policy_that_changed_meanwhile_is_not_overwritten(deployed: LoginNode) -> None:
@@ -171,18 +164,3 @@ else touch {tmp_path}/twice; printf 'nonsense\n# edited\n' >> "$2"; fi
     assert (deployed.gate / "policy.toml").read_text().endswith("\n# edited\n")
     monkeypatch.setenv("EDITOR", "true")
     assert not admin(["gate", "policy", "nchc"]).value["changed"]
-
-
-def test_the_version_of_this_computer_is_known_without_a_deploy(
-    deployed: LoginNode, packages: Path
-) -> None:
-    admin(["gate", "deploy", "nchc", "--wheels", str(packages)])
-    with signed_in(read_cluster(deployed.file), "", print) as connection:
-        assert steps.version_here(connection, str(deployed.gate)) == deployed.current()
-
-
-def test_the_host_key_can_be_pinned_later(deployed: LoginNode, packages: Path) -> None:
-    deployed.write_cluster()
-    said = admin(["gate", "deploy", "nchc", "--wheels", str(packages)]).text
-    assert host_key_pin.line_for(deployed.running()["host_key"]) in said
-    assert "--pin writes it" in said

@@ -11,6 +11,7 @@ import pytest
 
 from lib.config.clusters import read_cluster
 from lib.errors import Conflict, NotFound, ProtocolError, Refused, StorageFull, Unavailable
+from lib.gate_deploy import host_key_pin, steps
 from lib.gate_deploy.bundle import BundleFile
 from lib.gate_deploy.login import signed_in
 from lib.jobs.processes import start_of
@@ -46,12 +47,19 @@ def test_deploy_from_nothing_and_again(node: LoginNode, packages: Path) -> None:
     again = deploy(node, packages)
     assert (again["pid"], again["host_key"]) == (done["pid"], done["host_key"])
     assert not again["first_policy"]
+    with signed_in(entry, "", print) as connection:
+        assert steps.version_here(connection, str(node.gate)) == node.current()
 
 
 def test_another_portal_key_counts_at_once(deployed: LoginNode, packages: Path) -> None:
+    """And the gate's own can be pinned in the cluster's file later."""
     before = deployed.running()["pid"]
+    deployed.write_cluster()
     text = (deployed.root / "admin.pub").read_text()
-    admin(["gate", "deploy", "nchc", "--portal-key", text, "--wheels", str(packages)])
+    words = ["--portal-key", text, "--wheels", str(packages)]
+    said = admin(["gate", "deploy", "nchc", *words]).text
+    assert host_key_pin.line_for(deployed.running()["host_key"]) in said
+    assert "--pin writes it" in said
     with pytest.raises(AssertionError, match="Permission denied"):
         deployed.ask("info")
     deploy(deployed, packages)
@@ -225,10 +233,10 @@ def test_a_session_goes_on_through_an_upgrade(
     assert job_process(deployed, job) == process
     deployed.ask("cancel", json.dumps({"id": job}) + "\n")
     wait(lambda: record(deployed, job)["state"] == "ended")
-    other_code(monkeypatch, lib__gate__watch="# a third\n")
-    done = admin(["gate", "upgrade", "nchc", "--wheels", str(packages)]).value
+    again = admin(["gate", "upgrade", "nchc", "--wheels", str(packages)]).value
+    assert again["pid"] == done["pid"]
     assert deployed.versions() == {done["here"]}
-    assert old in done["removed"]
+    assert old in again["removed"]
 
 
 def test_a_version_that_does_not_come_up_gives_way_to_the_old_one(
