@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -41,7 +42,6 @@ _NAMES = (
 )
 _ARGUMENTS = (
     "--headless=new",
-    "--disable-threaded-compositing",
     "--disable-gpu",
     "--disable-dev-shm-usage",
     "--no-first-run",
@@ -85,15 +85,18 @@ def started() -> Iterator[str]:
             arguments.insert(1, "--no-sandbox")
         log = Path(profile) / "stderr"
         with log.open("wb") as stderr:
-            process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=stderr)
+            # A group of its own: what is installed may be a shell script that starts the browser.
+            process = subprocess.Popen(
+                arguments, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+            )
         try:
             yield _debugging_address(log, process)
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
