@@ -41,8 +41,8 @@ _PYTEST = ("-P", "-m", "pytest", "-n", "3")
 #: The longest come first, which loadscope would turn round.
 _SPREAD = ("--dist", "loadscope", "--no-loadscope-reorder")
 _FAST = "not browser and not slow and not portal"
-#: Each of them brings whole sites up.
-_SITES = ("-P", "-m", "pytest", "-n", "2")
+#: Each brings whole sites up, for a group of files (tests/sites/conftest.py).
+_SITES = ("-P", "-m", "pytest", "-n", "3")
 #: What each command becomes once everything is there; arguments follow.
 COMMANDS = {
     "run": ("-P", "-m", "lib.server.main"),
