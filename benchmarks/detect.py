@@ -120,7 +120,7 @@ def compare(folder: Path, frame: Frame, runs: int, *, plain: bool, smoke: bool) 
         "decoding alone": _part("decode", folder),
         **({"plain numpy": _part("plain", folder)} if plain else {}),
     }
-    for name in ("active_fire", "offshore_objects"):
+    for name in () if smoke else ("active_fire", "offshore_objects"):
         subprocess.run([sys.executable, "-m", f"modules.{name}", "warm"], cwd=PROJECT, check=True)
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
     for _ in range(runs):

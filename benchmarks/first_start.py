@@ -8,7 +8,7 @@ table and writes `benchmarks/results/first_start.json`. Fetches packages from th
 itself needs the test packages (`./test --version` installs them).
 
 A smoke run fetches nothing: in the clone's place stands this checkout, set up before, the sample
-scenes are there already, and the plain way installs an empty list.
+scenes are there already, and the plain way only makes an empty environment.
 
     python -m benchmarks.first_start [--warm] [--rounds 1] [--smoke]
 """
@@ -56,20 +56,21 @@ def measure(*, warm: bool, smoke: bool) -> Figures:
     """Seconds from the start to each step, and those of the plain way."""
     with tempfile.TemporaryDirectory(prefix="sb-first-") as name:
         folder = Path(name)
-        data, clone, packages = folder / "data", folder / "clone", folder / "packages.txt"
+        data, clone, venv = folder / "data", folder / "clone", folder / "venv"
         if smoke:
             clone = PROJECT
             first_start_is_over(data)
-            packages.touch()
         else:
             subprocess.run(["git", "clone", "-q", str(PROJECT), str(clone)], check=True)
-            packages = clone / "requirements.txt"
         times = start(clone, data, caches(folder / "run", warm=warm))
         environment = caches(folder / "plain", warm=warm)
         began = time.monotonic()
-        subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
-        command = [str(folder / "venv" / "bin" / "pip"), "install", "-qq", "-r", str(packages)]
-        subprocess.run(command, env=environment, check=True)
+        without = ["--without-pip"] if smoke else []
+        subprocess.run([sys.executable, "-m", "venv", *without, str(venv)], check=True)
+        if not smoke:
+            packages = str(clone / "requirements.txt")
+            command = [str(venv / "bin" / "pip"), "install", "-qq", "-r", packages]
+            subprocess.run(command, env=environment, check=True)
         times["beside it: plain pip install -r"] = time.monotonic() - began
         return times
 

@@ -30,7 +30,7 @@ from benchmarks.command import Bound, Command, Figures, finish, medians, table
 from benchmarks.one_launch import launch
 from tests.crowd import LANDSAT, SCENE
 from tests.pages.sample_portal import plant_scene
-from tests.running import RunningPortal, first_start_is_over, free_port, wait_for
+from tests.running import NO_TLS, RunningPortal, first_start_is_over, free_port, wait_for
 
 BOUND_S, SITE_BOUND_S = 0.7, 0.8
 SHARE = "the portal's own share"
@@ -87,21 +87,23 @@ def bare_jupyter() -> float:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        headers = {"Authorization": f"token {token}"}
+        client = httpx.Client(headers=headers, timeout=2, verify=NO_TLS)
         try:
-            wait_for("bare JupyterLab", lambda: _answers(port, token), every_s=0.02)
+            with client:
+                url = f"http://127.0.0.1:{port}/api/status"
+                wait_for("bare JupyterLab", lambda: _answers(client, url), every_s=0.02)
             return time.monotonic() - started
         finally:
             process.terminate()
             process.wait(30)
 
 
-def _answers(port: int, token: str) -> bool:
+def _answers(client: httpx.Client, url: str) -> bool:
     try:
-        headers = {"Authorization": f"token {token}"}
-        answer = httpx.get(f"http://127.0.0.1:{port}/api/status", headers=headers, timeout=2)
+        return client.get(url).status_code == 200
     except httpx.HTTPError:
         return False
-    return answer.status_code == 200
 
 
 def report(

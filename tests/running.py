@@ -63,6 +63,11 @@ class RunningPortal:
     def origin(self) -> str:
         return f"http://localhost:{self.port}"
 
+    @property
+    def runs(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self.process is not None and self.process.poll() is None
+
     def start(self, timeout_s: float = 120.0) -> str:
         """Start and wait until it says it is ready; the one-time sign-in link."""
         command = [sys.executable, "-m", "lib.server.main", "--data", str(self.data)]
@@ -135,7 +140,8 @@ def first_start_is_over(data: Path) -> None:
     the portal makes neither."""
     cache = data / "cache"
     (cache / "samples").mkdir(parents=True)
-    new_store(data / "portal.sqlite").close()
+    if not (data / "portal.sqlite").exists():
+        new_store(data / "portal.sqlite").close()
     (cache / "samples" / "taken-in").touch()
     (cache / MARK).write_text(code_digest())
 

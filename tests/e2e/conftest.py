@@ -84,6 +84,6 @@ def unstarted(data: Path) -> Iterator[RunningPortal]:
     """A portal that the test starts; stopped, and checked to leave nothing, at the end."""
     running = RunningPortal(data)
     yield running
-    if running.process is not None and running.process.poll() is None:
+    if running.runs:
         running.stop()
     assert running.leftovers() == []

@@ -149,16 +149,23 @@ def test_wrong_usage_ends_with_2():
 
 
 @pytest.fixture(scope="module")
-def started() -> Iterator[RunningPortal]:
-    """A portal that runs when a test begins, and when it ends."""
+def shared() -> Iterator[RunningPortal]:
     folder = Path(tempfile.mkdtemp(prefix="sb-run-"))
     first_start_is_over(folder)
     running = RunningPortal(folder)
-    running.start()
     yield running
-    running.stop()
+    if running.runs:
+        running.stop()
     assert running.leftovers() == []
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def started(shared: RunningPortal) -> RunningPortal:
+    """A portal that runs; the next test starts it again where this one ends it."""
+    if not shared.runs:
+        shared.start()
+    return shared
 
 
 def test_the_link_signs_one_browser_in_and_a_stranger_gets_nothing(started):
@@ -198,6 +205,7 @@ def test_everything_is_on_loopback_and_private(started):
 
 
 def test_the_browser_is_opened_without_the_key_in_its_arguments(portal, data, tmp_path):
+    """And a second signal while the portal stops breaks nothing."""
     opened = tmp_path / "opened"
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\nprintf %s "$*" > "{opened}"\n')
@@ -213,47 +221,8 @@ def test_the_browser_is_opened_without_the_key_in_its_arguments(portal, data, tm
     page = data.resolve() / "sign-in.html"
     assert opened.read_text() == page.as_uri()
     assert stat.S_IMODE(page.stat().st_mode) == 0o600
-    said = portal.stop()
-    link = next(line for line in said.splitlines() if "ready" in line).split(": ", 1)[1]
-    assert not page.exists()
-    assert link.startswith(portal.origin)
-
-
-def test_a_stop_names_the_running_notebooks_and_leaves_nothing(portal, data):
-    spec = next(spec for _, spec in SYNTHETIC if isinstance(spec, FormosatSpec))
-    with tempfile.TemporaryDirectory() as work:
-        scene = LocalCatalog(data / "scenes").add(write_synthetic(Path(work), spec), synthetic=True)
-    portal.start()
-    with portal.api() as api:
-        request = {
-            "scenes": [scene.id],
-            "module": "offshore-objects",
-            "params": {},
-            "cluster": "here",
-            "resources": {"preset": "small", "walltime_s": 600},
-            "title": "Ships off Taichung",
-        }
-        opened = wait_for("the cluster to be reachable", lambda: accepted(api, request))
-        path = f"/api/sessions/{opened['id']}"
-        wait_for("the notebook", lambda: api.get(path).json()["state"] == "READY")
-    said = portal.stop()
-    assert "Ships off Taichung" in said
-    assert "SceneBridge has stopped." in said
-    assert portal.process.returncode == 0
-    assert portal.leftovers() == []
-
-
-def accepted(api: httpx.Client, request: dict) -> dict | None:
-    answer = api.post("/api/sessions", json=request)
-    return answer.json() if answer.status_code == 201 else None
-
-
-def test_a_second_signal_while_it_stops_breaks_nothing(portal):
-    portal.start()
     portal.process.send_signal(signal.SIGTERM)
-    for line in portal.process.stdout:
-        if "Stopping" in line:
-            break
+    before = lines_until("Stopping", portal.process)
     portal.process.send_signal(signal.SIGINT)
     portal.process.send_signal(signal.SIGTERM)
     said, _ = portal.process.communicate(timeout=60)
@@ -261,6 +230,19 @@ def test_a_second_signal_while_it_stops_breaks_nothing(portal):
     assert "SceneBridge has stopped." in said
     assert portal.process.returncode == 0
     assert portal.leftovers() == []
+    link = next(line for line in before if "ready" in line).split(": ", 1)[1]
+    assert not page.exists()
+    assert link.startswith(portal.origin)
+
+
+def lines_until(word: str, process: subprocess.Popen[str]) -> list[str]:
+    """What it prints, up to the line with that word."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if word in line:
+            return lines
+    raise AssertionError("".join(lines))
 
 
 def test_a_signal_before_it_is_ready_leaves_nothing(portal, data):
@@ -322,6 +304,35 @@ def gates(data: Path) -> list[int]:
         for process in psutil.process_iter(["cmdline", "status"])
         if str(data / "embedded") in (process.info["cmdline"] or [])
     ]
+
+
+def test_a_stop_names_the_running_notebooks_and_leaves_nothing(started):
+    portal, data = started, started.data
+    spec = next(spec for _, spec in SYNTHETIC if isinstance(spec, FormosatSpec))
+    with tempfile.TemporaryDirectory() as work:
+        scene = LocalCatalog(data / "scenes").add(write_synthetic(Path(work), spec), synthetic=True)
+    with portal.api() as api:
+        request = {
+            "scenes": [scene.id],
+            "module": "offshore-objects",
+            "params": {},
+            "cluster": "here",
+            "resources": {"preset": "small", "walltime_s": 600},
+            "title": "Ships off Taichung",
+        }
+        opened = wait_for("the cluster to be reachable", lambda: accepted(api, request))
+        path = f"/api/sessions/{opened['id']}"
+        wait_for("the notebook", lambda: api.get(path).json()["state"] == "READY")
+    said = portal.stop()
+    assert "Ships off Taichung" in said
+    assert "SceneBridge has stopped." in said
+    assert portal.process.returncode == 0
+    assert portal.leftovers() == []
+
+
+def accepted(api: httpx.Client, request: dict) -> dict | None:
+    answer = api.post("/api/sessions", json=request)
+    return answer.json() if answer.status_code == 201 else None
 
 
 # --- the script itself ------------------------------------------------------------------------

@@ -44,7 +44,9 @@ def script(
         assert not (made.control / control_files.ENDPOINT).exists()
         kernel_of(made.start().ready())
         yield made
+        assert len(made.left()) > 1
         assert made.stop()["end_reason"] == "stopped"
+        assert made.process.returncode == 0
         assert made.left() == []
 
 
@@ -117,6 +119,22 @@ def test_the_nodes_folder_is_new_and_private_and_secrets_are_in_no_command_line(
             continue
         assert TOKEN.encode() not in line
         assert key.encode() not in line
+
+
+def test_secrets_reach_neither_command_lines_nor_kernels(script: Script) -> None:
+    assert script.ask("GET", "/api/status", token="wrong")[0] == 403
+    assert script.ask("POST", "/api/kernels", token="")[0] == 403
+    status, (kernel,) = script.ask("GET", "/api/kernels")
+    assert status == 200
+    out = subprocess.run(["ps", "-axwwo", "pid=,args="], capture_output=True, text=True, check=True)
+    assert TOKEN not in out.stdout
+    pids = [line.split()[0] for line in out.stdout.splitlines() if kernel["id"] in line]
+    assert len(pids) == 1
+    environ = Path(f"/proc/{pids[0]}/environ").read_bytes()
+    assert TOKEN.encode() not in environ
+    assert f"SCENEBRIDGE_WORK={script.inside(script.work)}".encode() in environ
+    assert TOKEN.encode() not in script.ask("GET", "/lab")[1]
+    assert TOKEN not in script.log("notebook.log") + script.log("module.log")
 
 
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which("setpriv"), reason="becomes another user")
