@@ -343,7 +343,7 @@ def test_sites_are_tested_alone_in_one_process_when_they_are_asked_for(becomes, 
     bootstrap.main(["test", "-x", "--sites", "-k", "jobs"])
     assert becomes == [
         ["test"],
-        ["-P", "-m", "pytest", "-n", "2", "tests/sites", "-x", "-k", "jobs"],
+        ["-P", "-m", "pytest", "-n", "3", "tests/sites", "-x", "-k", "jobs"],
     ]
     assert len(checked) == 1
     del becomes[:]
