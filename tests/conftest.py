@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 
 import hypothesis
 import psutil
@@ -60,8 +60,8 @@ def end_gate_of(folder):
             )
 
 
-#: Below tests/: what starts programs. Who imports from them, or has a fixture of theirs, is
-#: marked `portal`.
+#: Below tests/: what starts programs. A test is marked `portal` where it, a fixture of its or a
+#: function of its file names something that is defined there.
 STARTS = (
     *("running.py", "crowd.py", "login_node.py", "tunnel_site.py", "single_slurm.py", "sshd.py"),
     *("front_server.py", "fixtures/gate_site.py", "fixtures/session_script.py"),
@@ -71,6 +71,7 @@ STARTS = (
 )
 HERE = Path(__file__).resolve().parent
 _STARTS = frozenset(str(HERE / name) for name in STARTS)
+_DEFINED = (type, FunctionType, ModuleType)
 
 
 def _from(thing):
@@ -83,20 +84,43 @@ def _from(thing):
     return getattr(module, "__file__", None)
 
 
+def _names(code):
+    """What a function and those inside it name outside of themselves."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)
+
+
 @functools.cache
-def _imports_a_start(module):
-    things = [x for x in vars(module).values() if isinstance(x, (type, FunctionType, ModuleType))]
-    return any(_from(thing) in _STARTS for thing in things)
+def _starts(thing):
+    """Whether a function or class, or what it names in its own file, names something that starts
+    programs."""
+    if isinstance(thing, type):
+        inside = [getattr(part, "fget", part) for part in vars(thing).values()]
+        return any(_from(base) in _STARTS for base in thing.__mro__) or any(
+            _starts(part) for part in inside if isinstance(part, FunctionType)
+        )
+    named = set(_names(thing.__code__)) & thing.__globals__.keys()
+    things = [inspect.unwrap(thing.__globals__[name]) for name in named - {thing.__name__}]
+    things = [x for x in things if isinstance(x, _DEFINED)]
+    here = thing.__code__.co_filename
+    return any(_from(x) in _STARTS for x in things) or any(
+        _starts(x) for x in things if not isinstance(x, ModuleType) and _from(x) == here
+    )
 
 
 def _mark(item):
     """Mark a test by what it uses, so that nobody has to remember."""
     used = getattr(item, "_fixtureinfo", None)
     definitions = [d for known in used.name2fixturedefs.values() for d in known] if used else []
-    files = {inspect.unwrap(d.func).__code__.co_filename for d in definitions}
+    functions = [inspect.unwrap(d.func) for d in definitions]
     if "browser" in item.fixturenames:
         item.add_marker(pytest.mark.browser)
-    if files & _STARTS or _imports_a_start(item.module) or item.path.parent == HERE / "e2e":
+    if item.path.parent == HERE / "e2e" or any(
+        f.__code__.co_filename in _STARTS or _starts(f)
+        for f in [*functions, inspect.unwrap(item.function)]
+    ):
         item.add_marker(pytest.mark.portal)
 
 

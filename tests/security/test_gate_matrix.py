@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from lib.protocol.messages import COMMAND, InfoRequest, JobKind, JobStatus, Verb
-from tests.fixtures.gate_site import GateSite, new_id, running_site
+from tests.fakes.things import new_id
+from tests.fixtures.gate_site import GateSite, running_site
 
 HERE = "127.0.0.1"
 INFO = f"{COMMAND} info"

@@ -25,7 +25,7 @@ from lib.jobs.control_files import SessionSpec
 from lib.jobs.interfaces import JobSpec, JobView
 from lib.model import EndReason, JobState, QueueLoad
 from lib.protocol.messages import JobKind, JobStatus, SubmitRequest, WatchMessage, WatchRequest
-from tests.fixtures.gate_site import new_id
+from tests.fakes.things import new_id
 from tests.unit.test_gate_policy import GOOD
 
 

@@ -18,7 +18,8 @@ from lib.gate.policy import load, parse
 from lib.gate.staging import Staging
 from lib.model import EndReason
 from lib.protocol.messages import JobKind, PutRequest, Verb
-from tests.fixtures.gate_site import GateSite, new_id, running_site
+from tests.fakes.things import new_id
+from tests.fixtures.gate_site import GateSite, running_site
 from tests.unit.test_gate_policy import GOOD
 
 DATA = os.urandom(700_000)

@@ -19,6 +19,8 @@ from lib.server import local_gate
 from lib.server.local_gate import LocalGate, policy_text, presets
 from tests.running import wait_for
 
+#: Most start a gate, by the portal's own means.
+pytestmark = pytest.mark.portal
 CATALOGS = load_offerings(PROJECT)
 
 
