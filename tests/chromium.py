@@ -10,7 +10,6 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from playwright.sync_api import (
     Browser,
@@ -85,19 +85,23 @@ def started() -> Iterator[str]:
             arguments.insert(1, "--no-sandbox")
         log = Path(profile) / "stderr"
         with log.open("wb") as stderr:
-            # A group of its own: what is installed may be a shell script that starts the browser.
-            process = subprocess.Popen(
-                arguments, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
-            )
+            process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=stderr)
         try:
             yield _debugging_address(log, process)
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End it with its children: what is installed may be a shell script that starts the browser."""
+    parent = psutil.Process(process.pid)
+    left = [parent, *parent.children(recursive=True)]
+    for end in (psutil.Process.terminate, psutil.Process.kill):
+        for it in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                end(it)
+        _, left = psutil.wait_procs(left, 10)
+    process.wait()
 
 
 @contextlib.contextmanager

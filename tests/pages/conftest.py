@@ -19,6 +19,7 @@ from tests.pages.browser_fixtures import (  # noqa: F401 - fixtures
     profiles,
     served,
     served_once,
+    tabs,
     visit,
 )
 from tests.pages.sample_portal import Site
