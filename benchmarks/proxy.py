@@ -67,7 +67,8 @@ from lib.model import (
 from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
 from lib.notebook_proxy.upstream import Upstream, tls_context
 from lib.protocol.messages import JobKind, SubmitRequest
-from lib.tunnels import ClusterLink, TcpAddress
+from lib.tunnels.gate_address import TcpAddress
+from lib.tunnels.link import ClusterLink
 from tests.running import free_port
 
 NOTEBOOK = PROJECT / "benchmarks" / "plain_notebook"

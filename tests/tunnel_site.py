@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from typing import Any
 import pytest
 
 from lib.model import ClusterId
-from lib.tunnels.outer.records import TunnelFiles, TunnelRecord
+from lib.tunnels.outer.records import TunnelFiles, TunnelRecord, is_open
 from tests.sshd import HERE, SSHD, Account, SshAgent, Sshd, new_key
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -206,9 +207,10 @@ class Site:
     def close(self) -> None:
         """End all that was started, and insist that nothing is left."""
         for own in self.tunnels.glob("*"):
-            record = TunnelFiles(own, CLUSTER).read()
-            if record is not None and record.closed_at is None:
-                self.admin("down", CLUSTER, account=Account(own.name))
+            files = TunnelFiles(own, CLUSTER)
+            record = files.read()
+            if record is not None and is_open(files, record):
+                os.kill(record.pid, signal.SIGTERM)
         self.login.stop()
         self.jump.stop()
         self.gate.stop()

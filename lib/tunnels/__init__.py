@@ -1,6 +1,4 @@
-"""The portal's side of the inner connection: verbs and forwards through stock OpenSSH."""
+"""The portal's side of the inner connection: verbs and forwards through stock OpenSSH.
 
-from lib.tunnels.gate_address import GateAddress, SocketAddress, TcpAddress
-from lib.tunnels.link import ClusterLink
-
-__all__ = ["ClusterLink", "GateAddress", "SocketAddress", "TcpAddress"]
+Nothing is imported here: an outer tunnel's programs need none of it.
+"""

@@ -18,7 +18,8 @@ import pytest
 
 from lib.errors import ClusterUnreachable, InvalidInput
 from lib.model import ClusterId, SessionId
-from lib.tunnels import ClusterLink, SocketAddress, TcpAddress
+from lib.tunnels.gate_address import SocketAddress, TcpAddress
+from lib.tunnels.link import ClusterLink
 from tests.contract.small_gate import SmallGate
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no OpenSSH client")

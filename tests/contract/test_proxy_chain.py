@@ -22,7 +22,8 @@ from lib.model import ClusterId, Endpoint, JobState, SessionId
 from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
 from lib.notebook_proxy.upstream import Upstream
 from lib.protocol.messages import JobKind, JobStatus, Verb
-from lib.tunnels import ClusterLink, TcpAddress
+from lib.tunnels.gate_address import TcpAddress
+from lib.tunnels.link import ClusterLink
 from tests.contract.small_notebook import Porter, Stage, serving
 from tests.fixtures.gate_site import GateSite, running_site
 

@@ -24,7 +24,7 @@ from lib.errors import ClusterUnreachable
 from lib.model import ClusterId, Fault, SessionId, TunnelState
 from lib.portal.tunnels import OuterTunnels
 from lib.server.gate_links import end_masters, links
-from lib.tunnels import ClusterLink
+from lib.tunnels.link import ClusterLink
 from tests.contract.small_gate import SmallGate
 from tests.fakes.supervisor import Supervisor
 

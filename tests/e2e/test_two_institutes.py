@@ -44,12 +44,10 @@ def test_a_notebook_is_its_owner_s_alone_and_ends_with_the_sign_in(
         page = kato.new_page()
         sign_in_at(page, shared, "AIST", "kato")
         choose_scenes(page, "LC08", 1)
+        sockets: list[WebSocket] = []
+        kato.once("page", lambda opened: opened.on("websocket", lambda s: sockets.append(s)))
         page.get_by_role("button", name="Open notebook").click()
         lab = open_lab(page)
-        sockets: list[WebSocket] = []
-        lab.on("websocket", lambda socket: sockets.append(socket))
-        lab.reload()
-        expect(lab.locator(".jp-Notebook").first).to_be_visible(timeout=60_000)
         run_in_console(lab, "print('forty-two is', 6 * 7)", "forty-two is 42")
         assert sockets
         (session,) = kato.request.get(f"{shared.origin}/api/sessions").json()

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -10,19 +15,37 @@ import pytest
 
 from lib.model import ModuleId
 from lib.server.module_cache import fill_module_cache
+from tests.isolation import PROJECT
 
-MODULES = (ModuleId("active-fire"),)
+MODULES = (ModuleId("offshore-objects"),)
 
 
 @pytest.mark.slow
-async def test_the_cache_is_filled_once(tmp_path: Path) -> None:
+async def test_the_cache_is_filled_once_and_modules_use_it(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     await fill_module_cache(MODULES, cache)
-    compiled = {p: p.stat().st_mtime_ns for p in cache.rglob("*.nbc")}
+    compiled = times_of(cache)
     assert compiled
-    (cache / next(iter(compiled))).unlink()
+    next(cache.rglob("*.nbc")).unlink()
     await fill_module_cache(MODULES, cache)
-    assert len(list(cache.rglob("*.nbc"))) == len(compiled) - 1, "it compiled again"
+    assert len(times_of(cache)) == len(compiled) - 1, "it compiled again"
+    # Where the account keeps its own, a module compiles what is missing and no more.
+    own = tmp_path / "home" / "scenebridge" / "numba"
+    shutil.copytree(cache, own)
+    there = times_of(own)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "home")}
+    del environment["NUMBA_CACHE_DIR"]
+    command = [sys.executable, "-m", "modules.offshore_objects", "warm"]
+    warm = functools.partial(subprocess.run, command, cwd=PROJECT, env=environment)
+    await asyncio.to_thread(warm, check=True, timeout=110)
+    after = times_of(own)
+    assert after.keys() == compiled.keys()
+    assert there.items() <= after.items()
+
+
+def times_of(folder: Path) -> dict[Path, int]:
+    """When each kernel below it was compiled."""
+    return {file.relative_to(folder): file.stat().st_mtime_ns for file in folder.rglob("*.nbc")}
 
 
 async def test_a_module_that_cannot_be_warmed_is_tried_again(tmp_path: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +10,6 @@ import pytest
 from modulekit.cli import main, module_folder
 from modulekit.compiled import choose_cache_folder
 from modulekit.errors import UsageError
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -51,16 +47,6 @@ def test_a_folder_of_someone_else_is_not_used(monkeypatch, tmp_path):
     folder = chosen()
     assert tmp_path not in folder.parents
     folder.rmdir()
-
-
-@pytest.mark.slow
-def test_warm_fills_the_cache_and_a_second_process_uses_it(tmp_path):
-    command = [sys.executable, "-m", "modules.offshore_objects", "warm"]
-    subprocess.run(command, cwd=PROJECT, check=True, timeout=110)
-    compiled = {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.nbc")}
-    assert compiled
-    subprocess.run(command, cwd=PROJECT, check=True, timeout=110)
-    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").rglob("*.nbc")} == compiled
 
 
 def test_there_is_no_such_module():

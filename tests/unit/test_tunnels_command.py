@@ -10,7 +10,8 @@ import pytest
 from lib.errors import InvalidInput
 from lib.model import ClusterId, SessionId
 from lib.protocol.messages import Verb
-from lib.tunnels import SocketAddress, TcpAddress, ssh_errors, ssh_options
+from lib.tunnels import ssh_errors, ssh_options
+from lib.tunnels.gate_address import SocketAddress, TcpAddress
 from lib.tunnels.ssh_options import ConnectionFiles
 
 SESSION = SessionId("0f0e0d0c-0b0a-0908-0706-050403020100")

@@ -38,7 +38,8 @@ from lib.protocol.messages import (
     SubmitRequest,
     Verb,
 )
-from lib.tunnels import ClusterLink, TcpAddress
+from lib.tunnels.gate_address import TcpAddress
+from lib.tunnels.link import ClusterLink
 from tests.contract.small_gate import SmallGate, ping, rubbish
 from tests.fakes.reconciler_harness import until
 
