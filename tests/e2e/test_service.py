@@ -70,8 +70,10 @@ def links_made(data: Path) -> int:
     return count
 
 
+@pytest.mark.allow_hosts(["127.0.0.1", "127.0.0.2", "::1"])
 def test_where_people_have_accounts_no_link_is_made_or_opened(portal, data, tmp_path):
-    (data / "settings.toml").write_text(PROVIDERS)
+    """And the portal waits at the address of the settings alone."""
+    (data / "settings.toml").write_text(f'listen = "127.0.0.2"\n{PROVIDERS}')
     opened = tmp_path / "opened"
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\ntouch "{opened}"\n')
@@ -79,7 +81,14 @@ def test_where_people_have_accounts_no_link_is_made_or_opened(portal, data, tmp_
     portal.process = service(data, portal.port, BROWSER=str(browser))
     said = next(line for line in portal.process.stdout if "ready" in line)
     assert said == f"SceneBridge is ready: {portal.origin}\n"
-    page = httpx.get(f"{portal.origin}/", headers={"accept": "text/html"})
+    listening = {
+        connection.laddr.ip
+        for connection in psutil.Process(portal.process.pid).net_connections()
+        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == portal.port
+    }
+    assert listening == {"127.0.0.2"}
+    headers = {"accept": "text/html", "host": portal.origin.removeprefix("http://")}
+    page = httpx.get(f"http://127.0.0.2:{portal.port}/", headers=headers)
     assert "Sign in at AIST" in page.text
     assert links_made(data) == 0
     said = portal.stop()
@@ -107,18 +116,4 @@ def test_a_service_manager_hears_how_it_goes_and_its_journal_gets_no_link(portal
     assert f"SceneBridge is ready: {portal.origin}\n" in said
     assert "key=" not in said
     assert links_made(data) == 0
-    assert portal.process.returncode == 0
-
-
-def test_the_portal_waits_at_the_address_of_the_settings_alone(portal, data):
-    (data / "settings.toml").write_text(f'listen = "127.0.0.2"\n{PROVIDERS}')
-    portal.process = service(data, portal.port)
-    assert any("ready" in line for line in portal.process.stdout)
-    listening = {
-        connection.laddr.ip
-        for connection in psutil.Process(portal.process.pid).net_connections()
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == portal.port
-    }
-    assert listening == {"127.0.0.2"}
-    portal.stop()
     assert portal.process.returncode == 0

@@ -51,7 +51,7 @@ def banner(port: int) -> bytes:
         return connection.recv(7)
 
 
-def test_it_starts_a_gate_once_and_pins_its_host_key(cluster, chosen):
+def test_it_starts_a_gate_once_which_another_portal_takes_over(cluster, chosen):
     first = cluster.start()
     assert banner(first.port) == b"SSH-2.0"
     assert cluster.start() == first
@@ -59,10 +59,6 @@ def test_it_starts_a_gate_once_and_pins_its_host_key(cluster, chosen):
     assert (chosen.data / "keys" / "here.host").read_text().strip() == first.host_key
     key = chosen.data / "keys" / "here"
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
-
-
-def test_another_portal_takes_the_running_gate_over(cluster, chosen):
-    first = cluster.start()
     assert LocalGate(chosen, CATALOGS).start() == first
 
 
@@ -86,16 +82,12 @@ def test_a_changed_policy_replaces_the_gate(cluster, chosen):
     changed.stop()
 
 
-def test_stopping_leaves_no_process_and_may_be_repeated(cluster, chosen):
-    cluster.start()
+def test_a_stop_leaves_neither_process_nor_address_and_may_be_repeated(cluster, chosen):
+    """Nor is another program taken for the gate that was there."""
+    first = cluster.start()
     cluster.stop()
     assert processes_of(chosen) == []
     assert cluster.address() is None
-    cluster.stop()
-
-
-def test_the_address_of_another_program_is_not_taken_for_the_gate(cluster, chosen):
-    first = cluster.start()
     cluster.stop()
     note = {"pid": os.getpid(), "port": first.port, "host_key": first.host_key}
     note |= {"start": "another", "cluster": "here", "version": "1"}
@@ -111,11 +103,9 @@ def test_a_broken_note_of_the_gate_is_no_gate(cluster, chosen, broken):
 
 
 def test_a_gate_that_cannot_start_says_why(cluster, monkeypatch):
-    cluster.start()
-    cluster.stop()
-    monkeypatch.setattr(
-        local_gate, "_GATE", (*local_gate._GATE[:1], "-c", "raise SystemExit('no luck')")
-    )
+    program = "import runpy, sys; 'serve' in sys.argv and sys.exit('no luck'); "
+    program += "runpy.run_module('lib.gate', run_name='__main__')"
+    monkeypatch.setattr(local_gate, "_GATE", (*local_gate._GATE[:2], "-c", program))
     with pytest.raises(ClusterUnreachable, match=r"did not start: no luck .*gate\.log"):
         cluster.start()
     monkeypatch.undo()
