@@ -18,6 +18,7 @@ from typing import Any
 import aiohttp
 import psutil
 import pytest
+import pytest_asyncio
 from aiohttp import web
 
 from lib.auth import COOKIE, OWNER
@@ -142,6 +143,16 @@ async def stage(site: sample_portal.Site, notebooks: str = "host") -> AsyncItera
         yield made
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared(site: sample_portal.Site) -> AsyncIterator[Stage]:
+    """For tests that leave it as it is: one notebook, open."""
+    async with stage(site) as made:
+        yield made
+
+
+in_its_loop = pytest.mark.asyncio(loop_scope="module")
+
+
 async def ends(ws: aiohttp.ClientWebSocketResponse) -> bool:
     """Whether the next that comes is its end."""
     message = await ws.receive()
@@ -153,28 +164,30 @@ async def goes_on(ws: aiohttp.ClientWebSocketResponse) -> bool:
     return await ws.receive_str() == "still there"
 
 
-async def test_a_visitor_comes_in_with_a_ticket_of_one_use(site: sample_portal.Site) -> None:
-    async with stage(site) as on:
-        entry = await on.process.entry_url(on.session, OWNER.id, on.login)
-        assert (await on.redeem(entry))[0] == 303
-        assert (await on.redeem(entry))[0] == 403
-        inside = await on.enter()
-        assert await on.status(inside) == 200
-        assert await on.status({**inside, "Cookie": "x=1"}) == 401
-        assert await on.status({"Host": f"localhost:{on.port}"}) == 404
-        async with on.websocket(inside) as ws:
-            await ws.send_str("x")
-            assert await ws.receive_str() == "x"
-            assert await on.process.probe() == {"notebooks": 1, "requests": 1}
+@in_its_loop
+async def test_a_visitor_comes_in_with_a_ticket_of_one_use(shared: Stage) -> None:
+    on = shared
+    entry = await on.process.entry_url(on.session, OWNER.id, on.login)
+    assert (await on.redeem(entry))[0] == 303
+    assert (await on.redeem(entry))[0] == 403
+    inside = await on.enter()
+    assert await on.status(inside) == 200
+    assert await on.status({**inside, "Cookie": "x=1"}) == 401
+    assert await on.status({"Host": f"localhost:{on.port}"}) == 404
+    async with on.websocket(inside) as ws:
+        await ws.send_str("x")
+        assert await ws.receive_str() == "x"
+        assert await on.process.probe() == {"notebooks": 1, "requests": 1}
 
 
-async def test_who_the_store_does_not_let_in_stays_out(site: sample_portal.Site) -> None:
-    async with stage(site) as on:
-        stranger = await on.process.entry_url(on.session, UserId("somebody"), on.login)
-        assert (await on.redeem(stranger))[0] == 403
-        invented = await on.process.entry_url(on.session, OWNER.id, "no-such-login")
-        assert (await on.redeem(invented))[0] == 403
-        assert await on.status(await on.enter()) == 200
+@in_its_loop
+async def test_who_the_store_does_not_let_in_stays_out(shared: Stage) -> None:
+    on = shared
+    stranger = await on.process.entry_url(on.session, UserId("somebody"), on.login)
+    assert (await on.redeem(stranger))[0] == 403
+    invented = await on.process.entry_url(on.session, OWNER.id, "no-such-login")
+    assert (await on.redeem(invented))[0] == 403
+    assert await on.status(await on.enter()) == 200
 
 
 async def test_signing_out_cuts_at_once(site: sample_portal.Site) -> None:
@@ -198,30 +211,34 @@ async def test_what_another_process_writes_cuts_an_open_page(site: sample_portal
         assert await on.status(inside) == 401
 
 
-async def test_closing_cuts_and_says_why(site: sample_portal.Site) -> None:
-    async with stage(site) as on:
-        inside = await on.enter()
-        async with on.websocket(inside) as ws:
-            await on.process.close(on.session, "It was stopped.")
-            assert await ends(ws)
-        async with on.http.get(on.url("/hello"), headers=inside) as answer:
-            assert (answer.status, (await answer.json())["message"]) == (503, "It was stopped.")
+@in_its_loop
+async def test_closing_cuts_and_says_why(shared: Stage) -> None:
+    on = shared
+    inside = await on.enter()
+    async with on.websocket(inside) as ws:
         await on.process.close(on.session, "It was stopped.")
-        await on.open()
-        assert await on.status(inside) == 200
+        assert await ends(ws)
+    async with on.http.get(on.url("/hello"), headers=inside) as answer:
+        assert (answer.status, (await answer.json())["message"]) == (503, "It was stopped.")
+    await on.process.close(on.session, "It was stopped.")
+    await on.open()
+    assert await on.status(inside) == 200
 
 
-async def test_a_notebook_that_does_not_answer_is_not_opened(site: sample_portal.Site) -> None:
-    async with stage(site) as on:
-        await on.process.close(on.session)
-        with pytest.raises(Unavailable):
-            await on.process.open(on.session, on.socket.with_name("none"), on.endpoint)
-        assert (await on.process.probe())["notebooks"] == 0
-        await on.open()
-        assert (await on.process.probe())["notebooks"] == 1
+@in_its_loop
+async def test_a_notebook_that_does_not_answer_is_not_opened(shared: Stage) -> None:
+    on = shared
+    await on.process.close(on.session)
+    with pytest.raises(Unavailable):
+        await on.process.open(on.session, on.socket.with_name("none"), on.endpoint)
+    assert (await on.process.probe())["notebooks"] == 0
+    await on.open()
+    assert (await on.process.probe())["notebooks"] == 1
 
 
-async def test_closing_overtakes_an_opening(site: sample_portal.Site) -> None:
+@in_its_loop
+async def test_closing_overtakes_an_opening(shared: Stage) -> None:
+    on = shared
     asked = asyncio.Event()
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -232,18 +249,18 @@ async def test_closing_overtakes_an_opening(site: sample_portal.Site) -> None:
 
     left = asyncio.Event()
 
-    async with stage(site) as on:
-        await on.process.close(on.session)
-        path = on.socket.with_name("silent")
-        server = await asyncio.start_unix_server(silent, path)
-        opening = asyncio.create_task(on.process.open(on.session, path, on.endpoint))
-        await asked.wait()
-        await on.process.close(on.session)
-        with pytest.raises(Conflict):
-            await opening
-        assert (await on.process.probe())["notebooks"] == 0
-        await left.wait()
-        server.close()
+    await on.process.close(on.session)
+    path = on.socket.with_name("silent")
+    server = await asyncio.start_unix_server(silent, path)
+    opening = asyncio.create_task(on.process.open(on.session, path, on.endpoint))
+    await asked.wait()
+    await on.process.close(on.session)
+    with pytest.raises(Conflict):
+        await opening
+    assert (await on.process.probe())["notebooks"] == 0
+    await left.wait()
+    server.close()
+    await on.open()
 
 
 @pytest.mark.parametrize("notebooks", ["host", "port"])
@@ -303,11 +320,12 @@ async def test_a_process_that_hangs_is_replaced(
         assert on.process.pid != before
 
 
-async def test_an_unknown_order_is_refused(site: sample_portal.Site) -> None:
-    async with stage(site) as on:
-        with pytest.raises(InvalidInput):
-            await on.process._call("dance")
-        assert (await on.process.probe())["notebooks"] == 1
+@in_its_loop
+async def test_an_unknown_order_is_refused(shared: Stage) -> None:
+    on = shared
+    with pytest.raises(InvalidInput):
+        await on.process._call("dance")
+    assert (await on.process.probe())["notebooks"] == 1
 
 
 async def test_a_port_in_use_is_said(site: sample_portal.Site) -> None:
