@@ -21,8 +21,8 @@ from tests.single_slurm import SingleSlurm, missing, single_slurm
 
 pytestmark = pytest.mark.skipif(missing() != "", reason=missing())
 
-SUBMIT_TIMEOUT_S = 8  # several questions to a gate on a busy computer
-SETTLE_S = 2
+SUBMIT_TIMEOUT_S = 4  # several questions to a gate on a busy computer
+SETTLE_S = 1
 POLL_S = 0.2
 _SQUEUE = """#!/bin/sh
 echo >> "$(dirname "$0")/asked"
