@@ -13,6 +13,7 @@ import sys
 import tempfile
 import urllib.parse
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -195,9 +196,12 @@ def test_a_front_server_without_a_portal_says_so_and_keeps_its_secrets(
     front = start_caddy(needs("caddy"), tmp_path, port, free_port(), log_errors=log_errors)
     alone = Site(site.portal, site.provider, tmp_path / "trusted.pem", port, front.plain_port)
     try:
-        with alone.browser(referer="https://x/?key=SECRET", cookie="a=SECRET") as browser:
-            for address in (f"{alone.origin}/signin?key=SECRET", alone.notebook("/?t=SECRET")):
-                answer = browser.get(address)
+        addresses = (f"{alone.origin}/signin?key=SECRET", alone.notebook("/?t=SECRET"))
+        with (
+            alone.browser(referer="https://x/?key=SECRET", cookie="a=SECRET") as browser,
+            ThreadPoolExecutor() as both,  # each answers after some seconds of trying
+        ):
+            for answer in both.map(browser.get, addresses):
                 assert answer.status_code in (502, 503)
                 if not log_errors:
                     assert "max-age" in answer.headers["strict-transport-security"]
