@@ -14,8 +14,9 @@ from types import CodeType, FunctionType, ModuleType
 import hypothesis
 import psutil
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-from tests.isolation import isolate, new_folder
+from tests.isolation import PROJECT, isolate, new_folder
 
 FOLDER = pytest.StashKey()
 
@@ -126,8 +127,30 @@ def _mark(item):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
+    """Marks, and what takes longest first: workers begin with what stands first."""
     for item in items:
         _mark(item)
+    items.sort(key=lambda item: (not _is_served(item.path), item.path.parent != HERE / "e2e"))
+
+
+@functools.cache
+def _is_served(file):
+    """Whether the file looks at the served portal (tests/pages/browser_fixtures.py)."""
+    return "tests.pages.browser_fixtures import" in file.read_text("utf-8")
+
+
+class ByFile(LoadScopeScheduling):
+    """Files go to whoever is free, but for those that look at the served portal: one worker has
+    them all, so that the portal and its Chromium are started once."""
+
+    def _split_scope(self, nodeid):
+        file = nodeid.partition("::")[0]
+        return "served" if _is_served(PROJECT / file) else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log) if config.option.dist == "loadscope" else None
 
 
 def pytest_collection_finish():

@@ -36,8 +36,8 @@ OLDEST_PYTHON = (3, 11)
 #: Lock files of version 3 are read by npm 7 and later.
 OLDEST_NPM = 7
 
-#: Three for two cores: much of their time they wait for other programs.
-_PYTEST = ("-P", "-m", "pytest", "-n", "3")
+#: Four for two cores: much of their time they wait for other programs.
+_PYTEST = ("-P", "-m", "pytest", "-n", "4")
 #: The longest come first, which loadscope would turn round.
 _SPREAD = ("--dist", "loadscope", "--no-loadscope-reorder")
 _FAST = "not browser and not slow and not portal"

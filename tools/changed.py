@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     if "--list" in arguments:
         print("\n".join(chosen))
         sys.exit(0)
-    command = [sys.executable, "-P", "-m", "pytest", "-n", "3", *words, *chosen]
+    command = [sys.executable, "-P", "-m", "pytest", "-n", "4", *words, *chosen]
     os.execve(command[0], command, {**os.environ, "PYTHONPATH": str(PROJECT)})  # noqa: S606
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.conftest import HERE, STARTS
+from tests.conftest import HERE, STARTS, ByFile
 from tests.isolation import PROJECT
 from tools.bootstrap import COMMANDS
 
@@ -38,3 +38,9 @@ def test_nobody_has_to_remember():
 def test_the_marks_of_fast_are_known(pytestconfig, mark):
     assert any(line.startswith(f"{mark}:") for line in pytestconfig.getini("markers"))
     assert f"not {mark}" in COMMANDS["fast"][-1]
+
+
+def test_files_that_look_at_the_served_portal_go_to_one_worker():
+    scope_of = object.__new__(ByFile)._split_scope
+    assert scope_of("tests/pages/test_axe.py::a") == scope_of("tests/pages/test_browser.py::b")
+    assert scope_of("tests/pages/test_work.py::a") == "tests/pages/test_work.py"
