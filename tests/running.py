@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import ssl
@@ -136,12 +137,15 @@ class RunningPortal:
 
 
 def first_start_is_over(data: Path) -> None:
-    """Leave the folder as a first start does, without sample scenes and compiled modules:
-    the portal makes neither."""
+    """Leave the folder as a first start does, without sample scenes and with no more compiled
+    modules than tests have compiled before: the portal makes neither."""
     cache = data / "cache"
     (cache / "samples").mkdir(parents=True)
     if not (data / "portal.sqlite").exists():
         new_store(data / "portal.sqlite").close()
+    if compiled := os.environ.get("NUMBA_CACHE_DIR"):
+        unfinished = shutil.ignore_patterns("*.tmp.*")
+        shutil.copytree(compiled, cache, ignore=unfinished, dirs_exist_ok=True)
     (cache / "samples" / "taken-in").touch()
     (cache / MARK).write_text(code_digest())
 

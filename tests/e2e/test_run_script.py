@@ -19,10 +19,9 @@ import pytest
 from lib.config import settings
 from lib.config.data_dir import PortalRecord, lock_data_folder
 from lib.config.runtime_dir import runtime_path
-from lib.scenes.local_catalog import LocalCatalog
-from lib.scenes.samples import SYNTHETIC, write_synthetic
-from lib.scenes.synthetic import FormosatSpec
 from lib.server import main
+from tests.crowd import LANDSAT, SCENE
+from tests.pages.sample_portal import plant_scene
 from tests.running import PROJECT, RunningPortal, first_start_is_over, free_port, wait_for
 from tools import bootstrap
 
@@ -308,23 +307,21 @@ def gates(data: Path) -> list[int]:
 
 def test_a_stop_names_the_running_notebooks_and_leaves_nothing(started):
     portal, data = started, started.data
-    spec = next(spec for _, spec in SYNTHETIC if isinstance(spec, FormosatSpec))
-    with tempfile.TemporaryDirectory() as work:
-        scene = LocalCatalog(data / "scenes").add(write_synthetic(Path(work), spec), synthetic=True)
+    plant_scene(data, SCENE, bands=("coastal", *LANDSAT))
     with portal.api() as api:
         request = {
-            "scenes": [scene.id],
-            "module": "offshore-objects",
+            "scenes": [SCENE],
+            "module": "active-fire",
             "params": {},
             "cluster": "here",
             "resources": {"preset": "small", "walltime_s": 600},
-            "title": "Ships off Taichung",
+            "title": "Fires near Osaka",
         }
         opened = wait_for("the cluster to be reachable", lambda: accepted(api, request))
         path = f"/api/sessions/{opened['id']}"
         wait_for("the notebook", lambda: api.get(path).json()["state"] == "READY")
     said = portal.stop()
-    assert "Ships off Taichung" in said
+    assert "Fires near Osaka" in said
     assert "SceneBridge has stopped." in said
     assert portal.process.returncode == 0
     assert portal.leftovers() == []
