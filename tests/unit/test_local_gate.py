@@ -95,6 +95,21 @@ def test_a_stop_leaves_neither_process_nor_address_and_may_be_repeated(cluster, 
     assert cluster.address() is None
 
 
+def test_a_stop_ends_a_gate_that_does_not_listen_yet(cluster, chosen, monkeypatch):
+    """Its start was interrupted."""
+
+    def interrupted(gate: LocalGate) -> None:
+        if gate._process is not None:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalGate, "address", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cluster.start()
+    cluster.stop()
+    assert processes_of(chosen) == []
+
+
 @pytest.mark.parametrize("broken", ["", "[]", "{}", "not json"])
 def test_a_broken_note_of_the_gate_is_no_gate(cluster, chosen, broken):
     (chosen.data / "embedded").mkdir(mode=0o700)
