@@ -46,12 +46,12 @@ def seconds_left(page: Page, session: Session) -> int:
     return 60 * int(found[1]) + int(found[2])
 
 
-def test_the_clock_goes_on_and_the_cards_are_not_sent_again(visit, ready):
-    page = visit("/work")
+def test_the_clock_goes_on_and_the_cards_are_not_sent_again(visit, served, ready):
+    page = visit("/healthz")
     page.clock.install()
     frames: list[bytes | str] = []
     page.on("websocket", lambda ws: ws.on("framereceived", lambda f: frames.append(f)))
-    page.reload()
+    page.goto(served.origin + "/work")
     wait_until_drawn(page)
     assert any(b"sb-card-head" in f for f in frames if isinstance(f, bytes))
     frames.clear()
@@ -66,10 +66,10 @@ def test_the_clock_goes_on_and_the_cards_are_not_sent_again(visit, ready):
     assert sum(map(len, frames)) < 16_000
 
 
-def test_the_clock_is_the_portals_and_not_the_browsers(visit, ready):
-    page = visit("/work")
+def test_the_clock_is_the_portals_and_not_the_browsers(visit, served, ready):
+    page = visit("/healthz")
     page.clock.install(time=datetime.now(timezone.utc) + timedelta(hours=3))
-    page.reload()
+    page.goto(served.origin + "/work")
     wait_until_drawn(page)
     page.clock.run_for(3000)
     assert 3000 < seconds_left(page, ready) < 3300
