@@ -4,6 +4,7 @@ browser that they share."""
 import functools
 import gc
 import inspect
+import logging
 import os
 import shutil
 import signal
@@ -154,6 +155,11 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_collection_finish():
+    # pytest hangs its handlers on each logger that does not propagate, before and after each phase
+    # of each test: Streamlit has 70 of them.
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("streamlit") and isinstance(logger, logging.Logger):
+            logger.propagate = True
     gc.collect()
     gc.freeze()
     gc.enable()
