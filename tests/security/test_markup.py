@@ -27,6 +27,7 @@ from lib.model import (
 from lib.store.changes import RunChange, SceneChange
 from tests.chromium import fresh_context, host_cookie
 from tests.pages import sample_portal
+from tests.pages.browser_fixtures import wait_until_drawn
 from tests.pages.sample_portal import ROOT, Site
 from tests.running import free_port, wait_for
 from ui import assets
@@ -146,12 +147,17 @@ def context(browser: Browser, served: Served) -> Iterator[BrowserContext]:
         yield it
 
 
+@pytest.fixture(scope="module")
+def tab(context: BrowserContext) -> Page:
+    """The tab of all tests: Streamlit stays compiled in its process."""
+    return context.new_page()
+
+
 @pytest.fixture
-def page(context: BrowserContext) -> Iterator[Page]:
-    it = context.new_page()
-    yield it
-    nothing_ran(it)
-    it.close()
+def page(tab: Page, served: Served) -> Iterator[Page]:
+    yield tab
+    nothing_ran(tab)
+    tab.goto(f"{served.origin}/healthz")
 
 
 def nothing_ran(page: Page) -> None:
@@ -183,9 +189,8 @@ def test_every_page_shows_it_as_text(page: Page, served: Served) -> None:
     assert {"/", "/work", "/results"} <= set(served.pages)
     for path in served.pages:
         page.goto(f"{served.origin}{path}?run={served.run}&scene=LC08_A&scene=LC08_B")
-        page.locator(".sb-heading h1").wait_for()
+        wait_until_drawn(page)
         shown(page)
-        page.wait_for_timeout(700)
         nothing_ran(page)
 
 
@@ -244,24 +249,21 @@ def test_a_link_cannot_bring_it(page: Page, served: Served) -> None:
     query = "&".join(f"{name}={bad}" for name in names)
     for path in ("/?", "/work?", f"/results?run={served.run}&", f"/results?run={bad}&"):
         page.goto(f"{served.origin}{path}{query}")
-        page.locator(".sb-heading h1").wait_for()
-        page.wait_for_timeout(700)
+        wait_until_drawn(page)
         nothing_ran(page)
 
 
-def test_what_the_api_says_is_never_a_page(context: BrowserContext, served: Served) -> None:
+def test_what_the_api_says_is_never_a_page(page: Page, served: Served) -> None:
     for path in (
         "/api/scenes", "/api/scenes/LC08_A", "/api/sessions", "/api/runs", "/api/footprints",
         f"/api/runs/{served.run}", f"/api/runs/{served.run}/detections",
         f"/api/runs/{served.run}/scenes/LC08_A/chips/1.webp", "/api/scenes/<img src=x>",
     ):  # fmt: skip
-        page = context.new_page()
         answer = page.goto(f"{served.origin}{path}")
         assert answer is not None
         assert "html" not in answer.headers["content-type"], path
         assert answer.headers["x-content-type-options"] == "nosniff"
         assert page.evaluate(_LOOK)[0] is None
-        page.close()
 
 
 def test_the_policies_allow_no_foreign_script(served: Served) -> None:
