@@ -167,15 +167,27 @@ def start_caddy(
         )
     root = home / "caddy" / "pki" / "authorities" / "local" / "root.crt"
     wait_for("Caddy's own authority", lambda: process.poll() is not None or root.exists())
-    wait_for("Caddy", lambda: process.poll() is not None or listens(port))
     assert process.poll() is None, (home / "caddy.log").read_text()
     (home / "trusted.pem").write_bytes(root.read_bytes() + own.file.read_bytes())
+    trusting = ssl.create_default_context(cafile=str(home / "trusted.pem"))
+    for name in ("portal.localhost", "nb-0.nb.localhost"):
+        wait_for(
+            f"Caddy with a certificate for {name}",
+            lambda name=name: process.poll() is not None or has_certificate(port, name, trusting),
+        )
+    assert process.poll() is None, (home / "caddy.log").read_text()
     return Front(process, plain_port)
 
 
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def has_certificate(port: int, name: str, trusting: ssl.SSLContext) -> bool:
+    try:
+        with (
+            socket.create_connection(("127.0.0.1", port)) as plain,
+            trusting.wrap_socket(plain, server_hostname=name),
+        ):
+            return True
+    except OSError:
+        return False
 
 
 def answers(site: Site) -> bool:
