@@ -97,7 +97,7 @@ def server(tmp_path, monkeypatch) -> Iterator[Any]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
     running.socket = context.wrap_socket(running.socket, server_side=True)
-    thread = threading.Thread(target=running.serve_forever)
+    thread = threading.Thread(target=running.serve_forever, args=(0.01,))
     thread.start()
     monkeypatch.setenv("GDAL_CURL_CA_BUNDLE", str(pem))
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "0")
