@@ -124,7 +124,8 @@ def test_no_secret_was_written_down(there: Crowd, used: Used) -> None:
     names = {where for where, _ in written(there)}
     assert {"portal.log", "portal.sqlite"} <= names
     assert any(name.endswith("gate.log") for name in names)
-    actions = {entry.action for entry in there.store.audit.latest(50)}
+    # Of strangers only so many lines a minute are kept, and other tests share this portal.
+    actions = {entry.action for entry in there.store.audit.latest(10_000)}
     assert {"sign-in", "open", "stranger", "token-made"} <= actions, "what was done is there"
 
 
