@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lib.errors import ProtocolError
-from lib.model import EndReason, RunState, SceneId, SceneState
+from lib.model import EndReason, RunState, SceneId, SceneState, SessionState
 from lib.protocol.messages import ArtifactKind, JobKind
 from lib.reconciler.results import ResultCollector
 from lib.store.changes import RunChange
@@ -164,7 +164,7 @@ async def test_a_module_that_crashes_beside_a_living_notebook(world: ReconcilerH
     await world.restart()
     over = await world.run_is(session.run, RunState.FAILED)
     assert over.reason == message
-    assert world.session(session.id).state.value == "STARTING"
+    await world.session_is(session.id, SessionState.STARTING)
 
 
 async def test_the_end_of_the_job_waits_for_its_events(world: ReconcilerHarness) -> None:
