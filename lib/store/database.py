@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from lib.errors import SceneBridgeError, StorageFull, Unavailable
@@ -108,7 +108,7 @@ def is_current(path: Path) -> bool:
 
 def _is_current(connection: Connection) -> bool:
     """Without alembic, which takes a tenth of a second to import, where nothing is to do."""
-    if connection.dialect.has_table(connection, "alembic_version"):
+    if inspect(connection).has_table("alembic_version"):
         versions = connection.exec_driver_sql("SELECT version_num FROM alembic_version").all()
         if versions == [(REVISION,)]:
             return True
