@@ -82,15 +82,18 @@ def main() -> None:
     from_link = explore_state.load_from_address()
     layout.heading("Explore", "Choose scenes, a detection module and a cluster.")
     problems = st.container()
-    sample_progress.show(portal, user)
+    with st.container():
+        sample_progress.show(portal, user)
     platforms = portal.platforms(user)
-    search_filters.show(platforms)
+    with st.container():
+        search_filters.show(platforms)
     scenes = chosen_scenes(portal, user)
     if from_link:
         explore_state.zoom_to(union_bbox([s.bbox for s in scenes]) or explore_state.current().area)
     left, right = st.columns([5, 2.4], gap="medium")
     with right:  # first, since a press of a button leaves this page
-        selected_scenes.show(scenes, dict(platforms))
+        with st.container():
+            selected_scenes.show(scenes, dict(platforms))
         launch_form.show(portal, user, scenes)
     with left:
         show_search(portal, user, scenes, dict(platforms))

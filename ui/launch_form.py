@@ -1,4 +1,8 @@
-"""The launch form: module, parameters, cluster, resources, and the two buttons."""
+"""The launch form: module, parameters, cluster, resources, and the two buttons.
+
+Each part has a container of its own, so that what comes and goes in one moves no other: while a
+page is drawn again, Streamlit shows what has moved at its old place too.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +37,18 @@ WALLTIMES_S = tuple(m * 60 for m in (15, 30, 60, 120, 240, 480, 720, 1440, 2880,
 
 def show(portal: Portal, user: User, scenes: Sequence[Scene]) -> None:
     """Draw the form; a press of a button starts the work and goes to the Work page."""
-    module = _module(portal.fits(user, tuple(s.id for s in scenes)))
+    with st.container():
+        module = _module(portal.fits(user, tuple(s.id for s in scenes)))
     if module is None:
         return
-    filled = _params(module)
-    cluster = _cluster(portal, user, module)
+    with st.container():
+        filled = _params(module)
+    with st.container():
+        cluster = _cluster(portal, user, module)
     if cluster is None:
         return
-    resources = _resources(cluster)
+    with st.container():
+        resources = _resources(cluster)
     if resources is None:
         return
     request = LaunchRequest(
@@ -267,10 +275,11 @@ def _buttons(portal: Portal, user: User, request: LaunchRequest, problems: Seque
             portal.check_launch(user, request)
         except SceneBridgeError as exc:
             stand.append(exc.message)
-    for text in stand:
-        layout.notice(text, "bad")
-    if not request.scenes:
-        st.caption("Choose at least one scene first.")
+    with st.container():
+        for text in stand:
+            layout.notice(text, "bad")
+        if not request.scenes:
+            st.caption("Choose at least one scene first.")
     ready = bool(request.scenes) and not stand
     with st.container(horizontal=True):
         note = st.button(

@@ -22,6 +22,35 @@ def button(app, label):
     return next(b for b in app.button if b.label == label)
 
 
+def place(app, label):
+    """Where a button lies in the tree of what is drawn: the index at each depth."""
+
+    def below(node, path):
+        if getattr(node, "type", "") == "button" and node.label == label:
+            return path
+        children = getattr(node, "children", {}).items()
+        found = (below(child, (*path, index)) for index, child in children)
+        return next(filter(None, found), None)
+
+    return below(app._tree, ())
+
+
+def test_what_comes_and_goes_on_the_page_moves_no_button(open_page, site):
+    """While a page is drawn again, what has moved is there twice: at its old place too."""
+    plain = open_page()
+    where = place(plain, "Open notebook")
+    assert where
+    refused = '{"min_pixels": "many"}'
+    site.portal.report_sample_scenes("Making the sample scene 3 of 9", "One is missing.")
+    for asked_for in (
+        {"scene": ["LC08_A"]},
+        {"scene": ["LC08_A", "FS2_A"]},
+        {"scene": ["LC08_A", "GONE"], "module": "active-fire", "params": refused},
+        {"from": "2024-12-31", "to": "2024-01-01", "walltime": "14400", "cluster": "far"},
+    ):
+        assert place(open_page(**asked_for), "Open notebook") == where, asked_for
+
+
 def test_an_empty_page_says_what_to_do(open_page):
     app = open_page()
     text = all_html(app)
