@@ -90,13 +90,24 @@ async def _end(child: asyncio.subprocess.Process) -> None:
 
 def main(arguments: list[str]) -> int:
     """What the child does; the exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    ended = threading.Event()
+
+    def end(*_: object) -> None:
+        """Once: the portal's signal and the end of the input come together, and the second would
+        break into the removal of what the first has left half done."""
+        if not ended.is_set():
+            ended.set()
+            sys.exit(1)
+
+    signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the portal's to answer
     threading.Thread(target=_end_with_input, daemon=True).start()
 
     from lib.scenes.samples import ingest_samples_into  # takes a second to load
 
     def tell(kind: str, text: str) -> None:
+        if ended.is_set():
+            sys.exit(1)  # the first was lost, in a callback that takes no exception
         print(json.dumps([kind, text]), flush=True)
 
     try:
@@ -112,7 +123,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _end_with_input() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not by `sys.stdin`: its lock would be held as the interpreter ends
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
