@@ -90,8 +90,7 @@ async def test_a_run_inside_a_session_ends_while_the_notebook_goes_on(
     world.gate.say(session.id, module_event("run_started"), object_event(1, "A"), done())
     world.gate.change(session.id, module_exit_code=0)
     await world.run_is(session.run, RunState.DONE)
-    found = world.session(session.id)
-    assert str(found.state) in ("STARTING", "READY")
+    await world.session_is(session.id, SessionState.READY)
 
 
 async def test_some_scenes_failed(world: ReconcilerHarness) -> None:
