@@ -36,6 +36,7 @@ _HOST = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9]
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:([0-9]{1,5}|\*))?")
 _TITLE = re.compile(r"[^\x00-\x1f\x7f]{1,100}")
 _USER = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+_STAGED_MB = 100_000
 _MOST_GPUS = 10_000
 _MOST_GPU_HOURS = 10_000_000
 
@@ -67,6 +68,7 @@ class AllowedPreset:
 class Limits:
     """Quotas. `max_disk_bytes` is per session; `idle_s` 0 means never.
 
+    `max_staged_bytes` is of all files that were sent for jobs not submitted yet.
     `max_gpus` is of live jobs together, `max_gpu_hours` of 30 days (`lib.gate.quotas`).
     """
 
@@ -75,6 +77,7 @@ class Limits:
     max_gpus: int
     max_gpu_hours: int
     max_disk_bytes: int
+    max_staged_bytes: int
     keep_s: int
     idle_s: int
 
@@ -256,12 +259,15 @@ def _preset(table: ConfigTable) -> AllowedPreset:
 
 def _limits(table: ConfigTable) -> Limits:
     max_live = table.whole("max_live", 4, low=0, high=1000)
+    max_disk_mb = table.whole("max_disk_mb", 20_000, low=1, high=2**30)
+    most_staged_mb = max(_STAGED_MB, max_disk_mb)
     limits = Limits(
         max_live=max_live,
         max_live_per_user=table.whole("max_live_per_user", max_live, high=1000),
         max_gpus=table.whole("max_gpus", _MOST_GPUS, high=_MOST_GPUS),
         max_gpu_hours=table.whole("max_gpu_hours", _MOST_GPU_HOURS, high=_MOST_GPU_HOURS),
-        max_disk_bytes=table.whole("max_disk_mb", 20_000, low=1, high=2**30) * 2**20,
+        max_disk_bytes=max_disk_mb * 2**20,
+        max_staged_bytes=table.whole("max_staged_mb", most_staged_mb, high=2**30) * 2**20,
         keep_s=table.whole("keep_days", 14, high=3650) * _DAY_S,
         idle_s=table.whole("idle_s", 0, high=30 * _DAY_S),
     )

@@ -66,6 +66,7 @@ def test_a_whole_policy_is_understood(tmp_path: Path) -> None:
     assert preset.flags == ("--partition=short",)
     assert found.limits.keep_s == 86400
     assert found.limits.max_disk_bytes == 5 * 2**20
+    assert found.limits.max_staged_bytes == 100_000 * 2**20
 
 
 def _examples(page: str) -> tuple[str, str, str]:

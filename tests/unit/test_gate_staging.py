@@ -133,23 +133,93 @@ def staged(folders: SessionFolders, job: str) -> list[str]:
     return sorted(file.name for file in (folders.control(job) / "staged").glob("*/*"))
 
 
+async def pieces(*data: bytes) -> AsyncIterator[bytes]:
+    for piece in data:
+        yield piece
+
+
 async def test_files_side_by_side_do_not_pass_the_allowance_together(
     staging: Staging, folders: SessionFolders
 ) -> None:
-    """Each fits alone, and was let in before the other lay there."""
+    """Each fits alone; what was announced counts before it lies there."""
     job, small = new_id(), DATA[:400_000]
 
-    async def pieces() -> AsyncIterator[bytes]:
-        yield small
+    async def another() -> None:
+        with pytest.raises(StorageFull, match="may use 1 MB"):
+            await staging.put(put_request(job, small, asset="green"), pieces(small))
+
+    await staging.put(put_request(job), meanwhile(another))
+    assert staged(folders, job) == ["nir08"]
+    await staging.put(put_request(job, DATA[:300_000], asset="red"), pieces(DATA[:300_000]))
+    assert staged(folders, job) == ["nir08", "red"]
+
+
+async def test_all_that_waits_has_a_cap_together(folders: SessionFolders) -> None:
+    limits = {"max_disk_mb": 1, "max_staged_mb": 1}
+    staging = Staging(folders, parse({**copy.deepcopy(GOOD), "limits": limits}, folders.state_dir))
+    first, second, small = new_id(), new_id(), DATA[:400_000]
 
     async def another() -> None:
-        await staging.put(put_request(job, small, asset="green"), pieces())
+        with pytest.raises(StorageFull, match=r"1 MB on this cluster \(max_staged_mb"):
+            await staging.put(put_request(second, small), pieces(small))
 
-    with pytest.raises(StorageFull, match="may use 1 MB"):
-        await staging.put(put_request(job), meanwhile(another))
-    assert staged(folders, job) == ["green"]
-    await staging.put(put_request(job, small, asset="red"), pieces())
-    assert staged(folders, job) == ["green", "red"]
+    await staging.put(put_request(first), meanwhile(another))
+    await another()
+    assert not folders.session(second).exists()
+    (folders.control(first) / RECORD).write_text("{}")  # submitted: the job's own allowance holds
+    await staging.put(put_request(second, small), pieces(small))
+    assert staged(folders, second) == ["nir08"]
+
+
+async def test_two_who_send_one_asset_are_each_told_of_their_own_bytes(
+    staging: Staging, folders: SessionFolders
+) -> None:
+    """The second comes whole while the first is half there, and then the first goes on."""
+    job, one, other = new_id(), b"1" * 200_000, b"2" * 200_000
+    lies = folders.control(job) / "staged" / "S1" / "nir08"
+
+    async def halves(*, damaged: bool) -> AsyncIterator[bytes]:
+        yield one[:100_000]
+        await staging.put(put_request(job, other), pieces(other))
+        assert lies.read_bytes() == other
+        yield other[100_000:] if damaged else one[100_000:]
+
+    with pytest.raises(InvalidInput, match="damaged"):
+        await staging.put(put_request(job, one), halves(damaged=True))
+    assert lies.read_bytes() == other
+    await staging.put(put_request(job, one), halves(damaged=False))
+    assert lies.read_bytes() == one
+    assert staged(folders, job) == ["nir08"]
+
+
+async def test_the_sum_is_of_what_lies_in_the_file(
+    staging: Staging, folders: SessionFolders
+) -> None:
+    job = new_id()
+
+    async def spoil() -> None:
+        (part,) = (folders.control(job) / "staged" / "S1").iterdir()
+        part.write_bytes(b"x" * (len(DATA) + 1))
+
+    with pytest.raises(InvalidInput, match="damaged"):
+        await staging.put(put_request(job), meanwhile(spoil))
+    assert staged(folders, job) == []
+
+
+async def test_only_what_a_stopped_gate_left_half_received_is_removed(
+    staging: Staging, folders: SessionFolders
+) -> None:
+    job = new_id()
+
+    async def tidy() -> None:
+        (left,) = (folders.control(job) / "staged" / "S1").glob(".nir08.*.part")
+        left.with_name(".nir08.part").write_bytes(b"of an older gate")
+        left.with_name(".blue.0123.part").write_bytes(b"of a killed one")
+        staging.forget_old()
+        assert staged(folders, job) == [left.name]
+
+    await staging.put(put_request(job), meanwhile(tidy))
+    assert staged(folders, job) == ["nir08"]
 
 
 async def test_nothing_is_added_to_a_job_that_was_submitted_meanwhile(
