@@ -31,10 +31,11 @@ from benchmarks.command import PROJECT, Bound, Command, finish, lacking, table
 from lib.gate.audit import Audit
 from lib.gate.job_record import JobRecord, SessionFolders
 from lib.gate.jobs import Jobs
-from lib.gate.ssh_server import CIPHERS, USER, GateServer
+from lib.gate.ssh_server import USER, GateServer
 from lib.gate.state_dir import StateDir, public_text
 from lib.gate.verbs import Verbs
 from lib.protocol.messages import JobKind
+from lib.protocol.ssh_algorithms import CIPHERS
 
 HERE = "127.0.0.1"
 SESSION = "00000000-0000-4000-8000-000000000001"

@@ -20,6 +20,7 @@ from lib.gate.policy import Policy, load
 from lib.jobs.processes import ProcessId
 from lib.protocol.codec import from_plain
 from lib.protocol.messages import NAME_PATTERN
+from lib.protocol.ssh_algorithms import KEY_TYPES
 
 if TYPE_CHECKING:
     import asyncssh  # takes 0.2 s to load, and most commands need no key
@@ -144,10 +145,12 @@ class StateDir:
             return ""
 
     def host_key(self) -> asyncssh.SSHKey:
-        """The gate's own key. Raises `NotFound`."""
+        """The gate's own key. Raises `NotFound`, and `InvalidInput` at one of another type."""
         import asyncssh
 
-        return asyncssh.import_private_key(self.host_key_data())
+        return _of_our_type(
+            asyncssh.import_private_key(self.host_key_data()), str(self.path / "host_key")
+        )
 
     def host_key_data(self) -> bytes:
         """The file with that key. Raises `NotFound`."""
@@ -246,6 +249,16 @@ def _public_key(path: Path) -> asyncssh.SSHKey:
     import asyncssh
 
     try:
-        return asyncssh.read_public_key(path)
+        key = asyncssh.read_public_key(path)
     except (OSError, asyncssh.KeyImportError) as exc:
         raise InvalidInput(f"{path} cannot be read as an SSH public key.") from exc
+    return _of_our_type(key, str(path))
+
+
+def _of_our_type(key: asyncssh.SSHKey, name: str) -> asyncssh.SSHKey:
+    if key.get_algorithm() not in KEY_TYPES:
+        raise InvalidInput(
+            f"{name} is a key of type {key.get_algorithm()}; portal and gate use "
+            f"{' or '.join(KEY_TYPES)} alone. Make another with ssh-keygen -t ed25519."
+        )
+    return key

@@ -74,7 +74,8 @@ class Master:
             ClusterUnreachable: with the reason; no process is left.
         """
         await self.end()
-        argv = ssh_options.master(self._files, address, self._key)
+        known = await _known_key_exchanges()
+        argv = ssh_options.master(self._files, address, self._key, known)
         with _private(self._files.log) as log:
             pid = _spawn_detached(argv, log)
         self._opening = address.opening if isinstance(address, SocketAddress) else ""
@@ -162,6 +163,15 @@ class Master:
         self._recorded = (pid, frozenset(forwards))
         record = {"pid": pid, "forwards": sorted(self._recorded[1]), "opening": self._opening}
         write_atomic(self._files.record, json.dumps(record).encode())
+
+
+async def _known_key_exchanges() -> frozenset[str]:
+    """Empty where ssh does not say: then those are asked for that every one knows."""
+    try:
+        done = await ssh_process.run(ssh_options.KNOWN_KEY_EXCHANGES, timeout_s=CONTROL_TIMEOUT_S)
+    except TimeoutError:
+        return frozenset()
+    return frozenset(done.out.decode("ascii", "replace").split())
 
 
 def _spawn_detached(argv: list[str], log: IO[bytes]) -> int:

@@ -13,11 +13,13 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import InvalidInput
 from lib.model import ClusterId, SessionId
+from lib.protocol import ssh_algorithms
 from lib.protocol.messages import COMMAND, ID_PATTERN, NAME_PATTERN, Verb
 from lib.tunnels import fdpass
 from lib.tunnels.gate_address import GateAddress, SocketAddress, TcpAddress
@@ -30,8 +32,8 @@ ALIVE_COUNT = 3
 #: The port of every symbolic destination; the gate resolves the name alone.
 FORWARD_PORT = 1
 
-# AES-GCM first: three to five times the throughput of OpenSSH's default on CPUs with AES.
-_CIPHERS = "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com"
+#: Prints the key exchanges that this computer's ssh knows: it refuses a list with others.
+KNOWN_KEY_EXCHANGES = ("ssh", "-Q", "kex")
 _HOST = re.compile(r"[A-Za-z0-9:][A-Za-z0-9.:-]{0,252}")
 _RUNTIME = re.compile(r"/[A-Za-z0-9._/+@=,-]*")
 _HOST_KEY = re.compile(r"[a-z0-9@.-]{4,64} [A-Za-z0-9+/]{20,4096}={0,3}")
@@ -114,8 +116,14 @@ def destination(session: SessionId) -> str:
     return f"s-{session}:{FORWARD_PORT}"
 
 
-def master(files: ConnectionFiles, address: GateAddress, key: Path) -> list[str]:
-    """Start the ControlMaster in the foreground; it ends with its connection."""
+def master(
+    files: ConnectionFiles, address: GateAddress, key: Path, known: Collection[str] = ()
+) -> list[str]:
+    """Start the ControlMaster in the foreground; it ends with its connection.
+
+    Args:
+        known: what `KNOWN_KEY_EXCHANGES` printed; hybrids are asked for if they are in it.
+    """
     # Of a connection that the other end closes at once OpenSSH 9.2 tells only at INFO.
     argv = [
         "ssh",
@@ -140,7 +148,10 @@ def master(files: ConnectionFiles, address: GateAddress, key: Path) -> list[str]
         "IdentitiesOnly=yes",
         "IdentityAgent=none",
         "PreferredAuthentications=publickey",
-        f"Ciphers={_CIPHERS}",
+        f"KexAlgorithms={','.join(_key_exchanges(known))}",
+        f"Ciphers={','.join(ssh_algorithms.CIPHERS)}",
+        f"MACs={','.join(ssh_algorithms.MACS)}",
+        f"HostKeyAlgorithms={','.join(ssh_algorithms.KEY_TYPES)}",
         "Compression=no",
         f"ConnectTimeout={CONNECT_TIMEOUT_S}",
         "ConnectionAttempts=1",
@@ -177,6 +188,14 @@ def forward(files: ConnectionFiles, operation: str, session: SessionId) -> list[
 def verb(files: ConnectionFiles, name: Verb) -> list[str]:
     """Run one verb of the gate; request on stdin, reply on stdout."""
     return ["ssh", *_through(files), "-T", "--", _alias(files.cluster), f"{COMMAND} {name}"]
+
+
+def _key_exchanges(known: Collection[str]) -> list[str]:
+    return [
+        name
+        for name in ssh_algorithms.KEY_EXCHANGES
+        if name in known or name not in ssh_algorithms.HYBRIDS
+    ]
 
 
 def _alias(cluster: ClusterId) -> str:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fixtures.gate_site import GateSite, running_site
+from lib.gate.ssh_server import key_exchanges
+from lib.protocol import ssh_algorithms
+from tests.fixtures.gate_site import ROOT, GateSite, running_site
 from tests.running import wait_for
 from tests.security.test_gate_matrix import HERE, INFO, allowed, run
+
+PARTS = ("kex", "key", "enc", "mac")
 
 
 @pytest.fixture(scope="module")
@@ -60,16 +66,95 @@ def test_another_host_key_is_noticed(site: GateSite, tmp_path: Path) -> None:
     assert allowed(site)
 
 
-@pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com"])
-def test_aes_gcm_is_spoken(site: GateSite, cipher: str) -> None:
-    assert run(site.ssh("-c", cipher, "--", HERE, INFO)).returncode == 0
+# --- what the connection is made of -------------------------------------------------
+
+#: What clients offer by themselves: key exchanges, ciphers, MACs, types of host keys.
+OLD_CLIENTS = {
+    "OpenSSH 7.4, RHEL 7": (
+        "curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp256,ecdh-sha2-nistp384,"
+        "ecdh-sha2-nistp521,diffie-hellman-group-exchange-sha256,diffie-hellman-group16-sha512,"
+        "diffie-hellman-group18-sha512,diffie-hellman-group-exchange-sha1,"
+        "diffie-hellman-group14-sha256,diffie-hellman-group14-sha1",
+        "chacha20-poly1305@openssh.com,aes128-ctr,aes192-ctr,aes256-ctr,aes128-gcm@openssh.com,"
+        "aes256-gcm@openssh.com,aes128-cbc,aes192-cbc,aes256-cbc",
+        "umac-64-etm@openssh.com,hmac-sha2-256-etm@openssh.com,hmac-sha1",
+        "ecdsa-sha2-nistp256,ssh-ed25519,rsa-sha2-512,ssh-rsa",
+    ),
+    "OpenSSH 7.9, Debian 10": (
+        "curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp256,"
+        "diffie-hellman-group-exchange-sha256,diffie-hellman-group14-sha1",
+        "chacha20-poly1305@openssh.com,aes128-ctr,aes192-ctr,aes256-ctr,aes128-gcm@openssh.com,"
+        "aes256-gcm@openssh.com",
+        "umac-64-etm@openssh.com,hmac-sha2-256-etm@openssh.com,hmac-sha1",
+        "ecdsa-sha2-nistp256,ssh-ed25519,rsa-sha2-512,ssh-rsa",
+    ),
+    "OpenSSH 8.0 with RHEL 8's policy FUTURE": (
+        "curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp256,"
+        "diffie-hellman-group-exchange-sha256,diffie-hellman-group16-sha512",
+        "aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr",
+        "hmac-sha2-256-etm@openssh.com,umac-128-etm@openssh.com,hmac-sha2-512-etm@openssh.com",
+        "ecdsa-sha2-nistp384,ssh-ed25519,rsa-sha2-512",
+    ),
+}
 
 
-def test_slow_and_weak_ciphers_are_not_spoken(site: GateSite) -> None:
-    for cipher in ("chacha20-poly1305@openssh.com", "aes128-ctr"):
-        done = run(site.ssh("-c", cipher, "--", HERE, INFO))
-        assert done.returncode == 255
-        assert b"no matching cipher" in done.stderr
+@pytest.mark.parametrize("client", OLD_CLIENTS)
+def test_what_old_clients_offer_is_enough(site: GateSite, client: str) -> None:
+    names = ("KexAlgorithms", "Ciphers", "MACs", "HostKeyAlgorithms")
+    offers = zip(names, OLD_CLIENTS[client], strict=True)
+    done = run(site.ssh(*(f"-o{name}={offer}" for name, offer in offers), "--", HERE, INFO))
+    assert done.returncode == 0, done.stderr
+
+
+def known_to_ssh(what: str) -> list[str]:
+    return run(["ssh", "-Q", what]).stdout.decode().split()
+
+
+@pytest.mark.parametrize(
+    ("what", "option", "ours", "said"),
+    [
+        ("kex", "KexAlgorithms", ssh_algorithms.KEY_EXCHANGES, b"no matching key exchange"),
+        ("cipher", "Ciphers", ssh_algorithms.CIPHERS, b"no matching cipher"),
+        ("HostKeyAlgorithms", "HostKeyAlgorithms", ssh_algorithms.KEY_TYPES, b"no matching host"),
+    ],
+)
+def test_a_client_forced_to_anything_else_does_not_connect(
+    site: GateSite, what: str, option: str, ours: tuple[str, ...], said: bytes
+) -> None:
+    known = known_to_ssh(what)
+    for name in known:
+        done = run(site.ssh(f"-o{option}={name}", "--", HERE, INFO))
+        if name not in ours:
+            assert done.returncode == 255, name
+            assert said in done.stderr, name
+        elif name not in ssh_algorithms.HYBRIDS or name in key_exchanges():
+            assert done.returncode == 0, (name, done.stderr)
+    assert set(known) & set(ours)
+    assert len(set(known) - set(ours)) > 5
+
+
+def test_ssh_audit_finds_our_lists_and_nothing_that_is_not_explained(site: GateSite) -> None:
+    """It reads what is offered on the wire; how fast one may connect is not asked here."""
+    argv = [sys.executable, "-m", "ssh_audit", "-j", "--skip-rate-test"]
+    found = json.loads(run([*argv, "-p", str(site.port), HERE]).stdout)
+    pseudo = {"ext-info-s", "kex-strict-s-v00@openssh.com"}
+    offered = {part: [each["algorithm"] for each in found[part]] for part in PARTS}
+    assert set(offered["kex"]) - pseudo == set(key_exchanges())
+    assert pseudo <= set(offered["kex"])
+    assert "mlkem768x25519-sha256" in offered["kex"]
+    assert offered["enc"] == list(ssh_algorithms.CIPHERS)
+    assert offered["mac"] == list(ssh_algorithms.MACS)
+    assert offered["key"] == list(ssh_algorithms.KEY_TYPES)
+    assert found["compression"] == ["none"]
+
+    explained = (ROOT / "docs" / "security.md").read_text("utf-8")
+    assert found["cves"] == []
+    assert found["additional_notes"] == [""] or not any(found["additional_notes"])
+    for part in PARTS:
+        for each in found[part]:
+            assert "fail" not in each.get("notes", {}), each
+            for warning in each.get("notes", {}).get("warn", []):
+                assert f"“{warning}”" in explained, each
 
 
 # --- too much -----------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -65,6 +66,20 @@ def test_init_again_keeps_the_host_key_and_the_policy(tmp_path: Path, key: Path)
     assert home.init("here", key, policy, FIRST) == first
     assert home.init("here", key, None, FIRST) == first
     assert home.policy().limits.max_live == 9
+
+
+def test_keys_of_other_types_are_refused(tmp_path: Path, key: Path) -> None:
+    for file in ("portal", "host"):
+        make = ["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", tmp_path / file]
+        subprocess.run(make, check=True)
+    home = StateDir(tmp_path / "gate")
+    with pytest.raises(InvalidInput, match="ed25519"):
+        home.init("here", tmp_path / "portal.pub", None, FIRST)
+    home.init("here", key, None, FIRST)
+    assert home.portal_key().get_algorithm() == "ssh-ed25519"
+    shutil.copyfile(tmp_path / "host", home.path / "host_key")
+    with pytest.raises(InvalidInput, match="ed25519"):
+        home.host_key()
 
 
 @pytest.mark.parametrize("cluster", ["../x", "", "A B", "x" * 60])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from lib.errors import InvalidInput
 from lib.model import ClusterId, SessionId
+from lib.protocol import ssh_algorithms
 from lib.protocol.messages import Verb
 from lib.tunnels import ssh_errors, ssh_options
 from lib.tunnels.gate_address import SocketAddress, TcpAddress
@@ -40,7 +42,35 @@ def test_master_trusts_one_host_key_and_shows_one_key() -> None:
     assert given["PreferredAuthentications"] == "publickey"
     assert given["StreamLocalBindMask"] == "0177"
     assert given["LogLevel"] == "INFO", "a gate that closes at once would not be told of"
-    assert given["Ciphers"].startswith("aes128-gcm@openssh.com,aes256-gcm@openssh.com")
+    assert given["Ciphers"] == ",".join(ssh_algorithms.CIPHERS)
+    assert given["MACs"] == ",".join(ssh_algorithms.MACS)
+    assert given["HostKeyAlgorithms"] == "ssh-ed25519"
+
+
+@pytest.mark.parametrize(
+    ("known", "hybrids"),
+    [
+        ([], ()),
+        (["ecdh-sha2-nistp256"], ()),
+        (["mlkem768x25519-sha256"], ("mlkem768x25519-sha256",)),
+    ],
+)
+def test_hybrids_are_asked_for_where_ssh_knows_them(known: list[str], hybrids: list[str]) -> None:
+    argv = ssh_options.master(FILES, TcpAddress("127.0.0.1", 2222), Path("/keys/abci"), known)
+    assert options(argv)["KexAlgorithms"].split(",") == [
+        *hybrids,
+        *("curve25519-sha256", "curve25519-sha256@libssh.org"),
+    ]
+
+
+def test_this_computer_s_ssh_takes_the_lists_as_they_are() -> None:
+    known = subprocess.run(ssh_options.KNOWN_KEY_EXCHANGES, capture_output=True, text=True).stdout
+    address = TcpAddress("127.0.0.1", 2222)
+    argv = ssh_options.master(FILES, address, Path("/keys/abci"), known.split())
+    said = subprocess.run([*argv[:1], "-G", *argv[1:]], capture_output=True, text=True, check=True)
+    taken = dict(line.partition(" ")[::2] for line in said.stdout.splitlines())
+    for name in ("KexAlgorithms", "Ciphers", "MACs", "HostKeyAlgorithms"):
+        assert taken[name.lower()] == options(argv)[name]
 
 
 @pytest.mark.parametrize(
