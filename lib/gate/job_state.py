@@ -7,13 +7,13 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
 
 from lib.errors import NotFound, Refused
 from lib.gate.audit import Audit
-from lib.gate.events import EventLog
+from lib.gate.event_reader import EventReader
 from lib.gate.job_record import JobRecord, TrackedJob
 from lib.gate.job_table import JobTable
 from lib.gate.policy import Policy
@@ -34,7 +34,6 @@ _MAX_LOG_BYTES = 2**30
 _DISK_SLICE_S = 0.05
 _DISK_REST = 500.0
 _STARTS_AT_STEP_S = 30.0
-_ALL_CHUNKS = 256
 #: All that can change in a record, as one tuple: cheap to compare at every poll.
 _VARIABLE = attrgetter(*(f.name for f in fields(JobRecord)))
 #: End reasons that the scheduler knows better than the session script.
@@ -50,10 +49,24 @@ _SCHEDULER_KNOWS = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen of live jobs, without the table's lock.
+
+    Args:
+        reports: what the session script said of a module that is over, by job.
+        whole: the jobs whose events were then read to the end.
+    """
+
+    reports: Mapping[str, JsonObject]
+    whole: frozenset[str]
+
+
 class RecordUpdater:
     """Reads what the script and the module wrote. All methods block on files.
 
-    `refresh` and `take_endpoint` change records: call them with the table's lock held.
+    `refresh` and `take_endpoint` change records: call them with the table's lock held. `look`
+    takes as long as reading takes: call it without.
     """
 
     def __init__(self, table: JobTable, policy: Policy, scheduler: Scheduler, audit: Audit) -> None:
@@ -62,42 +75,48 @@ class RecordUpdater:
         self._policy = policy
         self._scheduler = scheduler
         self._audit = audit
-        self._events: dict[str, EventLog] = {}
+        self.events = EventReader(table.folders)
         self._missing_since: dict[str, float] = {}
+        self._over: dict[str, JobView] = {}
         self._distrusted: set[str] = set()
         self._disk_at: dict[str, float] = {}
 
-    def events(self, record: JobRecord) -> EventLog:
-        """The event log of a job, opened once."""
-        log = self._events.get(record.id)
-        if log is None:
-            source = (self._folders.work(record), record.out)
-            control = self._folders.control(record.id)
-            log = EventLog(control, source, frozenset(record.scenes))
-            self._events[record.id] = log
-        return log
+    def look(self) -> Look:
+        """Read the modules' events for a while; what they told before their ends comes first."""
+        live = [record for record in self._table.records() if record.live]
+        reports = {}
+        for record in live:
+            if record.module_exit_code is None:
+                report = self._report(record, control_files.MODULE)
+                if report is not None:
+                    reports[record.id] = report
+        return Look(reports, self.events.read(live))
 
-    def refresh(self, tracked: TrackedJob, views: Mapping[str, JobView] | None) -> bool:
+    def refresh(self, tracked: TrackedJob, views: Mapping[str, JobView] | None, look: Look) -> bool:
         """Update a live record, save it if it changed. Returns whether it did.
+
+        The end of a job or its module waits until all that it told before was read.
 
         Args:
             views: what the scheduler said; None when it could not be asked, and then
                 nothing ends.
+            look: is newer than that.
         """
         record = tracked.record
         before = _VARIABLE(record)
         view = self._view(record, views)
-        report = None
         if record.kind is JobKind.SESSION and not record.port and record.job:
             self._take_endpoint(tracked)
-        if record.module_exit_code is None:
-            report = self._report(record, control_files.MODULE)
-        over = view is not None and view.state is JobState.ENDED
-        self._take_events(record, to_the_end=over or report is not None)
-        if report is not None:
+        whole = record.id in look.whole
+        self._take_events(record)
+        report = look.reports.get(record.id)
+        if report is not None and whole:
             record.module_exit_code = _whole(report.get("exit_code"))
-            record.module_message = str(report.get("message", ""))[:1000]
-        if view is not None:
+            message = str(report.get("message", ""))[:1000]
+            record.module_message = message or self.events.log(record).trouble
+        if view is not None and view.state is JobState.ENDED and not whole:
+            self._over[record.id] = view
+        elif view is not None:
             self._take_view(record, view)
         return self._save_if_changed(tracked, before)
 
@@ -138,7 +157,7 @@ class RecordUpdater:
         """The scheduler's view; a job it no longer knows is over, after some patience."""
         if views is None or not record.job:
             return None
-        view = views.get(record.job)
+        view = self._over.get(record.id) or views.get(record.job)
         if view is not None:
             self._missing_since.pop(record.id, None)
             return view
@@ -173,6 +192,7 @@ class RecordUpdater:
         record.ended_at = view.ended_at or time.time()
         record.keep_until = record.ended_at + self._policy.limits.keep_s
         record.host, record.port = "", 0
+        self._over.pop(record.id, None)
         self._audit.write(
             "ended", session=record.id, owner=record.owner, reason=record.end_reason.value
         )
@@ -215,9 +235,8 @@ class RecordUpdater:
         record.endpoint_at = said
         tracked.endpoint = tracked.endpoint or self._folders.endpoint(record)
 
-    def _take_events(self, record: JobRecord, *, to_the_end: bool) -> None:
-        log = self.events(record)
-        log.take(chunks=_ALL_CHUNKS if to_the_end else 8)
+    def _take_events(self, record: JobRecord) -> None:
+        log = self.events.log(record)
         record.events, record.events_note = len(log), log.note()
 
     def _report(self, record: JobRecord, name: str) -> JsonObject | None:

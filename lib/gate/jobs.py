@@ -20,7 +20,7 @@ from lib.gate.endpoint_watch import EndpointWatch
 from lib.gate.events import EventLog
 from lib.gate.images.store import Images
 from lib.gate.job_record import JobRecord, SessionFolders, TrackedJob
-from lib.gate.job_state import RecordUpdater
+from lib.gate.job_state import Look, RecordUpdater
 from lib.gate.job_table import JobTable
 from lib.gate.policy import Policy
 from lib.gate.quotas import check_quotas
@@ -40,6 +40,8 @@ _SUBMIT_ANSWER_S = 10.0
 _RECONCILE_PATIENCE_S = 0.2
 _RECALL_EVERY_S = 5.0
 _EXTRA_EVERY_S = 1.0
+#: While some job wrote more than was read in one poll.
+_BEHIND_POLL_S = 0.5
 
 
 class Jobs:
@@ -82,7 +84,7 @@ class Jobs:
 
     def events(self, job_id: str) -> EventLog:
         """The checked events of a job. Raises `NotFound`."""
-        return self._updater.events(self.record(job_id))
+        return self._updater.events.log(self.record(job_id))
 
     def where(self, job_id: str) -> tuple[str, int] | None:
         """Host and port of a live notebook that its scheduler vouches for right now."""
@@ -171,9 +173,10 @@ class Jobs:
         if views is not None:
             views = await self._with_recalled(views)
             await self._submitter.reconcile(views, patience_s=_RECONCILE_PATIENCE_S)
+        look = await asyncio.to_thread(self._updater.look)
         async with self._table.lock:
             try:
-                changed = await asyncio.to_thread(self._refresh, views)
+                changed = await asyncio.to_thread(self._refresh, views, look)
             except OSError as exc:  # a full disk: told now, saved when there is room again
                 _log.error("a job's record cannot be saved: %s", exc)
                 changed = True
@@ -191,8 +194,11 @@ class Jobs:
 
     async def _pause(self) -> None:
         """Until the next poll is due, or at once when a node must be known."""
+        poll_s = self._scheduler.poll_s
+        if self._updater.events.behind:
+            poll_s = min(poll_s, _BEHIND_POLL_S)
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._endpoint_watch.node_unknown.wait(), self._scheduler.poll_s)
+            await asyncio.wait_for(self._endpoint_watch.node_unknown.wait(), poll_s)
         if self._endpoint_watch.node_unknown.is_set():
             self._endpoint_watch.node_unknown.clear()
             await asyncio.sleep(max(0.0, self._extra_at - time.monotonic()))
@@ -271,11 +277,11 @@ class Jobs:
                 r.files_in = new.id
                 self._table.folders.save(r)
 
-    def _refresh(self, views: Mapping[str, JobView] | None) -> bool:
+    def _refresh(self, views: Mapping[str, JobView] | None, look: Look) -> bool:
         changed = False
         for job in self._table:
             if job.record.live:
-                changed |= self._updater.refresh(job, views)
+                changed |= self._updater.refresh(job, views, look)
             elif (job.record.keep_until or 0) < time.time():
                 changed |= self._forget(job.record)
         return changed
@@ -300,5 +306,6 @@ class Jobs:
         """Remove the files of a job that was kept long enough."""
         if not self._table.remove(record):
             return False
+        self._updater.events.forget(record.id)
         self._audit.write("removed", session=record.id, owner=record.owner)
         return True

@@ -24,6 +24,8 @@ from lib.model import BBox, JsonValue, SceneId
 FORMAT = 1
 MAX_EVENT_BYTES = 16 * 1024
 MAX_EVENTS = 200_000
+#: Of one module, whatever stands there. What follows is never read.
+MAX_LINES, MAX_STATUS_BYTES = 250_000, 256 * 2**20
 
 MAX_TIME = 1e11
 #: Numbers of an object within its scene.

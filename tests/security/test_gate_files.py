@@ -20,11 +20,12 @@ import pytest
 
 from lib.errors import InvalidInput, NotFound, Refused, SceneBridgeError
 from lib.files.atomic import write_json
+from lib.gate import events as gate_events
 from lib.gate.artifacts import open_artifact, pieces, read_log
 from lib.gate.events import EventLog
 from lib.gate.job_record import JobRecord, SessionFolders
 from lib.gate.safe_open import disk_usage, open_file
-from lib.protocol.events import MAX_EVENT_BYTES, parse_line, plain
+from lib.protocol.events import MAX_EVENT_BYTES, ModuleEvent, parse_line, plain
 from lib.protocol.messages import ArtifactKind, GetRequest, JobKind, LogKind, LogRequest, Verb
 from tests.fixtures.gate_site import GateSite, running_site
 from tests.running import wait_for
@@ -388,6 +389,88 @@ def test_events_are_neither_lost_nor_doubled_by_a_crash(root: Path) -> None:
     assert [event["n"] for event in log.read(0, 10)] == [1, 2, 3]
     again = event_log(root)
     assert [event["n"] for event in again.read(1, 10)] == [2, 3]
+
+
+@pytest.fixture
+def parsed(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The lines that a gate took the trouble to read."""
+    lines: list[bytes] = []
+
+    def parse(line: bytes, scenes: frozenset[str]) -> ModuleEvent:
+        lines.append(line)
+        return parse_line(line, scenes)
+
+    monkeypatch.setattr(gate_events, "parse_line", parse)
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("budget", "value"), [("MAX_LINES", 5), ("MAX_EVENTS", 1), ("MAX_STATUS_BYTES", 500)]
+)
+def test_a_module_is_read_within_its_budget_and_it_is_said(
+    root: Path, monkeypatch: pytest.MonkeyPatch, parsed: list[bytes], budget: str, value: int
+) -> None:
+    monkeypatch.setattr(gate_events, budget, value)
+    status_path(root).write_text(line() + "\n")
+    log = event_log(root)
+    log.take()
+    assert "more than can be read" not in log.note()
+    with status_path(root).open("a") as status:
+        status.write("{}\n" * 200 + line(n=2) + "\n")
+        status.flush()
+        log.take()
+        read = len(parsed)
+        assert read < 100
+        assert log.note() == (
+            "This module wrote more than can be read; what it told after that is not shown."
+        )
+        status.write(line(n=3) + "\n")
+    again = event_log(root)
+    assert not log.take()
+    assert not again.take()
+    assert len(parsed) == read, "not begun anew, by a later gate either"
+    assert again.note() == log.note()
+    assert [event["n"] for event in again.read(0, 10)] == [1]
+
+
+def test_one_line_without_end_has_a_budget_too(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate_events, "MAX_STATUS_BYTES", 2**20)
+    with status_path(root).open("wb") as status:
+        status.truncate(2**42)  # of holes
+    log = event_log(root)
+    log.take()
+    assert "more than can be read" in log.note()
+
+
+def test_a_gate_that_is_started_again_reads_no_line_twice(root: Path, parsed: list[bytes]) -> None:
+    rubbish = "{}\n" * 1000
+    for text in (rubbish, line(n=1) + "\n", rubbish + "x" * (2 * MAX_EVENT_BYTES), "x\n" + rubbish):
+        with status_path(root).open("a") as status:
+            status.write(text)
+        parsed.clear()
+        log = event_log(root)
+        log.take()
+        assert len(parsed) == text.count("\n") - text.startswith("x")
+    assert (len(log), log.dropped) == (1, 3001)
+    assert event_log(root).dropped == 3001
+
+
+def test_events_that_are_gone_are_read_again(root: Path) -> None:
+    """The position counts only beside the events that it was written for."""
+    status_path(root).write_text(line(n=1) + "\nrubbish\n")
+    event_log(root).take()
+    (root / "sessions" / ID / "control/events.jsonl").unlink()
+    log = event_log(root)
+    assert log.take()
+    assert (len(log), log.dropped) == (1, 1)
+
+
+def test_what_is_kept_of_a_module_and_damaged_stops_nobody(root: Path) -> None:
+    status_path(root).write_text(line(n=1) + "\n")
+    (root / "sessions" / ID / "control/events.jsonl").write_text("no JSON\n")
+    log = event_log(root)
+    assert not log.take()
+    assert "damaged" in log.note()
 
 
 # --- endpoint.json ------------------------------------------------------------------

@@ -118,7 +118,8 @@ def through_a_gate(
     control, out = folder / "control", folder / "out"
     for place in (control, out):
         place.mkdir(exist_ok=True)
-    (control / "events.jsonl").unlink(missing_ok=True)
+    for kept in control.iterdir():
+        kept.unlink()
     (out / "status.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     log = EventLog(control, (folder, "out"), SCENES)
     log.take()
