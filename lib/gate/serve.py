@@ -85,7 +85,7 @@ async def serve(state_dir: StateDir) -> None:
             await jobs.images.close()
             acceptor.close()
             for connection in list(server.connections):
-                connection.drop()
+                connection.close()
             if state_dir.active_stop_file(policy.stop_files) is not None:
                 await _end_all(jobs, text=_SWITCHED_OFF)
             state_dir.withdraw()

@@ -20,23 +20,37 @@ from asyncssh.kex import get_kex_algs
 from asyncssh.packet import SSHPacket
 from asyncssh.stream import SSHReader, SSHServerStreamSession, SSHWriter
 
+from lib.errors import Unavailable
 from lib.gate.audit import Audit
 from lib.gate.jobs import Jobs
 from lib.gate.peer_account import is_own_account
+from lib.gate.places import Places
 from lib.gate.ssh_batching import send_in_batches
 from lib.gate.verbs import Exchange, Verbs, verb_of
 from lib.protocol import ssh_algorithms
+from lib.protocol.codec import error_line
 from lib.protocol.messages import ID_PATTERN, Verb
 
 USER = "portal"
 LOGIN_TIMEOUT_S = 10
-_MAX_WAITING = 16
-_MAX_CONNECTIONS = 64
-_MAX_COMMANDS = 128
+#: Connections that have not proved anything yet.
+MAX_WAITING = 16
+#: Connections with the portal's key, which needs one, and for a moment two.
+MAX_CONNECTIONS = 48
+#: Channels without a command, which the portal sends together with them.
+MAX_UNNAMED = 32
+MAX_COMMANDS = 112
+#: Of those that end work or ask whether the gate lives: they have places of their own.
+MAX_URGENT = 16
+_URGENT = frozenset({Verb.CANCEL, Verb.INFO})
 _MAX_FORWARDS = 2048
+#: Of one connection: a client may leave channels open that the gate has closed.
+_MAX_CHANNELS = 2 * _MAX_FORWARDS
 _CONNECT_TIMEOUT_S = 10.0
 _WINDOW = 2 * 2**20
 _PACKET = 32 * 1024
+
+_TOO_BUSY = "The gate has as many requests as it may answer at once. Try again in a moment."
 
 _log = logging.getLogger(__name__)
 
@@ -56,13 +70,12 @@ class GateServer:
         self.verbs = verbs
         self.audit = audit
         self.connections: set[Connection] = set()
-        self.commands = 0
-        self.forwards = 0
-
-    @property
-    def waiting(self) -> int:
-        """Connections that have not proved anything yet."""
-        return sum(not c.authenticated for c in self.connections)
+        self.waiting = Places[Connection](MAX_WAITING, newest_wins=True)
+        self.authenticated = Places[Connection](MAX_CONNECTIONS)
+        self.unnamed = Places[Command](MAX_UNNAMED, newest_wins=True)
+        self.commands = Places[Command](MAX_COMMANDS)
+        self.urgent = Places[Command](MAX_URGENT, newest_wins=True)
+        self.forwards = Places[Forward](_MAX_FORWARDS)
 
     async def listen(self, port: int, host_key: asyncssh.SSHKey) -> asyncssh.SSHAcceptor:
         """Serve on 127.0.0.1."""
@@ -100,29 +113,45 @@ class Connection(asyncssh.SSHServer):
         self._server = server
         self._conn: asyncssh.SSHServerConnection | None = None
         self._forwarded: set[str] = set()
-        self.authenticated = False
+        self._authenticated = False
+        #: Channels that are open.
+        self.channels = 0
+
+    @property
+    def owner(self) -> object:
+        """All alike: whoever is authenticated has shown the same key."""
+        return None
+
+    @property
+    def silent(self) -> bool:
+        """Before the proof: it has not said a word. After it: it is used for nothing."""
+        if self._authenticated:
+            return not self.channels
+        return self._conn is None or not self._conn.get_extra_info("client_version")
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-        """Drops other accounts' connections, and more than a few silent ones, at once."""
+        """Drops other accounts' connections at once."""
         self._conn = conn
         peer, local = conn.get_extra_info("peername"), conn.get_extra_info("sockname")
         if not peer or not local or not is_own_account(peer[:2], local[:2]):
             self._server.audit.refused("connection", message="another account of this computer")
             conn.abort()
-        elif (
-            self._server.waiting >= _MAX_WAITING
-            or len(self._server.connections) >= _MAX_CONNECTIONS
-        ):
-            self._server.audit.refused("connection", message="too many")
-            conn.abort()
         else:
             send_in_batches(conn)
             self._server.connections.add(self)
+            self._server.waiting.take(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._server.connections.discard(self)
+        self._server.waiting.leave(self)
+        self._server.authenticated.leave(self)
 
     def drop(self) -> None:
+        """Close it, with all its forwards: there are too many."""
+        self._server.audit.refused("connection", message="too many")
+        self.close()
+
+    def close(self) -> None:
         """Close it, with all its forwards."""
         if self._conn is not None:
             self._conn.abort()
@@ -145,16 +174,22 @@ class Connection(asyncssh.SSHServer):
         return False
 
     def auth_completed(self) -> None:
-        self.authenticated = True
-        self._server.audit.write("connected")
+        if self not in self._server.connections:
+            return  # dropped while its proof was looked at
+        self._authenticated = True
+        self._server.waiting.leave(self)
+        if self._server.authenticated.take(self):
+            self._server.audit.write("connected")
+        else:
+            self.drop()
 
     def session_requested(self) -> Literal[False] | tuple[CommandChannel, Command]:
         """A channel that can carry a verb."""
-        if self._conn is None or self._server.commands >= _MAX_COMMANDS:
-            self._server.audit.refused("command", message="too many at once")
+        if self._conn is None or self.channels >= _MAX_CHANNELS:
+            self._server.audit.refused("command", message="too many channels")
             return False
         channel = CommandChannel(self._conn, self._server.audit)
-        return channel, Command(self._server)
+        return channel, Command(self._server, self)
 
     def connection_requested(  # a plain def: refusing in a coroutine ends the whole connection
         self,
@@ -167,7 +202,8 @@ class Connection(asyncssh.SSHServer):
         session = dest_host[2:]
         named = dest_port == 1 and dest_host.startswith("s-") and ID_PATTERN.fullmatch(session)
         where = self._server.jobs.where(session) if named else None
-        if where is None or self._server.forwards >= _MAX_FORWARDS:
+        forward = Forward(session, self)
+        if where is None or not self._server.forwards.take(forward):
             self._server.audit.refused("forward", host=dest_host, port=dest_port)
             raise asyncssh.ChannelOpenError(
                 asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "not a notebook of this gate"
@@ -177,7 +213,7 @@ class Connection(asyncssh.SSHServer):
             owner = self._server.jobs.record(session).owner
             self._server.audit.write("forwarded", session=session, owner=owner)
         # Its forwarders are sessions to asyncssh 2.24, which casts its own so too.
-        return cast(Awaitable[asyncssh.SSHTCPSession[bytes]], self._forward(*where))
+        return cast(Awaitable[asyncssh.SSHTCPSession[bytes]], self._forward(forward, *where))
 
     def unix_connection_requested(self, dest_path: str) -> bool:
         self._server.audit.refused("socket", path=dest_path)
@@ -199,17 +235,50 @@ class Connection(asyncssh.SSHServer):
         self._server.audit.refused("tap")
         return False
 
-    async def _forward(self, host: str, port: int) -> SSHForwarder:
+    async def _forward(self, forward: Forward, host: str, port: int) -> SSHForwarder:
         loop = asyncio.get_running_loop()
+        self.channels += 1
         try:
             _, peer = await asyncio.wait_for(
                 loop.create_connection(PausedForwarder, host, port), _CONNECT_TIMEOUT_S
             )
-        except (OSError, asyncio.TimeoutError) as exc:
+        except BaseException as exc:
+            self.forward_ended(forward)
+            if not isinstance(exc, (OSError, asyncio.TimeoutError)):
+                raise
             raise asyncssh.ChannelOpenError(
                 asyncssh.OPEN_CONNECT_FAILED, "the notebook does not answer"
             ) from exc
-        return CountedForwarder(peer, self._server)
+        forward.end = CountedForwarder(peer, forward)
+        if forward.dropped:
+            forward.end.close()
+            raise asyncssh.ChannelOpenError(
+                asyncssh.OPEN_RESOURCE_SHORTAGE, "too many connections to this notebook"
+            )
+        return forward.end
+
+    def forward_ended(self, forward: Forward) -> None:
+        """It holds nothing any more."""
+        self.channels -= 1
+        self._server.forwards.leave(forward)
+
+
+class Forward:
+    """A connection to a notebook, from the moment it was asked for. `owner` is the session."""
+
+    silent = False
+
+    def __init__(self, session: str, connection: Connection) -> None:
+        self.owner: object = session
+        self.connection = connection
+        self.end: CountedForwarder | None = None
+        self.dropped = False
+
+    def drop(self) -> None:
+        """One too many of its notebook."""
+        self.dropped = True
+        if self.end is not None:
+            self.end.close()
 
 
 class PausedForwarder(SSHForwarder):
@@ -226,19 +295,18 @@ class PausedForwarder(SSHForwarder):
 class CountedForwarder(SSHForwarder):
     """The SSH end of a forward; counted while it is open."""
 
-    def __init__(self, peer: SSHForwarder, server: GateServer) -> None:
+    def __init__(self, peer: SSHForwarder, forward: Forward) -> None:
         super().__init__(peer)
-        self._server: GateServer | None = server
-        server.forwards += 1
+        self._forward: Forward | None = forward
 
     def session_started(self) -> None:
         if self._peer is not None:
             self._peer.resume_reading()
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.forwards -= 1
-            self._server = None
+        if self._forward is not None:
+            self._forward.connection.forward_ended(self._forward)
+            self._forward = None
         super().close()
 
 
@@ -285,12 +353,33 @@ class CommandChannel(SSHServerChannel[bytes]):
 class Command(SSHServerStreamSession[bytes]):
     """One command on a session channel."""
 
-    def __init__(self, server: GateServer) -> None:
+    def __init__(self, server: GateServer, connection: Connection) -> None:
         super().__init__(None)
         self._server = server
+        self._connection = connection
         self._command = ""
+        self._places = server.unnamed
+        self._busy = False
         self._channel: SSHServerChannel[bytes] | None = None
+        self._exchange: Exchange | None = None
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def owner(self) -> object:
+        return self._connection
+
+    @property
+    def silent(self) -> bool:
+        """Whether its request has not arrived."""
+        return self._exchange is None or not self._exchange.asked
+
+    def drop(self) -> None:
+        """There are too many at once."""
+        self._server.audit.refused("command", message="too many at once")
+        if self._channel is not None:
+            self._channel.abort()
+        if self._task is not None:
+            self._task.cancel()  # the client may leave the channel open for ever
 
     def shell_requested(self) -> bool:
         self._server.audit.refused("shell")
@@ -301,23 +390,33 @@ class Command(SSHServerStreamSession[bytes]):
         return False
 
     def exec_requested(self, command: str) -> bool:
-        if verb_of(command) is None:
+        verb = verb_of(command)
+        if verb is None:
             self._server.audit.refused("exec", command=command)
             return False
         self._command = command
+        wanted = self._server.urgent if verb in _URGENT else self._server.commands
+        if wanted.take(self):
+            self._places.leave(self)
+            self._places = wanted
+        else:
+            self._busy = True
+            self._server.audit.refused("command", message="too many at once")
         return True
 
     def connection_made(self, chan: SSHChannel[bytes]) -> None:
         super().connection_made(chan)
         self._channel = cast("SSHServerChannel[bytes]", chan)
-        self._server.commands += 1
+        self._connection.channels += 1
+        self._places.take(self)
 
     def session_started(self) -> None:
         self._task = asyncio.ensure_future(self._serve())
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._server.commands -= 1
+        self._connection.channels -= 1
+        self._places.leave(self)
         if self._task is not None:
             self._task.cancel()
 
@@ -326,7 +425,12 @@ class Command(SSHServerStreamSession[bytes]):
         assert channel is not None  # noqa: S101 (the session runs on it)
         assert verb is not None  # noqa: S101 (checked in exec_requested)
         exchange = Exchange(SSHReader(self, channel), SSHWriter(self, channel))
+        self._exchange = exchange
         try:
+            if self._busy:
+                await exchange.send(error_line(Unavailable(_TOO_BUSY)))
+                channel.exit(1)
+                return
             channel.exit(await self._answer(verb, exchange))
         except (asyncssh.Error, OSError):
             channel.close()  # the portal is gone

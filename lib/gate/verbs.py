@@ -74,6 +74,8 @@ class Exchange:
         self._reader = reader
         self._writer = writer
         self._rest = b""
+        #: Whether the whole request line has arrived.
+        self.asked = False
 
     async def line(self) -> bytes:
         """The request line.
@@ -89,6 +91,7 @@ class Exchange:
             parts.append(head)
             size += len(head)
             if newline:
+                self.asked = True
                 self._rest = rest
                 return b"".join(parts)
             if not data:

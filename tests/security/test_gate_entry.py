@@ -8,14 +8,32 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from pathlib import Path
 
+import asyncssh
 import pytest
 
-from lib.gate.ssh_server import key_exchanges
+from lib.gate.ssh_server import (
+    MAX_COMMANDS,
+    MAX_CONNECTIONS,
+    MAX_URGENT,
+    MAX_WAITING,
+    key_exchanges,
+)
 from lib.protocol import ssh_algorithms
+from lib.protocol.codec import encode
+from lib.protocol.messages import (
+    COMMAND,
+    CancelRequest,
+    InfoRequest,
+    LogKind,
+    LogRequest,
+    Verb,
+    WatchRequest,
+)
+from tests.fakes.things import new_id
 from tests.fixtures.gate_site import ROOT, GateSite, running_site
-from tests.running import wait_for
 from tests.security.test_gate_matrix import HERE, INFO, allowed, run
 
 PARTS = ("kex", "key", "enc", "mac")
@@ -160,20 +178,38 @@ def test_ssh_audit_finds_our_lists_and_nothing_that_is_not_explained(site: GateS
 # --- too much -----------------------------------------------------------------------
 
 
-def test_silent_connections_do_not_lock_the_gate(site: GateSite) -> None:
-
-    def turned_away() -> int:
-        return [line.get("what") for line in site.audit()].count("connection")
-
-    before = turned_away()
-    idle = [socket.create_connection((HERE, site.port), timeout=100) for _ in range(60)]
+@pytest.mark.parametrize("greeting", [b"", b"SSH-2.0-nothing-follows\r\n"])
+def test_connections_that_prove_nothing_give_way_to_whoever_comes(
+    site: GateSite, greeting: bytes
+) -> None:
+    idle = [_taken(site, greeting) for _ in range(2 * MAX_WAITING)]
     try:
-        wait_for("most to be turned away", lambda: turned_away() >= before + 40)
-        assert all(_closed(conn) for conn in idle[-40:])
+        assert allowed(site)  # while they are open, and in time
+        assert all(_is_closed(conn) for conn in idle[:MAX_WAITING])
     finally:
         for conn in idle:
             conn.close()
-    wait_for("the gate to let somebody in", lambda: allowed(site))
+    assert "connection" in site.refusals()
+
+
+def _taken(site: GateSite, greeting: bytes) -> socket.socket:
+    """A connection that the gate has greeted."""
+    conn = socket.create_connection((HERE, site.port), timeout=100)
+    assert conn.recv(1000).startswith(b"SSH-2.0-")
+    conn.sendall(greeting)
+    return conn
+
+
+def _is_closed(conn: socket.socket) -> bool:
+    conn.setblocking(False)
+    try:
+        while conn.recv(1000):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        pass
+    return True
 
 
 def _closed(conn: socket.socket) -> bool:
@@ -183,6 +219,67 @@ def _closed(conn: socket.socket) -> bool:
     except ConnectionResetError:
         pass
     return True
+
+
+def _connected(site: GateSite) -> AbstractAsyncContextManager[asyncssh.SSHClientConnection]:
+    return asyncssh.connect(
+        HERE,
+        site.port,
+        config=None,
+        username="portal",
+        client_keys=[str(site.key)],
+        known_hosts=None,
+        agent_path=None,
+    )
+
+
+async def _ask(conn: asyncssh.SSHClientConnection, verb: Verb, request: object) -> bytes:
+    asked = await conn.create_process(f"{COMMAND} {verb}", encoding=None)
+    with suppress(BrokenPipeError):  # a gate that is busy answers at once
+        asked.stdin.write(encode(request))
+    return bytes(await asked.stdout.readline())
+
+
+async def test_idle_connections_with_the_key_give_way_to_whoever_comes(site: GateSite) -> None:
+    async with AsyncExitStack() as stack:
+        idle = [
+            await stack.enter_async_context(_connected(site)) for _ in range(MAX_CONNECTIONS + 1)
+        ]
+        assert b'"ok":true' in await _ask(idle[-1], Verb.INFO, InfoRequest())
+        await idle[0].wait_closed()
+        assert not idle[-1].is_closed()
+
+
+async def test_one_connection_with_all_places_for_commands_keeps_nobody_out(
+    site: GateSite,
+) -> None:
+    nobodys = new_id()
+    async with _connected(site) as greedy, _connected(site) as other:
+        for _ in range(MAX_COMMANDS):
+            watch = await greedy.create_process(f"{COMMAND} watch", encoding=None)
+            watch.stdin.write(encode(WatchRequest({})))
+            assert b"jobs" in await watch.stdout.readline()
+        refused = await _ask(greedy, Verb.LOG, LogRequest(nobodys, LogKind.JOB))
+        assert b"Try again in a moment" in refused
+        for conn in (greedy, other):
+            assert b'"ok":true' in await _ask(conn, Verb.INFO, InfoRequest())
+            assert b"not-found" in await _ask(conn, Verb.CANCEL, CancelRequest(nobodys))
+        answered = await _ask(other, Verb.LOG, LogRequest(nobodys, LogKind.JOB))
+        assert b"not-found" in answered
+    assert "command" in site.refusals()
+
+
+@pytest.mark.parametrize(("verb", "places"), [("log", MAX_COMMANDS), ("cancel", MAX_URGENT)])
+async def test_commands_that_ask_nothing_give_way_to_those_that_do(
+    site: GateSite, verb: str, places: int
+) -> None:
+    async with _connected(site) as conn:
+        for _ in range(places):
+            await conn.create_process(f"{COMMAND} {verb}", encoding=None)
+        assert b'"ok":true' in await _ask(conn, Verb.INFO, InfoRequest())
+        answered = await _ask(conn, Verb.LOG, LogRequest(new_id(), LogKind.JOB))
+        assert b"not-found" in answered
+        assert b"not-found" in await _ask(conn, Verb.CANCEL, CancelRequest(new_id()))
 
 
 def test_a_silent_connection_ends_after_the_grace_time(site: GateSite) -> None:
