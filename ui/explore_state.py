@@ -27,6 +27,7 @@ _PROBLEMS = "explore-problems"
 _WIDGET_EPOCH = "explore-widget-epoch"
 _VIEW = "explore-view"
 _RECENT = "explore-recent"
+_PARAMS = "explore-params"
 #: So long a browser may still send the address of before: it learns of the new one only
 #: when it has drawn the page.
 _BEHIND_S = 3.0
@@ -63,6 +64,19 @@ def update(**changes: Unpack[_Changes]) -> ExploreState:
     """Change some fields of the state and return it."""
     st.session_state[_STATE] = replace(current(), **changes)
     return current()
+
+
+def choose_module(module: str) -> None:
+    """Take another module. Each has parameters of its own, which wait for it to be chosen again."""
+    state = current()
+    waiting: dict[str, JsonObject] = st.session_state.setdefault(_PARAMS, {})
+    waiting[state.module] = state.params
+    update(module=module, params=waiting.get(module, {}))
+
+
+def choose_cluster(cluster: str) -> None:
+    """Work is to run there."""
+    update(cluster=cluster)
 
 
 def widget_key(name: str) -> str:
@@ -103,6 +117,7 @@ def load_from_address() -> bool:
         return False
     st.session_state[_STATE], st.session_state[_PROBLEMS] = parse_query(address)
     st.session_state[_WIDGET_EPOCH] = st.session_state.get(_WIDGET_EPOCH, 0) + 1
+    st.session_state.pop(_PARAMS, None)
     st.session_state[_WRITTEN] = address
     return True
 

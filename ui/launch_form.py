@@ -28,7 +28,7 @@ from lib.model import (
 )
 from lib.portal.facade import Portal
 from ui import explore_state, layout, queues, schema_form
-from ui.text import count, duration, esc, md, now, to_minute, walltime
+from ui.text import count, duration, esc, join_names, md, now, to_minute, walltime
 
 NO_ISOLATION = "no isolation, for trying out"
 #: What a user may pick up to the preset's limit.
@@ -38,60 +38,82 @@ WALLTIMES_S = tuple(m * 60 for m in (15, 30, 60, 120, 240, 480, 720, 1440, 2880,
 def show(portal: Portal, user: User, scenes: Sequence[Scene]) -> None:
     """Draw the form; a press of a button starts the work and goes to the Work page."""
     with st.container():
-        module = _module(portal.fits(user, tuple(s.id for s in scenes)))
-    if module is None:
+        fit = _module(portal.fits(user, tuple(s.id for s in scenes)), bool(scenes))
+    if fit is None:
         return
+    module = fit.module
     with st.container():
         filled = _params(module)
     with st.container():
-        cluster = _cluster(portal, user, module)
+        cluster = _cluster(portal, user, module, bool(scenes))
     if cluster is None:
         return
     with st.container():
-        resources = _resources(cluster)
-    if resources is None:
-        return
+        resources = _resources(cluster) if _offers(cluster, module) else None
     request = LaunchRequest(
         scenes=tuple(s.id for s in scenes),
         module=module.id,
         params=filled.values,
         cluster=ClusterId(cluster.id),
-        resources=resources,
+        resources=resources or Resources("", 0),
     )
-    _buttons(portal, user, request, filled.problems)
+    problems = list(filled.problems)
+    if not fit.ok:
+        problems.append(f"{module.title} does not fit the chosen scenes.")
+    if resources is None:
+        problems.append(f"{module.title} cannot be started on {cluster.title} now.")
+    _buttons(portal, user, request, problems)
 
 
-def _module(fits: Sequence[Fit]) -> Module | None:
+# --- what -----------------------------------------------------------------------------
+
+
+def _module(fits: Sequence[Fit], chosen_scenes: bool) -> Fit | None:
+    """The chosen module. Which one is chosen is never changed by the choice of scenes: from the
+    first scene on, the module that was proposed counts as chosen."""
     st.html('<h2 class="sb-section">Detection module</h2>')
-    good = {str(f.module.id): f.module for f in fits if f.ok}
-    others = [f for f in fits if not f.ok]
+    offered = {str(f.module.id): f for f in sorted(fits, key=lambda f: str(f.module.id))}
+    if not fits:
+        layout.empty_state("No detection module is offered", "The administrator can offer modules.")
+        return None
     wish = explore_state.current().module
-    if wish and wish not in {str(f.module.id) for f in fits}:
+    if wish and wish not in offered:
         explore_state.add_problem(
             f"The link's module “{wish}” is not offered here and was left out."
         )
-    chosen: Module | None = None
-    if good:
-        names = list(good)
-        picked = st.selectbox(
-            "Detection module",
-            names,
-            index=names.index(wish) if wish in good else 0,
-            format_func=lambda name: f"{good[name].title} {good[name].version}",
-            key=explore_state.widget_key(f"module-{'-'.join(names)}"),
-            label_visibility="collapsed",
-        )
-        chosen = good[picked or names[0]]
-        explore_state.update(module=str(chosen.id))
-        st.caption(md(chosen.summary))
-    elif fits:
-        layout.notice("No module fits all the chosen scenes together. The reasons are below.")
-    else:
-        layout.empty_state("No detection module is offered", "The administrator can offer modules.")
+        explore_state.update(module="", params={})
+        wish = ""
+    name = wish or str(fits[0].module.id)  # those that fit come first
+    if chosen_scenes:
+        explore_state.update(module=name)
+    key = explore_state.widget_key("module")
+    st.session_state[key] = name
+    st.selectbox(
+        "Detection module",
+        list(offered),
+        format_func=lambda name: f"{offered[name].module.title} {offered[name].module.version}",
+        key=key,
+        on_change=lambda: explore_state.choose_module(st.session_state[key]),
+        label_visibility="collapsed",
+    )
+    fit = offered[name]
+    if not fit.ok:
+        layout.notice(_misfit_text(fit, fits), "bad")
+    st.caption(md(fit.module.summary))
+    others = [f for f in fits if not f.ok and f is not fit]
     if others:
         with st.expander(count(len(others), "module does", "modules do") + " not fit these scenes"):
             st.html(_reasons(others))
-    return chosen
+    return fit
+
+
+def _misfit_text(fit: Fit, fits: Sequence[Fit]) -> str:
+    reasons = " ".join(fit.reasons[:3])
+    if len(fit.reasons) > 3:
+        reasons += f" And {len(fit.reasons) - 3} more."
+    good = join_names([f.module.title for f in fits if f.ok], most=3)
+    instead = f"What fits: {good}." if good else "No module does: remove some of them."
+    return f"{fit.module.title} does not fit all the chosen scenes. {reasons} {instead}"
 
 
 def _reasons(fits: Sequence[Fit]) -> str:
@@ -105,50 +127,63 @@ def _reasons(fits: Sequence[Fit]) -> str:
 
 def _params(module: Module) -> schema_form.FormValues:
     if not schema_form.properties(module.params_schema):
-        return schema_form.FormValues({}, {}, ())
+        return schema_form.FormValues({}, {})
     state = explore_state.current()
-    given = state.params if state.module == module.id else {}
+    given = state.params if state.module in ("", str(module.id)) else {}
     with st.expander("Parameters", key=f"params-{module.id}"):
         filled = schema_form.show(
             module.params_schema,
             given,
             key=explore_state.widget_key(f"param-{module.id}-{module.version}"),
         )
-    explore_state.update(params=filled.changed)
+    for name in filled.left_out:
+        explore_state.add_problem(
+            f"The link's value of “{name}” is none that {module.title} knows and was left out."
+        )
     if filled.changed:
+        explore_state.update(module=str(module.id), params=filled.changed)
         st.caption(f"Changed: {md(', '.join(f'{k} = {v}' for k, v in filled.changed.items()))}")
+    elif not filled.problems:
+        explore_state.update(params={})
     return filled
 
 
 # --- where --------------------------------------------------------------------------
 
 
-def _cluster(portal: Portal, user: User, module: Module) -> Cluster | None:
-    clusters = portal.clusters(user)
+def _cluster(portal: Portal, user: User, module: Module, chosen_scenes: bool) -> Cluster | None:
+    """The chosen cluster, which is not changed by what it offers either."""
+    clusters = {str(c.id): c for c in portal.clusters(user)}
     st.html('<h2 class="sb-section">Cluster</h2>')
-    offer = {str(c.id): c for c in clusters if _offers(c, module)}
     wish = explore_state.current().cluster
-    if wish and wish not in {str(c.id) for c in clusters}:
+    if wish and wish not in clusters:
         explore_state.add_problem(
             f"The link's cluster “{wish}” is not known here and was left out."
         )
-    if not offer:
-        layout.notice(_no_cluster_text(clusters, module))
-        _wait_for_offer(portal, user, module)
+        explore_state.update(cluster="")
+        wish = ""
+    if not clusters:
+        layout.notice("You may start work on no cluster. The page Clusters says why.")
         return None
-    names = list(offer)
-    picked = st.radio(
+    offering = [name for name, cluster in clusters.items() if _offers(cluster, module)]
+    name = wish or (offering or list(clusters))[0]
+    if chosen_scenes and offering:
+        explore_state.update(cluster=name)
+    key = explore_state.widget_key("cluster")
+    st.session_state[key] = name
+    st.radio(
         "Cluster",
-        names,
-        index=names.index(wish) if wish in offer else 0,
-        format_func=lambda name: _cluster_label(offer[name]),
-        captions=[md(cluster_caption(offer[name])) for name in names],
-        key=explore_state.widget_key(f"cluster-{'-'.join(names)}"),
+        list(clusters),
+        format_func=lambda name: _cluster_label(clusters[name]),
+        captions=[md(_caption(cluster, module)) for cluster in clusters.values()],
+        key=key,
+        on_change=lambda: explore_state.choose_cluster(st.session_state[key]),
         label_visibility="collapsed",
     )
-    chosen = offer[picked or names[0]]
-    explore_state.update(cluster=str(chosen.id))
-    return chosen
+    if name not in offering:
+        layout.notice(_no_offer_text(clusters[name], module))
+        _wait_for_offer(portal, user, module, name)
+    return clusters[name]
 
 
 def _offers(cluster: Cluster, module: Module) -> bool:
@@ -156,28 +191,37 @@ def _offers(cluster: Cluster, module: Module) -> bool:
 
 
 @st.fragment(run_every=2.0)
-def _wait_for_offer(portal: Portal, user: User, module: Module) -> None:
-    """Draw the page again once a cluster offers the module: gates are asked all the time."""
-    if any(_offers(c, module) for c in portal.clusters(user)):
+def _wait_for_offer(portal: Portal, user: User, module: Module, name: str) -> None:
+    """Draw the page again once the cluster offers the module: gates are asked all the time."""
+    if any(_offers(c, module) for c in portal.clusters(user) if str(c.id) == name):
         st.rerun()
 
 
-def _no_cluster_text(clusters: Sequence[Cluster], module: Module) -> str:
-    silent = [c.title for c in clusters if c.reachability is Reachability.UNKNOWN]
-    if silent:
+def _no_offer_text(cluster: Cluster, module: Module) -> str:
+    """Why nothing can be started there: it was never asked, or it was and lacks the module."""
+    if not cluster.gate_version:
+        reason = cluster.unreachable_reason or "Nothing has been heard of it yet."
         return (
-            f"No cluster offers {module.title} {module.version} right now. "
-            f"{', '.join(silent)} cannot be asked at the moment; this page asks again by itself."
+            f"What {cluster.title} offers is not known yet. {reason} "
+            "This page asks again by itself."
         )
     return (
-        f"No cluster offers {module.title} {module.version}. "
-        "The administrator of a cluster can add it to the policy of its gate."
+        f"{cluster.title} does not offer {module.title} {module.version}. "
+        "Its administrator can add it to the policy of its gate."
     )
 
 
 def _cluster_label(cluster: Cluster) -> str:
     mark = f" :orange-badge[{NO_ISOLATION}]" if cluster.isolation is Isolation.NONE else ""
     return md(cluster.title) + mark
+
+
+def _caption(cluster: Cluster, module: Module) -> str:
+    said = cluster_caption(cluster)
+    if not cluster.gate_version or _offers(cluster, module):
+        return said
+    lacks = f"does not offer {module.title} {module.version}"
+    return f"{said}, {lacks}" if said else lacks
 
 
 def cluster_caption(cluster: Cluster) -> str:
@@ -270,11 +314,13 @@ def preset_text(preset: Preset) -> str:
 
 def _buttons(portal: Portal, user: User, request: LaunchRequest, problems: Sequence[str]) -> None:
     stand = list(problems)
-    if request.scenes and not stand:
-        try:
+    try:
+        if request.scenes and not stand:
             portal.check_launch(user, request)
-        except SceneBridgeError as exc:
-            stand.append(exc.message)
+        else:
+            portal.check_params(user, request.module, request.params)
+    except SceneBridgeError as exc:
+        stand.append(exc.message)
     with st.container():
         for text in stand:
             layout.notice(text, "bad")

@@ -2,8 +2,10 @@
 
 Understood of draft 2020-12: properties of type string, number, integer, boolean, enum,
 array of enum, with title, description, default, minimum, maximum, exclusiveMinimum,
-exclusiveMaximum, multipleOf, minLength, maxLength, pattern. Everything else is asked for
-as JSON text. What the form cannot judge, the portal does before anything is started.
+exclusiveMaximum, multipleOf, minLength, maxLength. Everything else is asked for as JSON text.
+Each field says its range and takes whatever is typed, numbers as text: a widget for numbers
+keeps the value of before where the new one is out of range. Whether a value may be is judged
+by the portal alone, by the check that its API makes too.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,15 +23,20 @@ from lib.model import JsonObject, JsonValue, json_list, json_number, json_object
 from ui.text import md
 
 Schema = JsonObject
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE | re.ASCII)
+#: More digits are no number that anybody means.
+_LONGEST_NUMBER = 40
 
 
 @dataclass(frozen=True, slots=True)
 class FormValues:
-    """What the user gave: all values, those unlike the default, and what is wrong."""
+    """What the user gave: all values, those unlike the default, what cannot be a value at all,
+    and the given ones that no field here can show."""
 
     values: dict[str, JsonValue]
     changed: dict[str, JsonValue]
-    problems: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 def show(schema: Schema, given: JsonObject, *, key: str) -> FormValues:
@@ -36,23 +44,24 @@ def show(schema: Schema, given: JsonObject, *, key: str) -> FormValues:
     values: dict[str, JsonValue] = {}
     changed: dict[str, JsonValue] = {}
     problems: list[str] = []
-    required = set(json_list(schema.get("required") or ()))
+    left_out = [name for name in given if name not in properties(schema)]
     for name, spec in properties(schema).items():
         default = spec.get("default")
-        start = given[name] if name in given and fits(spec, given[name]) else default
+        start = given.get(name, default)
+        if not can_show(spec, start):
+            left_out.append(str(spec.get("title") or name))
+            start = default
         try:
             value = _ask(name, spec, start, f"{key}-{name}")
         except ValueError as exc:
             problems.append(f"{spec.get('title') or name}: {exc}")
             continue
         if value is None:
-            if name in required:
-                problems.append(f"{spec.get('title') or name} is needed.")
             continue
         values[name] = value
         if value != default:
             changed[name] = value
-    return FormValues(values, changed, tuple(problems))
+    return FormValues(values, changed, tuple(problems), tuple(left_out))
 
 
 def properties(schema: Schema) -> dict[str, Schema]:
@@ -63,25 +72,20 @@ def properties(schema: Schema) -> dict[str, Schema]:
     return {k: v for k, v in found.items() if isinstance(v, Mapping)}
 
 
-def fits(spec: Schema, value: JsonValue) -> bool:
-    """Whether a field of this kind can show `value`, for example one from a link."""
-    if "enum" in spec:
-        return value in json_list(spec["enum"])
+def can_show(spec: Schema, value: JsonValue) -> bool:
+    """Whether the field of this property can show `value`, for example one from a link."""
     kind = kind_of(spec)
+    if value is None or kind == "json":
+        return True
+    if kind == "enum":
+        return value in json_list(spec["enum"])
     if kind == "choices":
         return isinstance(value, list) and all(v in _listed(spec) for v in value)
     if kind == "boolean":
         return isinstance(value, bool)
-    if kind in ("integer", "number"):
-        low, high = limits(spec, kind)
-        return (
-            isinstance(value, (int, float))
-            and not isinstance(value, bool)
-            and (kind == "number" or float(value).is_integer())
-            and (low is None or value >= low)
-            and (high is None or value <= high)
-        )
-    return isinstance(value, str) if kind == "string" else True
+    if kind == "string":
+        return isinstance(value, str)
+    return isinstance(value, (int, float, str)) and not isinstance(value, bool)
 
 
 def kind_of(spec: Schema) -> str:
@@ -99,12 +103,44 @@ def kind_of(spec: Schema) -> str:
     return str(kind) if kind in ("boolean", "integer", "number", "string") else "json"
 
 
-def limits(spec: Schema, kind: str) -> tuple[float | None, float | None]:
-    """Lowest and highest value that may be typed; exclusive limits are moved inwards."""
-    step = 1 if kind == "integer" else _step_of(spec)
+def range_text(spec: Schema) -> str:
+    """What a number or text may be, in words; empty where it may be anything."""
+    kind = kind_of(spec)
+    if kind in ("integer", "number"):
+        return _number_range(spec)
+    if kind == "string":
+        shortest, longest = _number_of(spec, "minLength"), _number_of(spec, "maxLength")
+        between = _between(shortest, longest)
+        return f"{between} characters" if between else ""
+    return ""
+
+
+def _number_range(spec: Schema) -> str:
     low, high = _number_of(spec, "minimum"), _number_of(spec, "maximum")
     above, below = _number_of(spec, "exclusiveMinimum"), _number_of(spec, "exclusiveMaximum")
-    return low if above is None else above + step, high if below is None else below - step
+    step = _number_of(spec, "multipleOf")
+    parts = (
+        _between(low, high),
+        "" if above is None else f"more than {as_text(above)}",
+        "" if below is None else f"less than {as_text(below)}",
+        "" if step is None else f"a multiple of {as_text(step)}",
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def _between(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f"{as_text(low)} to {as_text(high)}"
+    if low is not None:
+        return f"at least {as_text(low)}"
+    return "" if high is None else f"at most {as_text(high)}"
+
+
+def as_text(value: float) -> str:
+    """A number as one types it."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
+    return str(value)
 
 
 def _number_of(spec: Schema, key: str) -> float | None:
@@ -115,13 +151,6 @@ def _number_of(spec: Schema, key: str) -> float | None:
 def _listed(spec: Schema) -> Sequence[JsonValue]:
     """What each item of a "choices" may be."""
     return json_list(json_object(spec["items"])["enum"])
-
-
-def _step_of(spec: Schema) -> float:
-    if "multipleOf" in spec:
-        return float(json_number(spec["multipleOf"]))
-    scale = json_number(spec.get("default") or spec.get("maximum") or 1)
-    return 10.0 ** (math.floor(math.log10(abs(scale) or 1)) - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +167,8 @@ class _Field:
 def _ask(name: str, schema: Schema, start: JsonValue, key: str) -> JsonValue:
     """Draw the widget of one property; its value. Raises ValueError: what was typed is wrong."""
     text = schema.get("description")
-    label = md(str(schema.get("title") or name))
+    title, bounds = str(schema.get("title") or name), range_text(schema)
+    label = f"{md(title)} ({bounds})" if bounds else md(title)
     field = _Field(schema, label, md(str(text)) if text else None, start, key)
     return _WIDGETS[kind_of(schema)](field)
 
@@ -171,49 +201,40 @@ def _boolean(field: _Field) -> JsonValue:
     return st.toggle(field.label, bool(field.start), key=field.key, help=field.help)
 
 
-def _integer(field: _Field) -> JsonValue:
-    low, high = limits(field.schema, "integer")
-    return st.number_input(
-        field.label,
-        min_value=None if low is None else math.ceil(low),
-        max_value=None if high is None else math.floor(high),
-        value=None if field.start is None else int(json_number(field.start)),
-        step=int(_number_of(field.schema, "multipleOf") or 1),
-        key=field.key,
-        help=field.help,
-    )
-
-
 def _number(field: _Field) -> JsonValue:
-    low, high = limits(field.schema, "number")
-    step = _step_of(field.schema)
-    return st.number_input(
+    """What is no number stays text, and so is refused by the schema."""
+    default = field.schema.get("default")
+    typed = st.text_input(
         field.label,
-        min_value=None if low is None else float(low),
-        max_value=None if high is None else float(high),
-        value=None if field.start is None else float(json_number(field.start)),
-        step=step,
-        format=f"%.{max(0, min(10, -math.floor(math.log10(step)) + 1))}f",
+        "" if field.start is None else _shown(field.start),
         key=field.key,
         help=field.help,
+        placeholder="None" if default is None else f"{_shown(default)}, the default",
     )
+    return number_of(typed)
+
+
+def _shown(value: JsonValue) -> str:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return as_text(json_number(value)) if number else str(value)
+
+
+def number_of(typed: str) -> int | float | str | None:
+    """The number that was typed, also in full-width digits; None for nothing at all."""
+    plain = unicodedata.normalize("NFKC", typed).replace("\N{MINUS SIGN}", "-").strip()
+    if len(plain) > _LONGEST_NUMBER or not _NUMBER.fullmatch(plain):
+        return typed.strip() or None
+    number = float(plain)
+    if not math.isfinite(number):
+        return typed.strip()
+    if plain.lstrip("+-").isdecimal():
+        return int(plain)
+    return int(number) if number.is_integer() and abs(number) < 1e15 else number
 
 
 def _string(field: _Field) -> JsonValue:
-    longest, shortest = (_number_of(field.schema, key) for key in ("maxLength", "minLength"))
-    value = st.text_input(
-        field.label,
-        str(field.start or ""),
-        max_chars=None if longest is None else int(longest),
-        key=field.key,
-        help=field.help,
-    )
-    if shortest is not None and len(value) < shortest:
-        raise ValueError(f"give at least {shortest:g} characters.")
-    pattern = field.schema.get("pattern")
-    if isinstance(pattern, str) and value and not re.search(pattern, value):
-        raise ValueError(f"must match the pattern {pattern}")
-    return value
+    typed = st.text_input(field.label, str(field.start or ""), key=field.key, help=field.help)
+    return typed if typed or field.schema.get("default") is not None else None
 
 
 def _json(field: _Field) -> JsonValue:
@@ -232,7 +253,7 @@ _WIDGETS: Mapping[str, Callable[[_Field], JsonValue]] = {
     "enum": _enum,
     "choices": _choices,
     "boolean": _boolean,
-    "integer": _integer,
+    "integer": _number,
     "number": _number,
     "string": _string,
     "json": _json,

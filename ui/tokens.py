@@ -6,11 +6,12 @@ from functools import partial
 
 import streamlit as st
 
-from lib.errors import SceneBridgeError
+from lib.errors import InvalidInput, SceneBridgeError
 from lib.model import AccessToken, TokenScope, User
 from lib.portal.facade import Portal
 from ui import components, confirm, data_table, layout
 from ui.data_table import Cell, Row
+from ui.schema_form import number_of
 from ui.text import esc, md, to_minute
 
 _WITHDRAW = "withdraw-token"
@@ -66,7 +67,7 @@ def _row(token: AccessToken) -> Row:
 
 
 def _form(portal: Portal, user: User) -> None:
-    for name, value in (("name", ""), ("read", True), ("launch", False), ("days", USUAL_DAYS)):
+    for name, value in (("name", ""), ("read", True), ("launch", False), ("days", str(USUAL_DAYS))):
         st.session_state.setdefault(f"token-{name}", value)
     with st.form("new-token", enter_to_submit=True):
         st.html('<h3 class="sb-section">New token</h3>')
@@ -74,9 +75,7 @@ def _form(portal: Portal, user: User) -> None:
             st.text_input(
                 "Name", key="token-name", max_chars=100, placeholder="What it is for", width=280
             )
-            st.number_input(
-                "Days that it counts", 1, LONGEST_DAYS, step=1, key="token-days", width=170
-            )
+            st.text_input(f"Days that it counts (1 to {LONGEST_DAYS})", key="token-days", width=210)
         st.checkbox("Read: search scenes, follow work, fetch results", key="token-read")
         st.checkbox("Launch: start and stop notebooks and runs", key="token-launch")
         st.form_submit_button("Create token", type="primary", on_click=_create, args=(portal, user))
@@ -89,8 +88,11 @@ def _create(portal: Portal, user: User) -> None:
     name = st.session_state["token-name"].strip()
     scopes = [scope for scope in TokenScope if st.session_state[f"token-{scope}"]]
     layout.page_state().pop(_MADE, None)
+    days = number_of(st.session_state["token-days"])
     try:
-        token = portal.my_account.new_token(user, name, scopes, int(st.session_state["token-days"]))
+        if not isinstance(days, int) or not 1 <= days <= LONGEST_DAYS:
+            raise InvalidInput(f"Give the days as a whole number, 1 to {LONGEST_DAYS}.")
+        token = portal.my_account.new_token(user, name, scopes, days)
     except SceneBridgeError as exc:
         layout.page_state()[_FAILED] = exc.message
         return

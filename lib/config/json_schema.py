@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING
 
@@ -30,10 +31,26 @@ def schema_fault(schema: JsonObject) -> str | None:
     return None
 
 
-def first_fault(schema: JsonObject, value: JsonValue) -> tuple[str, str] | None:
-    """(dotted path, what is wrong there) of the first violation, or None."""
+def faults(schema: JsonObject, value: JsonValue) -> list[tuple[str, str]]:
+    """(dotted path, what is wrong there) of every violation."""
     validator = jsonschema.Draft202012Validator(dict(schema))
-    faults = sorted(validator.iter_errors(value), key=lambda e: list(e.path))
-    if not faults:
-        return None
-    return ".".join(str(p) for p in faults[0].path), faults[0].message[:200]
+    found = sorted(validator.iter_errors(value), key=lambda e: [str(p) for p in e.path])
+    return [(".".join(str(p) for p in e.path), _said(e)) for e in found]
+
+
+_KINDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "a text",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "an object",
+}
+
+
+def _said(fault: jsonschema.ValidationError) -> str:
+    """In the words of the fields where a type is wrong, else in jsonschema's."""
+    kind = _KINDS.get(str(fault.validator_value))
+    if fault.validator == "type" and kind:
+        return f"{json.dumps(fault.instance, ensure_ascii=False)[:60]} is not {kind}"
+    return fault.message[:200]

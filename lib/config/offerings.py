@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from lib.config.clusters import ClusterEntry, read_cluster
-from lib.config.json_schema import first_fault, schema_fault
+from lib.config.json_schema import faults, schema_fault
 from lib.config.site_paths import site_folder
 from lib.errors import InvalidInput, NotFound
 from lib.model import (
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 #: Title of every platform that a scene can be of.
 PLATFORMS = {"landsat-8": "Landsat 8", "formosat-2": "FORMOSAT-2", "formosat-5": "FORMOSAT-5"}
+#: So many parameters that are wrong are named at once.
+_MOST_FAULTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ def complete_params(module: Module, params: JsonObject) -> dict[str, JsonValue]:
     """`params` checked against the module's schema, with defaults filled in.
 
     Raises:
-        InvalidInput: which parameter is wrong, and what it may be.
+        InvalidInput: which parameters are wrong, and what they may be.
     """
     properties = _properties(module)
     unknown = sorted(set(params) - set(properties))
@@ -146,12 +148,17 @@ def complete_params(module: Module, params: JsonObject) -> dict[str, JsonValue]:
         )
     complete = {name: spec["default"] for name, spec in properties.items() if "default" in spec}
     complete.update(params)
-    fault = first_fault(module.params_schema, complete)
-    if fault is not None:
-        name, what = fault
-        title = properties.get(name, {}).get("title", name)
-        raise InvalidInput(f"The parameter “{title}” is not right: {what}.")
+    wrong = faults(module.params_schema, complete)[:_MOST_FAULTS]
+    if wrong:
+        raise InvalidInput(" ".join(_fault_text(properties, *fault) for fault in wrong))
     return complete
+
+
+def _fault_text(properties: Mapping[str, JsonObject], path: str, what: str) -> str:
+    if not path:
+        return f"The parameters are not right: {what}."
+    title = properties.get(path, {}).get("title", path)
+    return f"The parameter “{title}” is not right: {what}."
 
 
 def _properties(module: Module) -> dict[str, JsonObject]:

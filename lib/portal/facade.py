@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from lib import __version__
 from lib.auth import CLIENT_HEADER
 from lib.auth.authorization import Access, Act
-from lib.config.offerings import PLATFORMS, fit
+from lib.config.offerings import PLATFORMS, complete_params, fit
 from lib.errors import ClusterUnreachable, Conflict, NotFound
 from lib.imagery.quicklook import Quicklook, quicklook
 from lib.imagery.tiles import tile
@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from lib.model import (
         Detection,
         Fit,
+        JsonObject,
         JsonValue,
         LaunchRequest,
         Module,
+        ModuleId,
         Scene,
         SceneId,
         SceneQuery,
@@ -204,6 +206,11 @@ class Portal:
         """
         self._may_launch(self._asking(user), request)
         self._launcher.check(request)
+
+    def check_params(self, user: User, module_id: ModuleId, params: JsonObject) -> None:
+        """Whether a module takes these parameters. Raises NotFound, InvalidInput."""
+        self._access.require(user, Act.SEARCH)
+        complete_params(self._offerings.module(module_id), params)
 
     def open_notebook(self, user: User, request: LaunchRequest) -> Session:
         """Begin a notebook session with its run; returns at once, the reconciler goes on.

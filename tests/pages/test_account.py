@@ -136,7 +136,7 @@ def test_a_token_is_made_shown_once_and_withdrawn(open_page, site):
     app = open_page("account", me)
     app.text_input(key="token-name").input(HOSTILE)
     app.checkbox(key="token-launch").check()
-    app.number_input(key="token-days").set_value(7)
+    app.text_input(key="token-days").input("7")
     press(app, "Create token")
     shown = secret(app)
     user = site.auth.tokens.user_of(shown)
@@ -167,14 +167,22 @@ def test_a_token_is_gone_when_i_have_it(open_page, site):
 
 
 @pytest.mark.parametrize(
-    ("name", "read", "said"),
-    [("  ", True, "Give the token a name"), ("x", False, "Choose what the token may be used for")],
+    ("name", "read", "days", "said"),
+    [
+        ("  ", True, "7", "Give the token a name"),
+        ("x", False, "7", "Choose what the token may be used for"),
+        ("x", True, "367", "as a whole number, 1 to 366"),
+        ("x", True, "0", "as a whole number, 1 to 366"),
+        ("x", True, "7.5", "as a whole number, 1 to 366"),
+        ("x", True, "", "as a whole number, 1 to 366"),
+    ],
 )
-def test_a_token_that_cannot_be_made_says_why(open_page, site, name, read, said):
+def test_a_token_that_cannot_be_made_says_why(open_page, site, name, read, days, said):
     me = site.person("user")
     app = open_page("account", me)
     app.text_input(key="token-name").input(name)
     app.checkbox(key="token-read").set_value(read)
+    app.text_input(key="token-days").input(days)
     press(app, "Create token")
     assert said in all_html(app)
     assert secret(app) is None

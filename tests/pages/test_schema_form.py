@@ -24,6 +24,7 @@ filled = schema_form.show(
     json.loads({json.dumps(schema)!r}), json.loads({json.dumps(given or {})!r}), key="f"
 )
 st.session_state["filled"] = (filled.values, filled.changed, filled.problems)
+st.session_state["left_out"] = filled.left_out
 """
     app = AppTest.from_string(script, default_timeout=20).run()
     assert not app.exception
@@ -60,7 +61,7 @@ def test_untouched_it_gives_the_defaults():
 
 def test_what_is_changed_is_told_apart():
     app = form(ALL)
-    app.number_input[0].set_value(5)
+    app.text_input[0].set_value("5")
     app.toggle[0].set_value(False)
     app.run()
     values, changed, problems = filled(app)
@@ -69,40 +70,88 @@ def test_what_is_changed_is_told_apart():
     assert not problems
 
 
-def test_given_values_fill_it_and_those_that_do_not_fit_are_left_out():
-    given = {"whole": 99, "real": 0.5, "flag": "yes", "one": "a-b", "some": ["z"], "word": 3}
-    assert filled(form(ALL, given))[1] == {"real": 0.5, "one": "a-b"}
+def test_given_values_fill_it_and_those_that_no_field_can_show_are_named():
+    given = {
+        "whole": 99,
+        "real": 0.5,
+        "flag": "yes",
+        "one": "a-b",
+        "some": ["z"],
+        "word": 3,
+        "x": 1,
+    }
+    app = form(ALL, given)
+    assert filled(app)[1] == {"whole": 99, "real": 0.5, "one": "a-b"}
+    assert app.session_state["left_out"] == ("x", "flag", "word", "some")
 
 
 def test_titles_and_descriptions_are_shown_as_text():
     app = form({"n": {"type": "integer", "title": "A *b*", "description": "[x](y)", "default": 1}})
-    assert app.number_input[0].label == r"A \*b\*"
-    assert app.number_input[0].help == r"\[x\]\(y\)"
+    assert app.text_input[0].label == r"A \*b\*"
+    assert app.text_input[0].help == r"\[x\]\(y\)"
+
+
+@pytest.mark.parametrize("kind", ["integer", "number"])
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("5000", 5000),
+        ("-1", -1),
+        (" 7 ", 7),
+        ("7.25", 7.25),
+        ("0.1234567", 0.1234567),
+        ("1e3", 1000),
+        ("\uff11\uff12", 12),
+        ("\u22123", -3),
+        ("12abc", "12abc"),
+        ("1,000", "1,000"),
+        ("1_000", "1_000"),
+        ("1e999", "1e999"),
+        ("nan", "nan"),
+        ("9" * 5000, "9" * 5000),
+    ],
+)
+def test_a_field_of_numbers_gives_what_was_typed_and_nothing_else(kind, typed, value):
+    spec = {"type": kind, "minimum": 2, "maximum": 1000, "default": 8}
+    app = form({"n": spec})
+    app.text_input[0].set_value(typed).run()
+    assert filled(app)[:2] == ({"n": value}, {"n": value})
+    assert type(filled(app)[0]["n"]) is type(value)
+
+
+def test_an_empty_field_of_numbers_is_the_default_that_stands_in_it():
+    app = form({"n": {"type": "number", "default": 8}, "m": {"type": "integer"}})
+    app.text_input[0].set_value("").run()
+    assert filled(app) == ({}, {}, ())
+    assert [field.placeholder for field in app.text_input] == ["8, the default", "None"]
+
+
+def test_what_is_no_json_is_said():
+    app = form({"p": {"type": "object", "title": "Thing"}})
+    app.text_area[0].set_value("{").run()
+    assert filled(app)[2] == ("Thing: this is not JSON.",)
 
 
 @pytest.mark.parametrize(
-    ("spec", "text", "problem"),
+    ("spec", "said"),
     [
-        ({"type": "object"}, "{", "this is not JSON"),
-        ({"type": "string", "minLength": 2}, "a", "at least 2"),
-        ({"type": "string", "pattern": "^[0-9]+$"}, "a", "must match"),
+        ({"type": "integer", "minimum": 2, "maximum": 1000}, "2 to 1000"),
+        ({"type": "number", "minimum": 0.1, "maximum": 1.0}, "0.1 to 1"),
+        ({"type": "number", "minimum": 0}, "at least 0"),
+        ({"type": "number", "exclusiveMinimum": 0, "maximum": 4}, "at most 4, more than 0"),
+        ({"type": "number", "exclusiveMaximum": 1}, "less than 1"),
+        ({"type": "integer", "multipleOf": 5}, "a multiple of 5"),
+        ({"type": "string", "minLength": 2, "maxLength": 9}, "2 to 9 characters"),
+        ({"type": "string"}, ""),
+        ({"type": "integer"}, ""),
+        ({"type": "boolean"}, ""),
     ],
 )
-def test_what_is_wrong_is_said(spec, text, problem):
-    app = form({"p": {**spec, "title": "Thing"}})
-    field = app.text_area[0] if spec["type"] == "object" else app.text_input[0]
-    field.set_value(text).run()
-    assert filled(app)[2][0].startswith("Thing")
-    assert problem in filled(app)[2][0]
-
-
-def test_a_needed_field_that_is_empty_is_said():
-    assert filled(form({"n": {"type": "integer"}}, required=["n"]))[2] == ("n is needed.",)
-
-
-def test_limits_reach_the_field():
-    app = form({"n": {"type": "integer", "exclusiveMinimum": 0, "maximum": 4, "default": 2}})
-    assert (app.number_input[0].min, app.number_input[0].max) == (1, 4)
+def test_a_field_says_its_range(spec, said):
+    assert schema_form.range_text(spec) == said
+    app = form({"n": {**spec, "title": "Thing"}})
+    (field,) = [*app.text_input, *app.toggle]
+    assert field.label == (f"Thing ({said})" if said else "Thing")
 
 
 @pytest.mark.parametrize("name", ["active_fire", "offshore_objects"])

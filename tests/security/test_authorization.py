@@ -37,7 +37,7 @@ from lib.store.audit import AuditQuery
 from lib.store.changes import RunChange, SessionChange
 from lib.web.auth_middleware import AuthMiddleware
 from tests.fakes.people import SCENE, SECRET_SCENE, World, membership
-from tests.fakes.things import a_run, a_session, new_id
+from tests.fakes.things import FIRE, a_run, a_session, new_id
 from tests.pages import sample_portal
 from tests.pages.sample_portal import plant_scene
 
@@ -132,6 +132,7 @@ METHODS: dict[str, tuple[Act, Call]] = {
     "Portal.clusters": (Act.SEARCH, lambda w, u: w.portal.clusters(u)),
     "Portal.all_clusters": (Act.SEARCH, lambda w, u: w.portal.all_clusters(u)),
     "Portal.check_launch": (Act.LAUNCH, lambda w, u: w.portal.check_launch(u, w.request())),
+    "Portal.check_params": (Act.SEARCH, lambda w, u: w.portal.check_params(u, FIRE.id, {})),
     "Portal.open_notebook": (Act.LAUNCH, lambda w, u: w.portal.open_notebook(u, w.request())),
     "Portal.start_run": (Act.LAUNCH, lambda w, u: w.portal.start_run(u, w.request())),
     "Portal.start_again": (Act.OPEN, lambda w, u: w.portal.start_again(u, w.ended_session().id)),

@@ -315,6 +315,7 @@ BAD_LAUNCHES: list[tuple[Any, int, str]] = [
     (launch(cluster="none"), 404, "no cluster 'none'"),
     (launch(params={"min_pixels": 0}), 422, "“Smallest object” is not right"),
     (launch(params={"min_pixels": "2"}), 422, "“Smallest object” is not right"),
+    (launch(params={"factor": float("inf")}), 422, "not the JSON object"),
     (launch(params={"nothing": 1}), 422, "has no parameter 'nothing'"),
     (launch(params=[]), 422, "wrong type"),
     (launch(title=7), 422, "wrong type"),

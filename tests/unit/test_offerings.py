@@ -145,7 +145,8 @@ def test_parameters_are_completed_and_checked() -> None:
         ({"nothing": 1}, "no parameter 'nothing'. It has: factor, min_pixels"),
         ({"min_pixels": 0}, "“Smallest object” is not right: 0 is less than"),
         ({"min_pixels": 1.5}, "“Smallest object” is not right"),
-        ({"factor": "x" * 5000}, "“factor” is not right"),
+        ({"factor": "x" * 5000}, "“factor” is not right: .*x is not a number"),
+        ({"factor": "x", "min_pixels": 0}, "“factor” is .* “Smallest object” is not right"),
     ):
         with pytest.raises(InvalidInput, match=words) as refusal:
             complete_params(FIRE, params)

@@ -34,7 +34,8 @@ async def launch_request(request: Request) -> LaunchRequest:
             raise InvalidInput("The request is too large.")
     try:
         data = json_object(json.loads(body, parse_constant=no_constant))
-        json.dumps(data, ensure_ascii=False).encode()  # a lone surrogate cannot be stored
+        # What cannot be stored: a lone surrogate, and 1e999, which is infinite.
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
         resources = json_object(data["resources"])
         launch = LaunchRequest(
             scenes=tuple(SceneId(json_text(scene)) for scene in json_list(data["scenes"])),
