@@ -14,22 +14,25 @@ import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from lib.errors import Conflict, SceneBridgeError, Unavailable
+from lib.errors import Conflict, InvalidInput, SceneBridgeError, Unavailable
 from lib.gate import VERSION, kill_switch
 from lib.gate.audit import Audit
 from lib.gate.job_record import SessionFolders
 from lib.gate.policy import Policy
 from lib.gate.state_dir import RunningGate, StateDir, public_text, this_node
 from lib.jobs.control_files import ROOT
-from lib.jobs.processes import this_process
+from lib.jobs.processes import ProcessId, this_process
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from lib.gate.jobs import Jobs
     from lib.gate.verbs import Verbs
 
 _TIDY_EVERY_S = 3600.0
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 15.0
+_KILL_TIMEOUT_S = 10.0
 _JOBS_TIMEOUT_S = 60.0
 _CANCEL_AGAIN_S = 10.0
 _CANCEL_TASKS_AGAIN_S = 0.5
@@ -101,8 +104,6 @@ def serve_detached(state_dir: StateDir) -> RunningGate:
         Unavailable: it did not start; the message holds the end of its log.
     """
     state_dir.check_node()
-    if state_dir.running() is not None:
-        raise Conflict(f"A gate serves {state_dir.path} already.")
     state_dir.host_key_data()  # a plain complaint now rather than in a log
     with state_dir.lock():
         asyncio.run(_refuse_while_switched_off(state_dir, state_dir.policy()))
@@ -135,13 +136,20 @@ def serve_detached(state_dir: StateDir) -> RunningGate:
 def stop(state_dir: StateDir, *, jobs: bool) -> bool:
     """Stop the gate of this folder, and with `jobs` everything it started.
 
-    Returns whether a gate was running. Raises `Unavailable` when something stays.
+    Returns whether a gate was running; one that does not stop when it is told is ended, but
+    while it ends jobs for the kill switch. Raises `Unavailable` when something stays.
     """
     state_dir.check_node()
     gate = state_dir.running()
     if gate is not None:
         gate.process.signal(signal.SIGTERM)
-        _wait_gone(gate)
+    process = gate.process if gate is not None else state_dir.ending()
+    if process is not None and not _gone(process, _STOP_TIMEOUT_S):
+        if gate is not None and _switched_off(state_dir):
+            raise Unavailable(f"The gate (process {process.pid}) still ends its jobs.")
+        process.signal(signal.SIGKILL)
+        if not _gone(process, _KILL_TIMEOUT_S):
+            raise Unavailable(f"The gate (process {process.pid}) does not stop.")
     if jobs:
         with state_dir.lock():
             asyncio.run(_end_jobs(state_dir))
@@ -214,12 +222,21 @@ def _no_port(port: int, error: OSError) -> SceneBridgeError:
     )
 
 
-def _wait_gone(gate: RunningGate) -> None:
-    deadline = time.monotonic() + _STOP_TIMEOUT_S
-    while gate.process.alive():
+def _gone(process: ProcessId, timeout_s: float) -> bool:
+    """Whether it ends in time."""
+    deadline = time.monotonic() + timeout_s
+    while process.alive():
         if time.monotonic() > deadline:
-            raise Unavailable(f"The gate (process {gate.pid}) does not stop.")
+            return False
         time.sleep(0.02)
+    return True
+
+
+def _switched_off(state_dir: StateDir) -> bool:
+    stop_files: tuple[Path, ...] = ()
+    with contextlib.suppress(InvalidInput):
+        stop_files = state_dir.policy().stop_files
+    return state_dir.active_stop_file(stop_files) is not None
 
 
 async def end_tasks(tasks: Collection[asyncio.Future[None]]) -> None:

@@ -6,8 +6,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import signal
 import socket
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
 
 #: What `flock` says where a file system has no locks (NFS without its daemon, Lustre).
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+_ENDING = "ending.json"
+#: Until a gate that was stopped is ended by whoever comes next.
+_PATIENCE_S = 15.0
+_LOOK_EVERY_S = 0.02
 
 _FIRST_POLICY = """\
 # What this gate allows. docs/gate.md explains every key; empty lists allow nothing.
@@ -185,26 +191,51 @@ class StateDir:
     def lock(self) -> Iterator[None]:
         """Held by the gate that serves this folder. Raises `Conflict`.
 
+        A gate that was stopped and whose process is not over yet (it reads a large file, say)
+        is waited for, and ended when it takes too long: there are never two.
+
         Some shared file systems know no locks, or keep them from other nodes. There the
         fixed node and the process named in `gate.json` must do.
         """
         self.check_node()
         fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            without_locks = exc.errno in _NO_LOCKS and self.running() is None
-            if not without_locks:
-                os.close(fd)
-                raise Conflict(f"A gate serves {self.path} already.") from exc
-        try:
+            self._wait_for_lock(fd)
             yield
         finally:
             os.close(fd)
 
+    def _wait_for_lock(self, fd: int) -> None:
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            free = self._try_lock(fd)
+            ending = self.ending()
+            if ending is None:
+                if free or self._try_lock(fd):  # it may have ended just now
+                    return
+                raise Conflict(f"A gate serves {self.path} already.")
+            if time.monotonic() > deadline:
+                ending.signal(signal.SIGKILL)
+            time.sleep(_LOOK_EVERY_S)
+
+    def _try_lock(self, fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            return exc.errno in _NO_LOCKS and self.running() is None
+        return True
+
     def running(self) -> RunningGate | None:
         """The gate that serves this folder now, if one does."""
-        data = read_json(self.path / "gate.json")
+        return self._living("gate.json")
+
+    def ending(self) -> ProcessId | None:
+        """The process of a gate that serves no more, and that is not over yet."""
+        gate = self._living(_ENDING)
+        return gate.process if gate is not None and gate.pid != os.getpid() else None
+
+    def _living(self, name: str) -> RunningGate | None:
+        data = read_json(self.path / name)
         if data is None:
             return None
         gate = from_plain(RunningGate, data)
@@ -219,8 +250,9 @@ class StateDir:
         write_json(self.path / "gate.json", asdict(gate))
 
     def withdraw(self) -> None:
-        """No gate listens any more."""
-        (self.path / "gate.json").unlink(missing_ok=True)
+        """No gate listens any more; the process that did is about to end."""
+        with contextlib.suppress(FileNotFoundError):
+            (self.path / "gate.json").replace(self.path / _ENDING)
 
     def _check_mode(self, *, mend: bool) -> None:
         try:

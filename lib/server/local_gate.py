@@ -101,7 +101,10 @@ class LocalGate:
         """
         if self._process is not None and self.address() is None:
             self._process.terminate()  # it does not listen yet, so `stop` would not see it
-            self._process.wait(COMMAND_TIMEOUT_S)
+            try:
+                self._process.wait(COMMAND_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
         if (self._home / "policy.toml").exists():
             self._gate("stop", "--home", str(self._home), "--jobs", timeout=STOP_TIMEOUT_S)
         if self._process is not None:

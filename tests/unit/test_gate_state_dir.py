@@ -7,21 +7,25 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
 import pytest
 
-from lib.errors import Conflict, InvalidInput, NotFound, Refused
+from lib.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
+from lib.gate import serve, state_dir
 from lib.gate.__main__ import main
 from lib.gate.audit import Audit
 from lib.gate.serve import end_tasks
 from lib.gate.state_dir import RunningGate, StateDir, this_node
-from lib.jobs.processes import this_process
+from lib.jobs.processes import start_of, this_process
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = {"python": sys.executable, "code": str(ROOT)}
@@ -147,6 +151,90 @@ def test_one_lock_per_folder(tmp_path: Path, key: Path) -> None:
         pass
 
 
+@contextmanager
+def stopped_gate(home: StateDir) -> Iterator[subprocess.Popen[bytes]]:
+    """A gate that was told to end, listens no more, and is still busy; SIGTERM is nothing to it."""
+    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(); input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        start = start_of(process.pid)
+        home.announce(RunningGate(process.pid, start, 1, "k", "here", "0"))
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def home(tmp_path: Path, key: Path) -> StateDir:
+    made = StateDir(tmp_path / "gate")
+    made.init("here", key, None, FIRST)
+    return made
+
+
+@pytest.mark.parametrize("locks", [True, False])
+def test_a_second_gate_waits_for_the_end_of_a_stopped_one(
+    home: StateDir, monkeypatch: pytest.MonkeyPatch, *, locks: bool
+) -> None:
+    if not locks:
+        monkeypatch.setattr("fcntl.flock", _no_locks)
+    with stopped_gate(home) as process:
+        assert home.running() is not None
+        home.withdraw()
+        assert home.running() is None
+
+        def end(_: float) -> None:
+            process.communicate(b"\n")
+
+        monkeypatch.setattr(state_dir.time, "sleep", end)
+        with home.lock():
+            assert process.returncode == 0
+
+
+def test_a_second_gate_ends_a_stopped_one_that_does_not_end(
+    home: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_dir, "_PATIENCE_S", 0.0)
+    with stopped_gate(home) as process:
+        home.withdraw()
+        with home.lock():
+            assert process.wait() == -signal.SIGKILL
+        with home.lock():
+            pass
+
+
+def test_a_gate_that_serves_is_neither_waited_for_nor_ended(home: StateDir) -> None:
+    with stopped_gate(home) as process, home.lock():
+        with pytest.raises(Conflict, match="serves"), home.lock():
+            pass
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize("withdrawn", [True, False])
+def test_stop_returns_when_the_process_is_over(
+    home: StateDir, monkeypatch: pytest.MonkeyPatch, *, withdrawn: bool
+) -> None:
+    monkeypatch.setattr(serve, "_STOP_TIMEOUT_S", 0.2)
+    with stopped_gate(home) as process:
+        if withdrawn:
+            home.withdraw()
+        assert serve.stop(home, jobs=False) is not withdrawn
+        assert process.wait() == -signal.SIGKILL
+
+
+def test_a_gate_that_ends_jobs_for_the_kill_switch_is_left_to_it(
+    home: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "_STOP_TIMEOUT_S", 0.0)
+    (home.path / "STOP").touch()
+    with stopped_gate(home) as process:
+        with pytest.raises(Unavailable, match="still ends its jobs"):
+            serve.stop(home, jobs=False)
+        assert process.poll() is None
+
+
 def test_a_note_of_a_gate_that_died_is_not_believed(tmp_path: Path, key: Path) -> None:
     home = StateDir(tmp_path / "gate")
     home.init("here", key, None, FIRST)
@@ -207,16 +295,17 @@ def test_without_a_key_init_needs_one_that_is_there(tmp_path: Path, key: Path) -
     assert home.portal_key() == before
 
 
+def _no_locks(*_: object, number: int = errno.ENOLCK) -> None:
+    raise OSError(number, "no locks here")
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_served_unless_a_gate_runs(
     tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def no_locks(*_: object) -> None:
-        raise OSError(number, "no locks here")
-
     home = StateDir(tmp_path / "gate")
     home.init("here", key, None, FIRST)
-    monkeypatch.setattr("fcntl.flock", no_locks)
+    monkeypatch.setattr("fcntl.flock", partial(_no_locks, number=number))
     with home.lock():
         pass
     me = this_process()
