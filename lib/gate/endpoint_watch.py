@@ -37,26 +37,28 @@ class EndpointWatch:
         #: Set when an endpoint waits for the scheduler to say which node its job was given.
         self.node_unknown = asyncio.Event()
 
-    async def run(self) -> None:
-        """Take endpoints as soon as they are reported, for ever."""
-        while True:
-            await asyncio.sleep(_LOOK_EVERY_S)
-            jobs = [job for job in self._table if _awaits_endpoint(job)]
-            if not jobs:
-                continue
-            reported = await asyncio.to_thread(self._reported, jobs)
-            if not reported:
-                continue
-            async with self._table.lock:
-                taken = await asyncio.to_thread(self._take_all, reported)
-            if taken:
-                self._table.tell()
-            if any(_awaits_endpoint(job) for job in reported):
-                self.node_unknown.set()
+    async def look(self) -> None:
+        """Take the endpoints that were reported since the last call; after a moment's pause."""
+        await asyncio.sleep(_LOOK_EVERY_S)
+        jobs = [job for job in self._table if _awaits_endpoint(job)]
+        if not jobs:
+            return
+        reported = await asyncio.to_thread(self._reported, jobs)
+        if not reported:
+            return
+        async with self._table.lock:
+            taken = await asyncio.to_thread(self._take_all, reported)
+        if taken:
+            self._table.tell()
+        if any(_awaits_endpoint(job) for job in reported):
+            self.node_unknown.set()
 
     def _take_all(self, jobs: Sequence[TrackedJob]) -> bool:
-        taken = [self._take(job) for job in jobs]
-        return any(taken)
+        taken = False
+        for job in jobs:
+            with self._table.loops.item(job.record.id):
+                taken |= self._take(job)
+        return taken
 
     def _reported(self, jobs: Sequence[TrackedJob]) -> list[TrackedJob]:
         """Those whose file is new since the last call. Blocks on files."""

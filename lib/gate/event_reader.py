@@ -6,25 +6,24 @@ table, so nobody who submits or cancels waits for it.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Iterable
 
 from lib.gate.events import EventLog
 from lib.gate.job_record import JobRecord, SessionFolders
+from lib.loops import Loops
 
 _SLICE_S = 0.25
 _NOT_READ = "What this module wrote cannot be read because of a fault of the gate's own."
-
-_log = logging.getLogger(__name__)
 
 
 class EventReader:
     """The event logs of one gate. Safe to use from several threads; all methods block on files."""
 
-    def __init__(self, folders: SessionFolders) -> None:
+    def __init__(self, folders: SessionFolders, loops: Loops) -> None:
         self._folders = folders
+        self._loops = loops
         self._logs: dict[str, EventLog] = {}
         self._opening = threading.Lock()
         self.slice_s = _SLICE_S
@@ -67,10 +66,11 @@ class EventReader:
             if self.log(record).take_piece():
                 return False
         except OSError as exc:  # a full disk: read again with the next slice
-            _log.error("the events of job %s cannot be kept: %s", record.id, exc)
+            self._loops.note(record.id, exc)
             return True
-        except Exception:
-            _log.exception("the events of job %s cannot be read", record.id)
-            self.log(record).give_up(_NOT_READ)
+        except Exception as exc:
+            self._loops.note(record.id, exc)
+            with self._loops.item(record.id):
+                self.log(record).give_up(_NOT_READ)
         whole.add(record.id)
         return True

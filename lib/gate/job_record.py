@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lib.errors import InvalidInput
+from lib.files import tree
 from lib.files.atomic import read_json, text_of, write_atomic
 from lib.jobs import control_files
 from lib.model import Endpoint, EndReason, JobState
@@ -14,6 +19,8 @@ from lib.protocol.codec import encode, from_plain
 from lib.protocol.messages import ID_PATTERN, JobKind, JobStatus
 
 RECORD = "record.json"
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -94,6 +101,11 @@ class SessionFolders:
         """The folder of fetched images."""
         return self.state_dir / "images"
 
+    @property
+    def removed(self) -> Path:
+        """What was thrown away and is not removed yet (`lib.gate.clean_up`)."""
+        return self.state_dir / "removed"
+
     def session(self, job_id: str) -> Path:
         """One session's folder. The id was checked by whoever calls."""
         if ID_PATTERN.fullmatch(job_id) is None:
@@ -113,11 +125,33 @@ class SessionFolders:
         write_atomic(self.control(record.id) / RECORD, encode(record))
 
     def load(self) -> Iterator[JobRecord]:
-        """All records."""
+        """All records. One that cannot be read is left out, and its files stay."""
         for folder in sorted(self.sessions.iterdir()):
-            data = read_json(folder / "control" / RECORD)
-            if data is not None:
-                yield from_plain(JobRecord, data)
+            try:
+                data = read_json(folder / "control" / RECORD)
+                record = None if data is None else from_plain(JobRecord, data)
+            except (OSError, ValueError, RecursionError, InvalidInput):
+                _log.exception("job %s: its record cannot be read; it is left out", folder.name)
+                continue
+            if record is not None:
+                yield record
+
+    def throw_away(self, path: Path, *, folder: int | None = None) -> None:
+        """Take something out of sight at once, however large; what is not there is no fault.
+
+        Args:
+            folder: the open folder that it is in, where that may be swapped meanwhile.
+        Raises:
+            OSError: it cannot be moved.
+        """
+        self.removed.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            if folder is None:
+                flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+                folder = os.open(path.parent, flags)
+                stack.callback(os.close, folder)
+            with contextlib.suppress(FileNotFoundError):
+                tree.move(path.name, self.removed / secrets.token_hex(8), folder=folder)
 
     def endpoint(self, record: JobRecord) -> Endpoint:
         """The secrets that open this job's notebook."""

@@ -17,22 +17,18 @@ from lib.gate.event_reader import EventReader
 from lib.gate.job_record import JobRecord, TrackedJob
 from lib.gate.job_table import JobTable
 from lib.gate.policy import Policy
-from lib.gate.safe_open import disk_usage, open_file
+from lib.gate.safe_open import open_file
 from lib.jobs import control_files
 from lib.jobs.interfaces import JobView, Scheduler
 from lib.model import EndReason, JobState, JsonObject, JsonValue
 from lib.protocol.messages import JobKind
 
 _MAX_REPORT_BYTES = 64 * 1024
-_DISK_EVERY_S = 10.0
 #: Slurm without cgroups kills a job that is too large and says why in the job's own log alone
 #: (measured with 22.05 and OverMemoryKill: FAILED, signal 9).
 _TOO_LARGE = re.compile(rb"slurmstepd.*exceeded (?:job )?memory limit")
 _TOO_LARGE_TEXT = "It used more memory than it was given."
 _MAX_LOG_BYTES = 2**30
-#: Of one poll's time, and how many times its own length a count is followed by rest.
-_DISK_SLICE_S = 0.05
-_DISK_REST = 500.0
 _STARTS_AT_STEP_S = 30.0
 #: All that can change in a record, as one tuple: cheap to compare at every poll.
 _VARIABLE = attrgetter(*(f.name for f in fields(JobRecord)))
@@ -75,18 +71,19 @@ class RecordUpdater:
         self._policy = policy
         self._scheduler = scheduler
         self._audit = audit
-        self.events = EventReader(table.folders)
+        self.events = EventReader(table.folders, table.loops)
         self._missing_since: dict[str, float] = {}
         self._over: dict[str, JobView] = {}
         self._distrusted: set[str] = set()
-        self._disk_at: dict[str, float] = {}
 
     def look(self) -> Look:
         """Read the modules' events for a while; what they told before their ends comes first."""
         live = [record for record in self._table.records() if record.live]
         reports = {}
         for record in live:
-            if record.module_exit_code is None:
+            with self._table.loops.item(record.id):
+                if record.module_exit_code is not None:
+                    continue
                 report = self._report(record, control_files.MODULE)
                 if report is not None:
                     reports[record.id] = report
@@ -132,26 +129,6 @@ class RecordUpdater:
             return False
         self._table.save_changed(tracked)
         return True
-
-    def over_disk_quota(self) -> list[JobRecord]:
-        """Live jobs whose files use more disk than a session may.
-
-        Looks at each of them now and then, and at few of them in one call: counting the
-        files of all sessions at once would take a core for a while.
-        """
-        now = time.monotonic()
-        allowed = self._policy.limits.max_disk_bytes
-        found = []
-        due = [r for r in self._table.records() if r.live and not r.cancelled]
-        for record in sorted(due, key=lambda r: self._disk_at.get(r.id, 0.0)):
-            begun = time.monotonic()
-            if self._disk_at.get(record.id, 0.0) > now or begun - now > _DISK_SLICE_S:
-                break
-            if disk_usage(self._folders.work(record), stop_at=allowed) > allowed:
-                found.append(record)
-            cost = time.monotonic() - begun
-            self._disk_at[record.id] = now + max(_DISK_EVERY_S, cost * _DISK_REST)
-        return found
 
     def _view(self, record: JobRecord, views: Mapping[str, JobView] | None) -> JobView | None:
         """The scheduler's view; a job it no longer knows is over, after some patience."""

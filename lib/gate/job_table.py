@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 
 from lib.errors import NotFound
 from lib.gate.job_record import JobRecord, SessionFolders, TrackedJob
+from lib.loops import Loops
 
 _log = logging.getLogger(__name__)
 
@@ -24,12 +24,17 @@ class JobTable:
 
     Args:
         folders: where the records lie; read once, here. Blocks on files.
+        loops: those that look at the jobs, each within `Loops.item`.
     """
 
-    def __init__(self, folders: SessionFolders) -> None:
+    def __init__(self, folders: SessionFolders, loops: Loops) -> None:
         self.folders = folders
+        self.loops = loops
         self.lock = asyncio.Lock()
-        self._jobs = {r.id: _tracked(r, folders) for r in folders.load()}
+        self._jobs: dict[str, TrackedJob] = {}
+        for record in folders.load():
+            with loops.item(record.id):
+                self._jobs[record.id] = _tracked(record, folders)
         self._listeners: set[Callable[[], None]] = set()
 
     def __iter__(self) -> Iterator[TrackedJob]:
@@ -103,13 +108,13 @@ class JobTable:
         return job
 
     def remove(self, record: JobRecord) -> bool:
-        """Remove a job with its files, unless a live one needs them. Blocks on files.
+        """Remove a job, and throw its files away, unless a live one needs them. Blocks on files.
 
-        Returns whether it was removed.
+        Returns whether it was removed. Raises `OSError`.
         """
         if any(r.files_in == record.id and r.live for r in self.records()):
             return False
-        shutil.rmtree(self.folders.session(record.id), ignore_errors=True)
+        self.folders.throw_away(self.folders.session(record.id))
         del self._jobs[record.id]
         return True
 

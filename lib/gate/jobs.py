@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from lib.errors import Conflict, NotFound, Refused, SceneBridgeError, StorageFull, Unavailable
 from lib.gate.audit import Audit
+from lib.gate.clean_up import CleanUp
+from lib.gate.disk_watch import DiskWatch
 from lib.gate.endpoint_watch import EndpointWatch
 from lib.gate.events import EventLog
 from lib.gate.images.store import Images
@@ -29,6 +31,7 @@ from lib.gate.submission import Submitter
 from lib.gate.validate_submit import ValidatedSubmit, validate
 from lib.jobs.control_files import ROOT
 from lib.jobs.interfaces import JobView, Scheduler
+from lib.loops import Loops
 from lib.model import QueueLoad
 from lib.protocol.messages import JobStatus, SubmitReply, SubmitRequest
 
@@ -42,6 +45,11 @@ _RECALL_EVERY_S = 5.0
 _EXTRA_EVERY_S = 1.0
 #: While some job wrote more than was read in one poll.
 _BEHIND_POLL_S = 0.5
+_LOOK_AFTER_DISK_S = 1.0
+#: A turn that takes longer will not come to an end; a scheduler may be silent for a while.
+_POLL_LATE_S = 300.0
+_ENDPOINTS_LATE_S = 60.0
+_DISK_LATE_S = 900.0
 
 
 class Jobs:
@@ -54,13 +62,16 @@ class Jobs:
         self._policy = policy
         self._scheduler = scheduler
         self._audit = audit
-        self._table = JobTable(folders)
+        self.loops = Loops("The gate", _log)
+        self._table = JobTable(folders, self.loops)
         self._builder = SessionDirBuilder(folders, policy, scheduler)
         self._updater = RecordUpdater(self._table, policy, scheduler, audit)
         self._endpoint_watch = EndpointWatch(self._table, self._updater.take_endpoint)
         self._submitter = Submitter(
             self._table, self._builder, scheduler, audit, self.images, keep_s=policy.limits.keep_s
         )
+        self._disk_watch = DiskWatch(self._table, policy.limits.max_disk_bytes)
+        self._clean_up = CleanUp(folders)
         self._extra_at = 0.0
         self._recall_at = 0.0
         self._forgotten: set[str] = set()
@@ -81,6 +92,13 @@ class Jobs:
     def live(self) -> int:
         """How many have not ended."""
         return self._table.live
+
+    @property
+    def asked(self) -> tuple[bool, str]:
+        """Whether the states of jobs are those of now, and if not, why: one sentence."""
+        if self.loops.trouble:
+            return False, self.loops.trouble
+        return self.asked_ok, self.asked_reason
 
     def events(self, job_id: str) -> EventLog:
         """The checked events of a job. Raises `NotFound`."""
@@ -148,20 +166,18 @@ class Jobs:
         return job.status()
 
     async def watch_over(self) -> None:
-        """Poll for ever: promptly while jobs live, lazily otherwise."""
-        looking = asyncio.ensure_future(self._endpoint_watch.run())
-        try:
-            while not looking.done():
-                await self.poll()
-                if self._watched:
-                    await self._pause()
-                else:
-                    with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(self._table.wait(), _IDLE_POLL_S)
-            looking.result()
-        finally:
-            looking.cancel()
-            await asyncio.gather(looking, return_exceptions=True)
+        """Look after the jobs for ever: promptly while some live, lazily otherwise."""
+        late = max(_POLL_LATE_S, 4 * self._scheduler.poll_s)
+        polls = self.loops.add("looked after its jobs", late_after_s=late)
+        endpoints = self.loops.add("looked for endpoints", late_after_s=_ENDPOINTS_LATE_S)
+        disk = self.loops.add("counted its jobs' files", late_after_s=_DISK_LATE_S)
+        removed = self.loops.add("removed what it threw away", late_after_s=_DISK_LATE_S)
+        await asyncio.gather(
+            polls.run(self._poll_and_pause),
+            endpoints.run(self._endpoint_watch.look),
+            disk.run(self.look_at_disk, _LOOK_AFTER_DISK_S),
+            removed.run(self.remove_thrown_away, _LOOK_AFTER_DISK_S),
+        )
 
     async def poll(self) -> None:
         """Look once at the scheduler and at the session folders.
@@ -175,15 +191,25 @@ class Jobs:
             await self._submitter.reconcile(views, patience_s=_RECONCILE_PATIENCE_S)
         look = await asyncio.to_thread(self._updater.look)
         async with self._table.lock:
-            try:
-                changed = await asyncio.to_thread(self._refresh, views, look)
-            except OSError as exc:  # a full disk: told now, saved when there is room again
-                _log.error("a job's record cannot be saved: %s", exc)
-                changed = True
+            changed = await asyncio.to_thread(self._refresh, views, look)
         if changed:
             self._table.tell()
-        await self._stop_over_disk_quota()
         await self._let_scheduler_forget()
+
+    async def look_at_disk(self) -> None:
+        """Count the files of jobs that are due, and stop those that use too much."""
+        for record in self._disk_watch.due():
+            with self.loops.item(record.id):
+                text = await asyncio.to_thread(self._disk_watch.look, record)
+                if text:
+                    with contextlib.suppress(SceneBridgeError):
+                        await self.cancel(record.id, text=text)
+
+    async def remove_thrown_away(self) -> None:
+        """Remove some of everything that was thrown away."""
+        for folder in await asyncio.to_thread(self._clean_up.waiting):
+            with self.loops.item(folder.name):
+                await asyncio.to_thread(self._clean_up.go_on, folder)
 
     # --- inside -----------------------------------------------------------------
 
@@ -191,6 +217,14 @@ class Jobs:
     def _watched(self) -> bool:
         """Whether the scheduler has to be asked: a job lives, or may yet come up."""
         return any(r.live or self._submitter.in_doubt(r) for r in self._table.records())
+
+    async def _poll_and_pause(self) -> None:
+        await self.poll()
+        if self._watched:
+            await self._pause()
+        else:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._table.wait(), _IDLE_POLL_S)
 
     async def _pause(self) -> None:
         """Until the next poll is due, or at once when a node must be known."""
@@ -211,7 +245,8 @@ class Jobs:
         if not missing or time.monotonic() < self._recall_at:
             return views
         self._recall_at = time.monotonic() + _RECALL_EVERY_S
-        with contextlib.suppress(Unavailable, asyncio.TimeoutError):
+        silent = contextlib.suppress(Unavailable, asyncio.TimeoutError)
+        with self.loops.item("recalling jobs"), silent:
             found = await asyncio.wait_for(self._scheduler.recall(missing), _QUERY_TIMEOUT_S)
             return {**found, **views}
         return views
@@ -222,13 +257,21 @@ class Jobs:
         try:
             views = await asyncio.wait_for(self._scheduler.query(), _QUERY_TIMEOUT_S)
             self.asked_ok, self.asked_reason = True, ""
-        except (Unavailable, asyncio.TimeoutError) as exc:
-            why = exc.message if isinstance(exc, Unavailable) else "It takes too long to answer."
+        except Exception as exc:
+            why = self._why_silent(exc)
             self.asked_ok = False
             self.asked_reason = f"The scheduler of the cluster does not answer: {why}"
         if before != (self.asked_ok, self.asked_reason):
             self._table.tell()
         return views
+
+    def _why_silent(self, error: Exception) -> str:
+        if isinstance(error, Unavailable):
+            return error.message
+        if isinstance(error, asyncio.TimeoutError):
+            return "It takes too long to answer."
+        self.loops.note("asking the scheduler", error)
+        return "What it says is not understood; the gate's log says more."
 
     def _prepare(self, request: SubmitRequest, validated: ValidatedSubmit) -> TrackedJob:
         """Make the folder and, last of all, the record."""
@@ -280,10 +323,20 @@ class Jobs:
     def _refresh(self, views: Mapping[str, JobView] | None, look: Look) -> bool:
         changed = False
         for job in self._table:
+            changed |= self._refresh_one(job, views, look)
+        return changed
+
+    def _refresh_one(
+        self, job: TrackedJob, views: Mapping[str, JobView] | None, look: Look
+    ) -> bool:
+        """Returns whether anything may be new; on a full disk it is saved later."""
+        changed = True
+        with self.loops.item(job.record.id):
             if job.record.live:
-                changed |= self._updater.refresh(job, views, look)
-            elif (job.record.keep_until or 0) < time.time():
-                changed |= self._forget(job.record)
+                changed = self._updater.refresh(job, views, look)
+            else:
+                over = (job.record.keep_until or 0) < time.time()
+                changed = over and self._forget(job.record)
         return changed
 
     async def _let_scheduler_forget(self) -> None:
@@ -291,19 +344,12 @@ class Jobs:
         for job in self._table:
             r = job.record
             if not r.live and r.job and not job.unsaved and r.id not in self._forgotten:
-                with contextlib.suppress(Unavailable):
+                with self.loops.item(r.id), contextlib.suppress(Unavailable):
                     await self._scheduler.forget(r.job)
                     self._forgotten.add(r.id)
 
-    async def _stop_over_disk_quota(self) -> None:
-        allowed = self._policy.limits.max_disk_bytes // 2**20
-        text = f"It was stopped because its files grew beyond {allowed} MB."
-        for record in await asyncio.to_thread(self._updater.over_disk_quota):
-            with contextlib.suppress(SceneBridgeError):
-                await self.cancel(record.id, text=text)
-
     def _forget(self, record: JobRecord) -> bool:
-        """Remove the files of a job that was kept long enough."""
+        """Throw the files of a job away that was kept long enough. Raises `OSError`."""
         if not self._table.remove(record):
             return False
         self._updater.events.forget(record.id)

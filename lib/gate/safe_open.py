@@ -18,7 +18,6 @@ from lib.errors import NotFound, Refused
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_MAX_ENTRIES = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +52,6 @@ def open_file(root: Path, parts: Sequence[str], *, max_bytes: int) -> OpenFile:
     except BaseException:
         os.close(fd)
         raise
-
-
-def disk_usage(root: Path, *, stop_at: int) -> int:
-    """Bytes on disk below `root`, links not followed; stops counting above `stop_at`."""
-    total = 0
-    entries = 0
-    try:
-        for _, folders, files, fd in os.fwalk(root, follow_symlinks=False):
-            for name in files:
-                try:
-                    total += os.stat(name, dir_fd=fd, follow_symlinks=False).st_blocks * 512
-                except OSError:
-                    continue
-            entries += len(files) + len(folders)
-            if total > stop_at or entries > _MAX_ENTRIES:
-                return max(total, stop_at + 1)
-    except OSError:
-        pass  # something vanished while it was counted; the next count sees
-    return total
 
 
 def _checked(fd: int, max_bytes: int) -> OpenFile:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from lib.gate.jobs import Jobs
     from lib.gate.verbs import Verbs
+    from lib.loops import Loops
 
 _TIDY_EVERY_S = 3600.0
 _START_TIMEOUT_S = 30.0
@@ -37,7 +38,8 @@ _JOBS_TIMEOUT_S = 60.0
 _CANCEL_AGAIN_S = 10.0
 _CANCEL_TASKS_AGAIN_S = 0.5
 _SWITCHED_OFF = "It was stopped because this cluster's kill switch was thrown."
-_FAULT_PAUSE_S = 1.0
+_REPORT_EVERY_S = 1.0
+_LATE_S = 60.0
 _MAX_LOG_BYTES = 4 * 2**20
 
 _log = logging.getLogger(__name__)
@@ -76,9 +78,10 @@ async def serve(state_dir: StateDir) -> None:
         tasks = [
             asyncio.ensure_future(part)
             for part in (
-                _watch_over(jobs),
-                _tidy(verbs),
-                _watch_kill_switch(state_dir, policy, stop, audit),
+                jobs.watch_over(),
+                _tidy(jobs.loops, verbs),
+                _watch_kill_switch(jobs.loops, state_dir, policy, stop, audit),
+                _report(jobs.loops, state_dir),
             )
         ]
         try:
@@ -177,9 +180,9 @@ async def _end_all(jobs: Jobs, *, text: str, timeout_s: float | None = None) -> 
         if time.monotonic() >= again_at:  # the scheduler may have been silent the last time
             again_at = time.monotonic() + _CANCEL_AGAIN_S
             for status in jobs.all():
-                with contextlib.suppress(Unavailable):
+                with jobs.loops.item(status.id), contextlib.suppress(Unavailable):
                     await jobs.cancel(status.id, text=text)
-        with contextlib.suppress(OSError):
+        with jobs.loops.item("ending the jobs"):
             await jobs.poll()
         if timeout_s is not None and time.monotonic() > deadline:
             raise Unavailable(f"{jobs.live} jobs have not ended yet.")
@@ -199,17 +202,19 @@ async def _refuse_while_switched_off(state_dir: StateDir, policy: Policy) -> Non
 
 
 async def _watch_kill_switch(
-    state_dir: StateDir, policy: Policy, stop: asyncio.Event, audit: Audit
+    loops: Loops, state_dir: StateDir, policy: Policy, stop: asyncio.Event, audit: Audit
 ) -> None:
     """Look for it, and stop the gate once it is on; what it started ends then too."""
-    while True:
+
+    async def look() -> None:
         file = await asyncio.to_thread(state_dir.active_stop_file, policy.stop_files)
-        if file is not None:
+        if file is not None and not stop.is_set():
+            stop.set()
             audit.write("kill-switch", file=str(file))
             _log.warning("the kill switch is on: %s is there", file)
-            stop.set()
-            return
-        await asyncio.sleep(kill_switch.LOOK_EVERY_S)
+
+    loop = loops.add("looked for its kill switch", late_after_s=_LATE_S)
+    await loop.run(look, kill_switch.LOOK_EVERY_S)
 
 
 def _no_port(port: int, error: OSError) -> SceneBridgeError:
@@ -259,18 +264,26 @@ def _this_gate(port: int, host_key: str, cluster: str) -> RunningGate:
     return RunningGate(me.pid, me.start, port, host_key, cluster, VERSION, node, ROOT.name)
 
 
-async def _watch_over(jobs: Jobs) -> None:
-    """Poll for ever; a fault (a full disk, say) is logged and tried again."""
-    while True:
-        try:
-            await jobs.watch_over()
-        except (OSError, SceneBridgeError, ValueError):
-            _log.exception("looking after the jobs failed; trying again")
-            await asyncio.sleep(_FAULT_PAUSE_S)
+async def _tidy(loops: Loops, verbs: Verbs) -> None:
+    async def tidy() -> None:
+        await asyncio.to_thread(verbs.forget_old)
+
+    loop = loops.add("looked for what was never submitted", late_after_s=2 * _TIDY_EVERY_S)
+    await loop.run(tidy, _TIDY_EVERY_S)
 
 
-async def _tidy(verbs: Verbs) -> None:
-    while True:
-        with contextlib.suppress(OSError):
-            await asyncio.to_thread(verbs.forget_old)
-        await asyncio.sleep(_TIDY_EVERY_S)
+async def _report(loops: Loops, state_dir: StateDir) -> None:
+    """Leave word of a loop that stands still, for whoever asks `status`."""
+    said = ""
+
+    async def report() -> None:
+        nonlocal said
+        now = loops.trouble
+        if now != said:
+            await asyncio.to_thread(state_dir.say_trouble, now)
+            said = now
+            if now:
+                _log.error("%s", now)
+
+    loop = loops.add("looked after itself", late_after_s=_LATE_S)
+    await loop.run(report, _REPORT_EVERY_S)

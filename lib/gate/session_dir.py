@@ -7,9 +7,9 @@ attacker: there the gate only renames by descriptor and never opens.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -54,7 +54,7 @@ class SessionDirBuilder:
         control.mkdir(mode=0o700, parents=True, exist_ok=True)
         work = session / "work"
         if old is None:
-            shutil.rmtree(work, ignore_errors=True)
+            self.folders.throw_away(work)
             work.mkdir(mode=0o700)
         elif not work.exists():
             self._take_over(old, work)
@@ -107,7 +107,7 @@ class SessionDirBuilder:
         """Build `in` in `control`, then rename it into place."""
         aside = f".in-{secrets.token_hex(8)}"
         new = control / "in.new"
-        shutil.rmtree(new, ignore_errors=True)
+        self.folders.throw_away(new)
         new.mkdir(mode=0o700)
         for item in validated.items:
             folder = new / str(item["id"])
@@ -124,10 +124,11 @@ class SessionDirBuilder:
         try:
             _move_aside(fd, "in", aside)
             os.rename(new, "in", dst_dir_fd=fd)
+            with contextlib.suppress(OSError):  # then it goes with the session
+                self.folders.throw_away(work / aside, folder=fd)
         finally:
             os.close(fd)
-        shutil.rmtree(work / aside, ignore_errors=True)
-        shutil.rmtree(control / STAGED, ignore_errors=True)
+        self.folders.throw_away(control / STAGED)
 
     def _place_notebook(
         self, work: Path, request: SubmitRequest, validated: ValidatedSubmit

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import shutil
@@ -16,8 +17,10 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from lib.errors import Conflict, InvalidInput, Refused, StorageFull
+from lib.files.tree import measure
 from lib.gate.job_record import RECORD, SessionFolders
 from lib.gate.policy import Policy
+from lib.loops import Loops
 from lib.protocol.messages import (
     ASSET_PATTERN,
     MAX_PUT_BYTES,
@@ -26,10 +29,13 @@ from lib.protocol.messages import (
     PutRequest,
 )
 
+_log = logging.getLogger(__name__)
 _MAX_WAITING = 64
 _FORGET_AFTER_S = 86_400
 _SPARE_BYTES = 256 * 2**20
 _PIECE_BYTES = 2**20
+_MAX_ENTRIES = 100_000
+_LOOK_S = 30.0
 STAGED = "staged"
 
 
@@ -40,8 +46,9 @@ class Staging:
     was announced counts as if it lay there already.
     """
 
-    def __init__(self, folders: SessionFolders, policy: Policy) -> None:
+    def __init__(self, folders: SessionFolders, policy: Policy, loops: Loops | None = None) -> None:
         self._folders = folders
+        self._loops = loops or Loops("The gate", _log)
         self._policy = policy
         self._arriving: dict[Path, PutRequest] = {}
         self._letting_in = asyncio.Lock()
@@ -76,14 +83,15 @@ class Staging:
         return PutReply(stored=True)
 
     def forget_old(self) -> None:
-        """Remove folders that were prepared a day ago and never submitted, and part files
-        that a gate left which ended while they arrived. Blocks on files."""
+        """Throw away folders that were prepared a day ago and never submitted, and remove part
+        files that a gate left which ended while they arrived. Blocks on files."""
         for folder in self._waiting():
-            for part in (folder / "control" / STAGED).glob("*/.*.part"):
-                if part not in self._arriving:
-                    part.unlink(missing_ok=True)
-            if _age_s(folder) > _FORGET_AFTER_S:
-                shutil.rmtree(folder, ignore_errors=True)
+            with self._loops.item(folder.name):
+                for part in (folder / "control" / STAGED).glob("*/.*.part"):
+                    if part not in self._arriving:
+                        part.unlink(missing_ok=True)
+                if _age_s(folder) > _FORGET_AFTER_S:
+                    self._folders.throw_away(folder)
 
     def _check_room(self, request: PutRequest) -> None:
         """Blocks on files; of two at a time, both would find the same room."""
@@ -154,5 +162,8 @@ def _size_and_sum(fd: int) -> tuple[int, str]:
 
 
 def _age_s(folder: Path) -> float:
-    newest = max((f.stat().st_mtime for f in folder.rglob("*")), default=folder.stat().st_mtime)
-    return time.time() - newest
+    """Since something in it changed; nothing is old that could not be looked at in time."""
+    size = measure(folder, max_bytes=2**63, max_entries=_MAX_ENTRIES, timeout_s=_LOOK_S)
+    if not size.in_time:
+        return 0.0
+    return time.time() - (size.newest or folder.stat().st_mtime)

@@ -246,13 +246,28 @@ class StateDir:
         return kill_switch.active_stop_file(self.path, stop_files)
 
     def announce(self, gate: RunningGate) -> None:
-        """Say that a gate listens."""
+        """Say that a gate listens, and that nothing is wrong with it yet."""
+        self.say_trouble("")
         write_json(self.path / "gate.json", asdict(gate))
 
     def withdraw(self) -> None:
         """No gate listens any more; the process that did is about to end."""
         with contextlib.suppress(FileNotFoundError):
             (self.path / "gate.json").replace(self.path / _ENDING)
+        self.say_trouble("")
+
+    def say_trouble(self, text: str) -> None:
+        """What is wrong with the gate that runs; "" for nothing."""
+        file = self.path / "trouble"
+        if text:
+            write_atomic(file, text.encode())
+        else:
+            file.unlink(missing_ok=True)
+
+    @property
+    def trouble(self) -> str:
+        """What the gate that runs said of itself; "" for nothing."""
+        return text_of(self.path / "trouble")
 
     def _check_mode(self, *, mend: bool) -> None:
         try:

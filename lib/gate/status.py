@@ -60,6 +60,8 @@ def status(state_dir: StateDir) -> Mapping[str, object]:
         policy, problems = None, [exc.message]
     here = state_dir.node in ("", this_node())
     running = state_dir.running() if here else None
+    if running is not None and state_dir.trouble:
+        problems = [state_dir.trouble, *problems]
     stop_file = state_dir.active_stop_file(policy.stop_files if policy is not None else ())
     live = [record for record in SessionFolders(state_dir.path).load() if record.live]
     return {

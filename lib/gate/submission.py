@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import Coroutine, Mapping
 from functools import partial
@@ -27,7 +26,6 @@ from lib.jobs import control_files
 from lib.jobs.interfaces import JobView, Scheduler
 from lib.model import EndReason, JobState
 
-_log = logging.getLogger(__name__)
 _MAX_TRIES = 3
 _CANCEL_AGAIN_S = 10.0
 _DOUBT_S = 600.0
@@ -108,23 +106,30 @@ class Submitter:
             patience_s: how long to wait for what this begins; the rest goes on.
         """
         named = _by_name(views)
-        begun = []
+        begun: list[asyncio.Task[None]] = []
         for tracked in self._table:
-            record = tracked.record
-            jobs = named.get(record.name, [])
-            if record.id in self._tasks:
-                if jobs and record.live and not record.job:  # its submit still hangs
-                    with contextlib.suppress(Unavailable):
-                        await self._taken(tracked, _first(jobs).id)
-                continue
-            if record.live and not record.job:
-                begun.append(self._start(tracked, self._look(tracked, jobs)))
-            elif [v for v in jobs if v.state is not JobState.ENDED and v.id != record.job]:
-                begun.append(self._start(tracked, self._end_twins(tracked, jobs)))
-            elif record.live and record.cancelled and record.id not in self._heard:
-                begun.append(self._start(tracked, self.cancel(record)))
+            with self._table.loops.item(tracked.record.id):
+                begun += await self._reconcile_one(tracked, named.get(tracked.record.name, []))
         if begun:
             await asyncio.wait(begun, timeout=patience_s)
+
+    async def _reconcile_one(
+        self, tracked: TrackedJob, jobs: list[JobView]
+    ) -> list[asyncio.Task[None]]:
+        """Returns what it began."""
+        record = tracked.record
+        if record.id in self._tasks:
+            if jobs and record.live and not record.job:  # its submit still hangs
+                with contextlib.suppress(Unavailable):
+                    await self._taken(tracked, _first(jobs).id)
+            return []
+        if record.live and not record.job:
+            return [self._start(tracked, self._look(tracked, jobs))]
+        if [v for v in jobs if v.state is not JobState.ENDED and v.id != record.job]:
+            return [self._start(tracked, self._end_twins(tracked, jobs))]
+        if record.live and record.cancelled and record.id not in self._heard:
+            return [self._start(tracked, self.cancel(record))]
+        return []
 
     def _start(self, tracked: TrackedJob, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         self._imageless[tracked.record.id] = asyncio.Event()
@@ -134,11 +139,9 @@ class Submitter:
 
     async def _guarded(self, job_id: str, work: Coroutine[None, None, None]) -> None:
         try:
-            await work
-        except Unavailable:
-            pass  # asked again after the next answer of the scheduler
-        except (OSError, SceneBridgeError):
-            _log.exception("handing a job over failed; it will be looked for")
+            # Asked again after the next answer of the scheduler.
+            with self._table.loops.item(job_id), contextlib.suppress(Unavailable):
+                await work
         finally:
             del self._tasks[job_id], self._imageless[job_id]
 

@@ -122,7 +122,7 @@ class Verbs:
         self._folders = folders
         self._jobs = jobs
         self._audit = audit
-        self._staging = Staging(folders, policy)
+        self._staging = Staging(folders, policy, jobs.loops)
         self._loads = QueueLoads(jobs.load)
 
     async def handle(self, verb: Verb, exchange: Exchange) -> int:
@@ -190,9 +190,13 @@ class Verbs:
             node=socket.gethostname(),
             load=load,
             load_at=load_at,
-            troubles=await self._jobs.images.troubles(),
+            troubles=await self._troubles(),
         )
         await exchange.send(reply_line(info))
+
+    async def _troubles(self) -> list[str]:
+        standing = self._jobs.loops.trouble
+        return [*([standing] if standing else []), *await self._jobs.images.troubles()]
 
     async def _submit(self, request: SubmitRequest, exchange: Exchange) -> None:
         reply = await self._jobs.submit(request)

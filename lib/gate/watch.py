@@ -29,14 +29,14 @@ class Watch:
         changed = asyncio.Event()
         stop = self._jobs.listen(changed.set)
         try:
-            self._asked = (self._jobs.asked_ok, self._jobs.asked_reason)
+            self._asked = self._jobs.asked
             yield self._message("snapshot", jobs=self._news())
             while True:
                 async for message in self._event_messages():
                     yield message
                 quiet = await self._wait(changed)
                 news = self._news()
-                asked = (self._jobs.asked_ok, self._jobs.asked_reason)
+                asked = self._jobs.asked
                 if news or asked != self._asked:
                     self._asked = asked
                     yield self._message("jobs", jobs=news)
@@ -71,7 +71,7 @@ class Watch:
                 yield self._message("events", id=status.id, first=first, events=events)
 
     async def _read(self, job_id: str, first: int) -> list[dict[str, JsonValue]]:
-        with contextlib.suppress(NotFound):
+        with self._jobs.loops.item(job_id), contextlib.suppress(NotFound):
             return await asyncio.to_thread(
                 lambda: self._jobs.events(job_id).read(first, _BATCH_EVENTS)
             )

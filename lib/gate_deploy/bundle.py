@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: The closure of the gate (tests/unit/test_repository.py), and what it copies into sessions.
-_FILES = ("lib/__init__.py", "lib/errors.py")
+_FILES = ("lib/__init__.py", "lib/errors.py", "lib/loops.py")
 _FOLDERS = ("lib/files", "lib/gate", "lib/jobs", "lib/model", "lib/protocol")
 _NOTEBOOKS = ("modules/*/*.ipynb", "modules/*/module.toml")
 _VERSION = re.compile(r'^VERSION = "([0-9A-Za-z.+]+)"$', re.MULTILINE)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 GRACE_S = 10.0
 _SWEEP_GRACE_S = 1.0
+_REMOVE_S = 20.0
 _QUEUE_POLL_S = 0.1
 
 
@@ -187,9 +188,9 @@ class Runner:
 
 
 def _remove(folder: str) -> None:
-    import shutil
+    from lib.files.tree import remove
 
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(Path(folder), timeout_s=_REMOVE_S)  # what is left goes with the next job's start
 
 
 def waits(folder: Path) -> bool:

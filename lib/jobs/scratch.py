@@ -11,14 +11,17 @@ import contextlib
 import fcntl
 import os
 import re
-import shutil
 import time
 from pathlib import Path
+
+from lib.files.tree import remove
 
 #: As `lib.gate.session_dir` names them.
 _NAME = re.compile(r"sb-[0-9a-f]{8}-[0-9a-f]{12}")
 #: A folder so young may not be locked yet.
 _YOUNG_S = 60.0
+#: What cannot be removed by then is left to the next job on this node.
+_REMOVE_S = 20.0
 
 
 class Scratch:
@@ -39,36 +42,27 @@ class Scratch:
         fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for name in below:
             (self.path / name).mkdir(mode=0o700)
+        until = time.monotonic() + _REMOVE_S
         for other in self.path.parent.glob("sb-*"):
             if other != self.path and _NAME.fullmatch(other.name):
-                _remove_if_left(other)
+                _remove_if_left(other, until - time.monotonic())
 
     def remove(self) -> None:
         """Remove it if this object made it."""
         if self._lock < 0:
             return
-        _remove(self.path)
+        remove(self.path, timeout_s=_REMOVE_S)
         os.close(self._lock)
         self._lock = -1
 
 
-def _remove_if_left(folder: Path) -> None:
+def _remove_if_left(folder: Path, timeout_s: float) -> None:
     with contextlib.suppress(OSError):
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             info = os.fstat(fd)
             if info.st_uid == os.getuid() and info.st_mtime < time.time() - _YOUNG_S:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove(folder)
+                remove(folder, timeout_s=timeout_s)
         finally:
             os.close(fd)
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    if folder.exists():  # a task took away its own right to look into a folder
-        for place, below, _ in os.walk(folder):
-            for name in ("", *below):
-                if not (path := Path(place, name)).is_symlink():
-                    path.chmod(0o700)
-        shutil.rmtree(folder, ignore_errors=True)

@@ -39,7 +39,10 @@ COMMAND_TIMEOUT_S = 30.0
 
 _HOUR_S = 3600
 #: What the gate runs from; when it changes, a gate that still runs is replaced.
-_SHIPPED = ("lib/files", "lib/gate", "lib/jobs", "lib/protocol", "lib/model", "lib/errors.py")
+_SHIPPED = (
+    *("lib/files", "lib/gate", "lib/jobs", "lib/protocol", "lib/model"),
+    *("lib/errors.py", "lib/loops.py"),
+)
 
 
 @dataclass(frozen=True, slots=True)

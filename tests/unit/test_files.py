@@ -1,13 +1,17 @@
-"""Atomic writes and JSON lines: what is left after a fault, modes, links, and whole lines."""
+"""Atomic writes, JSON lines, trees: what a fault leaves, modes, links, whole lines, depth."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lib.files import tree
 from lib.files.atomic import write_atomic
 from lib.files.json_lines import JsonLines, append_json_line
 
@@ -67,3 +71,152 @@ def test_a_log_is_never_a_link(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         append_json_line(tmp_path / "log.jsonl", {"n": 1})
     assert (tmp_path / "other").read_bytes() == b""
+
+
+# --- trees that a job made ------------------------------------------------------------------
+
+DEEP = 1500
+
+
+def dig(top: Path, levels: int) -> None:
+    """Folders below each other, deeper than any path can name, with a file in the last."""
+    fd = os.open(top, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(os.open("f", os.O_WRONLY | os.O_CREAT, dir_fd=fd))
+    os.close(fd)
+
+
+def measured(top: Path, max_bytes: int = 2**40, max_entries: int = 10**6) -> tree.Size:
+    return tree.measure(top, max_bytes=max_bytes, max_entries=max_entries, timeout_s=60.0)
+
+
+def descriptors() -> set[int]:
+    """Those that are open; with one of the question itself."""
+    return {int(fd.name) for fd in Path("/proc/self/fd").iterdir()}
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = max(descriptors())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 40, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.usefixtures("few_descriptors")
+def test_a_tree_of_any_depth_is_counted_and_removed(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    for name, levels in (("a", 20), ("b", DEEP), ("c", 20)):
+        (top / name).mkdir(parents=True)
+        dig(top / name, levels)
+    size = measured(top)
+    assert (size.entries, size.uncounted, size.in_time) == (DEEP + 20 + 20 + 6, "", True)
+    before = descriptors()
+    assert tree.remove(top, timeout_s=60.0)
+    assert descriptors() == before
+    assert not top.exists()
+
+
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "f").write_bytes(b"x" * 2**20)
+    top = tmp_path / "top"
+    top.mkdir()
+    (top / "folder").symlink_to(outside)
+    (top / "file").symlink_to(outside / "f")
+    assert measured(top).bytes < 2**20
+    assert tree.remove(top, timeout_s=60.0)
+    link = tmp_path / "link"
+    link.symlink_to(outside)
+    assert measured(link).uncounted
+    assert tree.remove(link, timeout_s=60.0)
+    assert (outside / "f").stat().st_size == 2**20
+
+
+@pytest.mark.parametrize(("max_bytes", "max_entries"), [(1000, 100), (10**9, 3)])
+def test_a_count_ends_at_its_bounds(tmp_path: Path, max_bytes: int, max_entries: int) -> None:
+    for number in range(50):
+        (tmp_path / f"f{number}").write_bytes(b"x" * 4096)
+    size = measured(tmp_path, max_bytes, max_entries)
+    assert size.entries == 1 if max_bytes == 1000 else max_entries + 1
+
+
+def test_time_is_a_bound_and_what_is_left_is_removed_the_next_time(tmp_path: Path) -> None:
+    top = tmp_path / "top"
+    (top / "d").mkdir(parents=True)
+    assert not tree.measure(top, max_bytes=2**40, max_entries=9, timeout_s=-1.0).in_time
+    assert measured(top).in_time
+    assert not tree.remove(top, timeout_s=-1.0)
+    assert tree.remove(top, timeout_s=60.0)
+    assert tree.remove(top, timeout_s=60.0)  # and once more
+
+
+def test_more_folders_than_are_noted_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "_NAMES", 3)
+    top = tmp_path / "top"
+    for number in range(10):
+        (top / f"d{number}" / "below").mkdir(parents=True)
+        (top / f"f{number}").touch()
+    assert tree.remove(top, timeout_s=60.0)
+
+
+@pytest.fixture
+def like_an_account() -> Iterator[None]:
+    """Modes count for this thread, even where it is root's (without CAP_DAC_*)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    before, less = (ctypes.c_uint32 * 6)(), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, before) == 0
+    less[:] = before[:]
+    less[0] &= ~0b110
+    assert libc.capset(header, less) == 0
+    yield
+    assert libc.capset(header, before) == 0
+
+
+@pytest.mark.usefixtures("like_an_account")
+def test_what_cannot_be_opened_is_said_and_is_removed_all_the_same(tmp_path: Path) -> None:
+    for name, mode in (("closed", 0), ("unlisted", 0o300), ("blind", 0o400), ("fixed", 0o500)):
+        top = tmp_path / name
+        (top / "in" / "below").mkdir(parents=True)
+        (top / "in" / "below" / "f").touch()
+        (top / "in").chmod(mode)
+        assert bool(measured(top).uncounted) == (mode != 0o500), name
+        assert tree.remove(top, timeout_s=60.0), name
+    (tmp_path / "closed").mkdir(mode=0)
+    assert measured(tmp_path / "closed").uncounted
+
+
+def test_the_way_up_is_the_way_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is moved away while a walk is below it leads it nowhere else."""
+    top, away = tmp_path / "top", tmp_path / "away"
+    place = top
+    for _ in range(30):
+        place = place / "d"
+        for other in "abcefghi":  # some of them come after `d`, whatever the order
+            (place / other).mkdir(parents=True)
+    for other in "abcefghi":
+        (away / other).mkdir(parents=True)
+        (away / other / "precious").touch()
+    up, moves = tree._up, []
+
+    def moved(fd: int, key: tuple[int, int]) -> int:
+        here = Path(f"/proc/self/fd/{fd}").readlink()
+        moves.append(here)
+        if len(moves) == 1:
+            here.rename(away / "d")
+        return up(fd, key)
+
+    monkeypatch.setattr(tree, "_up", moved)
+    assert not tree.remove(top, timeout_s=60.0)
+    assert len(list(away.rglob("precious"))) == 8
+    assert tree.remove(top, timeout_s=60.0)
+    assert len(list(away.rglob("precious"))) == 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import logging
 import os
 import shutil
 import signal
@@ -23,9 +24,10 @@ from lib.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
 from lib.gate import serve, state_dir
 from lib.gate.__main__ import main
 from lib.gate.audit import Audit
-from lib.gate.serve import end_tasks
+from lib.gate.serve import _report, _watch_kill_switch, end_tasks
 from lib.gate.state_dir import RunningGate, StateDir, this_node
 from lib.jobs.processes import start_of, this_process
+from lib.loops import Loops
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = {"python": sys.executable, "code": str(ROOT)}
@@ -336,6 +338,64 @@ def test_check_looks_at_another_policy_too(tmp_path: Path, key: Path) -> None:
     other.write_text(text.replace('"here"', '"there"'))
     done = gate("check", "--home", str(home.path), "--policy", str(other))
     assert (done.returncode, "is for there, not for here" in done.stderr) == (1, True)
+
+
+async def test_a_loop_that_stands_still_is_said_by_status(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.gate.serve._REPORT_EVERY_S", 0.0)
+    home = StateDir(tmp_path / "gate")
+    home.init("here", key, None, FIRST)
+    me = this_process()
+    home.announce(RunningGate(me.pid, me.start, 1, "k", "here", "0"))
+    now = 0.0
+    loops = Loops("The gate", logging.getLogger("gate"), clock=lambda: now)
+    polls = asyncio.ensure_future(loops.add("polled", late_after_s=100.0).run(asyncio.Event().wait))
+    told: asyncio.Queue[str] = asyncio.Queue()
+    here = asyncio.get_running_loop()
+    say = StateDir.say_trouble
+
+    def say_trouble(self: StateDir, text: str) -> None:
+        say(self, text)
+        here.call_soon_threadsafe(told.put_nowait, text)
+
+    monkeypatch.setattr(StateDir, "say_trouble", say_trouble)
+    reports = asyncio.ensure_future(_report(loops, home))
+    await asyncio.sleep(0)
+    now = 101.0
+    said = await told.get()
+    assert said.startswith("The gate has not polled since ")
+    assert said in json.loads(gate("status", "--home", str(home.path)).stdout)["problems"]
+    await end_tasks([polls, reports])
+    home.announce(RunningGate(me.pid, me.start, 1, "k", "here", "0"))
+    assert said not in json.loads(gate("status", "--home", str(home.path)).stdout)["problems"]
+
+
+async def test_the_kill_switch_is_found_after_a_fault_of_looking_for_it(
+    tmp_path: Path, key: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("lib.loops.FAULT_PAUSE_S", 0.0)
+    monkeypatch.setattr("lib.gate.kill_switch.LOOK_EVERY_S", 0.0)
+    home = StateDir(tmp_path / "gate")
+    home.init("here", key, None, FIRST)
+    (home.path / "STOP").touch()
+    looked = []
+    real = StateDir.active_stop_file
+
+    def look(self: StateDir, files: tuple[Path, ...]) -> Path | None:
+        looked.append(files)
+        if len(looked) < 4:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(self, files)
+
+    monkeypatch.setattr(StateDir, "active_stop_file", look)
+    stop, audit = asyncio.Event(), Audit(home.audit)
+    loops = Loops("The gate", logging.getLogger("gate"))
+    watching = asyncio.ensure_future(_watch_kill_switch(loops, home, home.policy(), stop, audit))
+    await stop.wait()
+    await end_tasks([watching])
+    audit.close()
+    assert sum(r.levelname == "ERROR" for r in caplog.records) == 1
 
 
 @pytest.mark.slow

@@ -21,7 +21,9 @@ PROJECT = Path(__file__).resolve().parents[2]
 LINTED = tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"][
     "root_packages"
 ]
-SHIPPED = {"lib.gate", "lib.jobs", "lib.protocol", "lib.model", "lib.errors", "lib.files"}
+SHIPPED = {
+    *("lib.gate", "lib.jobs", "lib.protocol", "lib.model", "lib.errors", "lib.files", "lib.loops"),
+}
 #: What a login node has beside the standard library. The configuration of Jupyter is read
 #: by Jupyter itself, inside the runtime; tomli is for Python 3.10.
 SHIPPED_PACKAGES = {"asyncssh", "cryptography", "tomli"}

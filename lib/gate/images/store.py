@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import re
-import shutil
 import signal
 import threading
 import time
@@ -20,15 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.errors import NotFound, Refused, SceneBridgeError, Unavailable
+from lib.files.tree import remove
 from lib.gate.image_reference import ImageName, Kind
 from lib.gate.images.checksum import CheckedFiles, Progress
 from lib.gate.images.download import download
 from lib.gate.policy import AllowedModule, Policy
 
+_log = logging.getLogger(__name__)
 _PULL_TIMEOUT_S = 6 * 3600.0
 _FAILURE_COUNTS_S = 10.0
 _MAX_OUTPUT_BYTES = 8192
 _PERCENT = re.compile(rb"(\d{1,3})(?:\.\d+)? ?%")
+_REMOVE_S = 60.0
 _MEND = "who looks after the gate can mend that."
 
 
@@ -198,7 +201,9 @@ class Images:
         try:
             await asyncio.to_thread(self._make_folder)
             await body(name, work)
-        except (SceneBridgeError, OSError) as exc:
+        except Exception as exc:  # whatever it is: who waits for the image hears of it
+            if not isinstance(exc, (SceneBridgeError, OSError)):
+                _log.exception("image of %s %s", module.id, module.version)
             why = exc.message if isinstance(exc, SceneBridgeError) else str(exc)
             what = f"The image of {module.id} {module.version} cannot be had: {why}"
             whole = why.startswith("The image ")
@@ -258,7 +263,7 @@ class Images:
         except asyncio.TimeoutError as exc:
             raise Unavailable(f"{name.host} took too long") from exc
         finally:
-            await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
+            await asyncio.to_thread(remove, scratch, timeout_s=_REMOVE_S)
 
     def _make_folder(self) -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -291,7 +296,7 @@ def _last_line(output: bytes) -> str:
 
 
 def _renew(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder, timeout_s=_REMOVE_S)
     folder.mkdir(mode=0o700)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from lib.errors import Unavailable
 from lib.files.atomic import read_json, write_json
+from lib.files.tree import remove
 from lib.jobs import local_runner
 from lib.jobs.config_table import ConfigTable
 from lib.jobs.interfaces import JobSpec, JobView
@@ -28,6 +28,7 @@ from lib.model import EndReason, JobState, QueueLoad
 _ROOT = Path(__file__).resolve().parents[3]
 _HOST = "127.0.0.1"
 _SUBMIT_TIMEOUT_S = 20.0
+_REMOVE_S = 20.0
 
 _END_REASONS = {
     "walltime": EndReason.WALLTIME,
@@ -72,7 +73,7 @@ class LocalScheduler:
                 start_new_session=True,
             )
         except OSError as exc:
-            shutil.rmtree(folder, ignore_errors=True)
+            await asyncio.to_thread(remove, folder, timeout_s=_REMOVE_S)
             raise Unavailable(f"The job could not be started: {exc.strerror}.") from exc
         finally:
             os.close(log)
@@ -100,7 +101,7 @@ class LocalScheduler:
         """Removes the folder of an ended job."""
         folder = self._jobs / job_id
         if (folder / "end.json").exists() or self._view(folder).state is JobState.ENDED:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            await asyncio.to_thread(remove, folder, timeout_s=_REMOVE_S)
             self._over.pop(job_id, None)
 
     async def load(self) -> Sequence[QueueLoad]:
