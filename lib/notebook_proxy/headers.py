@@ -30,15 +30,37 @@ _HANDSHAKE = frozenset(
     b"sec-websocket-key sec-websocket-version sec-websocket-extensions "
     b"sec-websocket-protocol".split()
 )
-#: A notebook may not speak for the browser's relation to this origin or to others.
+#: A notebook may not speak for the browser's relation to this origin or to others, ask for
+#: passwords, or give orders to a front server or to caches in between.
 _NOT_FROM_NOTEBOOK = frozenset(
     b"server date alt-svc clear-site-data strict-transport-security service-worker-allowed "
     b"x-frame-options report-to reporting-endpoints nel cross-origin-opener-policy "
+    b"cross-origin-resource-policy referrer-policy x-content-type-options permissions-policy "
+    b"timing-allow-origin x-permitted-cross-domain-policies www-authenticate "
+    b"x-sendfile x-lighttpd-send-file x-accel-redirect x-accel-expires x-accel-buffering "
+    b"x-accel-limit-rate x-accel-charset x-reproxy-url age surrogate-control cdn-cache-control "
     b"access-control-allow-origin access-control-allow-credentials access-control-allow-headers "
     b"access-control-allow-methods access-control-expose-headers access-control-max-age "
     b"access-control-allow-private-network".split()
 )
 _FRAME_ANCESTORS = re.compile(rb"\s*frame-ancestors(\s|$)", re.IGNORECASE)
+#: Said once, or the answer can be read in two ways.
+_ONCE = frozenset(
+    b"content-length content-type content-disposition content-range content-location location "
+    b"etag last-modified expires retry-after".split()
+)
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_NAME = re.compile(_TOKEN)
+#: What may stand in a value: no control character but the tab (RFC 9110 section 5.5).
+_VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
+_LENGTH = re.compile(rb"[0-9]{1,18}")
+_DIRECTIVE = re.compile(
+    rb"[ \t]*(%b)(?:=(?:%b|\"(?:[^\"\\]|\\.)*\"))?[ \t]*(?:,|$)" % (_TOKEN, _TOKEN)
+)
+#: Of Cache-Control, what concerns caches that several people share.
+_OF_SHARED_CACHES = frozenset({b"public", b"private", b"s-maxage", b"proxy-revalidate"})
+#: Of all headers of an answer; browsers take 256 KB.
+_MAX_ANSWER_HEADERS = 64 * 1024
 _COOKIE_DOMAIN = re.compile(rb";\s*domain\s*=", re.IGNORECASE)
 
 
@@ -84,20 +106,66 @@ def to_notebook(scope: Scope, *, token: str, scheme: str) -> list[tuple[str, str
     return kept
 
 
-def to_browser(raw: RawHeaders, *, portal_origin: str) -> list[tuple[bytes, bytes]]:
-    """The headers of the answer to the browser, ours among them."""
-    lowered = [(name.lower(), value) for name, value in raw]
+class InvalidAnswer(Exception):
+    """Not an answer that could be passed on."""
+
+
+def check_status(status: int) -> None:
+    """Raise `InvalidAnswer` at what is no final status, 101 without a WebSocket included."""
+    if not 200 <= status <= 599:
+        raise InvalidAnswer(f"status {status}")
+
+
+def to_browser(status: int, raw: RawHeaders, *, portal_origin: str) -> list[tuple[bytes, bytes]]:
+    """The headers of the answer to the browser, ours among them.
+
+    Raises:
+        InvalidAnswer: two programs could read it in two ways, or no program at all.
+    """
+    check_status(status)
+    if sum(len(name) + len(value) + 4 for name, value in raw) > _MAX_ANSWER_HEADERS:
+        raise InvalidAnswer("headers too large")
+    lowered = [(name.lower(), value.strip(b" \t")) for name, value in raw]
     dropped = _HOP_BY_HOP | _NOT_FROM_NOTEBOOK | _named_by_connection(lowered)
-    kept = []
+    if status in (204, 304) or any(name == b"transfer-encoding" for name, _ in lowered):
+        dropped |= {b"content-length"}
+    kept: list[tuple[bytes, bytes]] = []
     for name, value in lowered:
-        if name in dropped or (name == b"set-cookie" and not _may_set(value)):
+        _check_field(name, value)
+        if name in dropped or name == b"cache-control" or (name, value) in kept:
+            continue
+        if name in _ONCE and any(name == known for known, _ in kept):
+            raise InvalidAnswer(f"two of {name!r}")
+        if name == b"set-cookie" and not _may_set(value):
             continue
         if name == b"content-security-policy":
             value = _without_frame_ancestors(value)
             if not value:
                 continue
         kept.append((name, value))
-    return [*kept, *of_every_answer(portal_origin)]
+    caching = _private(value for name, value in lowered if name == b"cache-control")
+    return [*kept, (b"cache-control", caching), *of_every_answer(portal_origin)]
+
+
+def _check_field(name: bytes, value: bytes) -> None:
+    if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+        raise InvalidAnswer("a header with characters that none may have")
+    if name == b"content-length" and not _LENGTH.fullmatch(value):
+        raise InvalidAnswer("a length that is none")
+
+
+def _private(values: Iterable[bytes]) -> bytes:
+    """Cache-Control as it was, for this browser alone; what cannot be read is not kept at all."""
+    text = b",".join(values)
+    kept, at = [], 0
+    while at < len(text):
+        found = _DIRECTIVE.match(text, at)
+        if found is None:
+            return b"no-store"
+        at = found.end()
+        if found[1].lower() not in _OF_SHARED_CACHES:
+            kept.append(found[0].strip(b" \t,"))
+    return b", ".join([b"private", *kept])
 
 
 def of_every_answer(portal_origin: str) -> list[tuple[bytes, bytes]]:
@@ -124,9 +192,15 @@ def _foreign_cookies(values: Iterable[bytes]) -> list[bytes]:
 
 
 def _may_set(cookie: bytes) -> bool:
-    """A notebook sets cookies for its own host only, and none that look like ours."""
+    """A notebook sets cookies for its own host only, and none that look like ours.
+
+    One without a name would be sent back as its value alone, which may look like ours.
+    """
     ours = (COOKIE_PREFIX.lower().encode(), b"_streamlit")
-    return not cookie.lower().startswith(ours) and not _COOKIE_DOMAIN.search(cookie)
+    name, equals, _ = cookie.partition(b";")[0].partition(b"=")
+    plain = name.strip(b" \t").lower()
+    named = equals and _NAME.fullmatch(plain) and not plain.startswith(ours)
+    return bool(named) and not _COOKIE_DOMAIN.search(cookie)
 
 
 def _without_frame_ancestors(policy: bytes) -> bytes:

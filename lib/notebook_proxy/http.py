@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+INVALID_ANSWER = "The notebook gave an answer that is not valid."
+
 
 class UpstreamError(Exception):
     """The notebook gave no answer, and nothing has been sent to the browser yet."""
@@ -92,7 +94,7 @@ class ProxiedRequest:
         if isinstance(error, aiohttp.SocketTimeoutError):
             raise UpstreamError(504, "The notebook did not answer in time.") from error
         if isinstance(error, aiohttp.ClientResponseError):
-            raise UpstreamError(502, "The notebook gave an answer that is not valid.") from error
+            raise UpstreamError(502, INVALID_ANSWER) from error
         raise UpstreamError(502, "The notebook cannot be reached at the moment.") from error
 
     async def _pass(self) -> None:
@@ -107,7 +109,14 @@ class ProxiedRequest:
             data=self._body() if has_body else None,
             allow_redirects=False,
         ) as answer:
-            out = headers.to_browser(answer.raw_headers, portal_origin=self._portal_origin)
+            try:
+                out = headers.to_browser(
+                    answer.status, answer.raw_headers, portal_origin=self._portal_origin
+                )
+            except headers.InvalidAnswer as exc:
+                log.info("%r: %s", self._upstream, exc)
+                answer.close()
+                raise UpstreamError(502, INVALID_ANSWER) from exc
             self._started = True
             await self._send(
                 {"type": "http.response.start", "status": answer.status, "headers": out}

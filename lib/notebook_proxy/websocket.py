@@ -17,7 +17,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType
 from lib.http.server_settings import LARGEST_MESSAGE
 from lib.notebook_proxy import headers
 from lib.notebook_proxy.error_pages import refuse_handshake
-from lib.notebook_proxy.http import UpstreamError
+from lib.notebook_proxy.http import INVALID_ANSWER, UpstreamError
 from lib.notebook_proxy.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ async def connect(scope: Scope, upstream: Upstream, *, origin: str) -> ClientWeb
                 timeout=aiohttp.ClientWSTimeout(ws_close=_CLOSE_TIMEOUT_S),
             )
     except aiohttp.WSServerHandshakeError as exc:
-        if exc.status < 300:  # it said yes, but not as RFC 6455 asks
-            raise UpstreamError(502, "The notebook gave an answer that is not valid.") from exc
+        if not 300 <= exc.status <= 599:  # it said yes, but not as RFC 6455 asks, or nothing
+            raise UpstreamError(502, INVALID_ANSWER) from exc
         raise
     except (aiohttp.ClientError, OSError, TimeoutError) as exc:
         log.info("%r: %s", upstream, type(exc).__name__)

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import hashlib
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -186,6 +187,26 @@ async def test_answer_keeps_its_own_headers_and_gets_ours(on: Stage) -> None:
             assert gone not in answer.headers
         assert len(answer.headers.getall("Date")) == 1
         assert TOKEN not in str(answer.headers)
+
+
+async def test_what_the_notebook_says_of_its_origin_and_of_caches_is_replaced() -> None:
+    said = (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Content-Type-Options: sniff\r\n"
+        b"Cross-Origin-Resource-Policy: cross-origin\r\nReferrer-Policy: unsafe-url\r\n"
+        b"Cache-Control: public, max-age=60\r\nSet-Cookie: =__Host-sb-login=1\r\n\r\n{}"
+    )
+    async with (
+        stage(answering(said)) as on,
+        on.http.get(on.url("/x"), headers=on.headers()) as answer,
+    ):
+        for name, value in (
+            ("X-Content-Type-Options", "nosniff"),
+            ("Cross-Origin-Resource-Policy", "same-origin"),
+            ("Referrer-Policy", "same-origin"),
+            ("Cache-Control", "private, max-age=60"),
+        ):
+            assert answer.headers.getall(name) == [value]
+        assert "Set-Cookie" not in answer.headers
 
 
 async def test_cookies_of_the_notebook_stay_on_its_own_host(on: Stage) -> None:
@@ -376,6 +397,76 @@ async def test_broken_notebook_is_bad_gateway(server: Any) -> None:
         status, body = await on.get("/x")
         assert status == 502
         assert json.loads(body)["message"].startswith("The notebook")
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 000 None",
+        b"HTTP/1.1 099 None",
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket",
+        b"HTTP/1.1 101 Switching Protocols",
+        b"HTTP/1.1 600 More",
+        b"HTTP/1.1 999 More",
+        b"HTTP/1.1 9999 More",
+        b"HTTP/1.1 20 OK",
+        b"HTTP/1.1 -200 OK",
+        b"HTTP/2 200 OK",
+        b"HTTP/1.1 200 OK\r\nA b: x",
+        b"HTTP/1.1 200 OK\r\nA\x00b: x",
+        b"HTTP/1.1 200 OK\r\n: x",
+        b"HTTP/1.1 200 OK\r\nno colon",
+        b"HTTP/1.1 200 OK\r\nX: a\x00b",
+        b"HTTP/1.1 200 OK\r\nX: a\x0bb",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -1",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2",
+        b"HTTP/1.1 200 OK\r\nLocation: /a\r\nLocation: /b",
+        b"HTTP/1.1 200 OK\r\n" + b"\r\n".join(b"X-%d: " % n + b"x" * 1000 for n in range(70)),
+    ],
+    ids=lambda head: str(head)[:60],
+)
+async def test_answer_that_is_none_is_bad_gateway(
+    head: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(answering(head + b"\r\n\r\n{}")) as on:
+        status, body = await on.get("/x")
+        assert (status, json.loads(body)["message"]) == (
+            502,
+            "The notebook gave an answer that is not valid.",
+        )
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "body"),
+    [
+        (b"HTTP/1.1 299 \r\nContent-Length: 2", 299, b"{}"),
+        (b"HTTP/1.1 204 No Content\r\nContent-Length: 2", 204, b""),
+        (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 2", 304, b""),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 599 Odd\r\nContent-Length: 2", 599, b"{}"),
+        (b"HTTP/1.0 200 OK", 200, b"{}"),
+    ],
+)
+async def test_answer_that_is_odd_and_clear_passes(
+    head: bytes, status: int, body: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(answering(head + b"\r\n\r\n" + body)) as on:
+        assert await on.get("/x") == (status, body)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def answering(answer: bytes) -> Any:
+    """A server that says that to whatever it is asked, and ends."""
+
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    return server
 
 
 async def test_answer_cut_short_is_not_passed_as_whole() -> None:

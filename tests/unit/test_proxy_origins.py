@@ -129,14 +129,117 @@ def test_a_body_has_one_length() -> None:
     assert not {"content-length", "transfer-encoding"} & both.keys()
 
 
-def test_a_notebook_sets_cookies_for_its_own_host() -> None:
-    raw = [
-        (b"Set-Cookie", cookie)
-        for cookie in (b"_xsrf=1; Path=/", b"a=1; Domain=localhost", b"b=1;domain =x",
-                       b"__Host-sb-login=x", b"_streamlit_user=x")
-    ]  # fmt: skip
-    answer = headers.to_browser(raw, portal_origin="http://localhost:8501")
-    assert [value for name, value in answer if name == b"set-cookie"] == [b"_xsrf=1; Path=/"]
+PORTAL = "http://localhost:8501"
+
+
+def answered(*raw: tuple[bytes, bytes], status: int = 200) -> list[tuple[bytes, bytes]]:
+    return headers.to_browser(status, raw, portal_origin=PORTAL)
+
+
+@pytest.mark.parametrize(
+    ("cookie", "kept"),
+    [
+        (b"_xsrf=1; Path=/", True),
+        (b"a =1", True),
+        (b"a=1; Domain=localhost", False),
+        (b"b=1;domain =x", False),
+        (b"__Host-sb-login=x", False),
+        (b" \t__host-SB-login=x", False),
+        (b"_streamlit_user=x", False),
+        (b"=__Host-sb-login=x", False),
+        (b" =__Host-sb-login=x; Path=/", False),
+        (b"__Host-sb-login", False),
+        (b"nameless", False),
+        (b"", False),
+        (b"a b=1", False),
+        (b"a,b=1", False),
+    ],
+)
+def test_a_notebook_sets_cookies_for_its_own_host(cookie: bytes, kept: bool) -> None:
+    found = [value for name, value in answered((b"Set-Cookie", cookie)) if name == b"set-cookie"]
+    assert found == ([cookie.strip()] if kept else [])
+
+
+@pytest.mark.parametrize(
+    ("said", "passed"),
+    [
+        ([], b"private"),
+        ([b"public, max-age=60"], b"private, max-age=60"),
+        ([b"PUBLIC", b"s-maxage=9, immutable"], b"private, immutable"),
+        ([b'private="set-cookie", no-store'], b"private, no-store"),
+        ([b"max-age=60,,public"], b"no-store"),
+        ([b'x="a, public'], b"no-store"),
+        ([b"pub\xa0lic"], b"no-store"),
+    ],
+)
+def test_no_cache_that_others_share_keeps_an_answer(said: list[bytes], passed: bytes) -> None:
+    found = answered(*((b"Cache-Control", value) for value in said))
+    assert [value for name, value in found if name == b"cache-control"] == [passed]
+
+
+def test_what_an_origin_says_of_itself_is_ours_to_say() -> None:
+    ours = dict(headers.of_every_answer(PORTAL))
+    foreign = [(name.title(), b"unsafe") for name in ours if name != b"content-security-policy"]
+    orders = [
+        (name, b"x")
+        for name in (
+            *(b"X-Accel-Redirect", b"X-Sendfile", b"WWW-Authenticate", b"Surrogate-Control"),
+            *(b"Permissions-Policy", b"Timing-Allow-Origin", b"Age"),
+        )
+    ]
+    found = answered(*foreign, *orders)
+    for name, value in ours.items():
+        assert [v for n, v in found if n == name] == [value]
+    assert {name for name, _ in found} == {*ours, b"cache-control"}
+
+
+@pytest.mark.parametrize("status", [-1, 0, 99, 100, 101, 103, 199, 600, 999, 1000])
+def test_a_status_that_ends_nothing_is_no_answer(status: int) -> None:
+    with pytest.raises(headers.InvalidAnswer):
+        answered(status=status)
+    assert answered(status=200)
+    assert answered(status=599)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        [(b"", b"x")],
+        [(b"a b", b"x")],
+        [(b"a\x00", b"x")],
+        [(b"a ", b"x")],
+        [(b"\xc3\xa4", b"x")],
+        [(b"x", b"a\r\nSet-Cookie: b=1")],
+        [(b"x", b"a\rb")],
+        [(b"x", b"a\x00b")],
+        [(b"server", b"a\nb")],
+        [(b"content-length", b"-1")],
+        [(b"content-length", b"+1")],
+        [(b"content-length", b"5, 5")],
+        [(b"content-length", b"")],
+        [(b"content-length", b"1" * 30)],
+        [(b"content-length", b"5"), (b"Content-Length", b"6")],
+        [(b"content-type", b"text/plain"), (b"Content-Type", b"text/html")],
+        [(b"location", b"/a"), (b"location", b"/b")],
+        [(b"x-%d" % n, b"x" * 1000) for n in range(70)],
+    ],
+    ids=lambda raw: str(raw)[:40],
+)
+def test_an_answer_that_can_be_read_in_two_ways_is_none(raw: list[tuple[bytes, bytes]]) -> None:
+    with pytest.raises(headers.InvalidAnswer):
+        answered(*raw)
+
+
+def test_an_answer_has_one_length_or_none() -> None:
+    length = (b"content-length", b"5")
+
+    def lengths(status: int, *raw: tuple[bytes, bytes]) -> list[bytes]:
+        return [v for name, v in answered(*raw, status=status) if name == b"content-length"]
+
+    assert lengths(200, length, length) == [b"5"]
+    assert lengths(200, length, (b"Transfer-Encoding", b"chunked")) == []
+    assert lengths(204, length) == lengths(304, length) == []
+    assert lengths(205, length) == [b"5"]
 
 
 # --- origins ----------------------------------------------------------------------------

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 import pytest
@@ -250,11 +251,31 @@ async def false_upgrade(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
     writer.close()
 
 
-async def test_handshake_that_is_none_is_not_passed_on() -> None:
-    async with stage(false_upgrade) as on:
+def refusing(status: bytes) -> Callable[..., Awaitable[None]]:
+    async def server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 %s \r\nContent-Length: 0\r\n\r\n" % status)
+        writer.close()
+
+    return server
+
+
+@pytest.mark.parametrize(
+    ("server", "status"),
+    [
+        (false_upgrade, 502),
+        *((refusing(said), 502) for said in (b"000", b"099", b"200", b"600", b"999")),
+        *((refusing(said), int(said)) for said in (b"302", b"418", b"599")),
+    ],
+)
+async def test_handshake_that_is_none_is_not_passed_on(
+    server: Callable[..., Awaitable[None]], status: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with stage(server) as on:
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await on.websocket("/echo")
-        assert refused.value.status == 502
+        assert refused.value.status == status
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_hanging_handshake_is_given_up(on: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
