@@ -146,7 +146,7 @@ def show_more() -> None:
 def main() -> None:
     """The page."""
     portal, user = layout.require_user()
-    layout.heading("Work", "Closing the browser changes nothing: the cluster goes on.")
+    layout.heading("Work", "You can close the browser: the work goes on.")
     clocks.run()
     embedded_notebook(portal, user)
     st.session_state.pop(_POLL, None)

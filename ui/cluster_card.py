@@ -19,7 +19,7 @@ from lib.model import (
     TunnelState,
 )
 from ui import queues
-from ui.launch_form import NO_ISOLATION, preset_text
+from ui.launch_form import ENDS_WITH_PORTAL, NO_ISOLATION, preset_text
 from ui.text import duration, esc, now, tag, to_minute, walltime
 
 _SEALS = {
@@ -169,6 +169,8 @@ def _jobs(cluster: Cluster) -> str:
     text = f"scheduler {cluster.scheduler}, runtime {cluster.runtime}"
     if cluster.max_live:
         text += f"; {cluster.live} of {cluster.max_live} places taken"
+    if cluster.own_computer:
+        text += f"; {ENDS_WITH_PORTAL}"
     return esc(text)
 
 

@@ -31,6 +31,7 @@ from ui import explore_state, layout, queues, schema_form
 from ui.text import count, duration, esc, join_names, md, now, to_minute, walltime
 
 NO_ISOLATION = "no isolation, for trying out"
+ENDS_WITH_PORTAL = "work here ends when the portal is stopped"
 #: What a user may pick up to the preset's limit.
 WALLTIMES_S = tuple(m * 60 for m in (15, 30, 60, 120, 240, 480, 720, 1440, 2880, 4320, 7200, 10080))
 
@@ -236,6 +237,8 @@ def cluster_caption(cluster: Cluster) -> str:
         parts.append(f"{cluster.live} of {cluster.max_live} places taken")
         if cluster.load:
             parts.append(queues.free(cluster))
+    if cluster.own_computer:
+        parts.append(ENDS_WITH_PORTAL)
     return ", ".join(parts)
 
 

@@ -28,7 +28,7 @@ from lib.model import (
 )
 from lib.portal.facade import Portal
 from ui import work_status
-from ui.launch_form import NO_ISOLATION
+from ui.launch_form import ENDS_WITH_PORTAL, NO_ISOLATION
 from ui.text import count, esc, join_names, tag, to_minute, walltime
 from ui.work_status import Clock, Work
 
@@ -180,6 +180,9 @@ def _body(context: CardContext, work: Work, time: datetime) -> str:
     if work.job:
         facts.append(f"job {work.job}")
     facts.append(f"begun {to_minute(work.created_at)}")
+    cluster = context.clusters.get(str(work.cluster))
+    if cluster is not None and cluster.own_computer and not work_status.is_over(work):
+        facts.append(ENDS_WITH_PORTAL)
     if isinstance(work, Session) and work.files_until and work.continued_as is None:
         facts.append(f"files are kept until {to_minute(work.files_until)}")
     if isinstance(work, Session) and work.continued_as is not None:

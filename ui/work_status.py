@@ -120,6 +120,8 @@ def status_sentence(work: Work) -> str:
             _ENDINGS.get(work.end_reason, "It has ended.") if work.end_reason else "It has ended."
         )
         known = work.reason.strip()
+        if known.startswith(ending):
+            return known
         return f"{ending} {known}" if known and known not in ending else ending
     if work.reason.strip():
         return work.reason.strip()

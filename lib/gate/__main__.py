@@ -55,7 +55,7 @@ def _serve(state_dir: StateDir, arguments: argparse.Namespace) -> Mapping[str, o
 
 
 def _stop(state_dir: StateDir, arguments: argparse.Namespace) -> Mapping[str, object]:
-    return {"was_running": stop(state_dir, jobs=arguments.jobs)}
+    return {"was_running": stop(state_dir, jobs=arguments.jobs, text=arguments.because)}
 
 
 def _check(state_dir: StateDir, arguments: argparse.Namespace) -> Mapping[str, object]:
@@ -92,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.choices["check"].add_argument("--policy", type=Path, help="another one than its own")
     commands.choices["serve"].add_argument("--detach", action="store_true")
     commands.choices["stop"].add_argument("--jobs", action="store_true", help="end all jobs too")
+    commands.choices["stop"].add_argument(
+        "--because", default="", metavar="TEXT", help="what the jobs' owners read of their end"
+    )
     return parser
 
 

@@ -136,8 +136,8 @@ def serve_detached(state_dir: StateDir) -> RunningGate:
     raise Unavailable(f"The gate did not start. {' '.join(last)}".strip())
 
 
-def stop(state_dir: StateDir, *, jobs: bool) -> bool:
-    """Stop the gate of this folder, and with `jobs` everything it started.
+def stop(state_dir: StateDir, *, jobs: bool, text: str = "") -> bool:
+    """Stop the gate of this folder, and with `jobs` everything it started; `text` says why.
 
     Returns whether a gate was running; one that does not stop when it is told is ended, but
     while it ends jobs for the kill switch. Raises `Unavailable` when something stays.
@@ -155,7 +155,7 @@ def stop(state_dir: StateDir, *, jobs: bool) -> bool:
             raise Unavailable(f"The gate (process {process.pid}) does not stop.")
     if jobs:
         with state_dir.lock():
-            asyncio.run(_end_jobs(state_dir))
+            asyncio.run(_end_jobs(state_dir, text=text))
     return gate is not None
 
 

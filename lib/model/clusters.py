@@ -144,3 +144,8 @@ class Cluster:
     reachable_since: datetime | None = None
     belongs_to: str = ""
     refused: str = ""
+
+    @property
+    def own_computer(self) -> bool:
+        """Whether it is the portal's own computer, whose work ends when the portal is stopped."""
+        return self.tunnel is None

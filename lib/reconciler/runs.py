@@ -12,7 +12,15 @@ from lib.errors import StorageFull, Unavailable
 from lib.model import EndReason, JobState, SceneState
 from lib.protocol.events import MAX_EVENTS
 from lib.reconciler.results import ResultCollector
-from lib.reconciler.states import conclusion, ending, has_ended, run_change, run_ending, unfinished
+from lib.reconciler.states import (
+    STOPS,
+    conclusion,
+    ending,
+    has_ended,
+    run_change,
+    run_ending,
+    unfinished,
+)
 from lib.store.changes import RunChange, SceneChange
 
 if TYPE_CHECKING:
@@ -25,7 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SCENE_OVER = (SceneState.DONE, SceneState.FAILED)
-_STOPPED = (EndReason.STOPPED, EndReason.CANCELLED)
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 10.0
 
@@ -146,8 +153,8 @@ class Runs:
             self._again.add(run_id)
             return
         if all(s.state in _SCENE_OVER for s in run.scenes) or has_ended(status):
-            stopped = run.stopping or (status is not None and status.end_reason in _STOPPED)
-            self._end(run, stopped, run_ending(run.scenes, status))
+            stopped = run.stopping or (status is not None and status.end_reason in STOPS)
+            self._end(run, stopped, run_ending(run.scenes, status, stopped=stopped))
 
     def _end_lost(self, run_id: RunId) -> None:
         run = self._store.work.run(run_id)

@@ -44,6 +44,9 @@ _ENDINGS = {
     EndReason.LOST: "The cluster does not know it any more.",
 }
 
+#: The ends that somebody asked for.
+STOPS = (EndReason.STOPPED, EndReason.CANCELLED)
+
 
 def ending(reason: EndReason | None, detail: str = "") -> str:
     """The sentence for a card, with the gate's own words behind it where it has some."""
@@ -119,11 +122,20 @@ def has_ended(status: JobStatus | None) -> bool:
     return status.state is JobState.ENDED or status.module_exit_code is not None
 
 
-def run_ending(scenes: Sequence[RunScene], status: JobStatus | None) -> str:
-    """Why not every scene of a Run was searched: the best of what is known."""
+def run_ending(
+    scenes: Sequence[RunScene], status: JobStatus | None, *, stopped: bool = False
+) -> str:
+    """Why not every scene of a Run was searched: the best of what is known.
+
+    Args:
+        stopped: somebody stopped it: what the module said while it was ended is not why.
+    """
     messages = {s.message for s in scenes if s.state is SceneState.FAILED and s.message}
     if all(s.state in (SceneState.DONE, SceneState.FAILED) for s in scenes):
         return messages.pop() if len(messages) == 1 else ""
+    if stopped:
+        by_gate = status is not None and status.end_reason in STOPS
+        return ending(EndReason.STOPPED, status.reason if status and by_gate else "")
     if status is None:
         return ""
     if status.module_message:
@@ -148,7 +160,7 @@ def conclusion(
     Args:
         scenes: as they were found, those that were not finished too.
         stopped: somebody stopped it; that counts where scenes were not finished.
-        detail: what the gate or the module said, for the reason.
+        detail: what `run_ending` says, for the reason.
     """
     done = sum(s.state is SceneState.DONE for s in scenes)
     failed = sum(s.state is SceneState.FAILED for s in scenes)
@@ -156,7 +168,7 @@ def conclusion(
         return RunState.DONE, ""
     if stopped and done + failed < len(scenes):
         kept = f" The results of {_scenes(done)} are kept." if done else ""
-        return RunState.CANCELLED, f"It was stopped.{kept}"
+        return RunState.CANCELLED, f"{detail or ending(EndReason.STOPPED)}{kept}"
     if done:
         lost = f"{_scenes(len(scenes) - done)} could not be searched. {detail}"
         return RunState.PARTIAL, lost.rstrip()

@@ -36,6 +36,8 @@ START_TIMEOUT_S = 30.0
 #: Ending live jobs takes their grace time.
 STOP_TIMEOUT_S = 90.0
 COMMAND_TIMEOUT_S = 30.0
+#: What people read of notebooks and runs that were live on this computer.
+STOPPED_TEXT = "The portal was stopped, and with it everything that ran on its own computer."
 
 _HOUR_S = 3600
 #: What the gate runs from; when it changes, a gate that still runs is replaced.
@@ -109,7 +111,8 @@ class LocalGate:
             except subprocess.TimeoutExpired:
                 self._process.kill()
         if (self._home / "policy.toml").exists():
-            self._gate("stop", "--home", str(self._home), "--jobs", timeout=STOP_TIMEOUT_S)
+            end = ("--jobs", "--because", STOPPED_TEXT)
+            self._gate("stop", "--home", str(self._home), *end, timeout=STOP_TIMEOUT_S)
         if self._process is not None:
             self._process.wait(COMMAND_TIMEOUT_S)
 

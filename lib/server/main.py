@@ -277,12 +277,15 @@ async def _keep_gate(cluster: LocalGate) -> None:
 def _say_what_runs(chosen: Settings) -> None:
     store = Store(chosen.data / "portal.sqlite")
     try:
-        titles = [session.title for session in store.work.live_sessions(CLUSTER)]
+        notebooks = store.work.live_sessions(CLUSTER)
+        inside = {session.run for session in notebooks}
+        runs = [run for run in store.work.live_runs(CLUSTER) if run.id not in inside]
+        titles = [session.title for session in notebooks] + [run.title for run in runs]
     finally:
         store.close()
     print("\nStopping SceneBridge.", flush=True)
     if titles:
-        print(f"These notebooks are running and end now; their files are kept: {', '.join(titles)}")
+        print(f"On this computer these run and end now; their files are kept: {', '.join(titles)}")
 
 
 def _stop(chosen: Settings, cluster: LocalGate | None, signals: _Signals) -> None:

@@ -115,6 +115,23 @@ def test_an_ended_card_says_why_and_can_start_again(open_page, site, reason, say
     assert "went on into a newer notebook" in all_html(app)
 
 
+def test_work_on_the_portals_own_computer_says_that_it_ends_with_the_portal(open_page, site):
+    said = "work here ends when the portal is stopped"
+    site.add_session(["LC08_A"], SessionState.QUEUED, cluster=FAR)
+    assert said not in all_html(open_page("work"))
+    session = site.add_session(["LC08_A"], SessionState.QUEUED)
+    assert said in all_html(open_page("work"))
+    reason = "It was stopped. The portal was stopped, and with it everything."
+    site.store.work.update_session(
+        session.id,
+        SessionChange(state=SessionState.ENDED, end_reason=EndReason.STOPPED, reason=reason),
+    )
+    text = all_html(open_page("work"))
+    assert said not in text
+    assert text.count("It was stopped.") == 1
+    assert reason in text
+
+
 def test_a_refused_start_again_is_said(open_page, site):
     site.add_session(
         ["LC08_A"],

@@ -243,6 +243,11 @@ def test_stop_with_jobs_leaves_no_process(tmp_path: Path) -> None:
     assert not (site.home / "gate.json").exists()
     site.start()
     assert site.status(status.id).end_reason is EndReason.STOPPED
+    again = site.submit(JobKind.SESSION)
+    site.ready(again.id)
+    site.command("stop", "--jobs", "--because", "The portal was stopped.")
+    site.start()
+    assert site.status(again.id).reason == "The portal was stopped."
     site.stop()
 
 

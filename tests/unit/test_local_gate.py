@@ -95,6 +95,17 @@ def test_a_stop_leaves_neither_process_nor_address_and_may_be_repeated(cluster, 
     assert cluster.address() is None
 
 
+def test_the_end_of_a_job_says_that_the_portal_was_stopped(cluster, monkeypatch):
+    cluster.start()
+    asked = []
+    gate = LocalGate._gate
+    monkeypatch.setattr(
+        LocalGate, "_gate", lambda self, *a, **more: asked.append(a) or gate(self, *a, **more)
+    )
+    cluster.stop()
+    assert asked[-1][-3:] == ("--jobs", "--because", local_gate.STOPPED_TEXT)
+
+
 def test_a_stop_ends_a_gate_that_does_not_listen_yet(cluster, chosen, monkeypatch):
     """Its start was interrupted."""
 

@@ -8,7 +8,14 @@ import pytest
 
 from lib.model import EndReason, JobState, RunScene, RunState, SceneId, SceneState, SessionState
 from lib.protocol.messages import JobKind, JobStatus
-from lib.reconciler.states import READY, conclusion, run_change, session_change, unfinished
+from lib.reconciler.states import (
+    READY,
+    conclusion,
+    run_change,
+    run_ending,
+    session_change,
+    unfinished,
+)
 from lib.store.changes import UNSET
 
 DONE, FAILED, WAITING, RUNNING = (
@@ -56,6 +63,19 @@ def test_a_stopped_run_with_unfinished_scenes_was_cut_short(
     found: list[SceneState], words: str
 ) -> None:
     assert conclusion(scenes(*found), stopped=True) == (RunState.CANCELLED, words)
+
+
+def test_who_stopped_a_run_is_said_and_not_what_its_module_said_meanwhile() -> None:
+    found = scenes(DONE, WAITING)
+    told = {"module_message": "Killed by signal 15.", "reason": "The portal was stopped."}
+    status = a_status(JobState.ENDED, end_reason=EndReason.STOPPED, **told)
+    detail = run_ending(found, status, stopped=True)
+    assert conclusion(found, stopped=True, detail=detail)[1] == (
+        "It was stopped. The portal was stopped. The results of 1 scene are kept."
+    )
+    ended = a_status(JobState.ENDED, end_reason=EndReason.FINISHED, **told)
+    for other in (ended, None):
+        assert run_ending(found, other, stopped=True) == "It was stopped."
 
 
 def test_an_unfinished_run_that_nobody_stopped() -> None:
