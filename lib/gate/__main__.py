@@ -1,7 +1,7 @@
 """`python -m lib.gate init|serve|stop|check|status`: see docs/gate.md.
 
 Prints JSON on stdout; errors are one sentence on stderr. Exit code 0: done; 1: refused
-or not possible; 2: usage.
+or not possible; 2: usage; 3: jobs that were told to end have not (stderr lists them).
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from lib.errors import SceneBridgeError
-from lib.gate.serve import serve, serve_detached, stop
+from lib.gate.serve import JobsRunOn, serve, serve_detached, stop
 from lib.gate.state_dir import StateDir
 from lib.gate.status import check, status
 from lib.jobs.control_files import ROOT
+
+_JOBS_RUN_ON = 3
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     state_dir = StateDir(arguments.home.absolute())
     try:
         answer = _COMMANDS[arguments.command](state_dir, arguments)
+    except JobsRunOn as exc:
+        print(exc.message, file=sys.stderr)
+        return _JOBS_RUN_ON
     except SceneBridgeError as exc:
         print(exc.message, file=sys.stderr)
         return 1

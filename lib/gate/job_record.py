@@ -14,6 +14,7 @@ from lib.errors import InvalidInput
 from lib.files import tree
 from lib.files.atomic import read_json, text_of, write_atomic
 from lib.jobs import control_files
+from lib.jobs.interfaces import JobKey
 from lib.model import Endpoint, EndReason, JobState
 from lib.protocol.codec import encode, from_plain
 from lib.protocol.messages import ID_PATTERN, JobKind, JobStatus
@@ -29,14 +30,17 @@ class JobRecord:
 
     Args:
         name: the job's name at the scheduler, with a nonce; finds it again after a crash.
-        job: the scheduler's id; "" until it is known.
+        job: the scheduler's id; "" until it is known. It counts only together with `name`
+            and `job_submitted_at`, the scheduler's own time of its submit: see `key`.
+        restarts: how often the scheduler has begun it anew.
         tries: how often it was submitted.
         tried_until: Unix time until when a submit may have been under way.
         scenes: ids of the submitted scenes.
         preset: name of the resources; `gpus` that it brings.
         code: folder name of the gate's version that submitted it, and that it runs from.
         cancelled: somebody asked for the end; `cancel_text` is why, if it was the gate.
-        host, port: the endpoint once it was reported and vouched for; fixed from then on.
+        host, port: the endpoint once it was reported and vouched for; fixed from then on,
+            until the job is begun anew.
         files_in, out: when another session continued this one, where its files are now
             (session id) and what its `out` folder is called there.
     """
@@ -78,11 +82,23 @@ class JobRecord:
     starts_at: float | None = None
     tries: int = 0
     tried_until: float = 0.0
+    job_submitted_at: float | None = None
+    restarts: int = 0
 
     @property
     def live(self) -> bool:
         """True until the job has ended."""
         return self.state is not JobState.ENDED
+
+    @property
+    def key(self) -> JobKey:
+        """Which of the scheduler's jobs this is; records of older gates lack the time."""
+        return JobKey(self.job, self.name, self.job_submitted_at)
+
+    def may_turn_up(self, now: float) -> bool:
+        """Whether it was lost, and may still run all the same."""
+        lost = not self.live and self.end_reason is EndReason.LOST and bool(self.job)
+        return lost and now < (self.ended_at or 0.0) + self.walltime_s
 
 
 @dataclass(frozen=True, slots=True)

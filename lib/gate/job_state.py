@@ -27,6 +27,10 @@ _MAX_REPORT_BYTES = 64 * 1024
 #: Slurm without cgroups kills a job that is too large and says why in the job's own log alone
 #: (measured with 22.05 and OverMemoryKill: FAILED, signal 9).
 _TOO_LARGE = re.compile(rb"slurmstepd.*exceeded (?:job )?memory limit")
+_NOT_LISTED = (
+    "The cluster's scheduler does not list the job any more, and does not say what became of "
+    "it. It counts as running until that is known."
+)
 _TOO_LARGE_TEXT = "It used more memory than it was given."
 _MAX_LOG_BYTES = 2**30
 _STARTS_AT_STEP_S = 30.0
@@ -89,7 +93,13 @@ class RecordUpdater:
                     reports[record.id] = report
         return Look(reports, self.events.read(live))
 
-    def refresh(self, tracked: TrackedJob, views: Mapping[str, JobView] | None, look: Look) -> bool:
+    def refresh(
+        self,
+        tracked: TrackedJob,
+        views: Mapping[str, JobView] | None,
+        look: Look,
+        recalled: JobView | None = None,
+    ) -> bool:
         """Update a live record, save it if it changed. Returns whether it did.
 
         The end of a job or its module waits until all that it told before was read.
@@ -98,10 +108,11 @@ class RecordUpdater:
             views: what the scheduler said; None when it could not be asked, and then
                 nothing ends.
             look: is newer than that.
+            recalled: what the scheduler said of this job alone, which it did not list.
         """
         record = tracked.record
         before = _VARIABLE(record)
-        view = self._view(record, views)
+        view = self._view(record, views, recalled)
         if record.kind is JobKind.SESSION and not record.port and record.job:
             self._take_endpoint(tracked)
         whole = record.id in look.whole
@@ -117,6 +128,30 @@ class RecordUpdater:
             self._take_view(record, view)
         return self._save_if_changed(tracked, before)
 
+    def take_back(
+        self,
+        tracked: TrackedJob,
+        views: Mapping[str, JobView] | None,
+        look: Look,
+        recalled: JobView | None = None,
+    ) -> bool:
+        """A job that was lost, and is there after all, goes on. Returns whether this is one.
+
+        Not where another session has taken its files over: then it is ended.
+        """
+        record = tracked.record
+        view = (views or {}).get(record.job)
+        if view is None or not view.is_of(record.key):
+            view = recalled
+        gone = view is None or view.state in (JobState.ENDED, JobState.UNKNOWN)
+        if gone or record.continued_as or not record.may_turn_up(time.time()):
+            return False
+        record.state, record.reason = JobState.UNKNOWN, ""
+        record.end_reason = record.exit_code = record.ended_at = record.keep_until = None
+        self._missing_since.pop(record.id, None)
+        self._audit.write("taken-back", session=record.id, owner=record.owner, job=record.job)
+        return self.refresh(tracked, views, look, recalled)
+
     def take_endpoint(self, tracked: TrackedJob) -> bool:
         """Look for the endpoint of a live session only. Returns whether it was taken."""
         before = _VARIABLE(tracked.record)
@@ -130,12 +165,21 @@ class RecordUpdater:
         self._table.save_changed(tracked)
         return True
 
-    def _view(self, record: JobRecord, views: Mapping[str, JobView] | None) -> JobView | None:
-        """The scheduler's view; a job it no longer knows is over, after some patience."""
+    def _view(
+        self, record: JobRecord, views: Mapping[str, JobView] | None, recalled: JobView | None
+    ) -> JobView | None:
+        """The scheduler's view of this very job.
+
+        One that it does not list is over when it says so of that job alone; one that is not
+        there any more, after some patience. Until then nothing is known.
+        """
         if views is None or not record.job:
             return None
         view = self._over.get(record.id) or views.get(record.job)
-        if view is not None:
+        if view is None or not view.is_of(record.key):
+            view = recalled
+        lost = view is not None and view.end_reason is EndReason.LOST
+        if view is not None and (not lost or view is not recalled):
             self._missing_since.pop(record.id, None)
             return view
         since = self._missing_since.get(record.id)
@@ -144,9 +188,10 @@ class RecordUpdater:
             return None
         if time.monotonic() - since < self._scheduler.gone_after_s:
             return None
-        return JobView(record.job, record.name, JobState.ENDED, end_reason=EndReason.LOST)
+        return view or JobView(record.job, record.name, JobState.UNKNOWN, reason=_NOT_LISTED)
 
     def _take_view(self, record: JobRecord, view: JobView) -> None:
+        record.job_submitted_at = view.submitted_at or record.job_submitted_at
         record.started_at = view.started_at or record.started_at
         record.ends_at = view.ends_at or record.ends_at
         if not _close(record.starts_at, view.starts_at):
@@ -196,7 +241,7 @@ class RecordUpdater:
         host, port = report.get("host"), _whole(report.get("port"))
         if not isinstance(host, str) or port is None or not 0 < port < 65536:
             return
-        vouched = self._scheduler.vouches(record.job, host, port)
+        vouched = self._scheduler.vouches(record.key, host, port)
         if vouched is None:
             return
         if not vouched:

@@ -30,7 +30,7 @@ from lib.gate.session_dir import SessionDirBuilder, old_out_name
 from lib.gate.submission import Submitter
 from lib.gate.validate_submit import ValidatedSubmit, validate
 from lib.jobs.control_files import ROOT
-from lib.jobs.interfaces import JobView, Scheduler
+from lib.jobs.interfaces import JobKey, JobView, Scheduler
 from lib.loops import Loops
 from lib.model import QueueLoad
 from lib.protocol.messages import JobStatus, SubmitReply, SubmitRequest
@@ -42,6 +42,8 @@ _QUERY_TIMEOUT_S = 60.0
 _SUBMIT_ANSWER_S = 10.0
 _RECONCILE_PATIENCE_S = 0.2
 _RECALL_EVERY_S = 5.0
+#: How often a job is looked for that was lost.
+_LOST_EVERY_S = 30.0
 _EXTRA_EVERY_S = 1.0
 #: While some job wrote more than was read in one poll.
 _BEHIND_POLL_S = 0.5
@@ -74,6 +76,8 @@ class Jobs:
         self._clean_up = CleanUp(folders)
         self._extra_at = 0.0
         self._recall_at = 0.0
+        self._lost_at = 0.0
+        self._recalled: Mapping[str, JobView] = {}
         self._forgotten: set[str] = set()
         self.asked_ok = True
         self.asked_reason = ""
@@ -100,6 +104,10 @@ class Jobs:
             return False, self.loops.trouble
         return self.asked_ok, self.asked_reason
 
+    def still_running(self) -> list[str]:
+        """Those that have not ended, or are not known to have: one line each for people."""
+        return [_line(r) for r in self._table.records() if r.live]
+
     def events(self, job_id: str) -> EventLog:
         """The checked events of a job. Raises `NotFound`."""
         return self._updater.events.log(self.record(job_id))
@@ -111,7 +119,7 @@ class Jobs:
             return None
         r = job.record
         # None: not known right now (a gate that has just started); it was vouched for once.
-        refused = self._scheduler.vouches(r.job, r.host, r.port) is False
+        refused = self._scheduler.vouches(r.key, r.host, r.port) is False
         return None if refused else (r.host, r.port)
 
     async def load(self) -> Sequence[QueueLoad]:
@@ -152,16 +160,17 @@ class Jobs:
     async def cancel(self, job_id: str, *, text: str = "") -> JobStatus:
         """Ask a job to end. Idempotent; remembered, and asked for until the scheduler hears.
 
-        Raises `NotFound`, `Unavailable`.
+        One that was lost is asked too: it may run all the same. Raises `NotFound`, `Unavailable`.
         """
         async with self._table.lock:
             job = self._table.named(job_id)
             record = job.record
-            if record.live:
+            ending = record.live or record.may_turn_up(time.time())
+            if ending:
                 record.cancelled = True
                 record.cancel_text = record.cancel_text or text
                 await asyncio.to_thread(self._table.folders.save, record)
-        if record.live:
+        if ending:
             await self._submitter.cancel(record)
         return job.status()
 
@@ -179,15 +188,19 @@ class Jobs:
             removed.run(self.remove_thrown_away, _LOOK_AFTER_DISK_S),
         )
 
-    async def poll(self) -> None:
+    async def poll(self, *, lost_too: bool = False) -> None:
         """Look once at the scheduler and at the session folders.
 
         A scheduler that does not answer ends nothing; `asked_ok` says so.
+
+        Args:
+            lost_too: look now for jobs that were lost, which is done seldom else.
         """
-        asking = self._watched or not self.asked_ok
+        lost = self._lost_due(now=lost_too)
+        asking = self._watched or bool(lost) or not self.asked_ok
         views = await self._ask() if asking else {}
         if views is not None:
-            views = await self._with_recalled(views)
+            await self._recall_missing(views, lost)
             await self._submitter.reconcile(views, patience_s=_RECONCILE_PATIENCE_S)
         look = await asyncio.to_thread(self._updater.look)
         async with self._table.lock:
@@ -238,18 +251,29 @@ class Jobs:
             await asyncio.sleep(max(0.0, self._extra_at - time.monotonic()))
             self._extra_at = time.monotonic() + _EXTRA_EVERY_S
 
-    async def _with_recalled(self, views: Mapping[str, JobView]) -> Mapping[str, JobView]:
-        """With what the scheduler can still say of jobs that its list has dropped."""
+    def _lost_due(self, *, now: bool) -> list[JobRecord]:
+        """Jobs that were lost and are looked for again, now or because it is time."""
+        if time.monotonic() < self._lost_at and not now:
+            return []
+        self._lost_at = time.monotonic() + _LOST_EVERY_S
+        return [r for r in self._table.records() if r.may_turn_up(time.time())]
+
+    async def _recall_missing(
+        self, views: Mapping[str, JobView], lost: Sequence[JobRecord]
+    ) -> None:
+        """Ask the scheduler for each job that its list does not have, now and then."""
         live = [r for r in self._table.records() if r.live and r.job]
-        missing = [r.job for r in live if r.job not in views]
-        if not missing or time.monotonic() < self._recall_at:
-            return views
+        missing = {r.id: r.key for r in [*live, *lost] if not _lists(views, r)}
+        self._recalled = {i: view for i, view in self._recalled.items() if i in missing}
+        if not missing or (time.monotonic() < self._recall_at and not lost):
+            return
         self._recall_at = time.monotonic() + _RECALL_EVERY_S
+        found: Mapping[JobKey, JobView] = {}
         silent = contextlib.suppress(Unavailable, asyncio.TimeoutError)
         with self.loops.item("recalling jobs"), silent:
-            found = await asyncio.wait_for(self._scheduler.recall(missing), _QUERY_TIMEOUT_S)
-            return {**found, **views}
-        return views
+            asking = self._scheduler.recall(list(missing.values()))
+            found = await asyncio.wait_for(asking, _QUERY_TIMEOUT_S)
+        self._recalled = {i: found[key] for i, key in missing.items() if key in found}
 
     async def _ask(self) -> Mapping[str, JobView] | None:
         before = (self.asked_ok, self.asked_reason)
@@ -331,9 +355,12 @@ class Jobs:
     ) -> bool:
         """Returns whether anything may be new; on a full disk it is saved later."""
         changed = True
+        recalled = self._recalled.get(job.record.id)
         with self.loops.item(job.record.id):
             if job.record.live:
-                changed = self._updater.refresh(job, views, look)
+                changed = self._updater.refresh(job, views, look, recalled)
+            elif self._updater.take_back(job, views, look, recalled):
+                self._forgotten.discard(job.record.id)
             else:
                 over = (job.record.keep_until or 0) < time.time()
                 changed = over and self._forget(job.record)
@@ -345,7 +372,7 @@ class Jobs:
             r = job.record
             if not r.live and r.job and not job.unsaved and r.id not in self._forgotten:
                 with self.loops.item(r.id), contextlib.suppress(Unavailable):
-                    await self._scheduler.forget(r.job)
+                    await self._scheduler.forget(r.key)
                     self._forgotten.add(r.id)
 
     def _forget(self, record: JobRecord) -> bool:
@@ -355,3 +382,13 @@ class Jobs:
         self._updater.events.forget(record.id)
         self._audit.write("removed", session=record.id, owner=record.owner)
         return True
+
+
+def _line(record: JobRecord) -> str:
+    job = f"job {record.job}" if record.job else "not yet at the scheduler"
+    return f"{record.kind.value} {record.id} of {record.owner} ({job}, {record.state.value})"
+
+
+def _lists(views: Mapping[str, JobView], record: JobRecord) -> bool:
+    view = views.get(record.job)
+    return view is not None and view.is_of(record.key)

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from lib.errors import Conflict, InvalidInput, SceneBridgeError, Unavailable
@@ -43,6 +43,16 @@ _LATE_S = 60.0
 _MAX_LOG_BYTES = 4 * 2**20
 
 _log = logging.getLogger(__name__)
+
+
+class JobsRunOn(Unavailable):
+    """Jobs that were told to end have not, as far as the scheduler says; `left` lists them."""
+
+    def __init__(self, left: Sequence[str], why: str = "") -> None:
+        count = "1 job has" if len(left) == 1 else f"{len(left)} jobs have"
+        listed = f" {count} not ended yet: {'; '.join(left)}." if left else ""
+        super().__init__(f"{why}{listed}".strip())
+        self.left = tuple(left)
 
 
 async def serve(state_dir: StateDir) -> None:
@@ -140,7 +150,8 @@ def stop(state_dir: StateDir, *, jobs: bool, text: str = "") -> bool:
     """Stop the gate of this folder, and with `jobs` everything it started; `text` says why.
 
     Returns whether a gate was running; one that does not stop when it is told is ended, but
-    while it ends jobs for the kill switch. Raises `Unavailable` when something stays.
+    while it ends jobs for the kill switch. Raises `JobsRunOn` when jobs have not ended,
+    `Unavailable` when the gate itself does not.
     """
     state_dir.check_node()
     gate = state_dir.running()
@@ -173,19 +184,30 @@ async def _end_jobs(state_dir: StateDir, *, text: str = "") -> None:
 
 
 async def _end_all(jobs: Jobs, *, text: str, timeout_s: float | None = None) -> None:
-    """Raises `Unavailable` when something lives after that time; None waits for ever."""
+    """Also jobs that were lost: they are looked for, and ended where they run.
+
+    Raises `JobsRunOn` when something lives after that time; None waits for ever, and the log
+    says what for.
+    """
     deadline = time.monotonic() + (timeout_s or 0.0)
     again_at = 0.0
-    while jobs.live:
+    while True:
+        looked = False
+        with jobs.loops.item("ending the jobs"):
+            await jobs.poll(lost_too=not again_at)
+            looked = True
+        left = jobs.still_running()
+        if looked and not left and jobs.asked_ok:
+            return
+        if timeout_s is not None and time.monotonic() > deadline:
+            raise JobsRunOn(left, jobs.asked_reason)
         if time.monotonic() >= again_at:  # the scheduler may have been silent the last time
+            if again_at:
+                _log.warning("%s", JobsRunOn(left, jobs.asked_reason).message)
             again_at = time.monotonic() + _CANCEL_AGAIN_S
             for status in jobs.all():
                 with jobs.loops.item(status.id), contextlib.suppress(Unavailable):
                     await jobs.cancel(status.id, text=text)
-        with jobs.loops.item("ending the jobs"):
-            await jobs.poll()
-        if timeout_s is not None and time.monotonic() > deadline:
-            raise Unavailable(f"{jobs.live} jobs have not ended yet.")
         await asyncio.sleep(0.05)
 
 

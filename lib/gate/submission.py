@@ -23,7 +23,7 @@ from lib.gate.job_record import JobRecord, TrackedJob
 from lib.gate.job_table import JobTable
 from lib.gate.session_dir import SessionDirBuilder
 from lib.jobs import control_files
-from lib.jobs.interfaces import JobView, Scheduler
+from lib.jobs.interfaces import JobKey, JobView, Scheduler
 from lib.model import EndReason, JobState
 
 _MAX_TRIES = 3
@@ -60,8 +60,8 @@ class Submitter:
         self._keep_s = keep_s
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._imageless: dict[str, asyncio.Event] = {}
-        self._heard: set[str] = set()
-        self._ended_twins: dict[str, float] = {}
+        self._cancel_again: dict[str, float] = {}
+        self._ended_twins: dict[JobKey, float] = {}
 
     def tried_until(self) -> float:
         """For a record that is submitted now: until when that may be under way."""
@@ -90,14 +90,14 @@ class Submitter:
         return not record.live and not record.job and time.time() < tried + _DOUBT_S
 
     async def cancel(self, record: JobRecord) -> None:
-        """Ask the scheduler to end a job; `reconcile` asks again until it has heard.
+        """Ask the scheduler to end a job; `reconcile` asks again until it has ended.
 
         Raises:
             Unavailable: it did not hear yet.
         """
         if record.job:
-            await self._scheduler.cancel(record.job)
-            self._heard.add(record.id)
+            await self._scheduler.cancel(record.key)
+            self._cancel_again[record.id] = time.monotonic() + _CANCEL_AGAIN_S
 
     async def reconcile(self, views: Mapping[str, JobView], *, patience_s: float) -> None:
         """After every answer of the scheduler: join records and jobs by their names.
@@ -125,11 +125,15 @@ class Submitter:
             return []
         if record.live and not record.job:
             return [self._start(tracked, self._look(tracked, jobs))]
-        if [v for v in jobs if v.state is not JobState.ENDED and v.id != record.job]:
+        if [v for v in jobs if v.state is not JobState.ENDED and _unwanted(record, v)]:
             return [self._start(tracked, self._end_twins(tracked, jobs))]
-        if record.live and record.cancelled and record.id not in self._heard:
+        if record.live and record.cancelled and self._cancel_due(record):
             return [self._start(tracked, self.cancel(record))]
         return []
+
+    def _cancel_due(self, record: JobRecord) -> bool:
+        """A scheduler may have heard and done nothing: it did not know the job then."""
+        return time.monotonic() >= self._cancel_again.get(record.id, 0.0)
 
     def _start(self, tracked: TrackedJob, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         self._imageless[tracked.record.id] = asyncio.Event()
@@ -236,7 +240,9 @@ class Submitter:
         record = tracked.record
 
         def note() -> None:
-            record.job, record.tried_until = record.job or job, 0.0
+            if not record.job:
+                record.job, record.job_submitted_at = job, None
+            record.tried_until = 0.0
             if record.reason == _NOT_KNOWN:
                 record.reason = ""
 
@@ -252,15 +258,19 @@ class Submitter:
         record = tracked.record
         live = [v for v in jobs if v.state is not JobState.ENDED]
         if record.live:
-            keep = _first([v for v in live if v.id == record.job and _begun(v)] or live).id
-            if keep != record.job:
-                await self._table.change(tracked, lambda: setattr(record, "job", keep))
+            keep = _first([v for v in live if not _unwanted(record, v) and _begun(v)] or live)
+
+            def note() -> None:
+                record.job, record.job_submitted_at = keep.id, keep.submitted_at
+
+            if _unwanted(record, keep):
+                await self._table.change(tracked, note)
         now = time.monotonic()
         for twin in live:
-            if twin.id == record.job or now < self._ended_twins.get(twin.id, 0.0):
+            if not _unwanted(record, twin) or now < self._ended_twins.get(twin.key, 0.0):
                 continue
-            await self._scheduler.cancel(twin.id)
-            self._ended_twins[twin.id] = now + _CANCEL_AGAIN_S
+            await self._scheduler.cancel(twin.key)
+            self._ended_twins[twin.key] = now + _CANCEL_AGAIN_S
             self._audit.write("duplicate", session=record.id, owner=record.owner, job=twin.id)
 
     async def _end(self, tracked: TrackedJob, end_reason: EndReason, text: str) -> None:
@@ -281,6 +291,16 @@ def _by_name(views: Mapping[str, JobView]) -> dict[str, list[JobView]]:
     for view in views.values():
         named.setdefault(view.name, []).append(view)
     return named
+
+
+def _unwanted(record: JobRecord, view: JobView) -> bool:
+    """Whether this job of the record's name must not live.
+
+    Beside the record's own none may, and of one that has ended none at all (an operator can
+    have it begun anew), but for one that was lost and has its files still: that is taken back.
+    """
+    lost = record.end_reason is EndReason.LOST and not record.continued_as
+    return not view.is_of(record.key) or not (record.live or lost)
 
 
 def _begun(view: JobView) -> bool:

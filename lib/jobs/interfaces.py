@@ -47,13 +47,30 @@ class JobSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class JobKey:
+    """Which job is meant: a number alone is given anew by a controller that lost its state.
+
+    Args:
+        id: the scheduler's.
+        name: `JobSpec.name`, with its nonce.
+        submitted_at: when the scheduler took it (Unix seconds), as it says itself; None while
+            it has not said so.
+    """
+
+    id: str
+    name: str
+    submitted_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class JobView:
     """A job as the scheduler sees it. Times are Unix seconds.
 
     `reason` is a plain sentence; `end_reason` and `exit_code` may be None for an
     ended job where the scheduler does not know. `starts_at` is the scheduler's own
     estimate for a waiting job. `node` is the name of the node that the job was given,
-    "" while it has none.
+    "" while it has none. `submitted_at` is None where the scheduler does not say it.
+    `restarts` is how often it was begun anew, with the same id and name.
     """
 
     id: str
@@ -67,10 +84,31 @@ class JobView:
     ended_at: float | None = None
     starts_at: float | None = None
     node: str = ""
+    submitted_at: float | None = None
+    restarts: int = 0
+
+    @property
+    def key(self) -> JobKey:
+        """Which job this is."""
+        return JobKey(self.id, self.name, self.submitted_at)
+
+    def is_of(self, job: JobKey) -> bool:
+        """Whether this is that job, and not another one under its number.
+
+        A job that is begun anew counts as submitted later (Slurm's requeue), never earlier.
+        """
+        if (self.id, self.name) != (job.id, job.name):
+            return False
+        if self.submitted_at is None or job.submitted_at is None:
+            return True
+        return self.submitted_at >= job.submitted_at
 
 
 class Scheduler(Protocol):
     """Obligations of every scheduler.
+
+    Whatever is asked of one job is asked with its `JobKey`, and is neither done to nor told of
+    another job that has its number.
 
     Jobs outlive the process that submitted them, and any later process with the same
     gate folder sees and controls them. No method keeps the event loop busy. Every
@@ -84,7 +122,7 @@ class Scheduler(Protocol):
 
     @property
     def gone_after_s(self) -> float:
-        """How long a job may be missing from `query` before it counts as gone, seconds."""
+        """How long a job may be missing from `query` before it is doubted, seconds."""
         ...
 
     @property
@@ -114,8 +152,11 @@ class Scheduler(Protocol):
         """
         ...
 
-    async def recall(self, job_ids: Sequence[str]) -> Mapping[str, JobView]:
-        """How jobs ended that `query` no longer lists; without those it does not know.
+    async def recall(self, jobs: Sequence[JobKey]) -> Mapping[JobKey, JobView]:
+        """What became of jobs that `query` does not list; each is asked for by itself.
+
+        A job that certainly is not there any more, and nothing is known of its end, is ENDED
+        and LOST. One of which nothing is certain is not in the answer.
 
         Raises:
             Unavailable: could not ask.
@@ -134,7 +175,7 @@ class Scheduler(Protocol):
         """
         ...
 
-    async def cancel(self, job_id: str) -> None:
+    async def cancel(self, job: JobKey) -> None:
         """Ask the job to end: TERM, some grace, then KILL of everything it started.
 
         Idempotent; returns before the job has ended; an unknown or ended job is no error.
@@ -144,7 +185,7 @@ class Scheduler(Protocol):
         """
         ...
 
-    async def forget(self, job_id: str) -> None:
+    async def forget(self, job: JobKey) -> None:
         """The gate holds what it needs of an ended job. Idempotent; never ends a job."""
         ...
 
@@ -160,7 +201,7 @@ class Scheduler(Protocol):
         """What a job binds its endpoint to: an address, or "" for its node's own name."""
         ...
 
-    def vouches(self, job_id: str, host: str, port: int) -> bool | None:
+    def vouches(self, job: JobKey, host: str, port: int) -> bool | None:
         """Whether this endpoint lies on the node that the scheduler gave this job.
 
         Where it can be known, also whether the job itself listens there. None while the

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 
 from lib.errors import Unavailable
 from lib.jobs import local_runner
-from lib.jobs.interfaces import JobSpec, JobView, Scheduler
+from lib.jobs.interfaces import JobKey, JobSpec, JobView, Scheduler
 from lib.jobs.schedulers import make_scheduler
 from lib.model import EndReason, JobState
 from tests.single_slurm import SingleSlurm, missing, single_slurm
@@ -31,6 +32,7 @@ SCHEDULERS = [
 ]
 #: The shortest time limit that each keeps, seconds: Slurm counts in minutes.
 WALLTIME_S = {"local": 1, "slurm": 60}
+UNKNOWN = JobKey("4711", "sb-1")
 
 
 @pytest.fixture(params=SCHEDULERS, scope="module")
@@ -58,10 +60,10 @@ async def scheduler(name: str, options: dict[str, Any], tmp_path: Path) -> Async
     """Empty, with room for one job at a time; afterwards everything is ended."""
     made = make_scheduler(name, options, tmp_path)
     for view in (await made.query()).values():  # what former tests left in Slurm's memory
-        await made.forget(view.id)
+        await made.forget(view.key)
     yield made
     for view in (await made.query()).values():
-        await made.cancel(view.id)
+        await made.cancel(view.key)
     for view in (await made.query()).values():
         await ended(made, view.id)
 
@@ -78,6 +80,14 @@ def job(folder: Path, script: str, *, walltime_s: int = 60, job_name: str = "sb-
         cores=1,
         memory_mb=100,
     )
+
+
+def key(job_id: str, job_name: str = "sb-1") -> JobKey:
+    return JobKey(job_id, job_name)
+
+
+def gone(job: JobKey) -> JobView:
+    return JobView(job.id, job.name, JobState.ENDED, end_reason=EndReason.LOST)
 
 
 async def until(
@@ -131,7 +141,7 @@ async def test_jobs_wait_for_their_turn_in_order_and_say_why(
     third = await scheduler.submit(job(tmp_path, "echo 3 >> order", job_name="three"))
     view = await until(scheduler, second, lambda v: v.reason.startswith("Waiting for "))
     assert view.state is JobState.QUEUED
-    await scheduler.cancel(first)
+    await scheduler.cancel(key(first, "one"))
     await ended(scheduler, second)
     await ended(scheduler, third)
     assert (tmp_path / "order").read_text().split() == ["2", "3"]
@@ -144,12 +154,12 @@ async def test_a_cancelled_job_gets_term_and_may_tidy_up(
     job_id = await scheduler.submit(job(tmp_path, script))
     while not (tmp_path / "up").exists():
         await asyncio.sleep(0.02)
-    await scheduler.cancel(job_id)
-    await scheduler.cancel(job_id)  # idempotent
+    await scheduler.cancel(key(job_id))
+    await scheduler.cancel(key(job_id))  # idempotent
     view = await ended(scheduler, job_id)
     assert view.end_reason is EndReason.STOPPED
     assert (tmp_path / "tidied").exists()
-    await scheduler.cancel(job_id)  # ended: no error
+    await scheduler.cancel(key(job_id))  # ended: no error
     assert (await scheduler.query())[job_id].end_reason is EndReason.STOPPED
 
 
@@ -158,10 +168,10 @@ async def test_a_waiting_job_is_cancelled_without_running(
 ) -> None:
     first = await scheduler.submit(job(tmp_path, "sleep 60", job_name="one"))
     second = await scheduler.submit(job(tmp_path, "touch ran", job_name="two"))
-    await scheduler.cancel(second)
+    await scheduler.cancel(key(second, "two"))
     assert (await ended(scheduler, second)).end_reason is EndReason.CANCELLED
     assert not (tmp_path / "ran").exists()
-    await scheduler.cancel(first)
+    await scheduler.cancel(key(first, "one"))
 
 
 async def test_the_walltime_is_enforced_after_a_term(
@@ -242,19 +252,45 @@ async def test_a_job_is_found_by_its_name_and_forgotten_after_its_end(
     assert await scheduler.find("sb-2") is None
     job_id = await scheduler.submit(job(tmp_path, "sleep 60", job_name="sb-2"))
     assert await scheduler.find("sb-2") == job_id
-    await scheduler.forget(job_id)  # never ends a job
+    await scheduler.forget(key(job_id, "sb-2"))  # never ends a job
     assert job_id in await scheduler.query()
-    await scheduler.cancel(job_id)
+    await scheduler.cancel(key(job_id, "sb-2"))
     await ended(scheduler, job_id)
-    await scheduler.forget(job_id)
-    await scheduler.forget(job_id)
+    await scheduler.forget(key(job_id, "sb-2"))
+    await scheduler.forget(key(job_id, "sb-2"))
     assert job_id not in await scheduler.query()
 
 
+@pytest.mark.parametrize("differs", ["name", "submit time", "number"])
+async def test_a_job_is_not_taken_for_another_of_its_number(
+    scheduler: Scheduler, tmp_path: Path, differs: str
+) -> None:
+    """A scheduler that lost its state numbers anew: the number then belongs to another job."""
+    job_id = await scheduler.submit(job(tmp_path, "sleep 60", job_name="sb-a"))
+    mine = (await running(scheduler, job_id)).key
+    assert mine.submitted_at is not None
+    other = {
+        "name": replace(mine, name="sb-b"),
+        "submit time": replace(mine, submitted_at=mine.submitted_at + 1),
+        "number": replace(mine, id=str(int(job_id) + 1)),
+    }[differs]
+    assert (await scheduler.recall([other, mine]))[other] == gone(other)
+    assert not scheduler.vouches(other, "127.0.0.1", 9)
+    await scheduler.cancel(other)
+    view = (await scheduler.recall([mine]))[mine]
+    assert (view.state, view.key) == (JobState.RUNNING, mine)
+    await scheduler.cancel(key(job_id, "sb-a"))  # a record of an older gate has no time
+    view = await ended(scheduler, job_id)
+    assert view.end_reason is EndReason.STOPPED
+    await scheduler.forget(other)
+    assert job_id in await scheduler.query()
+    assert (await scheduler.recall([mine]))[mine].end_reason is EndReason.STOPPED
+
+
 async def test_unknown_jobs_are_no_error(scheduler: Scheduler) -> None:
-    assert await scheduler.recall(["4711"]) == {}
-    await scheduler.cancel("4711")
-    await scheduler.forget("4711")
+    assert await scheduler.recall([UNKNOWN]) == {UNKNOWN: gone(UNKNOWN)}
+    await scheduler.cancel(UNKNOWN)
+    await scheduler.forget(UNKNOWN)
     assert await scheduler.find("nobody") is None
 
 
@@ -271,12 +307,12 @@ async def test_an_endpoint_is_vouched_for_only_where_the_job_listens(
         await asyncio.sleep(0.02)
     port = int((tmp_path / "port").read_text())
     await running(scheduler, job_id)
-    assert scheduler.vouches(job_id, "127.0.0.1", port)
-    assert not scheduler.vouches(job_id, "192.0.2.1", port)
-    assert not scheduler.vouches("4711", "127.0.0.1", port)
-    await scheduler.cancel(job_id)
+    assert scheduler.vouches(key(job_id), "127.0.0.1", port)
+    assert not scheduler.vouches(key(job_id), "192.0.2.1", port)
+    assert not scheduler.vouches(UNKNOWN, "127.0.0.1", port)
+    await scheduler.cancel(key(job_id))
     await ended(scheduler, job_id)
-    assert not scheduler.vouches(job_id, "127.0.0.1", port)
+    assert not scheduler.vouches(key(job_id), "127.0.0.1", port)
 
 
 async def test_whom_a_job_is_for_and_when_it_starts_is_known(
@@ -308,8 +344,8 @@ async def test_local_vouches_for_no_other_process(local: Scheduler, tmp_path: Pa
     job_id = await local.submit(job(tmp_path, "sleep 60"))
     await running(local, job_id)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        assert not local.vouches(job_id, "127.0.0.1", server.getsockname()[1])
-    await local.cancel(job_id)
+        assert not local.vouches(key(job_id), "127.0.0.1", server.getsockname()[1])
+    await local.cancel(key(job_id))
     await ended(local, job_id)
 
 
@@ -341,7 +377,7 @@ async def test_local_never_signals_a_process_that_took_over_a_pid(
         for file in ("runner.json", "state.json"):
             data = json.loads((folder / file).read_text())
             (folder / file).write_text(json.dumps({**data, "pid": bystander.pid}))
-        await local.cancel(job_id)
+        await local.cancel(key(job_id))
         await asyncio.sleep(0.3)
         assert bystander.poll() is None
         bystander.kill()

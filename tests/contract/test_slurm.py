@@ -14,7 +14,7 @@ from lib.errors import Refused, Unavailable
 from lib.jobs.interfaces import JobSpec, Scheduler
 from lib.jobs.schedulers import make_scheduler
 from lib.model import EndReason, JobState
-from tests.contract.test_schedulers import ended, fields_of, job, running, until
+from tests.contract.test_schedulers import ended, fields_of, job, key, running, until
 from tests.single_slurm import SingleSlurm, missing, single_slurm
 
 
@@ -124,11 +124,31 @@ async def test_slurm_is_not_certain_of_an_absence_before_it_has_settled(
 
 async def test_slurm_without_its_programs_cannot_be_asked(tmp_path: Path) -> None:
     absent = make_scheduler("slurm", {"bin": str(tmp_path)}, tmp_path)
-    for ask in (absent.query(), absent.load(), absent.cancel("1"), absent.find("x")):
+    for ask in (absent.query(), absent.load(), absent.cancel(key("1")), absent.find("x")):
         with pytest.raises(Unavailable, match="cannot be started"):
             await ask
     with pytest.raises(Refused, match="cannot be started"):  # certain: there is no job
         await absent.submit(job(tmp_path, "exit 0"))
+
+
+async def test_slurm_whose_list_is_empty_still_knows_its_jobs(
+    scheduler: Scheduler, slurm: SingleSlurm, tmp_path: Path
+) -> None:
+    """`squeue` was seen to print nothing, with exit status 0, while the jobs ran on."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("scancel", "scontrol", "sacct"):
+        (programs / name).symlink_to(f"/usr/bin/{name}")
+    (programs / "squeue").write_text("#!/bin/sh\n")
+    (programs / "squeue").chmod(0o755)
+    blind = make_scheduler("slurm", {**slurm.options, "bin": str(programs)}, tmp_path)
+    job_id = await scheduler.submit(job(tmp_path, "sleep 60"))
+    mine = (await running(scheduler, job_id)).key
+    assert await blind.query() == {}
+    assert (await blind.recall([mine]))[mine].state is JobState.RUNNING
+    assert blind.vouches(mine, "127.0.0.1", 4711)
+    await blind.cancel(mine)
+    assert (await ended(scheduler, job_id)).end_reason is EndReason.STOPPED
 
 
 async def test_slurm_load_counts_what_is_free(
@@ -141,5 +161,5 @@ async def test_slurm_load_counts_what_is_free(
     assert (debug.name, debug.nodes, debug.nodes_free) == ("debug", 1, 0)
     assert (debug.cores, debug.cores_free, debug.gpus, debug.gpus_free) == (2, 1, 2, 1)
     assert (debug.longest_s, short.longest_s) == (0, 600)
-    await scheduler.cancel(job_id)
+    await scheduler.cancel(key(job_id))
     await ended(scheduler, job_id)

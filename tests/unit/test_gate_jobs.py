@@ -29,10 +29,11 @@ from lib.gate.job_state import RecordUpdater
 from lib.gate.job_table import JobTable
 from lib.gate.jobs import Jobs
 from lib.gate.policy import Policy, parse
+from lib.gate.serve import JobsRunOn, _end_all
 from lib.gate.submission import Submitter
 from lib.gate.watch import Watch
 from lib.jobs.control_files import SessionSpec
-from lib.jobs.interfaces import JobSpec, JobView
+from lib.jobs.interfaces import JobKey, JobSpec, JobView
 from lib.model import EndReason, JobState, QueueLoad
 from lib.protocol.events import ModuleEvent
 from lib.protocol.messages import JobKind, JobStatus, SubmitRequest, WatchMessage, WatchRequest
@@ -51,6 +52,9 @@ class SmallScheduler:
     def __init__(self) -> None:
         self.jobs: dict[str, JobView] = {}
         self.remembered: dict[str, JobView] = {}
+        #: What its list leaves out, though it has them.
+        self.unlisted: set[str] = set()
+        self.unsure_of_the_missing = False
         self.specs: list[JobSpec] = []
         self.forgotten: list[str] = []
         self.silent = False
@@ -63,7 +67,13 @@ class SmallScheduler:
             raise Refused(self.refuses)
         self.specs.append(job)
         job_id = str(len(self.specs))
-        self.jobs[job_id] = JobView(job_id, job.name, JobState.QUEUED, reason="Waiting.")
+        self.jobs[job_id] = JobView(
+            job_id,
+            job.name,
+            JobState.QUEUED,
+            reason="Waiting.",
+            submitted_at=10.0 + len(self.specs),
+        )
         if self.swallows_answer:
             self.swallows_answer = False
             raise Unavailable("sbatch gave no answer.")
@@ -71,11 +81,12 @@ class SmallScheduler:
 
     async def query(self) -> Mapping[str, JobView]:
         self._speak()
-        return dict(self.jobs)
+        return {i: view for i, view in self.jobs.items() if i not in self.unlisted}
 
-    async def recall(self, job_ids: Sequence[str]) -> Mapping[str, JobView]:
+    async def recall(self, jobs: Sequence[JobKey]) -> Mapping[JobKey, JobView]:
         self._speak()
-        return {i: self.remembered[i] for i in job_ids if i in self.remembered}
+        known = {**self.jobs, **self.remembered}
+        return {} if self.unsure_of_the_missing else {j: _recalled(known, j) for j in jobs}
 
     async def load(self) -> Sequence[QueueLoad]:
         return ()
@@ -84,27 +95,36 @@ class SmallScheduler:
         self._speak()
         return next((v.id for v in self.jobs.values() if v.name == name), None)
 
-    async def cancel(self, job_id: str) -> None:
+    async def cancel(self, job: JobKey) -> None:
         self._speak()
-        self.set(job_id, JobState.ENDED, end_reason=EndReason.STOPPED)
+        if job.id in self.jobs and self.jobs[job.id].is_of(job):
+            self.set(job.id, JobState.ENDED, end_reason=EndReason.STOPPED)
+            self.unlisted.discard(job.id)
 
-    async def forget(self, job_id: str) -> None:
-        self.forgotten.append(job_id)
+    async def forget(self, job: JobKey) -> None:
+        self.forgotten.append(job.id)
 
     def endpoint_host(self) -> str:
         return "127.0.0.1"
 
-    def vouches(self, job_id: str, host: str, port: int) -> bool:
+    def vouches(self, job: JobKey, host: str, port: int) -> bool:
         return True
 
     def set(self, job_id: str, state: JobState, end_reason: EndReason | None = None) -> None:
-        self.jobs[job_id] = JobView(
-            job_id, self.jobs[job_id].name, state, end_reason=end_reason, started_at=1.0
+        self.jobs[job_id] = replace(
+            self.jobs[job_id], state=state, reason="", end_reason=end_reason, started_at=1.0
         )
 
     def _speak(self) -> None:
         if self.silent:
             raise Unavailable("slurmctld does not answer.")
+
+
+def _recalled(known: Mapping[str, JobView], job: JobKey) -> JobView:
+    view = known.get(job.id)
+    if view is not None and view.is_of(job):
+        return view
+    return JobView(job.id, job.name, JobState.ENDED, end_reason=EndReason.LOST)
 
 
 class Site:
@@ -207,6 +227,177 @@ async def test_a_job_that_reappears_was_never_lost(site: Site) -> None:
     del site.scheduler.jobs[status.job]
     await site.jobs.poll()
     assert site.status(status.id).state is not JobState.ENDED
+
+
+# --- a job is more than its number -------------------------------------------------------
+
+
+async def test_a_job_is_not_taken_for_another_that_got_its_number(site: Site) -> None:
+    """The controller lost its state and numbered anew."""
+    mine = await site.submit()
+    await site.jobs.poll()
+    other = replace(
+        site.scheduler.jobs[mine.job], name="others", state=JobState.RUNNING, ends_at=99.0
+    )
+    site.scheduler.jobs[mine.job] = other
+    await site.jobs.poll()
+    assert (site.status(mine.id).state, site.status(mine.id).ends_at) == (JobState.QUEUED, None)
+    await site.jobs.cancel(mine.id)
+    assert site.scheduler.jobs[mine.job] == other
+    await asyncio.sleep(0.25)  # its patience
+    await site.jobs.poll()
+    assert site.status(mine.id).end_reason is EndReason.STOPPED
+    await site.jobs.cancel(mine.id)
+    assert site.scheduler.jobs[mine.job] == other
+
+
+async def test_two_jobs_that_got_one_number_one_after_the_other(site: Site) -> None:
+    first = await site.submit()
+    await site.jobs.poll()
+    del site.scheduler.jobs[first.job]
+    site.scheduler.specs.clear()  # numbers begin anew
+    second = await site.submit()
+    assert second.job == first.job
+    site.scheduler.set(second.job, JobState.RUNNING)
+    await site.jobs.poll()
+    assert site.status(first.id).state is JobState.QUEUED
+    assert site.status(second.id).state is JobState.RUNNING
+    await asyncio.sleep(0.25)
+    await site.jobs.poll()
+    assert site.status(first.id).end_reason is EndReason.LOST
+    assert site.status(second.id).state is JobState.RUNNING
+    await site.jobs.cancel(second.id)
+    await site.jobs.poll()
+    assert site.status(second.id).end_reason is EndReason.STOPPED
+
+
+async def test_a_record_of_an_older_gate_learns_when_its_job_was_submitted(site: Site) -> None:
+    status = await site.submit()
+    record = site.jobs.record(status.id)
+    assert record.job_submitted_at is None
+    site.scheduler.set(status.job, JobState.RUNNING)
+    await site.jobs.poll()
+    assert site.status(status.id).state is JobState.RUNNING
+    assert record.job_submitted_at == 11.0
+
+
+# --- lost is not known, until it is proved ------------------------------------------------
+
+
+async def test_a_job_that_is_not_listed_and_runs_is_not_lost(site: Site) -> None:
+    """`squeue` was empty for a minute, with exit status 0."""
+    status = await site.submit()
+    site.scheduler.set(status.job, JobState.RUNNING)
+    site.scheduler.unlisted.add(status.job)
+    for _ in range(3):
+        await site.jobs.poll()
+        await asyncio.sleep(0.15)
+    assert site.status(status.id).state is JobState.RUNNING
+    await site.jobs.cancel(status.id)
+    await site.jobs.poll()
+    assert site.status(status.id).end_reason is EndReason.STOPPED
+
+
+async def test_a_job_of_which_nothing_can_be_said_is_unknown_and_counts(site: Site) -> None:
+    status = await site.submit()
+    site.scheduler.unlisted.add(status.job)
+    site.scheduler.unsure_of_the_missing = True
+    await site.jobs.poll()
+    await asyncio.sleep(0.25)
+    await site.jobs.poll()
+    seen = site.status(status.id)
+    assert (seen.state, seen.end_reason) == (JobState.UNKNOWN, None)
+    assert "counts as running" in seen.reason
+    assert site.jobs.live == 1
+    assert site.jobs.still_running() == [f"run {status.id} of ada (job 1, unknown)"]
+    site.restart()
+    site.scheduler.unlisted.clear()
+    await site.jobs.poll()
+    assert site.status(status.id).state is JobState.QUEUED
+
+
+async def lost_job(site: Site) -> tuple[JobStatus, JobView]:
+    """One that the scheduler had lost for sure, and what it had said of it."""
+    status = await site.submit()
+    await site.jobs.poll()
+    view = replace(site.scheduler.jobs.pop(status.job), state=JobState.RUNNING)
+    await site.jobs.poll()
+    await asyncio.sleep(0.25)
+    await site.jobs.poll()
+    assert site.status(status.id).end_reason is EndReason.LOST
+    return status, view
+
+
+async def test_a_lost_job_that_turns_up_goes_on_and_can_be_stopped(site: Site) -> None:
+    status, view = await lost_job(site)
+    site.scheduler.jobs[view.id] = view
+    site.restart()
+    await site.jobs.poll()
+    seen = site.status(status.id)
+    assert (seen.state, seen.end_reason, seen.ended_at) == (JobState.RUNNING, None, None)
+    assert seen.keep_until is None
+    assert "taken-back" in (site.root / "audit.jsonl").read_text()
+    await site.jobs.cancel(status.id)
+    await site.jobs.poll()
+    assert site.status(status.id).end_reason is EndReason.STOPPED
+
+
+async def test_a_lost_job_whose_number_went_to_another_stays_lost(site: Site) -> None:
+    status, view = await lost_job(site)
+    site.scheduler.jobs[view.id] = replace(view, name="of-somebody-else")
+    await site.jobs.poll(lost_too=True)
+    await site.jobs.cancel(status.id)
+    assert site.status(status.id).end_reason is EndReason.LOST
+    assert site.scheduler.jobs[view.id].state is JobState.RUNNING
+
+
+async def test_a_lost_job_can_be_stopped_before_it_is_listed_again(site: Site) -> None:
+    status, view = await lost_job(site)
+    site.scheduler.jobs[view.id] = view
+    site.scheduler.unlisted.add(view.id)
+    await site.jobs.cancel(status.id)
+    assert site.scheduler.jobs[view.id].state is JobState.ENDED
+
+
+@pytest.mark.parametrize("end", [EndReason.FINISHED, EndReason.STOPPED, EndReason.LOST])
+async def test_a_job_that_goes_on_after_its_end_is_ended(site: Site, end: EndReason) -> None:
+    """Begun anew by an operator; or lost, and its files are another session's now."""
+    status, view = await lost_job(site)
+    record = site.jobs.record(status.id)
+    record.end_reason = end
+    record.continued_as = new_id() if end is EndReason.LOST else ""
+    site.scheduler.jobs[view.id] = view
+    site.scheduler.set(view.id, JobState.RUNNING)
+    await site.submit()  # so that the scheduler is asked
+    await site.jobs.poll()
+    assert site.scheduler.jobs[view.id].state is JobState.ENDED
+    assert site.status(status.id).end_reason is end
+
+
+async def test_the_end_of_all_lists_what_runs_on(site: Site) -> None:
+    status = await site.submit()
+    site.scheduler.unlisted.add(status.job)
+    site.scheduler.unsure_of_the_missing = True
+    with pytest.raises(JobsRunOn, match=f"1 job has not ended yet: run {status.id} of ada"):
+        await _end_all(site.jobs, text="", timeout_s=0.0)
+    site.scheduler.unlisted.clear()
+    await _end_all(site.jobs, text="", timeout_s=30.0)
+    assert site.scheduler.jobs[status.job].state is JobState.ENDED
+
+
+async def test_the_end_of_all_finds_what_was_lost(site: Site) -> None:
+    status, view = await lost_job(site)
+    site.scheduler.jobs[view.id] = view
+    await _end_all(site.jobs, text="Switched off.", timeout_s=30.0)
+    assert site.scheduler.jobs[view.id].state is JobState.ENDED
+    assert site.status(status.id).reason == "Switched off."
+
+
+async def test_the_end_of_all_is_not_told_while_the_scheduler_is_silent(site: Site) -> None:
+    await lost_job(site)
+    site.scheduler.silent = True
+    with pytest.raises(JobsRunOn, match="does not answer"):
+        await _end_all(site.jobs, text="", timeout_s=0.0)
 
 
 async def test_a_refusal_of_the_scheduler_is_the_jobs_end(site: Site) -> None:
@@ -451,10 +642,10 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 PLACES: dict[str, tuple[type, str, Callable[..., str]]] = {
-    "refresh": (RecordUpdater, "refresh", lambda _, job, views, look: job.record.id),
+    "refresh": (RecordUpdater, "refresh", lambda _, job, *_more: job.record.id),
     "events": (EventLog, "take_piece", lambda log: log._path.parent.parent.name),
     "reconcile": (Submitter, "_reconcile_one", lambda _, job, jobs: job.record.id),
-    "scheduler": (SmallScheduler, "forget", lambda _, job: {"1": "first"}.get(job, "")),
+    "scheduler": (SmallScheduler, "forget", lambda _, job: {"1": "first"}.get(job.id, "")),
     "endpoint": (RecordUpdater, "take_endpoint", lambda _, job: job.record.id),
     "disk": (DiskWatch, "look", lambda _, record: record.id),
     "forget": (JobTable, "remove", lambda _, record: record.id),

@@ -14,7 +14,7 @@ from lib.errors import Unavailable
 from lib.files.atomic import write_json
 from lib.gate.job_record import JobRecord, SessionFolders
 from lib.gate.session_dir import _comment
-from lib.jobs.interfaces import JobSpec, JobView
+from lib.jobs.interfaces import JobKey, JobSpec, JobView
 from lib.model import EndReason, JobState
 from lib.protocol.messages import JobKind, JobStatus
 from tests.fakes.reconciler_harness import until
@@ -60,11 +60,11 @@ class SlowScheduler(SmallScheduler):
             raise Unavailable("It may still take the job.")
         return found
 
-    async def cancel(self, job_id: str) -> None:
-        await super().cancel(job_id)
-        self.cancelled.append(job_id)
+    async def cancel(self, job: JobKey) -> None:
+        await super().cancel(job)
+        self.cancelled.append(job.id)
 
-    def vouches(self, job_id: str, host: str, port: int) -> bool | None:  # type: ignore[override]
+    def vouches(self, job: JobKey, host: str, port: int) -> bool | None:  # type: ignore[override]
         return self.node_known
 
     def add(self, name: str, state: JobState = JobState.QUEUED) -> str:

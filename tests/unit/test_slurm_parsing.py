@@ -17,20 +17,20 @@ from lib.model import EndReason, JobState
 # --- captured from 22.05.8: squeue -h --user=0 -t all -O JobID:20|,...,Name:512| ------
 
 JOBS = """\
-15|CANCELLED|n/a|2026-11-26T01:40:45|2026-11-26T01:40:45|Priority|0|canc|
-1|COMPLETED|vm|2026-11-26T01:40:38|2026-11-26T01:40:40|None|0|na|me|
-4|FAILED|vm|2026-11-26T01:40:42|2026-11-26T01:40:42|NonZeroExitCode|1792|fail|
-5|FAILED|vm|2026-11-26T01:40:42|2026-11-26T01:40:42|JobLaunchFailure|9|kill|
-6|FAILED|vm|2026-11-26T01:40:43|2026-11-26T01:40:43|NonZeroExitCode|32512|missing|
-18|FAILED|n/a|2026-11-26T01:40:45|2026-11-26T01:40:45|BadConstraints|1|sbatch|
-8|PENDING|n/a|2026-11-26T01:41:44|2026-11-26T01:42:44|Resources|0|prio|
-12|PENDING|n/a|2026-11-26T02:40:43|NONE|BeginTime|0|begin|
-9|PENDING|n/a|N/A|N/A|JobHeldUser|0|held|
-7|RUNNING|vm|2026-11-26T01:40:44|2026-11-26T01:41:44|None|0|long|
-26|COMPLETING|vm|2026-11-26T01:41:10|2026-11-26T01:41:11|None|0|stop|
-27|CANCELLED|vm|2026-11-26T01:41:10|2026-11-26T01:41:11|None|9|stopped|
-25|TIMEOUT|vm|2026-11-26T01:41:10|2026-11-26T01:42:17|TimeLimit|9|wall|
-372|OUT_OF_MEMORY|vm|2026-11-26T01:42:12|2026-11-26T01:42:13|OutOfMemory|253|oom|
+15|CANCELLED|n/a|2026-11-26T01:40:45|2026-11-26T01:40:45|Priority|0|2026-11-26T01:40:37|0|canc|
+1|COMPLETED|vm|2026-11-26T01:40:38|2026-11-26T01:40:40|None|0|2026-11-26T01:40:37|0|na|me|
+4|FAILED|vm|2026-11-26T01:40:42|2026-11-26T01:40:42|NonZeroExitCode|1792|2026-11-26T01:40:37|0|fail|
+5|FAILED|vm|2026-11-26T01:40:42|2026-11-26T01:40:42|JobLaunchFailure|9|2026-11-26T01:40:37|0|kill|
+6|FAILED|vm|2026-11-26T01:40:43|2026-11-26T01:40:43|NonZeroExitCode|32512|2026-11-26T01:40:37|0|missing|
+18|FAILED|n/a|2026-11-26T01:40:45|2026-11-26T01:40:45|BadConstraints|1|2026-11-26T01:40:37|0|sbatch|
+8|PENDING|n/a|2026-11-26T01:41:44|2026-11-26T01:42:44|Resources|0|2026-11-26T01:40:37|0|prio|
+12|PENDING|n/a|2026-11-26T02:40:43|NONE|BeginTime|0|2026-11-26T01:40:37|0|begin|
+9|PENDING|n/a|N/A|N/A|JobHeldUser|0|2026-11-26T01:40:37|0|held|
+7|RUNNING|vm|2026-11-26T01:40:44|2026-11-26T01:41:44|None|0|2026-11-26T01:40:37|2|long|
+26|COMPLETING|vm|2026-11-26T01:41:10|2026-11-26T01:41:11|None|0|2026-11-26T01:40:37|0|stop|
+27|CANCELLED|vm|2026-11-26T01:41:10|2026-11-26T01:41:11|None|9|2026-11-26T01:40:37|0|stopped|
+25|TIMEOUT|vm|2026-11-26T01:41:10|2026-11-26T01:42:17|TimeLimit|9|2026-11-26T01:40:37|0|wall|
+372|OUT_OF_MEMORY|vm|2026-11-26T01:42:12|2026-11-26T01:42:13|OutOfMemory|253|2026-11-26T01:40:37|0|oom|
 """
 
 
@@ -53,6 +53,7 @@ def test_jobs_as_squeue_prints_them() -> None:
     assert (running.state, running.node, running.reason) == (JobState.RUNNING, "vm", "")
     assert (running.started_at, running.ends_at) == (1795657244.0, 1795657304.0)
     assert running.starts_at is None
+    assert (running.submitted_at, running.restarts, ending.restarts) == (1795657237.0, 2, 0)
     assert (ending.state, ending.reason) == (JobState.RUNNING, "It is ending.")
     assert views["wall"].ended_at == 1795657337.0
     waiting = views["prio"]
@@ -66,7 +67,7 @@ def test_jobs_as_squeue_prints_them() -> None:
 
 def test_the_names_of_other_jobs_spoil_nothing() -> None:
     """Of the same account, but not ours: a line break, separators, an array."""
-    line = "7|RUNNING|vm|2026-11-26T01:40:44|2026-11-26T01:41:44|None|0|"
+    line = "7|RUNNING|vm|2026-11-26T01:40:44|2026-11-26T01:41:44|None|0|2026-11-26T01:40:37|0|"
     views = parsing.jobs(f"{line}two\nlines|\n\n{line.replace('7', '8')}a|b|c|\n12_[1-3]|PENDING\n")
     assert [(v.id, v.name) for v in views] == [("7", "two"), ("8", "a|b|c")]
 
@@ -299,30 +300,49 @@ def test_a_node_that_does_not_respond_gives_nothing(state: str) -> None:
 
 SHOWN = (
     "JobId=15 JobName=canc UserId=root(0) JobState=CANCELLED Reason=Priority Dependency=(null) "
-    "Requeue=1 ExitCode=0:0 TimeLimit=UNLIMITED StartTime=2026-11-26T01:40:45 "
-    "EndTime=2026-11-26T01:40:45 Partition=debug NodeList= NumNodes=1 WorkDir=/tmp/x\n"
+    "Requeue=1 Restarts=3 ExitCode=0:0 SubmitTime=2026-11-26T01:40:37 "
+    "StartTime=2026-11-26T01:40:45 EndTime=2026-11-26T01:40:45 Partition=debug NodeList= "
+    "NumNodes=1 WorkDir=/tmp/x\n"
 )
 
 
 def test_a_job_that_scontrol_shows() -> None:
-    view = parsing.shown(SHOWN)
+    view = parsing.shown(SHOWN, 0)
     assert view is not None
+    assert (view.submitted_at, view.restarts) == (1795657237.0, 3)
     assert (view.id, view.name, view.end_reason) == ("15", "canc", EndReason.CANCELLED)
     ran = SHOWN.replace("NodeList=", "BatchHost=n1").replace("CANCELLED", "NODE_FAIL")
-    assert parsing.shown(ran) is not None
-    assert parsing.shown(ran).end_reason is EndReason.NODE_FAILURE  # type: ignore[union-attr]
-    assert parsing.shown("") is None
-    assert parsing.shown("slurm_load_jobs error: Invalid job id specified\n") is None
+    assert parsing.shown(ran, 0) is not None
+    assert parsing.shown(ran, 0).end_reason is EndReason.NODE_FAILURE  # type: ignore[union-attr]
+    assert parsing.shown("", 0) is None
+    assert parsing.shown("slurm_load_jobs error: Invalid job id specified\n", 0) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["canc UserId=root(0) JobState=RUNNING", "canc x", "x JobName=canc"]
+)
+def test_a_name_with_blanks_counts_as_no_name(name: str) -> None:
+    """Whatever its owner made it look like; a number alone is nobody's."""
+    view = parsing.shown(SHOWN.replace("JobName=canc", f"JobName={name}"), 0)
+    assert view is not None
+    assert view.name == ""
+
+
+def test_a_job_of_another_account_is_not_ours() -> None:
+    view = parsing.shown(SHOWN, 1000)
+    assert view is not None
+    assert (view.id, view.name) == ("15", "")
 
 
 def test_jobs_that_accounting_remembers() -> None:
-    """`sacct -P -o JobIDRaw,State,ExitCode,Start,End,NodeList,JobName` as documented."""
+    """`sacct -P -o JobIDRaw,State,ExitCode,Start,End,NodeList,Submit,JobName` as documented."""
+    taken, times = "2026-11-26T01:40:37", "2026-11-26T01:40:45|2026-11-26T01:40:46"
     output = (
-        "15|CANCELLED by 1000|0:0|2026-11-26T01:40:45|2026-11-26T01:40:45|None assigned|a|b\n"
-        "16|CANCELLED by 1000|0:15|2026-11-26T01:40:45|2026-11-26T01:40:46|n1|x\n"
-        "17|OUT_OF_MEMORY|0:125|2026-11-26T01:40:45|2026-11-26T01:40:46|n1|x\n"
-        "18|RUNNING|0:0|2026-11-26T01:40:45|Unknown|n1|x\n"
-        "19|TIMEOUT|0:0|2026-11-26T01:40:45|2026-11-26T01:41:45|n1|x\n"
+        f"15|CANCELLED by 1000|0:0|{times}|None assigned|{taken}|a|b\n"
+        f"16|CANCELLED by 1000|0:15|{times}|n1|{taken}|x\n"
+        f"17|OUT_OF_MEMORY|0:125|{times}|n1|{taken}|x\n"
+        f"18|RUNNING|0:0|2026-11-26T01:40:45|Unknown|n1|{taken}|x\n"
+        f"19|TIMEOUT|0:0|{times}|n1|{taken}|x\n"
     )
     views = {view.id: view for view in parsing.accounted(output)}
     assert {i: v.end_reason for i, v in views.items()} == {
@@ -331,4 +351,4 @@ def test_jobs_that_accounting_remembers() -> None:
         "17": EndReason.OUT_OF_MEMORY,
         "19": EndReason.WALLTIME,
     }
-    assert views["15"].name == "a|b"
+    assert (views["15"].name, views["15"].submitted_at) == ("a|b", 1795657237.0)

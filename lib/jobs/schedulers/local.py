@@ -21,7 +21,7 @@ from lib.files.atomic import read_json, write_json
 from lib.files.tree import remove
 from lib.jobs import local_runner
 from lib.jobs.config_table import ConfigTable
-from lib.jobs.interfaces import JobSpec, JobView
+from lib.jobs.interfaces import JobKey, JobSpec, JobView
 from lib.jobs.processes import listens
 from lib.model import EndReason, JobState, QueueLoad
 
@@ -85,24 +85,25 @@ class LocalScheduler:
         """Reads the job folders."""
         return await asyncio.to_thread(self._views)
 
-    async def recall(self, _job_ids: Sequence[str]) -> Mapping[str, JobView]:
+    async def recall(self, jobs: Sequence[JobKey]) -> Mapping[JobKey, JobView]:
         """Its folders remember until `forget`; what is gone from there is gone."""
-        return {}
+        views = await asyncio.to_thread(self._views)
+        return {job: _found(job, views.get(job.id)) for job in jobs}
 
     async def find(self, name: str, _tried_until: float | None = None) -> str | None:
         """By the name written into `job.json` before the runner starts."""
         return await asyncio.to_thread(self._find, name)
 
-    async def cancel(self, job_id: str) -> None:
+    async def cancel(self, job: JobKey) -> None:
         """Leaves a mark, then wakes the runner."""
-        await asyncio.to_thread(self._cancel, job_id)
+        await asyncio.to_thread(self._cancel, job)
 
-    async def forget(self, job_id: str) -> None:
+    async def forget(self, job: JobKey) -> None:
         """Removes the folder of an ended job."""
-        folder = self._jobs / job_id
-        if (folder / "end.json").exists() or self._view(folder).state is JobState.ENDED:
+        folder = self._folder(job)
+        if folder is not None and self._view(folder).state is JobState.ENDED:
             await asyncio.to_thread(remove, folder, timeout_s=_REMOVE_S)
-            self._over.pop(job_id, None)
+            self._over.pop(job.id, None)
 
     async def load(self) -> Sequence[QueueLoad]:
         """It keeps no queues that anybody shares."""
@@ -112,9 +113,10 @@ class LocalScheduler:
         """Loopback: every job runs on this computer."""
         return _HOST
 
-    def vouches(self, job_id: str, host: str, port: int) -> bool:
+    def vouches(self, job: JobKey, host: str, port: int) -> bool:
         """Only for a listener that the job's own command holds, never one of its children."""
-        main = local_runner.identity(self._jobs / job_id / "state.json")
+        folder = self._folder(job)
+        main = local_runner.identity(folder / "state.json") if folder is not None else None
         return host == _HOST and main is not None and main.alive() and listens(main.pid, host, port)
 
     def _write(self, job: JobSpec) -> Path:
@@ -130,10 +132,21 @@ class LocalScheduler:
                 break
             except FileExistsError:
                 continue
+        self._over.pop(folder.name, None)
         write_json(counter, number)  # a number is never given twice, even after `forget`
         paths = {"folder": str(job.folder), "output": str(job.output), "scratch": str(job.scratch)}
-        write_json(folder / "job.json", {**asdict(job), **paths, "slots": self._slots})
+        more = {"slots": self._slots, "submitted_at": time.time()}
+        write_json(folder / "job.json", {**asdict(job), **paths, **more})
         return folder
+
+    def _folder(self, job: JobKey) -> Path | None:
+        """Where this job lies; None where there is none, or another one of its number."""
+        folder = self._jobs / job.id
+        known = read_json(folder / "job.json") if job.id.isdigit() else None
+        if known is None:
+            return None
+        view = JobView(job.id, known["name"], JobState.UNKNOWN, submitted_at=_submitted(known))
+        return folder if view.is_of(job) else None
 
     def _folders(self) -> list[Path]:
         if not self._jobs.exists():
@@ -176,7 +189,14 @@ class LocalScheduler:
         name = job["name"] if job else ""
         started = state["started_at"] if state else None
         ends = started + job["walltime_s"] if started and job else None
-        view = JobView(folder.name, name, JobState.QUEUED, started_at=started, ends_at=ends)
+        view = JobView(
+            folder.name,
+            name,
+            JobState.QUEUED,
+            started_at=started,
+            ends_at=ends,
+            submitted_at=_submitted(job),
+        )
         if end is not None:
             return _ended(view, end)
         runner = local_runner.identity(folder / "runner.json")
@@ -191,9 +211,9 @@ class LocalScheduler:
         reason = "The job disappeared; this computer was probably restarted."
         return replace(view, state=JobState.ENDED, end_reason=EndReason.LOST, reason=reason)
 
-    def _cancel(self, job_id: str) -> None:
-        folder = self._jobs / job_id
-        if not folder.is_dir() or (folder / "end.json").exists():
+    def _cancel(self, job: JobKey) -> None:
+        folder = self._folder(job)
+        if folder is None or (folder / "end.json").exists():
             return
         (folder / "cancel").touch(mode=0o600)
         runner = local_runner.identity(folder / "runner.json")
@@ -202,6 +222,17 @@ class LocalScheduler:
         main = local_runner.identity(folder / "state.json")
         if main is not None:  # its runner was killed: ask the command itself
             main.signal(signal.SIGTERM)
+
+
+def _found(job: JobKey, view: JobView | None) -> JobView:
+    if view is not None and view.is_of(job):
+        return view
+    return JobView(job.id, job.name, JobState.ENDED, end_reason=EndReason.LOST)
+
+
+def _submitted(job: Mapping[str, float] | None) -> float | None:
+    """What `job.json` says; those of older gates do not."""
+    return job.get("submitted_at") if job else None
 
 
 def _age_s(folder: Path) -> float:

@@ -29,6 +29,8 @@ JOB_FIELDS = (
     ("EndTime", 32),
     ("Reason", 256),
     ("exit_code", 16),
+    ("SubmitTime", 32),
+    ("RestartCnt", 12),
     ("Name", 512),
 )
 NODE_FIELDS = (
@@ -41,7 +43,7 @@ NODE_FIELDS = (
     ("Time", 24),
 )
 SEPARATOR = "|"
-_SACCT_FIELDS = "JobIDRaw,State,ExitCode,Start,End,NodeList,JobName"
+_SACCT_FIELDS = "JobIDRaw,State,ExitCode,Start,End,NodeList,Submit,JobName"
 
 
 def environment(conf: str) -> dict[str, str]:
@@ -112,10 +114,10 @@ def scancel(bin_folder: Path, job_id: str) -> tuple[str, ...]:
     return (str(bin_folder / "scancel"), job_id)
 
 
-def sacct(bin_folder: Path, job_ids: Sequence[str]) -> tuple[str, ...]:
-    """What accounting knows of jobs; needs no time range because the ids are given."""
+def sacct(bin_folder: Path, uid: int, job_ids: Sequence[str]) -> tuple[str, ...]:
+    """What accounting knows of an account's jobs; needs no time range: the ids are given."""
     flags = ("-n", "-P", "-X", "-o", _SACCT_FIELDS)
-    return (str(bin_folder / "sacct"), *flags, "-j", ",".join(job_ids))
+    return (str(bin_folder / "sacct"), *flags, f"--uid={uid}", "-j", ",".join(job_ids))
 
 
 def show_job(bin_folder: Path, job_id: str) -> tuple[str, ...]:

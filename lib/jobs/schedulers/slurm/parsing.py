@@ -16,6 +16,7 @@ from lib.jobs.schedulers.slurm.reasons import HELD, sentence
 from lib.model import EndReason, JobState, QueueLoad
 
 _ID = re.compile(r"[0-9]+")
+_SHOWN_HEAD = re.compile(r"\s*JobId=[0-9]+ JobName=(\S+) UserId=[^\s(]*\(([0-9]+)\) ")
 _SUBMITTED = re.compile(r"([0-9]+)(;[^\s;]+)?")
 _DURATION = re.compile(r"(?:(\d+)-)?(?:(?:(\d+):)?(\d+):)?(\d+)")
 _NOTHING = frozenset({"", "n/a", "none", "unknown", "(null)", "none assigned", "invalid"})
@@ -80,6 +81,8 @@ class Raw:
     start: float | None
     end: float | None
     exit_code: int | None
+    submitted: float | None = None
+    restarts: int = 0
 
 
 def submitted(output: str) -> str | None:
@@ -106,30 +109,38 @@ def accounted(output: str) -> list[JobView]:
     """The ended jobs in the answer of `commands.sacct`."""
     views = []
     for line in output.splitlines():
-        parts = line.split(SEPARATOR, 6)
-        if len(parts) == 7 and _ID.fullmatch(parts[0]):
-            job_id, state, code, start, end, node, name = parts
+        parts = line.split(SEPARATOR, 7)
+        if len(parts) == 8 and _ID.fullmatch(parts[0]):
+            job_id, state, code, start, end, node, taken, name = parts
             times = when(start), when(end)
             raw = Raw(job_id, name, _state(state), "", _node(node), *times, exit_code(code))
-            views.append(view(raw))
+            views.append(view(replace(raw, submitted=when(taken))))
     return [v for v in views if v.state is JobState.ENDED]
 
 
-def shown(output: str) -> JobView | None:
-    """The job in the answer of `commands.show_job`."""
+def shown(output: str, uid: int) -> JobView | None:
+    """The job in the answer of `commands.show_job`, where it is one of this account.
+
+    `JobView.name` is "" for a job of anybody else, and for one whose name holds blanks: it
+    could be made to look like the fields that follow.
+    """
     found = fields(output)
     if _ID.fullmatch(found.get("JobId", "")) is None:
         return None
+    head = _SHOWN_HEAD.match(output)
+    ours = head is not None and int(head[2]) == uid and output.count(" UserId=") == 1
     return view(
         Raw(
             found["JobId"],
-            found.get("JobName", ""),
+            head[1] if head is not None and ours else "",
             _state(found.get("JobState", "")),
             found.get("Reason", ""),
             _node(found.get("BatchHost", "")),
             when(found.get("StartTime", "")),
             when(found.get("EndTime", "")),
             exit_code(found.get("ExitCode", "")),
+            when(found.get("SubmitTime", "")),
+            _count(found.get("Restarts", "")),
         )
     )
 
@@ -163,6 +174,8 @@ def view(raw: Raw) -> JobView:
         ends_at=raw.end if begun and raw.state != "COMPLETING" else None,
         starts_at=raw.start if waits else None,
         node=raw.node,
+        submitted_at=raw.submitted,
+        restarts=raw.restarts,
     )
 
 
@@ -234,11 +247,24 @@ def _job(line: str) -> Raw | None:
     parts = [part.strip() for part in line.split(SEPARATOR, len(JOB_FIELDS) - 1)]
     if len(parts) != len(JOB_FIELDS) or _ID.fullmatch(parts[0]) is None:
         return None
-    job_id, state, node, start, end, reason, code, name = parts
+    job_id, state, node, start, end, reason, code, taken, restarts, name = parts
     name = name.removesuffix(SEPARATOR).strip()
     return Raw(
-        job_id, name, _state(state), reason, _node(node), when(start), when(end), exit_code(code)
+        job_id,
+        name,
+        _state(state),
+        reason,
+        _node(node),
+        when(start),
+        when(end),
+        exit_code(code),
+        when(taken),
+        _count(restarts),
     )
+
+
+def _count(text: str) -> int:
+    return int(text) if _ID.fullmatch(text) else 0
 
 
 def _state(text: str) -> str:
@@ -294,6 +320,8 @@ def _ended(raw: Raw, end: EndReason) -> JobView:
         started_at=raw.start if raw.node else None,
         ended_at=raw.end,
         node=raw.node,
+        submitted_at=raw.submitted,
+        restarts=raw.restarts,
     )
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from lib.errors import InvalidInput, Refused, Unavailable
 from lib.jobs.config_table import ConfigTable
-from lib.jobs.interfaces import JobSpec, JobView
+from lib.jobs.interfaces import JobKey, JobSpec, JobView
 from lib.jobs.schedulers.slurm import commands, parsing
 from lib.jobs.schedulers.slurm.nodes import Nodes
 from lib.jobs.schedulers.slurm.programs import Answer, run
-from lib.model import JobState, QueueLoad
+from lib.model import EndReason, JobState, QueueLoad
 
 _ACCOUNTING_AGAIN_S = 3600.0
 _ABSOLUTE = re.compile(r"/[A-Za-z0-9._/+-]*")
@@ -54,7 +54,9 @@ class SlurmScheduler:
         self._env = commands.environment(conf)
         self._views: Mapping[str, JobView] = {}
         self._views_at = 0.0
-        self._forgotten: set[str] = set()
+        #: What the controller showed of jobs that its list leaves out.
+        self._shown: Mapping[JobKey, JobView] = {}
+        self._forgotten: set[JobKey] = set()
         self._quiet_since: dict[str, float] = {}
         self._no_accounting_until = 0.0
         self._nodes = Nodes(self._show_node)
@@ -106,26 +108,29 @@ class SlurmScheduler:
             raise
         self._views, self._views_at = views, asked_at
         await self._nodes.learn({v.node for v in views.values() if v.state is JobState.RUNNING})
-        self._forgotten &= views.keys()
-        return {i: view for i, view in views.items() if i not in self._forgotten}
+        self._forgotten &= {view.key for view in views.values()}
+        return {i: view for i, view in views.items() if view.key not in self._forgotten}
 
-    async def recall(self, job_ids: Sequence[str]) -> Mapping[str, JobView]:
-        """Accounting, where it runs; otherwise the controller, job by job."""
-        asked = [job_id for job_id in job_ids if job_id.isdigit()]
-        if not asked:
-            return {}
-        if time.monotonic() >= self._no_accounting_until:
-            answer = await self._run(commands.sacct(self._bin, asked))
-            if answer.status == 0:
-                return {view.id: view for view in parsing.accounted(answer.out)}
-            if answer.silent:
-                raise Unavailable(f"Slurm's accounting gave no answer: {answer.words}.")
-            self._no_accounting_until = time.monotonic() + _ACCOUNTING_AGAIN_S
-        found = {}
-        for job_id in asked:
-            view = parsing.shown((await self._asked(commands.show_job(self._bin, job_id))).out)
-            if view is not None and view.state is JobState.ENDED:
-                found[job_id] = view
+    async def recall(self, jobs: Sequence[JobKey]) -> Mapping[JobKey, JobView]:
+        """The controller, job by job; accounting for the end of those that it has not.
+
+        A list without a job proves nothing: it was seen empty, with exit status 0, while the
+        jobs ran on. That the controller has none of that number, or another, proves it.
+        """
+        found: dict[JobKey, JobView] = {}
+        gone: list[JobKey] = []
+        for job in jobs:
+            view = await self._show(job)
+            if view is None or not view.is_of(job):
+                gone.append(job)
+            else:
+                found[job] = view
+        self._shown = dict(found)
+        await self._nodes.learn({v.node for v in found.values() if v.state is JobState.RUNNING})
+        ends = await self._accounted(gone) if gone else []
+        for job in gone:
+            lost = JobView(job.id, job.name, JobState.ENDED, end_reason=EndReason.LOST)
+            found[job] = next((view for view in ends if view.is_of(job)), lost)
         return found
 
     async def find(self, name: str, tried_until: float | None = None) -> str | None:
@@ -155,19 +160,23 @@ class SlurmScheduler:
         del self._quiet_since[name]
         return None
 
-    async def cancel(self, job_id: str) -> None:
-        """`scancel`; the grace is the site's KillWait."""
-        if not job_id.isdigit():
+    async def cancel(self, job: JobKey) -> None:
+        """`scancel`, once the controller says that the number is this job's.
+
+        The grace is the site's KillWait.
+        """
+        view = await self._show(job)
+        if view is None or view.state is JobState.ENDED or not view.is_of(job):
             return
-        answer = await self._run(commands.scancel(self._bin, job_id))
+        answer = await self._run(commands.scancel(self._bin, job.id))
         if answer.status != 0 and "Invalid job id" not in answer.err:
             raise Unavailable(f"Slurm did not take the cancel: {answer.words}.")
 
-    async def forget(self, job_id: str) -> None:
+    async def forget(self, job: JobKey) -> None:
         """Slurm itself forgets; here it is no longer told of."""
-        view = self._views.get(job_id)
-        if view is not None and view.state is JobState.ENDED:
-            self._forgotten.add(job_id)
+        view = self._views.get(job.id)
+        if view is not None and view.state is JobState.ENDED and view.is_of(job):
+            self._forgotten.add(view.key)
 
     async def load(self) -> Sequence[QueueLoad]:
         """`sinfo` for nodes, cores and GPUs, `squeue` for who waits."""
@@ -179,9 +188,11 @@ class SlurmScheduler:
         """The node's own name: which node it is, is known only when the job runs."""
         return ""
 
-    def vouches(self, job_id: str, host: str, port: int) -> bool | None:
+    def vouches(self, job: JobKey, host: str, port: int) -> bool | None:
         """By the addresses of the node that Slurm gave the job."""
-        view = self._views.get(job_id)
+        view = self._views.get(job.id) or self._shown.get(job)
+        if view is not None and not view.is_of(job):
+            return False
         if view is None or not view.node:
             return None
         if view.state is JobState.ENDED or not 0 < port < 65536:
@@ -197,6 +208,37 @@ class SlurmScheduler:
             return parsing.jobs(answer.out)
         except parsing.NotUnderstood as exc:
             raise Unavailable(f"Slurm's squeue printed what is not understood: {exc}.") from exc
+
+    async def _show(self, job: JobKey) -> JobView | None:
+        """What the controller has under the number of this job; None where it has nothing.
+
+        Raises `Unavailable` when that is not clear.
+        """
+        if not job.id.isdigit():
+            return None
+        answer = await self._asked(commands.show_job(self._bin, job.id))
+        if answer.status != 0 and "Invalid job id" in answer.err:
+            return None
+        view = parsing.shown(answer.out, os.getuid()) if answer.status == 0 else None
+        if view is None or view.id != job.id:
+            raise Unavailable(f"Slurm's scontrol gave no clear answer: {answer.words}.")
+        return view
+
+    async def _accounted(self, jobs: Sequence[JobKey]) -> list[JobView]:
+        """How jobs ended that the controller has no more; empty where nobody knows.
+
+        That they are over is certain without it, so that nothing waits for an accounting
+        that does not answer.
+        """
+        if time.monotonic() < self._no_accounting_until:
+            return []
+        ids = sorted({job.id for job in jobs if job.id.isdigit()})
+        answer = await self._run(commands.sacct(self._bin, os.getuid(), ids))
+        if answer.status == 0:
+            return parsing.accounted(answer.out)
+        if not answer.silent:
+            self._no_accounting_until = time.monotonic() + _ACCOUNTING_AGAIN_S
+        return []
 
     async def _show_node(self, node: str) -> str:
         return (await self._asked(commands.show_node(self._bin, node))).out
