@@ -12,7 +12,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from lib.model import RUN_TRANSITIONS, SCENE_TRANSITIONS, SESSION_TRANSITIONS, StrEnum
+from lib.model import (
+    RUN_TRANSITIONS,
+    SCENE_TRANSITIONS,
+    SESSION_RETURNS,
+    SESSION_TRANSITIONS,
+    StrEnum,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,11 +29,15 @@ DOCUMENT = Path(__file__).parent.parent / "docs" / "architecture.md"
 BEGIN, END = "<!-- transitions: begin -->\n", "<!-- transitions: end -->"
 
 
+_BACK = "a session whose job is begun anew, or was lost and turns up,"
+
+
 def drawing() -> str:
-    """The three tables in Markdown."""
+    """The tables in Markdown."""
     return "\n".join(
         (
             _table("a session", SESSION_TRANSITIONS),
+            _table(_BACK, SESSION_RETURNS),
             _table("a run", RUN_TRANSITIONS),
             _table("a scene of a run", SCENE_TRANSITIONS),
         )

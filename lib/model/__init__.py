@@ -63,6 +63,7 @@ from lib.model.people import (
 from lib.model.work import (
     RUN_TRANSITIONS,
     SCENE_TRANSITIONS,
+    SESSION_RETURNS,
     SESSION_TRANSITIONS,
     Detection,
     Endpoint,
@@ -81,6 +82,7 @@ from lib.model.work import (
 __all__ = [
     "RUN_TRANSITIONS",
     "SCENE_TRANSITIONS",
+    "SESSION_RETURNS",
     "SESSION_TRANSITIONS",
     "AccessToken",
     "Announcement",

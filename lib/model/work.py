@@ -76,6 +76,15 @@ SCENE_TRANSITIONS: Mapping[SceneState, frozenset[SceneState]] = _forward(
 )
 
 
+#: Where a session goes back to, when the gate says that its job is begun anew (requeued), or that
+#: one that was LOST is there after all: nothing else leads backwards, and out of no other end.
+SESSION_RETURNS: Mapping[SessionState, frozenset[SessionState]] = {
+    SessionState.STARTING: frozenset({SessionState.QUEUED}),
+    SessionState.READY: frozenset({SessionState.QUEUED, SessionState.STARTING}),
+    SessionState.ENDED: frozenset({SessionState.QUEUED, SessionState.STARTING}),
+}
+
+
 class JobState(StrEnum):
     """The scheduler's view, in our words."""
 

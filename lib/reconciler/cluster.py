@@ -21,7 +21,7 @@ from lib.model import (
     SessionState,
 )
 from lib.protocol.messages import JobKind
-from lib.reconciler.states import ending, session_change
+from lib.reconciler.states import BEGUN_ANEW, ending, session_change, went_back
 from lib.store.changes import SessionChange
 
 if TYPE_CHECKING:
@@ -88,6 +88,8 @@ class ClusterReconciler:
         self._connections = connections
         self._runs = runs
         self._wake = asyncio.Event()
+        #: A run goes on of which the present stream tells no events.
+        self._watch_anew = False
         self._tasks: list[asyncio.Task[None]] = []
         self._info: GateInfo | None = None
         self.health = ClusterHealth(False, time.time(), "It is being contacted.", None)
@@ -155,13 +157,18 @@ class ClusterReconciler:
     async def _follow(self) -> None:
         await self.link.ensure()
         self._info = await self.link.info()
-        submitted = await asyncio.to_thread(self._submitted)
-        have = await self._runs.have()
         self._connections.prove_all_again()
-        async with contextlib.aclosing(self.link.watch(have)) as messages:
-            async for message in messages:
-                await self._message(message, submitted)
-        raise ClusterUnreachable("The gate closed the connection.")
+        while True:
+            self._watch_anew = False
+            submitted = await asyncio.to_thread(self._submitted)
+            have = await self._runs.have()
+            async with contextlib.aclosing(self.link.watch(have)) as messages:
+                async for message in messages:
+                    await self._message(message, submitted)
+                    if self._watch_anew:
+                        break
+                else:
+                    raise ClusterUnreachable("The gate closed the connection.")
 
     def _submitted(self) -> Submitted:
         """Live work whose job the gate has accepted; what is being submitted is not in it."""
@@ -190,6 +197,7 @@ class ClusterReconciler:
             await self._runs.events(message)
 
     async def _status(self, status: JobStatus) -> None:
+        await self._send_back(status)
         await self._runs.status(status)
         if status.kind is JobKind.RUN:
             await self._stop_unwanted_run(status)
@@ -210,6 +218,23 @@ class ClusterReconciler:
             await self._connections.drop(session_id, ending(status.end_reason, status.reason))
         elif status.endpoint is not None:
             self._connections.want(session_id, status.endpoint)
+
+    async def _send_back(self, status: JobStatus) -> None:
+        """What the gate has after all, or from the beginning again, is not where it was."""
+        if status.state in (JobState.ENDED, JobState.UNKNOWN):
+            return
+        with contextlib.suppress(NotFound):
+            run = RunId(status.id)
+            if status.kind is JobKind.SESSION:
+                session = await asyncio.to_thread(self._work.session, SessionId(status.id))
+                run = session.run
+                back = went_back(session.state, status)
+                if back is not None and await asyncio.to_thread(
+                    self._work.send_session_back, session.id, back
+                ):
+                    await self._connections.drop(session.id, BEGUN_ANEW)
+            if status.module_exit_code is None and await self._runs.take_back(run):
+                self._watch_anew = True
 
     async def _after_the_end(self, session: Session, status: JobStatus) -> None:
         if status.keep_until is not None:

@@ -14,6 +14,7 @@ from lib.protocol.events import MAX_EVENTS
 from lib.reconciler.results import ResultCollector
 from lib.reconciler.states import (
     STOPS,
+    UNFINISHED,
     conclusion,
     ending,
     has_ended,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SCENE_OVER = (SceneState.DONE, SceneState.FAILED)
+_OUTLINES_LOST = f"The outlines of the objects are missing. {ending(EndReason.LOST)}"
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 10.0
 
@@ -77,6 +79,24 @@ class Runs:
     async def lost(self, run: Run) -> None:
         """The gate does not know its job (any more); what is not here never comes."""
         await asyncio.to_thread(self._end_lost, run.id)
+
+    async def take_back(self, run_id: RunId) -> bool:
+        """It ended because its job was lost, and goes on if so; its events are wanted again."""
+        run = await asyncio.to_thread(self._store.work.run, run_id)
+        if not run.state.over:
+            return False
+        took = await asyncio.to_thread(
+            self._store.work.take_run_back,
+            run_id,
+            lost=ending(EndReason.LOST),
+            unfinished=UNFINISHED,
+            missing=_OUTLINES_LOST,
+        )
+        if took:
+            self._statuses.pop(run_id, None)
+            self._collectors.pop(run_id, None)
+            self._know(await asyncio.to_thread(self._store.work.run, run_id))
+        return took
 
     async def close(self) -> None:
         for task in self._settling.values():
@@ -159,8 +179,8 @@ class Runs:
     def _end_lost(self, run_id: RunId) -> None:
         run = self._store.work.run(run_id)
         for scene in self._store.work.unfetched_scenes(run_id):
-            message = f"The outlines of the objects are missing. {ending(EndReason.LOST)}"
-            self._store.work.update_scene(run_id, scene, SceneChange(fetched=True, message=message))
+            gone = SceneChange(fetched=True, message=_OUTLINES_LOST)
+            self._store.work.update_scene(run_id, scene, gone)
         self._end(run, run.stopping, ending(EndReason.LOST))
 
     def _end(self, run: Run, stopped: bool, detail: str) -> None:

@@ -6,7 +6,14 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from lib.model import EndReason, JobState, RunState, SceneState, SessionState
+from lib.model import (
+    SESSION_RETURNS,
+    EndReason,
+    JobState,
+    RunState,
+    SceneState,
+    SessionState,
+)
 from lib.store.changes import UNSET, RunChange, SessionChange
 
 if TYPE_CHECKING:
@@ -46,6 +53,11 @@ _ENDINGS = {
 
 #: The ends that somebody asked for.
 STOPS = (EndReason.STOPPED, EndReason.CANCELLED)
+
+
+BEGUN_ANEW = "The cluster has begun its job anew."
+#: What a scene says that was not finished when its run ended.
+UNFINISHED = "This scene was not searched to its end."
 
 
 def ending(reason: EndReason | None, detail: str = "") -> str:
@@ -91,7 +103,26 @@ def session_change(status: JobStatus, *, connected: bool) -> SessionChange:
             state=UNSET if connected else SessionState.STARTING,
             reason=status.reason or _running_reason(status, connected),
         )
+    if status.state is JobState.UNKNOWN and status.reason:
+        return replace(change, reason=status.reason)
     return change
+
+
+def went_back(state: SessionState, status: JobStatus) -> SessionState | None:
+    """Where a session is now that was further, or that was lost; None where it stays.
+
+    Its job was begun anew, on another node or later, or it has turned up. What a gate says comes
+    in order, so that this is no late news.
+    """
+    if status.state in (JobState.QUEUED, JobState.HELD):
+        now = SessionState.QUEUED
+    elif status.state not in (JobState.RUNNING, JobState.SUSPENDED):
+        return None
+    elif state is SessionState.ENDED or status.endpoint is None:
+        now = SessionState.STARTING
+    else:
+        return None
+    return now if now in SESSION_RETURNS.get(state, frozenset()) else None
 
 
 def _known(time_s: float | None) -> float | Unset:
@@ -112,6 +143,8 @@ def run_change(status: JobStatus) -> RunChange:
         return replace(change, state=RunState.QUEUED, reason=status.reason or ACCEPTED)
     if status.state in (JobState.RUNNING, JobState.SUSPENDED):
         return replace(change, state=RunState.RUNNING, reason=status.reason)
+    if status.state is JobState.UNKNOWN and status.reason:
+        return replace(change, reason=status.reason)
     return change
 
 
@@ -149,7 +182,7 @@ def unfinished(scene: RunScene, *, stopped: bool) -> tuple[SceneState, str]:
     """(state, message) of a scene that was not finished when its Run ended."""
     if stopped and scene.state is SceneState.WAITING:
         return SceneState.WAITING, "This scene was not searched."
-    return SceneState.FAILED, "This scene was not searched to its end."
+    return SceneState.FAILED, UNFINISHED
 
 
 def conclusion(

@@ -11,6 +11,7 @@ from lib.errors import Conflict, NotFound
 from lib.model import (
     RUN_TRANSITIONS,
     SCENE_TRANSITIONS,
+    SESSION_RETURNS,
     SESSION_TRANSITIONS,
     ClusterId,
     EndReason,
@@ -220,6 +221,50 @@ class SessionsRuns:
             elif not _may_follow(change.state, present, SESSION_TRANSITIONS):
                 values = {k: v for k, v in values.items() if k not in ("state", "reason")}
             _set(connection, sessions, session_id, values)
+
+    def send_session_back(self, session_id: SessionId, state: SessionState) -> bool:
+        """To a state before the present one (`SESSION_RETURNS`); says whether it went there.
+
+        One that has ended goes only where it was lost and no other session has its files.
+        """
+        with transaction(self._engine) as connection:
+            row = connection.execute(
+                select(sessions.c.state, sessions.c.end_reason, sessions.c.continued_as).where(
+                    sessions.c.id == session_id
+                )
+            ).one()
+            present = SessionState(row.state)
+            lost = row.end_reason == EndReason.LOST.value and row.continued_as is None
+            if state not in SESSION_RETURNS.get(present, frozenset()):
+                return False
+            if present is SessionState.ENDED and not lost:
+                return False
+            anew = {"end_reason": None, "ended_at": None, "files_until": None, "reason": ""}
+            _set(connection, sessions, session_id, {"state": state.value, **anew})
+        return True
+
+    def take_run_back(self, run_id: RunId, *, lost: str, unfinished: str, missing: str) -> bool:
+        """A run that ended because its job was lost goes on; says whether this is one.
+
+        Args:
+            lost: stands in the reason of a run that ended so.
+            unfinished: the message of each scene that was not finished then.
+            missing: the message of each scene whose files were given up then.
+        """
+        with transaction(self._engine) as connection:
+            row = connection.execute(
+                select(runs.c.state, runs.c.reason).where(runs.c.id == run_id)
+            ).one()
+            if not RunState(row.state).over or lost not in row.reason:
+                return False
+            again = {"state": RunState.RUNNING.value, "reason": "", "ended_at": None}
+            _set(connection, runs, run_id, again)
+            of_run = update(run_scenes).where(run_scenes.c.run_id == run_id)
+            going = {"state": SceneState.RUNNING.value, "message": ""}
+            connection.execute(of_run.where(run_scenes.c.message == unfinished).values(going))
+            wanted = {"fetched": False, "message": ""}
+            connection.execute(of_run.where(run_scenes.c.message == missing).values(wanted))
+        return True
 
     def update_run(self, run_id: RunId, change: RunChange) -> None:
         """Set what the change sets, by the rules of `update_session` (`RUN_TRANSITIONS`)."""

@@ -20,7 +20,7 @@ from lib.model import (
 from lib.protocol.messages import JobKind, SubmitRequest
 from tests.fakes.acts import launch, ready, stop
 from tests.fakes.reconciler_harness import ReconcilerHarness, hurry, running_reconciler, until
-from tests.fakes.things import HERE, a_session, module_event, new_id
+from tests.fakes.things import HERE, a_session, module_event, new_id, object_event
 
 READY, ENDED, QUEUED = SessionState.READY, SessionState.ENDED, SessionState.QUEUED
 
@@ -54,6 +54,94 @@ async def test_a_job_that_the_gate_lost_is_lost_with_its_run(world: ReconcilerHa
         "The cluster does not know it any more."
     )
     await until(lambda: not world.link.open and not world.routes.let_in)
+
+
+@pytest.mark.parametrize("said", ["by the gate", "by its silence"])
+@pytest.mark.parametrize("portal_restarts", [False, True])
+async def test_a_job_that_turns_up_again_is_taken_back_with_its_run(
+    world: ReconcilerHarness, said: str, *, portal_restarts: bool
+) -> None:
+    session = await ready(world)
+    job = world.gate.jobs[session]
+    status = job.status
+    if said == "by the gate":
+        world.gate.end(session, EndReason.LOST)
+    else:
+        world.gate.forget(session)
+        world.gate.go_away()
+        await until(lambda: not world.reconciler.health(HERE).reachable)
+        world.gate.come_back()
+    over = await world.session_is(session, ENDED)
+    await world.run_is(over.run, RunState.FAILED)
+    await until(lambda: session not in world.routes.let_in)
+    if portal_restarts:
+        await world.restart()
+        await world.connected()
+    job.status = status
+    world.gate.jobs[session] = job
+    world.gate.tell()
+    back = await world.session_is(session, READY)
+    assert (back.end_reason, back.ended_at, back.files_until) == (None, None, None)
+    await until(lambda: session in world.routes.let_in)
+    run = await world.run_is(back.run, RunState.RUNNING)
+    world.gate.say(session, module_event("scene_started", scene=run.scenes[0].scene))
+    world.gate.say(session, object_event(1, run.scenes[0].scene))
+    await until(lambda: world.run(run.id).objects == 1)
+    stop(world, session)
+    assert (await world.session_is(session, ENDED)).end_reason is EndReason.STOPPED
+
+
+async def test_a_session_that_ended_otherwise_or_goes_on_elsewhere_stays_ended(
+    world: ReconcilerHarness,
+) -> None:
+    stopped = await ready(world)
+    status = world.gate.jobs[stopped].status
+    world.gate.end(stopped, EndReason.WALLTIME)
+    await world.session_is(stopped, ENDED)
+    lost = await ready(world)
+    running = world.gate.jobs[lost].status
+    world.gate.end(lost, EndReason.LOST)
+    await world.session_is(lost, ENDED)
+    await world.session_is(continue_it(world, lost), QUEUED)
+    world.gate.jobs[stopped].status, world.gate.jobs[lost].status = status, running
+    world.gate.tell()
+    await world.quiet()
+    assert world.session(stopped).end_reason is EndReason.WALLTIME
+    assert world.session(lost).end_reason is EndReason.LOST
+
+
+async def test_a_job_of_which_nothing_is_known_stays_as_it_was_and_says_so(
+    world: ReconcilerHarness,
+) -> None:
+    session = await ready(world)
+    world.gate.change(session, state=JobState.UNKNOWN, reason="It is not listed.")
+    await until(lambda: world.session(session).reason == "It is not listed.")
+    assert world.session(session).state is READY
+    assert session in world.routes.let_in
+    world.gate.change(session, state=JobState.RUNNING, reason="")
+    await until(lambda: world.session(session).reason == "The notebook is ready.")
+
+
+@pytest.mark.parametrize("seen_waiting", [False, True])
+async def test_a_job_that_is_begun_anew_is_connected_anew(
+    world: ReconcilerHarness, *, seen_waiting: bool
+) -> None:
+    """Requeued by an operator or with its node: nothing answers where it was."""
+    session = await ready(world)
+    world.routes.answers = False
+    if seen_waiting:
+        world.gate.change(session, state=JobState.QUEUED, endpoint=None, reason="Waiting.")
+        assert (await world.session_is(session, QUEUED)).reason == "Waiting."
+    world.gate.change(session, state=JobState.RUNNING, endpoint=None, reason="")
+    await world.session_is(session, SessionState.STARTING)
+    await until(lambda: session not in world.routes.let_in)
+    tries = world.routes.tries
+    world.gate.report_endpoint(session)
+    await until(lambda: world.routes.tries > tries)
+    assert world.session(session).state is SessionState.STARTING
+    world.routes.answers = True
+    await world.session_is(session, READY)
+    await until(lambda: session in world.routes.let_in)
 
 
 async def test_one_that_is_being_submitted_is_not_lost(world: ReconcilerHarness) -> None:

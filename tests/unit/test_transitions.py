@@ -10,14 +10,16 @@ import pytest
 from lib.model import (
     RUN_TRANSITIONS,
     SCENE_TRANSITIONS,
+    SESSION_RETURNS,
     SESSION_TRANSITIONS,
+    EndReason,
     RunState,
     SceneId,
     SceneState,
     SessionState,
 )
 from lib.store import Store
-from lib.store.changes import RunChange, SceneChange, SessionChange
+from lib.store.changes import UNSET, RunChange, SceneChange, SessionChange
 from tests.fakes.things import ALICE, add_run, add_session
 from tools import transitions
 
@@ -51,6 +53,11 @@ def test_the_life_cycles() -> None:
         s.ENDED: set(),
     } == SESSION_TRANSITIONS
     assert {
+        s.STARTING: {s.QUEUED},
+        s.READY: {s.QUEUED, s.STARTING},
+        s.ENDED: {s.QUEUED, s.STARTING},
+    } == SESSION_RETURNS
+    assert {
         r.NEW: {r.SUBMITTED, r.QUEUED, r.RUNNING} | over,
         r.SUBMITTED: {r.QUEUED, r.RUNNING} | over,
         r.QUEUED: {r.RUNNING} | over,
@@ -74,6 +81,31 @@ def test_sessions_in_the_store(store: Store, present: SessionState, wanted: Sess
     store.work.update_session(session, SessionChange(state=wanted))
     expected = wanted if wanted in SESSION_TRANSITIONS[present] else present
     assert store.work.session(session).state is expected
+
+
+@pytest.mark.parametrize("present", list(SessionState))
+@pytest.mark.parametrize("wanted", list(SessionState))
+def test_sessions_that_are_sent_back(
+    store: Store, present: SessionState, wanted: SessionState
+) -> None:
+    session = add_session(store).id
+    lost = EndReason.LOST if present is SessionState.ENDED else UNSET
+    store.work.update_session(session, SessionChange(state=present, end_reason=lost))
+    goes = wanted in SESSION_RETURNS.get(present, ())
+    assert store.work.send_session_back(session, wanted) is goes
+    found = store.work.session(session)
+    assert found.state is (wanted if goes else present)
+    stays = present is SessionState.ENDED and not goes
+    assert found.end_reason is (EndReason.LOST if stays else None)
+
+
+@pytest.mark.parametrize("reason", [r for r in EndReason if r is not EndReason.LOST])
+def test_only_what_was_lost_comes_back_from_its_end(store: Store, reason: EndReason) -> None:
+    session = add_session(store).id
+    ended = SessionChange(state=SessionState.ENDED, end_reason=reason)
+    store.work.update_session(session, ended)
+    assert not store.work.send_session_back(session, SessionState.STARTING)
+    assert store.work.session(session).end_reason is reason
 
 
 @pytest.mark.parametrize("present", list(RunState))
