@@ -92,8 +92,7 @@ async def test_a_queue_is_told_and_held_is_a_reason(world: ReconcilerHarness) ->
     world.gate.start(session)
     await world.session_is(session, SessionState.STARTING)
     world.gate.change(session, state=JobState.QUEUED, reason="Put back by the scheduler.")
-    await world.quiet(0.1)
-    assert world.session(session).state is SessionState.STARTING
+    assert (await world.session_is(session, QUEUED)).reason == "Put back by the scheduler."
 
 
 async def test_a_lost_reply_costs_a_second_call_and_no_second_job(world: ReconcilerHarness) -> None:
