@@ -104,25 +104,8 @@ def session_change(status: JobStatus, *, connected: bool) -> SessionChange:
             reason=status.reason or _running_reason(status, connected),
         )
     if status.state is JobState.UNKNOWN and status.reason:
-        return replace(change, reason=status.reason)
+        change = replace(change, reason=status.reason)
     return change
-
-
-def went_back(state: SessionState, status: JobStatus) -> SessionState | None:
-    """Where a session is now that was further, or that was lost; None where it stays.
-
-    Its job was begun anew, on another node or later, or it has turned up. What a gate says comes
-    in order, so that this is no late news.
-    """
-    if status.state in (JobState.QUEUED, JobState.HELD):
-        now = SessionState.QUEUED
-    elif status.state not in (JobState.RUNNING, JobState.SUSPENDED):
-        return None
-    elif state is SessionState.ENDED or status.endpoint is None:
-        now = SessionState.STARTING
-    else:
-        return None
-    return now if now in SESSION_RETURNS.get(state, frozenset()) else None
 
 
 def _known(time_s: float | None) -> float | Unset:
@@ -146,6 +129,23 @@ def run_change(status: JobStatus) -> RunChange:
     if status.state is JobState.UNKNOWN and status.reason:
         return replace(change, reason=status.reason)
     return change
+
+
+def went_back(state: SessionState, status: JobStatus) -> SessionState | None:
+    """Where a session is now that was further, or that was lost; None where it stays.
+
+    Its job was begun anew, on another node or later, or it has turned up. What a gate says comes
+    in order, so that this is no late news.
+    """
+    if status.state in (JobState.QUEUED, JobState.HELD):
+        now = SessionState.QUEUED
+    elif status.state not in (JobState.RUNNING, JobState.SUSPENDED):
+        return None
+    elif state is SessionState.ENDED or status.endpoint is None:
+        now = SessionState.STARTING
+    else:
+        return None
+    return now if now in SESSION_RETURNS.get(state, frozenset()) else None
 
 
 def has_ended(status: JobStatus | None) -> bool:
