@@ -230,7 +230,7 @@ class ClusterReconciler:
                 run = session.run
                 back = went_back(session.state, status)
                 if back is not None and await asyncio.to_thread(
-                    self._work.send_session_back, session.id, back
+                    self._work.send_session_back, session.id, back, status.reason
                 ):
                     await self._connections.drop(session.id, BEGUN_ANEW)
             if status.module_exit_code is None and await self._runs.take_back(run):

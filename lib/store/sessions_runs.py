@@ -222,7 +222,9 @@ class SessionsRuns:
                 values = {k: v for k, v in values.items() if k not in ("state", "reason")}
             _set(connection, sessions, session_id, values)
 
-    def send_session_back(self, session_id: SessionId, state: SessionState) -> bool:
+    def send_session_back(
+        self, session_id: SessionId, state: SessionState, reason: str = ""
+    ) -> bool:
         """To a state before the present one (`SESSION_RETURNS`); says whether it went there.
 
         One that has ended goes only where it was lost and no other session has its files.
@@ -239,7 +241,7 @@ class SessionsRuns:
                 return False
             if present is SessionState.ENDED and not lost:
                 return False
-            anew = {"end_reason": None, "ended_at": None, "files_until": None, "reason": ""}
+            anew = {"end_reason": None, "ended_at": None, "files_until": None, "reason": reason}
             _set(connection, sessions, session_id, {"state": state.value, **anew})
         return True
 
