@@ -41,6 +41,7 @@ from joserfc.errors import (
 from lib.config.settings.checks import is_loopback_name
 from lib.errors import NotFound, ProtocolError, Refused, SceneBridgeError, Unavailable
 from lib.model import JsonObject, JsonValue, json_list
+from lib.model.bounds import Json, outside, wrong_text
 
 if TYPE_CHECKING:
     import ssl
@@ -63,6 +64,8 @@ _ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "E
 _ENDPOINTS = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 _NAMES = ("name", "preferred_username", "email")
 _AGAIN = "Begin again."
+#: One claim: a name, an address, a list of groups.
+_CLAIM = Json(depth=4, values=5000, text=500)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,15 +156,26 @@ class SignInProviders:
             )
             claims: JsonObject = dict(token.get("userinfo") or {})
             subject = claims.get("sub")
-            if not isinstance(subject, str) or not 0 < len(subject) <= 255:
+            if not isinstance(subject, str) or not subject or wrong_text(subject, 255):
                 raise MissingClaimError("sub")
             if not self._needed(provider_id) <= claims.keys() and "name" not in claims:
                 claims = await self._with_user_info(app, token, claims)
+        self._check_bounds(provider, claims)
         said = (claims.get(name) for name in _NAMES)
         name = next((text for text in said if isinstance(text, str)), subject)
         return Identity(
             provider_id, provider.issuer, subject, " ".join(name.split())[:100] or subject, claims
         )
+
+    def _check_bounds(self, provider: Provider, claims: JsonObject) -> None:
+        """Of the claims that the portal reads; no others are kept."""
+        read = {*_NAMES, "email_verified", *self._needed(provider.id)}
+        for claim in sorted(read & claims.keys()):
+            if problem := outside(claims[claim], _CLAIM, claim):
+                raise ProtocolError(
+                    f"What {provider.title} says of you is out of bounds: {problem}. "
+                    "Tell the administrator of this portal."
+                )
 
     async def check(self, provider_id: str) -> str:
         """Whether the provider could be used now: what was found, for an administrator.
@@ -288,7 +302,7 @@ class SignInProviders:
             raise
         except (
             TimeoutError, httpx.HTTPError, httpx.InvalidURL, OAuthError, JoseError,
-            ValueError, TypeError, KeyError, AttributeError, RuntimeError,
+            ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError,
         ) as exc:  # fmt: skip
             self._clients.pop(provider.id, None)
             log.warning("%s: sign-in failed: %s", provider.id, type(exc).__name__)

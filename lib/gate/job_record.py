@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from lib.errors import InvalidInput
 from lib.files import tree
@@ -16,8 +17,18 @@ from lib.files.atomic import read_json, text_of, write_atomic
 from lib.jobs import control_files
 from lib.jobs.interfaces import JobKey
 from lib.model import Endpoint, EndReason, JobState
+from lib.model.bounds import (
+    Count,
+    ExitCode,
+    MomentOrNever,
+    Name,
+    Port,
+    Seconds,
+    Sentence,
+    UpTo,
+)
 from lib.protocol.codec import encode, from_plain
-from lib.protocol.messages import ID_PATTERN, JobKind, JobStatus
+from lib.protocol.messages import ID_PATTERN, MAX_ITEMS, EventCount, JobKind, JobStatus
 
 RECORD = "record.json"
 
@@ -45,45 +56,45 @@ class JobRecord:
             (session id) and what its `out` folder is called there.
     """
 
-    id: str
+    id: Name
     kind: JobKind
-    owner: str
-    module: str
-    module_version: str
-    title: str
-    name: str
-    preset: str
-    walltime_s: int
-    scenes: list[str]
-    submitted_at: float
-    gpus: int = 0
-    code: str = ""
-    job: str = ""
+    owner: Name
+    module: Name
+    module_version: Name
+    title: Sentence
+    name: Name
+    preset: Name
+    walltime_s: Seconds
+    scenes: Annotated[list[Name], UpTo(MAX_ITEMS)]
+    submitted_at: MomentOrNever
+    gpus: Count = 0
+    code: Name = ""
+    job: Name = ""
     state: JobState = JobState.QUEUED
-    reason: str = ""
+    reason: Sentence = ""
     end_reason: EndReason | None = None
-    exit_code: int | None = None
-    started_at: float | None = None
-    endpoint_at: float | None = None
-    ends_at: float | None = None
-    ended_at: float | None = None
-    keep_until: float | None = None
-    events: int = 0
-    events_note: str = ""
-    module_exit_code: int | None = None
-    module_message: str = ""
+    exit_code: ExitCode | None = None
+    started_at: MomentOrNever | None = None
+    endpoint_at: MomentOrNever | None = None
+    ends_at: MomentOrNever | None = None
+    ended_at: MomentOrNever | None = None
+    keep_until: MomentOrNever | None = None
+    events: EventCount = 0
+    events_note: Sentence = ""
+    module_exit_code: ExitCode | None = None
+    module_message: Sentence = ""
     cancelled: bool = False
-    cancel_text: str = ""
-    host: str = ""
-    port: int = 0
-    files_in: str = ""
-    out: str = "out"
-    continued_as: str = ""
-    starts_at: float | None = None
-    tries: int = 0
-    tried_until: float = 0.0
-    job_submitted_at: float | None = None
-    restarts: int = 0
+    cancel_text: Sentence = ""
+    host: Name = ""
+    port: Port = 0
+    files_in: Name = ""
+    out: Name = "out"
+    continued_as: Name = ""
+    starts_at: MomentOrNever | None = None
+    tries: Count = 0
+    tried_until: MomentOrNever = 0.0
+    job_submitted_at: MomentOrNever | None = None
+    restarts: Count = 0
 
     @property
     def live(self) -> bool:

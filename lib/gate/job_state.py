@@ -120,7 +120,7 @@ class RecordUpdater:
         report = look.reports.get(record.id)
         if report is not None and whole:
             record.module_exit_code = _whole(report.get("exit_code"))
-            message = str(report.get("message", ""))[:1000]
+            message = _text(report.get("message", ""))
             record.module_message = message or self.events.log(record).trouble
         if view is not None and view.state is JobState.ENDED and not whole:
             self._over[record.id] = view
@@ -281,7 +281,7 @@ class RecordUpdater:
 
 def _why(record: JobRecord, view: JobView, report: Mapping[str, object]) -> tuple[EndReason, str]:
     """The end reason and its sentence, from whoever knows best."""
-    said = str(report.get("reason", ""))[:1000]
+    said = _text(report.get("reason", ""))
     if view.end_reason in _SCHEDULER_KNOWS and view.end_reason is not None:
         minutes = record.walltime_s // 60
         text = view.reason
@@ -308,4 +308,12 @@ def _close(one: float | None, other: float | None) -> bool:
 
 
 def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    """None also for what no process ends with: the portal would take none of the status."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if -(2**31) <= value < 2**32 else None
+
+
+def _text(value: object) -> str:
+    """A text of a report, which UTF-8 can write."""
+    return str(value)[:1000].encode("utf-8", "replace").decode()

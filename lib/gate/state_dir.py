@@ -20,6 +20,7 @@ from lib.files.atomic import read_json, text_of, write_atomic, write_json
 from lib.gate import kill_switch
 from lib.gate.policy import Policy, load
 from lib.jobs.processes import ProcessId
+from lib.model.bounds import Count, Key, Name, Port
 from lib.protocol.codec import from_plain
 from lib.protocol.messages import NAME_PATTERN
 from lib.protocol.ssh_algorithms import KEY_TYPES
@@ -60,14 +61,14 @@ class RunningGate:
     `code` is the folder name of the version that it runs from.
     """
 
-    pid: int
-    start: str
-    port: int
-    host_key: str
-    cluster: str
-    version: str
-    node: str = ""
-    code: str = ""
+    pid: Count
+    start: Name
+    port: Port
+    host_key: Key
+    cluster: Name
+    version: Name
+    node: Name = ""
+    code: Name = ""
 
     @property
     def process(self) -> ProcessId:

@@ -88,5 +88,5 @@ class Watch:
     ) -> WatchMessage:
         asked_ok, reason = self._asked
         return WatchMessage(
-            kind, time.time(), jobs or [], id, first, events or [], asked_ok, reason
+            kind, time.time(), jobs or [], id, first, [*(events or [])], asked_ok, reason
         )

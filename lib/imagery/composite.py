@@ -90,9 +90,10 @@ def _band_source(scene: Scene, asset: JsonObject, index: int, band: JsonObject) 
         raise SceneUnavailable(
             f"The files of {scene.id} are not on this computer, so it has no preview here."
         )
-    reflectance = band.get("unit") == "1"
+    reflectance = band.get("unit") == "1" and {"raster:scale", "raster:offset"} <= band.keys()
+    nodata = band.get("nodata")
     return BandSource(
-        path, index, int(json_number(band.get("nodata", 0))),
+        path, index, int(nodata) if isinstance(nodata, (int, float)) else 0,
         float(json_number(band["raster:scale"])) if reflectance else math.nan,
         float(json_number(band["raster:offset"])) if reflectance else math.nan,
         str(band["eo:common_name"]),

@@ -18,10 +18,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 from lib.files.atomic import read_json, write_json
 from lib.jobs.environment import inherited
 from lib.jobs.interfaces import Task
+from lib.model.bounds import Bytes, Count, Json, Name, Seconds, Sentence, UpTo
 from lib.protocol.codec import from_plain
 
 SPEC = "spec.json"
@@ -55,20 +57,20 @@ class SessionSpec:
         image: the module's container image; "" for a runtime without.
     """
 
-    kind: str
-    work: str
-    scratch: str
-    host: str
-    entry: str
-    notebook: str
-    frame_origin: str
-    idle_s: int
-    max_file_bytes: int
-    readable: list[str]
-    runtime: str
-    runtime_options: dict[str, object]
-    gpus: int = 0
-    image: str = ""
+    kind: Name
+    work: Sentence
+    scratch: Sentence
+    host: Name
+    entry: Name
+    notebook: Name
+    frame_origin: Name
+    idle_s: Seconds
+    max_file_bytes: Bytes
+    readable: Annotated[list[Sentence], UpTo(2000)]
+    runtime: Name
+    runtime_options: Annotated[dict[str, object], Json()]
+    gpus: Count = 0
+    image: Sentence = ""
 
     def task(self, args: tuple[str, ...], env: Mapping[str, str]) -> Task:
         """A task of this job: with its folders, data, GPUs and image."""

@@ -70,7 +70,7 @@ class NotebookClient:
         """Whether an authenticated request is answered."""
         try:
             return isinstance(await self._get("/api/status?no_track_activity=1"), dict)
-        except (OSError, ValueError, asyncio.TimeoutError):
+        except (OSError, ValueError, RecursionError, asyncio.TimeoutError):
             return False
 
     async def activity(self) -> Activity | None:
@@ -80,7 +80,7 @@ class NotebookClient:
             kernels = json_list(await self._get("/api/kernels?no_track_activity=1"))
             last = datetime.strptime(json_text(status["last_activity"]), "%Y-%m-%dT%H:%M:%S.%fZ")
             busy = any(json_object(k)["execution_state"] == "busy" for k in kernels)
-        except (OSError, ValueError, KeyError, TypeError, asyncio.TimeoutError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, asyncio.TimeoutError):
             return None
         return Activity(last.replace(tzinfo=timezone.utc).timestamp(), busy)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Annotated
 
+from lib.model.bounds import Count, Name, Seconds, Within
 from lib.model.ids import ClusterId, StrEnum, UserId
 
 
@@ -12,13 +14,13 @@ from lib.model.ids import ClusterId, StrEnum, UserId
 class Preset:
     """A named set of resources; the name travels, the site's flags stay there."""
 
-    name: str
-    title: str
-    cores: int
-    memory_mb: int
-    gpus: int
-    max_walltime_s: int
-    default_walltime_s: int
+    name: Name
+    title: Name
+    cores: Annotated[int, Within(0, 10**6)]
+    memory_mb: Annotated[int, Within(0, 2**34)]
+    gpus: Annotated[int, Within(0, 10**5)]
+    max_walltime_s: Seconds
+    default_walltime_s: Seconds
 
 
 class Isolation(StrEnum):
@@ -57,15 +59,15 @@ class QueueLoad:
     job may ask for there (0: no limit known).
     """
 
-    name: str
-    nodes: int
-    nodes_free: int
-    cores: int
-    cores_free: int
-    gpus: int
-    gpus_free: int
-    waiting: int
-    longest_s: int = 0
+    name: Name
+    nodes: Count
+    nodes_free: Count
+    cores: Count
+    cores_free: Count
+    gpus: Count
+    gpus_free: Count
+    waiting: Count
+    longest_s: Count = 0
 
 
 class TunnelState(StrEnum):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
+from lib.model.bounds import Key, Name
 from lib.model.clusters import Reachability
 from lib.model.ids import BBox, ClusterId, ModuleId, RunId, SceneId, SessionId, StrEnum, UserId
 from lib.model.json_value import JsonObject
@@ -262,8 +263,8 @@ class Endpoint:
     relay accepts only `client_cert`, and `server_cert` is the only one to trust.
     """
 
-    name: str
-    token: str = field(repr=False)
-    server_cert: str = field(repr=False)
-    client_cert: str = field(repr=False)
-    client_key: str = field(repr=False)
+    name: Name
+    token: Key = field(repr=False)
+    server_cert: Key = field(repr=False)
+    client_cert: Key = field(repr=False)
+    client_key: Key = field(repr=False)

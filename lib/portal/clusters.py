@@ -14,12 +14,16 @@ from lib.reconciler.cluster import ClusterHealth
 from lib.store.times import maybe_datetime, to_datetime
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lib.auth.authorization import Access
     from lib.config.clusters import ClusterEntry
     from lib.config.offerings import Offerings
     from lib.model import Tunnel, User
+    from lib.protocol.messages import GateInfo
     from lib.reconciler.reconciler import Reconciler
 
+_LEFT_OUT_TOLD = 3
 _NOT_LINKED = "This portal is not connected to it; the portal's log says why."
 
 
@@ -93,7 +97,7 @@ class ClusterViews:
             node=info.node,
             load=tuple(info.load),
             load_at=maybe_datetime(info.load_at),
-            troubles=tuple(info.troubles),
+            troubles=(*info.troubles, *_left_out(info)),
         )
 
     def _health(self, entry: ClusterEntry, tunnel: Tunnel | None) -> ClusterHealth:
@@ -111,6 +115,14 @@ class ClusterViews:
             reason = f"Its gate has not been set up: admin.py gate deploy {entry.id}"
             return ClusterHealth(False, self._begun, reason, None, Fault.NOT_SET_UP)
         return ClusterHealth(False, self._begun, _NOT_LINKED, None)
+
+
+def _left_out(info: GateInfo) -> Iterator[str]:
+    """Sentences on what the gate offers and this portal cannot show."""
+    for row in info.left_out[:_LEFT_OUT_TOLD]:
+        yield f"Left out of what the gate says: {row.problem}."
+    if (more := len(info.left_out) - _LEFT_OUT_TOLD) > 0:
+        yield f"{more:,} more were left out."
 
 
 def _without_names(cluster: Cluster) -> Cluster:

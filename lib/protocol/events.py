@@ -20,6 +20,7 @@ from typing import ClassVar
 
 from lib.errors import InvalidInput
 from lib.model import BBox, JsonValue, SceneId
+from lib.model.bounds import LATEST, MAX_WHOLE
 
 FORMAT = 1
 MAX_EVENT_BYTES = 16 * 1024
@@ -27,15 +28,12 @@ MAX_EVENTS = 200_000
 #: Of one module, whatever stands there. What follows is never read.
 MAX_LINES, MAX_STATUS_BYTES = 250_000, 256 * 2**20
 
-MAX_TIME = 1e11
 #: Numbers of an object within its scene.
 MAX_N = 10**6
 #: Numbers of objects.
 MAX_COUNT = 10**9
 MAX_PIXELS = 10**12
 MAX_AREA_M2 = 1e15
-#: Whole numbers that every reader of JSON tells apart.
-MAX_WHOLE = 2**53
 MAX_WORD = 40
 MAX_KIND = 200
 MAX_TEXT = 500
@@ -328,7 +326,7 @@ _READERS: Mapping[str, Callable[[_Data, Set[str]], ModuleEvent]] = {
 
 
 def _time(data: _Data) -> float:
-    return _number(data, "time", 0, MAX_TIME)
+    return _number(data, "time", 0, LATEST)
 
 
 def _known(value: JsonValue, scenes: Set[str]) -> SceneId:

@@ -8,7 +8,9 @@ the file's bytes. `watch` answers with a line per message until either side clos
 A reply is ``{"ok": true, "result": {...}}`` or
 ``{"ok": false, "error": {"code": ..., "message": ...}}`` with a code of `lib.errors`.
 
-Times on the wire are Unix seconds (UTC). Standard library only, Python 3.10 or newer.
+Times on the wire are Unix seconds (UTC). The type of each field says its bounds
+(`lib.model.bounds`); `lib.protocol.codec` enforces them on both sides.
+Standard library only, Python 3.10 or newer.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from lib.model import (
     Endpoint,
@@ -28,6 +31,22 @@ from lib.model import (
     QueueLoad,
     StrEnum,
 )
+from lib.model.bounds import (
+    Bytes,
+    CheckedByReader,
+    Count,
+    ExitCode,
+    Json,
+    LeftOut,
+    Moment,
+    Name,
+    RowByRow,
+    Seconds,
+    Sentence,
+    UpTo,
+    Within,
+)
+from lib.protocol.events import MAX_EVENTS
 
 VERSION = 1
 COMMAND = f"scenebridge-{VERSION}"
@@ -50,6 +69,12 @@ ASSET_PATTERN = re.compile(r"[a-z0-9][a-z0-9_.-]{0,39}")
 NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 #: In an item's asset, this instead of an address: the portal `put` it before.
 STAGED_SCHEME = "staged:"
+
+MAX_JOBS = 50_000
+
+EventCount = Annotated[int, Within(0, MAX_EVENTS)]
+Event = Annotated[JsonValue, CheckedByReader("lib.protocol.events.parse")]
+Table = Annotated[dict[str, JsonValue], Json()]
 
 
 class Verb(StrEnum):
@@ -91,8 +116,8 @@ class ArtifactKind(StrEnum):
 class ModuleOffer:
     """A module that this gate is willing to run."""
 
-    id: str
-    version: str
+    id: Name
+    version: Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,28 +128,30 @@ class GateInfo:
     of them need not be staged. `https_hosts` are hosts that jobs may read from.
     `account` and `node` say whose gate it is and where. `load` is how busy the queues
     were at `load_at` (empty where the scheduler does not tell). `troubles` are sentences
-    about what is offered and cannot work now (an image that is missing).
+    about what is offered and cannot work now (an image that is missing). `left_out` says what this
+    side could not take of the lists.
     """
 
-    protocol: int
-    gate_version: str
-    cluster: str
-    scheduler: str
-    runtime: str
+    protocol: Count
+    gate_version: Name
+    cluster: Name
+    scheduler: Name
+    runtime: Name
     isolation: Isolation
-    modules: list[ModuleOffer]
-    presets: list[Preset]
-    data_paths: list[str]
-    https_hosts: list[str]
-    max_live: int
-    live: int
-    keep_s: int
-    time: float
-    account: str = ""
-    node: str = ""
-    load: list[QueueLoad] = field(default_factory=list)
-    load_at: float | None = None
-    troubles: list[str] = field(default_factory=list)
+    modules: Annotated[list[ModuleOffer], UpTo(1000), RowByRow()]
+    presets: Annotated[list[Preset], UpTo(200), RowByRow()]
+    data_paths: Annotated[list[Sentence], UpTo(1000)]
+    https_hosts: Annotated[list[Name], UpTo(1000)]
+    max_live: Count
+    live: Count
+    keep_s: Seconds
+    time: Moment
+    account: Name = ""
+    node: Name = ""
+    load: Annotated[list[QueueLoad], UpTo(1000), RowByRow()] = field(default_factory=list)
+    load_at: Moment | None = None
+    troubles: Annotated[list[Sentence], UpTo(100)] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,18 +172,18 @@ class SubmitRequest:
         portal_origin: the origin that may frame the notebook.
     """
 
-    id: str
+    id: Name
     kind: JobKind
-    owner: str
-    module: str
-    module_version: str
-    params: dict[str, JsonValue]
-    items: list[dict[str, JsonValue]]
-    preset: str
-    walltime_s: int
-    title: str = ""
-    continue_from: str = ""
-    portal_origin: str = ""
+    owner: Name
+    module: Name
+    module_version: Name
+    params: Table
+    items: Annotated[list[Table], UpTo(MAX_ITEMS)]
+    preset: Name
+    walltime_s: Seconds
+    title: Sentence = ""
+    continue_from: Name = ""
+    portal_origin: Name = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,25 +199,25 @@ class JobStatus:
     `module_message` says how, in a sentence with its last words.
     """
 
-    id: str
+    id: Name
     kind: JobKind
-    job: str
+    job: Name
     state: JobState
-    owner: str = ""
-    reason: str = ""
+    owner: Name = ""
+    reason: Sentence = ""
     end_reason: EndReason | None = None
-    exit_code: int | None = None
-    submitted_at: float | None = None
-    started_at: float | None = None
-    endpoint_at: float | None = None
-    ends_at: float | None = None
-    ended_at: float | None = None
-    keep_until: float | None = None
-    events: int = 0
+    exit_code: ExitCode | None = None
+    submitted_at: Moment | None = None
+    started_at: Moment | None = None
+    endpoint_at: Moment | None = None
+    ends_at: Moment | None = None
+    ended_at: Moment | None = None
+    keep_until: Moment | None = None
+    events: EventCount = 0
     endpoint: Endpoint | None = None
-    module_exit_code: int | None = None
-    module_message: str = ""
-    starts_at: float | None = None
+    module_exit_code: ExitCode | None = None
+    module_message: Sentence = ""
+    starts_at: Moment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +231,7 @@ class SubmitReply:
 class WatchRequest:
     """`have` maps a job's id to how many of its events the portal holds already."""
 
-    have: dict[str, int] = field(default_factory=dict)
+    have: Annotated[dict[str, EventCount], UpTo(MAX_JOBS)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,23 +242,25 @@ class WatchMessage:
     it comes first, once. "jobs": those that changed. "events": new module events of
     the job `id`, the first of them being number `first` (from 0). "ping": nothing
     new. `asked_ok` is false while the scheduler does not answer (`reason` says how).
+    `left_out` are the jobs whose status this side could not take.
     """
 
-    kind: str
-    time: float
-    jobs: list[JobStatus] = field(default_factory=list)
-    id: str = ""
-    first: int = 0
-    events: list[dict[str, JsonValue]] = field(default_factory=list)
+    kind: Name
+    time: Moment
+    jobs: Annotated[list[JobStatus], UpTo(MAX_JOBS), RowByRow()] = field(default_factory=list)
+    id: Name = ""
+    first: EventCount = 0
+    events: Annotated[list[Event], UpTo(10_000)] = field(default_factory=list)
     asked_ok: bool = True
-    reason: str = ""
+    reason: Sentence = ""
+    left_out: list[LeftOut] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class CancelRequest:
     """Idempotent; a job that has ended stays as it ended."""
 
-    id: str
+    id: Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,14 +272,14 @@ class CancelReply:
 class LogRequest:
     """The last `max_bytes` of one of a job's logs."""
 
-    id: str
+    id: Name
     log: LogKind = LogKind.JOB
-    max_bytes: int = 64 * 1024
+    max_bytes: Bytes = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class LogReply:
-    text: str
+    text: Annotated[str, UpTo(MAX_LOG_BYTES)]
     truncated: bool
 
 
@@ -258,18 +287,18 @@ class LogReply:
 class GetRequest:
     """One artifact of a job. `scene` is one of the submitted scenes; `n` a chip's number."""
 
-    id: str
+    id: Name
     artifact: ArtifactKind
-    scene: str = ""
-    n: int = 0
-    max_bytes: int = MAX_GET_BYTES
+    scene: Name = ""
+    n: Count = 0
+    max_bytes: Bytes = MAX_GET_BYTES
 
 
 @dataclass(frozen=True, slots=True)
 class GetReply:
     """Followed by exactly `size` bytes."""
 
-    size: int
+    size: Annotated[int, Within(0, MAX_GET_BYTES)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,11 +308,11 @@ class PutRequest:
     Idempotent; refused once the job is submitted. The gate checks `sha256` (hex).
     """
 
-    id: str
-    scene: str
-    asset: str
-    size: int
-    sha256: str
+    id: Name
+    scene: Name
+    asset: Name
+    size: Bytes
+    sha256: Name
 
 
 @dataclass(frozen=True, slots=True)

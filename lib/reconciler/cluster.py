@@ -22,10 +22,11 @@ from lib.model import (
 )
 from lib.protocol.messages import JobKind
 from lib.reconciler.states import BEGUN_ANEW, ending, session_change, went_back
-from lib.store.changes import SessionChange
+from lib.store.changes import RunChange, SessionChange
 
 if TYPE_CHECKING:
     from lib.model import ClusterId, Run, Session
+    from lib.model.bounds import LeftOut
     from lib.protocol.messages import GateInfo, JobStatus, WatchMessage
     from lib.reconciler.connections import Connections
     from lib.reconciler.interfaces import Link
@@ -184,15 +185,25 @@ class ClusterReconciler:
         )
 
     async def _message(self, message: WatchMessage, submitted: Submitted) -> None:
-        if message.kind == "snapshot":
-            await self._missing(frozenset(j.id for j in message.jobs), submitted)
+        unreadable = frozenset(row.id for row in message.left_out)
+        # With a job that cannot even be named, the snapshot proves of none that it is gone.
+        if message.kind == "snapshot" and "" not in unreadable:
+            known = frozenset(j.id for j in message.jobs) | unreadable
+            await self._missing(known, submitted)
         if not message.asked_ok:
             reason = message.reason or "The scheduler does not answer."
             self._unreachable(reason, Fault.SCHEDULER)
         elif message.kind == "snapshot" or not self.health.reachable:
             self._reachable()
+        for row in message.left_out:
+            await self._say_unreadable(row)
         for status in message.jobs:
-            await self._status(status)
+            try:
+                await self._status(status)
+            except SceneBridgeError:
+                raise
+            except Exception:
+                log.exception("job %s: its status could not be taken in", status.id)
         if message.kind == "events":
             await self._runs.events(message)
 
@@ -235,6 +246,20 @@ class ClusterReconciler:
                     await self._connections.drop(session.id, BEGUN_ANEW)
             if status.module_exit_code is None and await self._runs.take_back(run):
                 self._watch_anew = True
+
+    async def _say_unreadable(self, row: LeftOut) -> None:
+        """What the gate said of one job cannot be so: its card says it, the others go on."""
+        log.warning("cluster %s: job %s: %s", self._cluster, row.id, row.problem)
+        reason = f"What the cluster says of this job cannot be right: {row.problem}."
+        with contextlib.suppress(NotFound):
+            session = await asyncio.to_thread(self._work.session, SessionId(row.id))
+            change = SessionChange(state=session.state, reason=reason)
+            await asyncio.to_thread(self._work.update_session, session.id, change)
+            return
+        with contextlib.suppress(NotFound):
+            run = await asyncio.to_thread(self._work.run, RunId(row.id))
+            change_run = RunChange(state=run.state, reason=reason)
+            await asyncio.to_thread(self._work.update_run, run.id, change_run)
 
     async def _after_the_end(self, session: Session, status: JobStatus) -> None:
         if status.keep_until is not None:

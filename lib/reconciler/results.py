@@ -29,7 +29,7 @@ from lib.results import reading
 from lib.store.changes import RunChange, SceneChange
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from datetime import datetime
 
     from lib.model import Detection, JsonValue
@@ -74,7 +74,7 @@ class ResultCollector:
 
     # --- events ---------------------------------------------------------------
 
-    async def take_events(self, first: int, told: Sequence[Mapping[str, JsonValue]]) -> None:
+    async def take_events(self, first: int, told: Sequence[JsonValue]) -> None:
         """Store events that are new; `first` is the number of the first one, from 0.
 
         Rubbish is left out and counts as taken in.
@@ -86,7 +86,7 @@ class ResultCollector:
         async with self._lock:
             await asyncio.to_thread(self._take_events, first, told)
 
-    def _take_events(self, first: int, told: Sequence[Mapping[str, JsonValue]]) -> None:
+    def _take_events(self, first: int, told: Sequence[JsonValue]) -> None:
         have = self._store.work.events_have(self._run)
         if first > have:
             raise ProtocolError("The gate left out some of the module's events.")
@@ -103,13 +103,11 @@ class ResultCollector:
             self._take_step(event)
         self._store.work.update_run(self._run, RunChange(events_have=max(have, first + len(told))))
 
-    def _checked(
-        self, told: Sequence[Mapping[str, JsonValue]], scenes: frozenset[SceneId]
-    ) -> list[ModuleEvent]:
+    def _checked(self, told: Sequence[JsonValue], scenes: frozenset[SceneId]) -> list[ModuleEvent]:
         events = []
         for one in told:
             try:
-                events.append(parse(dict(one), scenes))
+                events.append(parse(one, scenes))
             except InvalidInput as exc:  # the gate should have dropped it: an older one?
                 log.warning("run %s: an event was left out: %s", self._run, exc)
         return events

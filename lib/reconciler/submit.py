@@ -221,7 +221,7 @@ class Submitter:
         finally:
             for task in waiting:
                 task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
         if told:
             await asyncio.to_thread(self._say, work, HANDING_OVER)
 

@@ -332,7 +332,7 @@ def _read_item(path: Path) -> dict[str, JsonValue]:
         item: JsonValue = json.loads(path.read_bytes())
     except FileNotFoundError as exc:
         raise NotFound(f"The scene {path.parent.name} was removed.") from exc
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidInput(f"The item of the scene {path.parent.name} is damaged.") from exc
     if not isinstance(item, dict):
         raise InvalidInput(f"The item of the scene {path.parent.name} is damaged.")

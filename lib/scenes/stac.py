@@ -19,6 +19,7 @@ from shapely.geometry import shape
 from lib.errors import InvalidInput
 from lib.imagery.outline import bbox_of, geojson, lonlat_polygon
 from lib.model import BBox, JsonObject, JsonValue, Scene, SceneId, json_list, json_object
+from lib.model.bounds import Json, Within, outside
 from lib.protocol.messages import ASSET_PATTERN, SCENE_ID_PATTERN
 
 STAC_VERSION = "1.1.0"
@@ -31,6 +32,17 @@ EXTENSIONS = (
 )
 LANDSAT_EXTENSION = "https://landsat.usgs.gov/stac/landsat-extension/v2.0.0/schema.json"
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
+
+#: Of an item as it comes in. Its footprint has the most values.
+_WHOLE_ITEM = Json(depth=16, values=200_000, text=50_000)
+#: The first pictures of the earth from orbit are of 1946.
+_YEARS = (1946, 2100)
+#: What bands are computed with.
+_BAND_NUMBERS = {
+    "raster:scale": Within(-1e9, 1e9),
+    "raster:offset": Within(-1e9, 1e9),
+    "nodata": Within(-(2**31), 2**32),
+}
 
 _LANDSAT_KEYS = {
     "B1": "coastal", "B2": "blue", "B3": "green", "B4": "red", "B5": "nir08", "B6": "swir16",
@@ -71,7 +83,9 @@ def from_item(item: JsonValue) -> Scene:
     if not SCENE_ID_PATTERN.fullmatch(ident):
         raise InvalidInput(f"The STAC item's id {ident!r:.60} cannot be used as a name.")
     found = item.get("properties")
-    properties = dict(found) if isinstance(found, Mapping) else {}
+    properties = {k: v for k, v in found.items() if _known(v)} if isinstance(found, Mapping) else {}
+    if problem := outside({**item, "properties": properties}, _WHOLE_ITEM, ident):
+        raise InvalidInput(f"The STAC item is out of bounds: {problem}.")
     platform = _platform(properties)
     geometry = _geometry(item)
     assets = _assets(item, properties, platform)
@@ -85,7 +99,7 @@ def from_item(item: JsonValue) -> Scene:
     synthetic = properties.get("scenebridge:synthetic") is True
     title = str(properties.get("title") or ident)[:200]
     bbox = bbox_of(geometry)
-    collection = str(item.get("collection") or properties.get("collection") or platform)
+    collection = str(item.get("collection") or properties.get("collection") or platform)[:120]
     links = _collection_link(item)
     described = _properties(properties, platform, time, level, cloud, title, synthetic)
     normal: dict[str, JsonValue] = {
@@ -104,6 +118,11 @@ def from_item(item: JsonValue) -> Scene:
         described["collection"] = normal.pop("collection")
     return Scene(SceneId(ident), collection, platform, time, geometry, bbox, cloud, level, bands,
                  synthetic, title, normal)  # fmt: skip
+
+
+def _known(value: JsonValue) -> bool:
+    """Some catalogues write NaN for what they do not know."""
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _collection_link(item: JsonObject) -> list[dict[str, str]]:
@@ -135,6 +154,8 @@ def _time(ident: str, properties: JsonObject) -> datetime:
         time = datetime.fromisoformat(text)
     except ValueError as exc:
         raise InvalidInput(f"The STAC item {ident} has no readable datetime.") from exc
+    if not _YEARS[0] <= time.year <= _YEARS[1]:
+        raise InvalidInput(f"The datetime of the STAC item {ident} is not of {_YEARS[0]} or later.")
     return time.replace(tzinfo=time.tzinfo or timezone.utc).astimezone(timezone.utc)
 
 
@@ -252,6 +273,8 @@ def _band(band: JsonObject, raster: JsonValue, platform: str) -> dict[str, JsonV
     for key in ("scale", "offset"):
         if isinstance(raster, Mapping) and key in raster:
             known[f"raster:{key}"] = raster[key]
+    for key, bound in _BAND_NUMBERS.items():
+        _check_number(known, key, bound)
     common = str(band.get("eo:common_name") or band.get("common_name") or "")
     if platform.startswith("landsat"):
         common = _OLD_NAMES.get(common, common)
@@ -262,6 +285,13 @@ def _band(band: JsonObject, raster: JsonValue, platform: str) -> dict[str, JsonV
         if old in band:
             known[new] = band[old]
     return known
+
+
+def _check_number(band: JsonObject, key: str, bound: Within) -> None:
+    """A field that a picture is computed with: no number (nodata "nan") is none, and left."""
+    value = band.get(key)
+    if isinstance(value, (int, float)) and not bound.holds(value):
+        raise InvalidInput(f"A band of the STAC item is out of bounds: {key} must be {bound}.")
 
 
 def _properties(

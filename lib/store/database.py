@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from contextlib import contextmanager
@@ -38,7 +39,9 @@ def open_database(path: Path) -> Engine:
     except OSError as exc:
         raise Unavailable(f"The portal's store {path} cannot be opened: {exc.strerror}.") from exc
     address = URL.create("sqlite", database=str(path))
-    engine = create_engine(address, connect_args={"timeout": 15.0})
+    engine = create_engine(
+        address, connect_args={"timeout": 15.0}, json_deserializer=_json_without_nan
+    )
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     try:
@@ -50,6 +53,11 @@ def open_database(path: Path) -> Engine:
         engine.dispose()
         raise _explained(exc, path) from exc
     return engine
+
+
+def _json_without_nan(text: str) -> object:
+    """NaN and Infinity are no JSON: a store of an older version may hold them, no answer may."""
+    return json.loads(text, parse_constant=lambda _: None)
 
 
 def _configure(connection: sqlite3.Connection, _record: object) -> None:

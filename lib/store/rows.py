@@ -1,12 +1,16 @@
 """Typed readers of the columns of a row.
 
-A column of another type than its table says is a fault of the database: TypeError.
+A column of another type than its table says is a fault of the database: TypeError. What a
+gate or module said is bounded before it is written, but an older version wrote what it was
+told: numbers and texts that are out of bounds are read as ones that can be shown.
 """
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, TypeVar
 
+from lib.model import StrEnum
 from lib.store.times import to_datetime
 
 if TYPE_CHECKING:
@@ -19,14 +23,24 @@ if TYPE_CHECKING:
     Key = str | Column[str]
 
 _T = TypeVar("_T")
+_E = TypeVar("_E", bound=StrEnum)
+_LONGEST_TEXT = 20_000
 
 
 def text(row: RowMapping, key: Key) -> str:
-    return _typed(row[key], str, key)
+    return _typed(row[key], str, key)[:_LONGEST_TEXT]
 
 
 def maybe_text(row: RowMapping, key: Key) -> str | None:
     return None if row[key] is None else text(row, key)
+
+
+def maybe_word(row: RowMapping, key: Key, kind: type[_E]) -> _E | None:
+    """None also for a word that only another version knows."""
+    try:
+        return kind(row[key])
+    except ValueError:
+        return None
 
 
 def whole(row: RowMapping, key: Key) -> int:
@@ -35,7 +49,8 @@ def whole(row: RowMapping, key: Key) -> int:
 
 def number(row: RowMapping, key: Key) -> float:
     value: object = row[key]
-    return float(value) if isinstance(value, int) else _typed(value, float, key)
+    found = float(value) if isinstance(value, int) else _typed(value, float, key)
+    return max(-sys.float_info.max, min(sys.float_info.max, found))
 
 
 def flag(row: RowMapping, key: Key) -> bool:

@@ -425,7 +425,6 @@ def _scene(row: RowMapping) -> RunScene:
 
 
 def _session(row: RowMapping, scenes: Sequence[RunScene]) -> Session:
-    end_reason = read.maybe_text(row, "end_reason")
     continued_from = read.maybe_text(row, "continued_from")
     continued_as = read.maybe_text(row, "continued_as")
     return Session(
@@ -441,7 +440,7 @@ def _session(row: RowMapping, scenes: Sequence[RunScene]) -> Session:
         reachability=Reachability.REACHABLE,
         created_at=read.moment(row, "created_at"),
         reason=read.text(row, "reason"),
-        end_reason=EndReason(end_reason) if end_reason else None,
+        end_reason=read.maybe_word(row, "end_reason", EndReason),
         job=read.text(row, "job"),
         submitted_at=read.maybe_moment(row, "submitted_at"),
         started_at=read.maybe_moment(row, "started_at"),

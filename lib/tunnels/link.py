@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
-from lib.errors import ClusterUnreachable, InvalidInput, ProtocolError, SceneBridgeError
+from lib.errors import ClusterUnreachable, InvalidInput, ProtocolError
 from lib.model import ClusterId, SessionId
 from lib.protocol.codec import decode, encode, read_reply
 from lib.protocol.messages import (
@@ -253,7 +253,7 @@ class ClusterLink:
                 async with asyncio.timeout(SILENCE_S):
                     line = await _line(ssh)
                 self._answered_at = time.monotonic()
-                yield _message(line)
+                yield watch_message(line)
 
     async def _call(self, reply: type[T], verb: Verb, request: Request) -> T:
         async with self._slots:
@@ -336,15 +336,13 @@ async def _line(ssh: SshProcess) -> bytes:
     return line
 
 
-def _message(line: bytes) -> WatchMessage:
+def watch_message(line: bytes) -> WatchMessage:
     """One message of the stream; the stream may also begin with a refusal."""
     try:
         return decode(WatchMessage, line, newer=True)
     except InvalidInput as exc:
-        try:
+        with suppress(ProtocolError):
             read_reply(WatchMessage, line)
-        except ProtocolError:
-            raise ProtocolError("The gate sent a message that is not understood.") from exc
-        except SceneBridgeError:
-            raise
-        raise ProtocolError("The gate sent a message that is not understood.") from exc
+        raise ProtocolError(
+            f"The gate sent a message that is not understood: {exc.message}."
+        ) from exc

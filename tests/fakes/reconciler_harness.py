@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lib.model import Run, RunId, Session, SessionId
+from lib.model import ClusterId, Run, RunId, Session, SessionId
 from lib.reconciler import cluster, connections, runs, submit
+from lib.reconciler.interfaces import Link
 from lib.reconciler.reconciler import Reconciler
 from lib.results.folder import ResultFolder
 from lib.store import Store
@@ -54,7 +55,12 @@ async def until(
 class ReconcilerHarness:
     """One portal's store, results and reconciler, and the gate that it asks."""
 
-    def __init__(self, home: Path, gate: MemoryGate | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        gate: MemoryGate | None = None,
+        other_links: Mapping[ClusterId, Link] | None = None,
+    ) -> None:
         self.home = home
         self.gate = gate or MemoryGate()
         self.store = new_store(home / "portal.sqlite")
@@ -62,12 +68,13 @@ class ReconcilerHarness:
             introduce(self.store, user)
         self.results = ResultFolder(home / "results")
         self.link = MemoryLink(self.gate, home)
+        self.links: dict[ClusterId, Link] = {HERE: self.link, **(other_links or {})}
         self.routes = MemoryRoutes()
         self.reconciler = self._reconciler()
 
     def _reconciler(self) -> Reconciler:
         return Reconciler(
-            {HERE: self.link},
+            self.links,
             self.store,
             self.results,
             self.routes,
@@ -117,9 +124,11 @@ class ReconcilerHarness:
 
 
 @asynccontextmanager
-async def running_reconciler(home: Path, *, start: bool = True) -> AsyncIterator[ReconcilerHarness]:
+async def running_reconciler(
+    home: Path, *, start: bool = True, other_links: Mapping[ClusterId, Link] | None = None
+) -> AsyncIterator[ReconcilerHarness]:
     """A reconciler that runs until the end of the block."""
-    it = ReconcilerHarness(home)
+    it = ReconcilerHarness(home, other_links=other_links)
     if start:
         it.reconciler.start()
     try:

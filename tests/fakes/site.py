@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from lib.config.offerings import Offerings
 from lib.config.settings import Settings
 from lib.http.html_pages import sign_in_page
 from lib.http.security_headers import page_policies
-from lib.model import TokenScope, User
+from lib.model import ClusterId, TokenScope, User
 from lib.portal import facade
+from lib.reconciler.interfaces import Link
 from lib.scenes import stac
 from lib.scenes.local_catalog import LocalCatalog
 from lib.web import api
@@ -46,8 +47,14 @@ class Site:
     def __init__(self, world: ReconcilerHarness) -> None:
         self.world = world
         self.auth = Auth(world.store, MEMBERSHIP)
-        entry = ClusterEntry(HERE, "This computer", "Test institute", True, ("everyone",))
-        offerings = Offerings({FIRE.id: FIRE}, {HERE: entry}, {"landsat8": ("everyone",)})
+        titles = {HERE: "This computer"}
+        entries = {
+            cluster: ClusterEntry(
+                cluster, titles.get(cluster, cluster), "Test institute", True, ("everyone",)
+            )
+            for cluster in world.links
+        }
+        offerings = Offerings({FIRE.id: FIRE}, entries, {"landsat8": ("everyone",)})
         self.access = Access(self.auth, offerings, world.store.audit)
         root = world.home / "scenes"
         world.gate.data_paths = [str(root)]
@@ -183,9 +190,11 @@ def put_scene(root: Path, name: str, *, files: bool = True) -> None:
 
 
 @asynccontextmanager
-async def serve_site(home: Path) -> AsyncIterator[Site]:
+async def serve_site(
+    home: Path, other_links: Mapping[ClusterId, Link] | None = None
+) -> AsyncIterator[Site]:
     """A whole portal whose cluster is connected."""
-    async with running_reconciler(home, start=False) as world:
+    async with running_reconciler(home, start=False, other_links=other_links) as world:
         it = Site(world)
         world.reconciler.start()
         await world.connected()

@@ -19,7 +19,12 @@ from lib.model import (
     Tunnel,
     TunnelState,
 )
+from lib.protocol.codec import decode
+from lib.protocol.messages import GateInfo, JobStatus, WatchMessage
+from lib.reconciler.cluster import ClusterHealth
+from lib.reconciler.states import session_change
 from lib.store.changes import SessionChange
+from tests.fakes import lying_gate as lying
 from tests.fakes.tunnels import write_record
 from tests.pages.sample_portal import FAR, all_html
 from ui import launch_form, queues
@@ -207,3 +212,25 @@ def test_one_queue_needs_no_name(site):
         "3 of 10 nodes and 24 of 80 GPUs free"
     )
     assert queues.free(dataclasses.replace(far, load=())) == ""
+
+
+@pytest.mark.parametrize("high", [False, True], ids=["low", "high"])
+@pytest.mark.parametrize("page", ["clusters", "work", "explore", "administration"])
+def test_the_pages_bear_whatever_a_gate_may_say(open_page, site, monkeypatch, page, high):
+    """All that passes the codec, at its edges (tests/security/test_lying_gate.py has the rest)."""
+    said = lying.at_the_edge(lying.gate_info(), GateInfo, high=high)
+    said["modules"] = [{"id": "active-fire", "version": "1.0.0"}]
+    info = decode(GateInfo, lying.line(said))
+    monkeypatch.setattr(
+        site.reconciler, "health", lambda _: ClusterHealth(True, time.time(), "", info)
+    )
+    for state in ("queued", "running", "ended"):
+        session = site.add_session(["LC08_A"], SessionState.SUBMITTED, cluster=FAR)
+        told = lying.at_the_edge(lying.job_status(session.id), JobStatus, high=high)
+        (status,) = decode(
+            WatchMessage,
+            lying.line(lying.watch_message({**told, "kind": "session", "state": state})),
+        ).jobs
+        site.store.work.update_session(session.id, session_change(status, connected=False))
+    app = open_page(page, **({"scene": ["LC08_A"]} if page == "explore" else {}))
+    assert "Far cluster" in all_html(app) or page != "clusters"

@@ -19,9 +19,9 @@ from starlette.routing import Mount, Route
 from streamlit.web.server.starlette.starlette_app import create_streamlit_routes
 
 from lib.auth import CLIENT_HEADER, COOKIE, OWNER
-from lib.auth.authorization import Access, Act
+from lib.auth.authorization import _BY_TOKEN, Access, Act
 from lib.config import settings
-from lib.model import ClusterId, SceneId, SessionId, User, UserId
+from lib.model import ClusterId, SceneId, SessionId, TokenScope, User, UserId
 from lib.portal import facade
 from lib.reconciler.reconciler import Reconciler
 from lib.scenes.local_catalog import LocalCatalog
@@ -166,6 +166,27 @@ async def test_every_route_asks_who_it_is_and_for_its_act(
         assert answer.status_code in (200, 201, 202, 303, 404, 409, 503), (route, answer.text)
         assert asked[0] is Act.ENTER, route
         assert act in asked, (route, asked)
+
+
+async def test_every_refusal_of_every_route_is_written_down(whole: Whole) -> None:
+    """Beside each that is allowed, which leaves no such line."""
+    tokens = whole.it.auth.tokens
+    for scope in TokenScope:
+        token = tokens.new("t", scopes=frozenset({scope}))
+        for route, act in ROUTES.items():
+            if " /api/" not in route:  # for browsers: a token is no sign-in
+                continue
+            before = whole.store.audit.latest(1)
+            answer = await whole.ask(route, authorization=f"Bearer {token}")
+            lines = whole.store.audit.search(AuditQuery(refused=True), limit=1000)
+            lines = [line for line in lines if line.result in ("refused", "not-found")]
+            new = [line for line in lines if not before or line.id > before[0].id]
+            allowed = act in _BY_TOKEN[scope]
+            assert (answer.status_code == 403) is not allowed, (route, scope, answer.text)
+            assert len(new) == (0 if allowed else 1), (route, scope, new)
+            if new:
+                assert (new[0].user, new[0].result) == (OWNER.id, "refused")
+                assert new[0].via, "by which token"
 
 
 async def test_work_that_may_start_no_more_is_written_down(whole: Whole) -> None:

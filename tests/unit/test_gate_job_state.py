@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lib.gate.job_record import JobRecord
-from lib.gate.job_state import _TOO_LARGE, _why
+from lib.gate.job_state import _TOO_LARGE, _whole, _why
 from lib.jobs.interfaces import JobView
 from lib.model import EndReason, JobState
 from lib.protocol.messages import JobKind
@@ -42,6 +42,16 @@ def test_who_ended_it(*, cancelled: bool, end: EndReason, text: str) -> None:
 def test_its_time(walltime_s: int, said: str) -> None:
     view = JobView("1", "sb-x", JobState.ENDED, end_reason=EndReason.WALLTIME)
     assert said in _why(record(walltime_s=walltime_s), view, {})[1]
+
+
+def test_what_a_script_reports_is_what_the_portal_takes() -> None:
+    """In the runtime `process` a job can write its own report."""
+    view = JobView("1", "sb-x", JobState.ENDED)
+    report = {"end_reason": "crashed", "reason": "\ud800" + "x" * 5000}
+    end, text = _why(record(), view, report)
+    assert (end, len(text), text[:2]) == (EndReason.CRASHED, 1000, "?x")
+    codes = (0, 137, -9, 10**400, -(10**400), 2**40, 1.5, "1", True, None)
+    assert [_whole(code) for code in codes] == [0, 137, -9, *[None] * 7]
 
 
 @pytest.mark.parametrize(

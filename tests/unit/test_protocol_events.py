@@ -91,7 +91,7 @@ def test_whatever_the_gate_passes_on_the_portal_takes_in(
     tmp_path: Path, lines: list[dict[str, Any]]
 ) -> None:
     passed, control = through_a_gate(tmp_path, lines)
-    arrived = decode(WatchMessage, encode(WatchMessage("events", 1.0, events=passed)))
+    arrived = decode(WatchMessage, encode(WatchMessage("events", 1e9, events=passed)))
     taken = [events.parse(event, SCENES) for event in arrived.events]
     assert [events.plain(event) for event in taken] == passed
     refused = [refusal(lambda e=e: events.parse(e, SCENES)) for e in lines]

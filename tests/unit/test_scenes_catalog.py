@@ -302,7 +302,16 @@ def test_a_broken_table_is_rebuilt(catalog: LocalCatalog, products: list[Path]) 
         assert len(catalog) == 2
 
 
-@pytest.mark.parametrize("damage", ["{", '{"assets": []}', '{"assets": {}, "links": [null]}'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "{",
+        '{"assets": []}',
+        '{"assets": {}, "links": [null]}',
+        "[" * 100_000,
+        '{"id": %s}' % ("9" * 5000),
+    ],
+)
 def test_a_broken_item_hides_only_itself(
     catalog: LocalCatalog, products: list[Path], damage: str
 ) -> None:

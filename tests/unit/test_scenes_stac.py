@@ -171,6 +171,48 @@ def test_what_is_no_scene_is_refused(changes: dict[str, Any]) -> None:
         from_item(item(**changes))
 
 
+def band(**fields: Any) -> dict[str, Any]:
+    described = {"name": "B4", "eo:common_name": "red", **fields}
+    return {"assets": {"red": {"href": "r.tif", "bands": [described]}}}
+
+
+def described(**fields: Any) -> dict[str, Any]:
+    known = {"datetime": "2024-01-01T00:00:00Z", "platform": "landsat-8"}
+    return {"properties": {**known, **fields}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (band(nodata=2.0**40), "nodata must be a number from -2147483648"),
+        (band(**{"raster:scale": 1e10}), "raster:scale must be a number from -1000000000"),
+        (band(**{"raster:offset": float("nan")}), r"raster:offset is no finite number"),
+        (described(gsd=10**400), r"properties\.gsd is a very long number"),
+        (described(title="x" * 50_001), r"properties\.title is longer than 50,000"),
+        (described(title="\ud800"), "cannot be written"),
+        (described(a=[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]), "more than 16 levels deep"),
+        (described(a=[0] * 200_000), "more than 200,000 values"),
+        (described(**{"proj:epsg": 10**5000}), "properties.proj:epsg is a very long number"),
+        (described(datetime="0001-01-01T00:00:00+14:00"), "is not of 1946 or later"),
+        (described(datetime="9999-12-31T23:59:59-14:00"), "is not of 1946 or later"),
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_by_its_name(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        from_item(item(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        band(nodata=-(2**31)), band(nodata="nan"), band(**{"raster:scale": 1e9}),
+        described(gsd=float("nan")), described(datetime="1946-10-24T00:00:00Z"),
+    ],
+)  # fmt: skip
+def test_what_is_within_bounds_is_taken(changes: dict[str, Any]) -> None:
+    json.dumps(from_item(item(**changes)).item, allow_nan=False)
+
+
 @pytest.mark.parametrize("value", [None, [], "x", 5])
 def test_what_is_no_item_is_refused(value: Any) -> None:
     with pytest.raises(InvalidInput):

@@ -24,6 +24,7 @@ import psutil
 
 from lib.errors import InvalidInput
 from lib.model import ClusterId, Seal, Tunnel, TunnelState, UserId
+from lib.model.bounds import Count, MomentOrNever, Name, Port, Sentence
 from lib.protocol.codec import decode
 from lib.protocol.messages import NAME_PATTERN
 
@@ -44,21 +45,21 @@ class TunnelRecord:
         closed_at, reason: once it is closed.
     """
 
-    cluster: str
-    account: str
+    cluster: Name
+    account: Name
     state: TunnelState
     seal: Seal
-    seal_note: str
-    group: str
-    person: str
-    login_node: str
-    gate_port: int
-    opened_at: float
-    until: float
-    pid: int
-    start: float
-    closed_at: float | None = None
-    reason: str = ""
+    seal_note: Sentence
+    group: Name
+    person: Name
+    login_node: Name
+    gate_port: Port
+    opened_at: MomentOrNever
+    until: MomentOrNever
+    pid: Count
+    start: MomentOrNever
+    closed_at: MomentOrNever | None = None
+    reason: Sentence = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import psutil
 
 from lib.errors import InvalidInput
 from lib.model import ClusterId, Seal
+from lib.model.bounds import LATEST, MomentOrNever, Name, Sentence, UpTo, Within
 from lib.protocol.codec import decode, encode
 from lib.tunnels.outer import record_writer
 from lib.tunnels.outer.admin_ssh import SIGN_IN_TIMEOUT_S
@@ -60,11 +62,11 @@ class StartRequest:
     `terminal` tells whether ssh may ask for something there.
     """
 
-    argv: list[str]
-    env: dict[str, str]
-    folder: str
+    argv: Annotated[list[Sentence], UpTo(1000)]
+    env: Annotated[dict[str, Annotated[str, UpTo(MAX_LINE)]], UpTo(10_000)]
+    folder: Sentence
     record: TunnelRecord
-    lifetime_s: float
+    lifetime_s: Annotated[float, Within(0, LATEST)]
     terminal: bool
 
 
@@ -73,10 +75,10 @@ class StartReply:
     """`said` is what ssh wrote; `banner` what answers at the gate's port ("" is nothing)."""
 
     opened: bool
-    said: str
-    banner: str = ""
+    said: Annotated[str, UpTo(MAX_LINE * _KEPT_LINES)]
+    banner: Name = ""
     interrupted: bool = False
-    until: float = 0.0
+    until: MomentOrNever = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class SealReport:
     """What `opening` found out meanwhile."""
 
     seal: Seal
-    note: str
+    note: Sentence
 
 
 def main(link: socket.socket) -> int:

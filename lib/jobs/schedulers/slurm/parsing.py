@@ -14,6 +14,7 @@ from lib.jobs.interfaces import JobView
 from lib.jobs.schedulers.slurm.commands import JOB_FIELDS, NODE_FIELDS, SEPARATOR
 from lib.jobs.schedulers.slurm.reasons import HELD, sentence
 from lib.model import EndReason, JobState, QueueLoad
+from lib.model.bounds import EARLIEST, LATEST
 
 _ID = re.compile(r"[0-9]+")
 _SHOWN_HEAD = re.compile(r"\s*JobId=[0-9]+ JobName=(\S+) UserId=[^\s(]*\(([0-9]+)\) ")
@@ -212,11 +213,12 @@ def gpus(gres: str) -> int:
 
 
 def when(text: str) -> float | None:
-    """A time as Slurm prints it under `TZ=UTC0`; None where it gives none."""
+    """A time as Slurm prints it under `TZ=UTC0`; None where it gives none that can be."""
     try:
-        return datetime.fromisoformat(text.strip()).replace(tzinfo=timezone.utc).timestamp()
-    except ValueError:
+        time = datetime.fromisoformat(text.strip()).replace(tzinfo=timezone.utc).timestamp()
+    except (ValueError, OverflowError):
         return None
+    return time if EARLIEST <= time <= LATEST else None
 
 
 def duration_s(text: str) -> int:
