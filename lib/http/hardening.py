@@ -5,7 +5,8 @@ tests/security/test_http_hardening.py): bare CR or LF, folded lines, spaces befo
 framings at once, repeated or signed lengths, and malformed chunks. What it lets through and
 what it does not know of is refused here, before the application sees the request:
 
-* a client that sends its headers or its body too slowly, or too much of a header;
+* a client that sends its headers or its body too slowly, or too much of a header, or that keeps
+  more connections open without a request than it can need;
 * transfer codings other than one plain ``chunked``, lengths under other spellings, trailers
   (uvicorn would append them to the headers of the request that is being answered);
 * a missing, repeated or malformed Host, a target that names another host, other versions;
@@ -26,17 +27,18 @@ from typing import TYPE_CHECKING
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from lib.http.client_address import client_of, network_of
+from lib.http.idle_connections import PerServer
+
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from uvicorn._types import ASGI3Application
     from uvicorn.config import Config
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
 
-#: Refused connections that may still be told so; beyond, they are cut.
-_REFUSED_AT_ONCE = 100
 #: Bytes around the content of chunks: a few per byte at worst, unless somebody plays.
 _CHUNK_OVERHEAD = 16
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -57,7 +59,9 @@ class Limits:
         target_bytes: of the address in the request line.
         body_s: in each such time at least `body_bytes` of a body have to arrive. Time in
             which we do not read, because the one behind us stalls, does not count.
-        connections: of one server; more are told 503.
+        connections: of one server. Where one more comes, the oldest that waits for a request
+            gives way, of the client that has most of those; where none waits, it is told 503.
+        idle_per_client: of those that wait for a request; with one more the oldest gives way.
         linger_s: how long a refused client may go on sending before it is cut: closing at
             once would reset the connection, and the refusal with it.
     """
@@ -68,6 +72,7 @@ class Limits:
     body_s: float = 30.0
     body_bytes: int = 1024
     connections: int = 1000
+    idle_per_client: int = 100
     linger_s: float = 1.0
 
 
@@ -82,6 +87,8 @@ class StrictProtocol(HttpToolsProtocol):
     """uvicorn's protocol with `limits`; give the class to `uvicorn.Config(http=...)`."""
 
     limits = Limits()
+    #: Addresses whose X-Forwarded-For says who the client is (`behind`).
+    front_servers: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -91,6 +98,8 @@ class StrictProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._idle = _IDLE.of(server_state)
+        self._client = ""
         self._deadline: asyncio.TimerHandle | None = None
         self._refused = False
         self._in_body = False
@@ -106,18 +115,36 @@ class StrictProtocol(HttpToolsProtocol):
     # --- the connection ----------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        taken = len(self.connections)
         super().connection_made(transport)
-        if taken >= self.limits.connections + _REFUSED_AT_ONCE:
-            transport.abort()
-        elif taken >= self.limits.connections:
-            self._refuse(503, "Too many connections are open. Try again in a moment.")
-        else:
-            self._wait(self.limits.headers_s, self._headers_are_late)
+        peer = self.client[0] if self.client else ""
+        self._client = network_of(peer)
+        while len(self.connections) > self.limits.connections:
+            oldest = self._idle.oldest_of_most()
+            if oldest is None:
+                self._refuse(503, "Too many connections are open. Try again in a moment.")
+                return
+            oldest.give_way()
+        self._idle.add(self._client, self)
+        self._wait(self.limits.headers_s, self._headers_are_late)
+        if peer not in self.front_servers:  # a request will say for whom it is
+            self._bound_idle()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()
+        self._idle.discard(self._client, self)
         super().connection_lost(exc)
+
+    def give_way(self) -> None:
+        """End it at once, without a word: nobody waits for one."""
+        self._stop_waiting()
+        self._idle.discard(self._client, self)
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def _bound_idle(self) -> None:
+        oldest = self._idle.surplus(self._client, self.limits.idle_per_client)
+        if oldest is not None:
+            oldest.give_way()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -192,6 +219,9 @@ class StrictProtocol(HttpToolsProtocol):
             self.headers,
             websocket=websocket,
         )
+        self._idle.discard(self._client, self)
+        peer = self.client[0] if self.client else ""
+        self._client = network_of(client_of(peer, self.headers, self.front_servers))
         super().on_headers_complete()
         if websocket:
             return
@@ -213,6 +243,12 @@ class StrictProtocol(HttpToolsProtocol):
             self._stop_waiting()
         self._ended = True
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._is_idle():
+            self._idle.add(self._client, self)
+            self._bound_idle()
 
     def _upgrade(self, rest: bytes) -> None:
         if not self._should_upgrade():
@@ -256,6 +292,7 @@ class StrictProtocol(HttpToolsProtocol):
         """Say so where nothing else is being said, and end the connection."""
         self._refused = True
         self._stop_waiting()
+        self._idle.add(self._client, self)
         unanswered = self._owed()
         self.pipeline.clear()
         for cycle in unanswered:
@@ -281,6 +318,19 @@ class StrictProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._active = cycle
         super()._start_asgi_task(cycle, app)
+
+
+_IDLE: PerServer[StrictProtocol] = PerServer()
+
+
+def behind(front_servers: Iterable[str]) -> type[StrictProtocol]:
+    """The protocol of a server that these hand requests on to."""
+
+    class Behind(StrictProtocol):
+        pass
+
+    Behind.front_servers = frozenset(front_servers)
+    return Behind
 
 
 def allow_many_files() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
-from lib.http.hardening import StrictProtocol
+from lib.http.hardening import StrictProtocol, behind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: Longest WebSocket message to and from a notebook, bytes.
 LARGEST_MESSAGE = 200 * 2**20
@@ -34,3 +37,8 @@ SERVER_SETTINGS: ServerSettings = {
     # Forwarded-For is ours to say: nobody in front of the portal is trusted by default.
     "proxy_headers": False,
 }
+
+
+def server_settings(front_servers: Iterable[str] = ()) -> ServerSettings:
+    """`SERVER_SETTINGS` of a server that these hand requests on to."""
+    return {**SERVER_SETTINGS, "http": behind(front_servers)}

@@ -27,7 +27,7 @@ from lib.auth.notebook_access import notebook_access
 from lib.config import settings
 from lib.errors import Conflict, InvalidInput, SceneBridgeError, Unavailable
 from lib.http.hardening import allow_many_files
-from lib.http.server_settings import SERVER_SETTINGS
+from lib.http.server_settings import server_settings
 from lib.model import JsonValue, SessionId, UserId, json_list, json_object, json_text
 from lib.notebook_proxy import messages
 from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
@@ -37,7 +37,7 @@ from lib.notebook_proxy.upstream import Upstream
 from lib.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
 log = logging.getLogger(__name__)
 
@@ -170,8 +170,9 @@ async def run(control_fd: int, listen: list[int], data: Path) -> None:
         return
     start = Start.of(json_object(first["start"]))
     store = Store(data / "portal.sqlite")
-    proxy = _proxy(start, data, store)
-    server = QuietServer(_server_config(proxy))
+    chosen = settings.load(data, port=start.portal_port)
+    proxy = _proxy(start, chosen, store)
+    server = QuietServer(_server_config(proxy, chosen.trusted_proxies))
     serving = asyncio.create_task(server.serve([socket.socket(fileno=fd) for fd in listen]))
     await server.listening.wait()
     writer.write(messages.encode_line({"n": first["n"], "ok": {}}))
@@ -204,8 +205,7 @@ async def _obey(
         task.cancel()
 
 
-def _proxy(start: Start, data: Path, store: Store) -> NotebookProxy:
-    chosen = settings.load(data, port=start.portal_port)
+def _proxy(start: Start, chosen: settings.Settings, store: Store) -> NotebookProxy:
     access = notebook_access(chosen, store)
     return NotebookProxy(
         ProxySettings(
@@ -220,14 +220,14 @@ def _proxy(start: Start, data: Path, store: Store) -> NotebookProxy:
     )
 
 
-def _server_config(proxy: NotebookProxy) -> uvicorn.Config:
+def _server_config(proxy: NotebookProxy, front_servers: Iterable[str]) -> uvicorn.Config:
     return uvicorn.Config(
         proxy,
         lifespan="off",
         log_config=None,
         log_level="warning",
         access_log=False,
-        **(SERVER_SETTINGS | {"timeout_graceful_shutdown": 1}),
+        **(server_settings(front_servers) | {"timeout_graceful_shutdown": 1}),
     )
 
 

@@ -201,7 +201,7 @@ async def _serve(
     browser: bool,
 ) -> None:
     """Serve until a signal; says when it is ready and what is running at the end."""
-    server = PortalServer()
+    server = PortalServer(chosen.trusted_proxies)
     signals.act = server.stop
     serving = asyncio.create_task(server.serve(sockets=listeners))
     beside = [asyncio.create_task(_keep_gate(cluster))] if cluster is not None else []

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from lib.errors import Unavailable
-from lib.http.server_settings import SERVER_SETTINGS
+from lib.http.server_settings import server_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _POLL_S = 0.02
 #: What a page may send at once: states of widgets, shapes drawn on the map.
@@ -28,7 +28,11 @@ class PortalServer(uvicorn.Server):
     and compression of WebSockets, which costs more than loopback does.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, front_servers: Iterable[str] = ()) -> None:
+        """
+        Args:
+            front_servers: addresses whose X-Forwarded-For counts.
+        """
         super().__init__(
             uvicorn.Config(
                 "app:app",
@@ -36,7 +40,7 @@ class PortalServer(uvicorn.Server):
                 log_config=None,
                 log_level="warning",
                 lifespan="on",
-                **(SERVER_SETTINGS | {"ws_max_size": LARGEST_MESSAGE}),
+                **(server_settings(front_servers) | {"ws_max_size": LARGEST_MESSAGE}),
             )
         )
         self.stopping = asyncio.Event()

@@ -14,7 +14,6 @@ The user is then in `scope["state"]["user"]`. A WebSocket ends with its sign-in.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
@@ -26,6 +25,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from lib.auth import CLIENT_HEADER, COOKIE, LOGIN_HEADER
 from lib.auth.authorization import Act
 from lib.errors import Refused, SceneBridgeError
+from lib.http.client_address import client_of
 from lib.http.html_pages import PLAIN_POLICY
 from lib.http.security_headers import portal_headers
 from lib.web.websocket_sessions import WebSocketSessions
@@ -92,7 +92,8 @@ class AuthMiddleware:
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
-        state["client"] = client_of(scope, self._trusted)
+        peer = scope.get("client")
+        state["client"] = client_of(peer[0] if peer else "", scope["headers"], self._trusted)
         _tell_pages(scope, {CLIENT_HEADER: state["client"], LOGIN_HEADER: ""})
         try:
             refusal = await self._refuse(scope)
@@ -204,23 +205,6 @@ class AuthMiddleware:
             await send(message)
 
         return wrapped
-
-
-def client_of(scope: Scope, trusted: frozenset[str]) -> str:
-    """The address of who asks: the last hop that is not one of our own front servers."""
-    client = scope.get("client")
-    address: str = client[0] if client else ""
-    if address not in trusted:
-        return address
-    forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
-    for hop in reversed(forwarded.split(",")):
-        try:
-            address = str(ipaddress.ip_address(hop.strip()))
-        except ValueError:
-            return address
-        if address not in trusted:
-            return address
-    return address
 
 
 def _tell_pages(scope: Scope, said: Mapping[str, str]) -> None:

@@ -12,7 +12,10 @@ import pytest
 import uvicorn
 
 from lib.http.hardening import Limits, StrictProtocol
-from lib.http.server_settings import SERVER_SETTINGS
+from lib.http.server_settings import SERVER_SETTINGS, server_settings
+from lib.notebook_proxy.asgi import NotebookProxy
+from lib.notebook_proxy.main import _server_config
+from lib.server.uvicorn_server import PortalServer
 from tests.contract.small_notebook import Server
 from tests.security.http_requests import (
     CHUNKED,
@@ -60,10 +63,14 @@ class Place:
         await send({"type": "http.response.start", "status": 200, "headers": [length]})
         await send({"type": "http.response.body", "body": b"ok"})
 
-    async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """A connection that the server knows of."""
+    async def open(
+        self, client: str = "127.0.0.1"
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection that the server knows of, from that address of this computer."""
         before = len(self.made)
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.port, local_addr=(client, 0)
+        )
         self._opened.append(writer)
         await until(lambda: len(self.made) > before)
         return reader, writer
@@ -116,12 +123,14 @@ def statuses(answer: bytes) -> list[int]:
 
 
 @asynccontextmanager
-async def place(*, slower: float = 1e4, **limits: Any) -> AsyncIterator[Place]:
+async def place(
+    *, slower: float = 1e4, front_servers: tuple[str, ...] = (), **limits: Any
+) -> AsyncIterator[Place]:
     """A server whose times are so much longer than `limits` say: `time_is_up` ends them."""
     made = Place()
     made.go.set()
 
-    class ByHand(SERVER_SETTINGS["http"]):  # type: ignore[misc]
+    class ByHand(server_settings(front_servers)["http"]):  # type: ignore[misc]
         """Its time for headers and bodies is up when `late` is called."""
 
         got, lost = 0, False
@@ -147,7 +156,13 @@ async def place(*, slower: float = 1e4, **limits: Any) -> AsyncIterator[Place]:
     ByHand.limits = Limits(**limits)
     settings = {**SERVER_SETTINGS, "http": ByHand, "timeout_graceful_shutdown": 1}
     config = uvicorn.Config(
-        made, port=0, lifespan="off", log_config=None, access_log=False, **settings
+        made,
+        port=0,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=10**6,
+        **settings,
     )
     server = Server(config)
     task = asyncio.create_task(server.serve())
@@ -164,11 +179,14 @@ async def place(*, slower: float = 1e4, **limits: Any) -> AsyncIterator[Place]:
         await task
 
 
-def test_portal_and_proxy_use_it() -> None:
-    from lib.server.uvicorn_server import SERVER_SETTINGS as OF_PORTAL
-
-    assert OF_PORTAL is SERVER_SETTINGS
+async def test_portal_and_proxy_use_it() -> None:
+    of_proxy = _server_config(NotebookProxy.__new__(NotebookProxy), ["192.0.2.1"])
+    for config in (of_proxy, PortalServer(["192.0.2.1"]).config):
+        assert isinstance(config.http, type)
+        assert issubclass(config.http, StrictProtocol)
+        assert config.http.front_servers == {"192.0.2.1"}
     assert issubclass(SERVER_SETTINGS["http"], StrictProtocol)
+    assert StrictProtocol.front_servers == frozenset()
     assert StrictProtocol.limits.headers_s == 15
 
 
@@ -374,21 +392,111 @@ async def test_body_that_we_do_not_read_is_waited_for() -> None:
 # --- number -------------------------------------------------------------------------------
 
 
-async def test_too_many_connections_are_told_so() -> None:
+async def busy(on: Place, count: int) -> list[asyncio.StreamReader]:
+    """So many connections whose requests are being answered."""
+    on.go.clear()
+    readers = []
+    for _ in range(count):
+        reader, writer = await on.open()
+        writer.write(get())
+        readers.append(reader)
+    await until(lambda: len(on.seen) == count)
+    return readers
+
+
+async def idle(on: Place, count: int, client: str = "127.0.0.1") -> list[asyncio.StreamReader]:
+    return [(await on.open(client))[0] for _ in range(count)]
+
+
+async def ended(reader: asyncio.StreamReader) -> bool:
+    with suppress(ConnectionError):
+        assert await reader.read() == b""
+    return True
+
+
+async def test_too_many_connections_that_are_in_use_are_told_so() -> None:
     async with place(connections=5, linger_s=0.01) as on:
-        held = [await on.open() for _ in range(5)]
+        held = await busy(on, 5)
         assert await on.refused(get()) == [503]
-        assert on.seen == []
-        held.pop()[1].close()
-        await until(lambda: len(on.connections) < 5)
+        assert len(on.seen) == 5
+        on.go.set()
+        assert [await on.answered(reader) for reader in held] == [[200]] * 5
         assert await on.taken(get()) == [200]
 
 
-async def test_flood_of_connections_ends() -> None:
+async def test_a_flood_of_refused_ones_ends_and_hurts_nobody() -> None:
     async with place(connections=5, linger_s=600) as on:
-        held = [await on.open() for _ in range(120)]
-        first, last = held[0], held[-1]
-        first[1].write(get())
-        assert await on.answered(first[0]) == [200]
-        with suppress(ConnectionError):
-            assert await last[0].read() == b""
+        held = await busy(on, 5)
+        flood = await idle(on, 120)
+        assert len(on.connections) == 6
+        for reader in flood[:-1]:
+            with suppress(ConnectionError):
+                assert statuses(await reader.read()) in ([503], [])
+        on.go.set()
+        assert [await on.answered(reader) for reader in held] == [[200]] * 5
+
+
+async def test_of_one_client_s_idle_connections_the_oldest_give_way() -> None:
+    async with place(idle_per_client=3) as on:
+        [in_use] = await busy(on, 1)
+        others = await idle(on, 3, "127.0.0.2")
+        mine = await idle(on, 3)
+        mine[0]._transport.write(b"GET / HT")  # begun is not asked  # type: ignore[attr-defined]
+        fresh = await idle(on, 2)
+        assert await ended(mine[0])
+        assert await ended(mine[1])
+        on.go.set()
+        assert await on.answered(in_use) == [200]  # and waits for more, as a fourth
+        assert await ended(mine[2])
+        assert await on.taken(get()) == [200]
+        assert not any(reader.at_eof() for reader in [*others, fresh[1]])
+
+
+async def test_a_stranger_s_idle_connections_keep_nobody_out() -> None:
+    async with place(connections=5, idle_per_client=4) as on:
+        [his] = await idle(on, 1, "127.0.0.3")
+        strangers = await idle(on, 4, "127.0.0.2")
+        for gone in strangers[:3]:
+            reader, writer = await on.open()
+            assert await ended(gone)
+            writer.write(get())
+            assert await on.answered(reader) == [200]
+        assert len(on.connections) == 5
+        assert not his.at_eof()
+        assert not strangers[3].at_eof()
+
+
+async def test_one_address_of_our_own_is_not_kept_out_by_its_own_idle_ones() -> None:
+    """Without a front server all that one person has comes from this address."""
+    async with place() as on:
+        strangers = await idle(on, 1200)
+        assert await on.taken(get()) == [200]
+        assert await ended(strangers[0])
+        assert len(on.connections) <= StrictProtocol.limits.idle_per_client + 1
+
+
+async def test_behind_a_front_server_a_client_is_who_it_says() -> None:
+    async with place(front_servers=("127.0.0.1",), idle_per_client=2) as on:
+        unasked = await idle(on, 4)
+
+        async def kept(client: bytes) -> asyncio.StreamReader:
+            reader, writer = await on.open()
+            writer.write(get(b"X-Forwarded-For: 192.0.2.9, " + client))
+            assert await on.answered(reader) == [200]
+            return reader
+
+        one, other, net = b"198.51.100.1", b"198.51.100.2", [b"2001:db8::1", b"2001:db8::2"]
+        first, second, theirs = await kept(one), await kept(one), await kept(other)
+        of_net = [await kept(net[0]), await kept(net[1]), await kept(net[0])]
+        assert not first.at_eof()
+        await kept(one)
+        assert await ended(first)
+        assert await ended(of_net[0])
+        assert not any(r.at_eof() for r in [*unasked, second, theirs, *of_net[1:]])
+
+        direct = [await on.open("127.0.0.2") for _ in range(2)]
+        for reader, writer in direct:  # whoever is no front server may say what they like
+            writer.write(get(b"X-Forwarded-For: 198.51.100.7"))
+            assert await on.answered(reader) == [200]
+        await on.open("127.0.0.2")
+        assert await ended(direct[0][0])
