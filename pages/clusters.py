@@ -18,6 +18,7 @@ def show_cards(portal: Portal, user: User) -> None:
     """All cards; drawn again and again without touching the rest of the page."""
     try:
         clusters, modules = portal.all_clusters(user), portal.modules(user)
+        withheld = portal.withheld(user)
     except SceneBridgeError as exc:
         layout.show_error(exc)
         return
@@ -26,6 +27,8 @@ def show_cards(portal: Portal, user: User) -> None:
             "No cluster is set up",
             "The administrator of this portal can add one: docs/operate.md says how.",
         )
+    if withheld:
+        layout.notice(withheld, "info")
     for cluster in clusters:
         cluster_card.show(cluster, modules)
 

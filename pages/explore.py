@@ -19,7 +19,7 @@ from ui import (
     selected_scenes,
 )
 from ui import map as scene_map
-from ui.explore_url import footprints_url
+from ui.explore_url import footprints_url, nothing_found
 from ui.map import MapState, union_bbox
 from ui.text import count
 
@@ -71,7 +71,12 @@ def show_search(
     except SceneBridgeError as exc:
         layout.show_error(exc)
     scene_table.show(
-        url, explore.scenes, platforms, key="explore-table", on_event=explore_state.on_event
+        url,
+        explore.scenes,
+        platforms,
+        nothing=nothing_found(explore),
+        key="explore-table",
+        on_event=explore_state.on_event,
     )
 
 

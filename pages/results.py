@@ -15,12 +15,15 @@ from ui.text import md
 
 
 def choose_run(portal: Portal, user: User) -> Run | None:
-    """The run of the address, or the newest; None where there is none at all."""
+    """The run of the address, the newest where it names none; None where there is nothing to show.
+
+    The address is written only when a run is picked: to open the page is one step back.
+    """
     runs = {str(r.id): r for r in portal.runs(user)}
     wish = st.query_params.get("run", "")
-    if wish and wish not in runs:
+    unknown = bool(wish) and wish not in runs
+    if unknown:
         layout.notice("The run of this link is not known here, or it is not yours.", "bad")
-        wish = ""
     if not runs:
         layout.empty_state(
             "No results yet",
@@ -32,22 +35,28 @@ def choose_run(portal: Portal, user: User) -> Run | None:
         )
         return None
     names = list(runs)
-    if st.session_state.get("results-run") not in runs or (
-        wish and st.session_state.get("results-address") != wish
-    ):
-        st.session_state["results-run"] = wish or names[0]
+    state = layout.page_state()
+    if state.get("run") != wish:
+        state["run"] = wish
+        st.session_state["results-run"] = None if unknown else wish or names[0]
+    if st.session_state.get("results-run") not in runs and not unknown:
+        st.session_state["results-run"] = names[0]
+
+    def pick() -> None:
+        name = st.session_state["results-run"]
+        state["run"] = name or ""
+        st.query_params.from_dict({"run": name} if name else {})
+
     picked = st.selectbox(
         "Run",
         names,
         format_func=lambda name: results_summary.run_title(runs[name]),
         key="results-run",
+        on_change=pick,
+        placeholder="Choose one of your runs",
         label_visibility="collapsed",
     )
-    name = str(picked or names[0])
-    if st.query_params.get("run") != name:
-        st.query_params.from_dict({"run": name})
-    st.session_state["results-address"] = name
-    return runs[name]
+    return runs[picked] if picked else None
 
 
 def scenes_of(portal: Portal, user: User, run: Run) -> tuple[Scene, ...]:
@@ -95,6 +104,8 @@ def show_run(portal: Portal, user: User, run_id: RunId) -> None:
         if module and module.score_meaning:
             st.caption(f"Score: {md(module.score_meaning)}")
     results_view.show(portal, user, run, filters, scenes, module)
+    if st.query_params and "run" not in st.query_params:
+        st.query_params["run"] = str(run.id)  # a filter or a mark is one of this run's
     with st.expander("Scenes and what was searched", expanded=run.objects == 0):
         synthetic = frozenset(str(s.id) for s in scenes if s.synthetic)
         st.html(results_summary.scenes_table(run, titles, synthetic))

@@ -184,6 +184,29 @@ def clear_area() -> None:
     st.session_state[widget_key("area")] = ""
 
 
+def clear_filters() -> None:
+    """Search for everything again; what is chosen stays chosen."""
+    empty = ExploreState()
+    update(
+        area=None,
+        ring=(),
+        start=None,
+        end=None,
+        max_cloud=empty.max_cloud,
+        platforms=(),
+        text="",
+    )
+    shown: dict[str, object] = {
+        "text": "",
+        "start": None,
+        "end": None,
+        "cloud": empty.max_cloud,
+        "platforms": [],
+    }
+    for name, value in {**shown, "area": ""}.items():
+        st.session_state[widget_key(name)] = value
+
+
 def remove_scene(scene_id: str) -> None:
     """No longer choose this scene."""
     update(scenes=tuple(s for s in current().scenes if s != scene_id))

@@ -48,6 +48,24 @@ class ExploreState:
     params: JsonObject = field(default_factory=dict)
 
     @property
+    def filtered(self) -> bool:
+        """Whether not everything is searched for."""
+        return bool(self.filters())
+
+    def filters(self) -> tuple[str, ...]:
+        """What narrows the search, in words."""
+        none = ExploreState()
+        parts = (
+            f"the name or id “{self.text}”" if self.text else "",
+            f"from {self.start}" if self.start else "",
+            f"to {self.end}" if self.end else "",
+            f"cloud at most {self.max_cloud} %" if self.max_cloud < none.max_cloud else "",
+            "the drawn area" if self.ring else "the area" if self.area else "",
+            "the sensor" if self.platforms else "",
+        )
+        return tuple(part for part in parts if part)
+
+    @property
     def polygon(self) -> JsonObject | None:
         """The drawn polygon as GeoJSON; positions are [lon, lat] in degrees."""
         return (
@@ -228,6 +246,20 @@ def format_query(state: ExploreState) -> dict[str, list[str]]:
     elif state.area:
         parts["bbox"] = [format_bbox(state.area).replace(" ", "")]
     return {k: kept for k, v in parts.items() if (kept := [x for x in v if x])}
+
+
+def nothing_found(state: ExploreState) -> str:
+    """What to do where nothing matches: change what narrows the search, or take scenes in."""
+    filters = state.filters()
+    if not filters:
+        return (
+            "There is no scene here yet. The sample scenes of a first start appear by themselves; "
+            "an administrator takes in others with admin.py scenes add."
+        )
+    if len(filters) == 1:
+        return f"No scene matches {filters[0]}. Change that, or press Clear filters."
+    named = f"{', '.join(filters[:-1])} and {filters[-1]}"
+    return f"No scene matches {named} together. Change one of them, or press Clear filters."
 
 
 def footprints_url(state: ExploreState) -> str:

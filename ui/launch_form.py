@@ -50,7 +50,7 @@ def show(portal: Portal, user: User, scenes: Sequence[Scene]) -> None:
     if cluster is None:
         return
     with st.container():
-        resources = _resources(cluster) if _offers(cluster, module) else None
+        resources = _resources(cluster, bool(scenes)) if _offers(cluster, module) else None
     request = LaunchRequest(
         scenes=tuple(s.id for s in scenes),
         module=module.id,
@@ -181,6 +181,8 @@ def _cluster(portal: Portal, user: User, module: Module, chosen_scenes: bool) ->
         on_change=lambda: explore_state.choose_cluster(st.session_state[key]),
         label_visibility="collapsed",
     )
+    if portal.withheld(user):
+        st.caption("One that you may miss is not offered: the page Clusters says why.")
     if name not in offering:
         layout.notice(_no_offer_text(clusters[name], module))
         _wait_for_offer(portal, user, module, name)
@@ -242,7 +244,7 @@ def cluster_caption(cluster: Cluster) -> str:
     return ", ".join(parts)
 
 
-def _resources(cluster: Cluster) -> Resources | None:
+def _resources(cluster: Cluster, chosen_scenes: bool) -> Resources | None:
     presets = {p.name: p for p in cluster.presets}
     if not presets:
         layout.notice(f"{cluster.title} offers no resources; its administrator can add a preset.")
@@ -269,7 +271,9 @@ def _resources(cluster: Cluster) -> Resources | None:
         help="The cluster ends the work after this time. It can be stopped earlier.",
     )
     resources = Resources(preset.name, int(seconds or preset.default_walltime_s))
-    explore_state.update(preset=resources.preset, walltime_s=resources.walltime_s)
+    usual = (names[0], presets[names[0]].default_walltime_s)
+    if chosen_scenes or (resources.preset, resources.walltime_s) != usual:
+        explore_state.update(preset=resources.preset, walltime_s=resources.walltime_s)
     warning = tunnel_warning(cluster, resources, now())
     if warning:
         layout.notice(warning)

@@ -17,12 +17,14 @@ def show(
     chosen: Sequence[str],
     platforms: Mapping[str, str],
     *,
+    nothing: str,
     key: str,
     on_event: Callable[[Event], None],
 ) -> None:
     """Draw the scenes of the GeoJSON at `url`, those in `chosen` ticked.
 
-    `on_event` is called once for each box the user ticked or cleared, oldest first.
+    `nothing` stands there where there is none. `on_event` is called once for each box the
+    user ticked or cleared, oldest first.
     """
 
     def arrived() -> None:
@@ -36,6 +38,7 @@ def show(
             "url": url,
             "chosen": list(chosen),
             "platforms": dict(platforms),
+            "nothing": nothing,
             "boot": boot,
             "seq": seq,
         },

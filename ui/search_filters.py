@@ -46,13 +46,20 @@ def show(platforms: Sequence[tuple[str, str]]) -> None:
             format_func=lambda p: titles.get(p, p),
             key=explore_state.widget_key("platforms"),
         )
-    explore_state.update(
-        text=text.strip(),
-        start=start,
-        end=end,
-        max_cloud=int(cloud),
-        platforms=tuple(p for p in titles if p in (chosen or ())),
-    )
+        state = explore_state.update(
+            text=text.strip(),
+            start=start,
+            end=end,
+            max_cloud=int(cloud),
+            platforms=tuple(p for p in titles if p in (chosen or ())),
+        )
+        st.button(
+            "Clear filters",
+            icon=":material/filter_alt_off:",
+            type="tertiary",
+            disabled=not state.filtered,
+            on_click=explore_state.clear_filters,
+        )
     if start and end and start > end:
         st.caption(":orange[The first day is after the last, so nothing can match.]")
 

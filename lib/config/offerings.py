@@ -39,16 +39,24 @@ if TYPE_CHECKING:
 PLATFORMS = {"landsat-8": "Landsat 8", "formosat-2": "FORMOSAT-2", "formosat-5": "FORMOSAT-5"}
 #: So many parameters that are wrong are named at once.
 _MOST_FAULTS = 3
+#: Of the computer of a portal that got its first cluster file.
+_WITHHELD = (
+    "“{title}” is not offered beside other clusters: work there runs without isolation, and could "
+    "read this portal's keys to them. To offer it all the same, write "
+    'embedded_groups = ["everyone"] into settings.toml and start the portal again.'
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Offerings:
     """All modules and clusters that this portal offers, by id; and by collection the
-    groups that may read its scenes ("everyone" is one)."""
+    groups that may read its scenes ("everyone" is one). `withheld`: what people who know this
+    installation may miss, and why it is not offered; a sentence or empty."""
 
     modules: Mapping[ModuleId, Module]
     clusters: Mapping[ClusterId, ClusterEntry]
     readers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    withheld: str = ""
 
     def module(self, module_id: ModuleId) -> Module:
         """Raises NotFound."""
@@ -107,7 +115,9 @@ def offered(offerings: Offerings, settings: Settings) -> Offerings:
         for entry in offerings.clusters.values()
         if settings.embedded_groups or not entry.embedded
     }
-    return replace(offerings, clusters=clusters)
+    missed = [e.title for e in offerings.clusters.values() if e.id not in clusters]
+    withheld = _WITHHELD.format(title=missed[0]) if missed and settings.single_user else ""
+    return replace(offerings, clusters=clusters, withheld=withheld)
 
 
 def fit(module: Module, scenes: Sequence[Scene]) -> Fit:

@@ -64,6 +64,9 @@ def check_notebook_port(settings: Settings) -> None:
         Conflict: it is in use.
     """
     if settings.notebooks is NotebookOrigin.HOST:
-        advice = ' The notebooks need it: choose another in settings.toml, "notebook_port".'
+        advice = (
+            " The notebooks need it: choose another with ./run --notebook-port PORT, or as "
+            "notebook_port in settings.toml."
+        )
         for listener in listen(settings.port_of_notebooks, advice):
             listener.close()

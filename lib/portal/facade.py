@@ -195,6 +195,11 @@ class Portal:
         self._access.require(user, Act.SEARCH)
         return self._clusters.all(user)
 
+    def withheld(self, user: User) -> str:
+        """Why a cluster that people may miss is not offered; empty where none is."""
+        self._access.require(user, Act.SEARCH)
+        return self._offerings.withheld
+
     # --- launching ------------------------------------------------------------
 
     def check_launch(self, user: User, request: LaunchRequest) -> None:

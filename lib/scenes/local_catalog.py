@@ -82,7 +82,7 @@ class LocalCatalog:
     def __len__(self) -> int:
         return len(self._current())
 
-    def add(self, product: Path, *, synthetic: bool = False) -> Scene:
+    def add(self, product: Path, *, synthetic: bool = False, place: str = "") -> Scene:
         """Take in a product: a folder, a `.tar` or a `.tar.gz`.
 
         Its rasters become georeferenced COGs, its previews are drawn, and only then it
@@ -90,6 +90,7 @@ class LocalCatalog:
 
         Args:
             synthetic: mark the scene as synthetic even where the product does not say so.
+            place: what it shows, as people know it; its title begins with that.
         Raises:
             InvalidProduct: it cannot be read; nothing was added.
             StorageFull: no space is left; nothing was added.
@@ -111,7 +112,9 @@ class LocalCatalog:
             item = store_product(found, folder)
             if synthetic and not found.synthetic:
                 item = _synthetic(item)
-                write_json(folder / "item.json", item)
+            if place:
+                item = _named(item, place)
+            write_json(folder / "item.json", item)
             _draw_previews(_scene(item, folder))
             self._publish(found.id, folder)
         return self.get(SceneId(found.id))
@@ -343,6 +346,11 @@ def _synthetic(item: JsonObject) -> dict[str, JsonValue]:
     properties = json_object(item["properties"])
     title = f"Synthetic {properties['title']}"
     return {**item, "properties": {**properties, "scenebridge:synthetic": True, "title": title}}
+
+
+def _named(item: JsonObject, place: str) -> dict[str, JsonValue]:
+    properties = json_object(item["properties"])
+    return {**item, "properties": {**properties, "title": f"{place}: {properties['title']}"}}
 
 
 def _draw_previews(scene: Scene) -> None:

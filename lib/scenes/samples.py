@@ -60,7 +60,7 @@ REAL = (
     ),
     RealSample(
         "LC08_L2SP_204023_20200927_20201006_02_T1",
-        "wind turbines off Liverpool",
+        "Wind turbines off Liverpool",
         801_245,
         "e787ea58df1e4754533c232ceb904a4076cba54878fe61286a41b2f38a09126d",
     ),
@@ -159,7 +159,8 @@ def _real(
         elif reachable:
             say(f"Getting the real sample scene {sample.scene} ({sample.title})")
             try:
-                yield catalog.add(_get(sample, cache, sibling, timeout_s, base))
+                archive = _get(sample, cache, sibling, timeout_s, base)
+                yield catalog.add(archive, place=sample.title)
             except SceneUnavailable as exc:
                 reachable = False
                 complain(f"{exc.message} To try again later: python admin.py samples get")
@@ -172,7 +173,8 @@ def _synthetic(catalog: LocalCatalog, say: Callable[[str], None]) -> Iterator[Sc
             continue
         say(f"Making the synthetic sample scene {number} of {len(SYNTHETIC)} ({title})")
         with TemporaryDirectory(prefix=".samples-", dir=catalog.root.parent) as work:
-            yield catalog.add(write_synthetic(Path(work), spec), synthetic=True)
+            product = write_synthetic(Path(work), spec)
+            yield catalog.add(product, synthetic=True, place=title)
 
 
 def _known(catalog: LocalCatalog, ident: str) -> Scene | None:

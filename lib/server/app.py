@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from starlette.middleware import Middleware
-from starlette.routing import Mount
+from starlette.responses import RedirectResponse
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from lib.auth import auth_of
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from starlette.requests import Request
     from starlette.routing import BaseRoute
 
     from lib.config.settings import Settings
@@ -119,6 +121,7 @@ class Assembly:
         return [
             *api.routes(),
             *self._sign_in.routes(),
+            Route("/explore", _explore, methods=["GET"]),
             Mount("/assets", StaticFiles(directory=assets, check_dir=False), name="assets"),
         ]
 
@@ -168,3 +171,9 @@ def _lasting_secret(file: Path) -> bytes:
     except FileExistsError:
         pass
     return file.read_bytes()
+
+
+async def _explore(request: Request) -> RedirectResponse:
+    """Explore is the first page, at /; who types its name as those of the others gets there."""
+    query = request.url.query
+    return RedirectResponse("/" + (f"?{query}" if query else ""), status_code=303)

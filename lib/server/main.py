@@ -1,6 +1,6 @@
 """What `./run` becomes once the project is set up: the portal with its embedded cluster.
 
-    python -m lib.server.main [--port PORT] [--data DIR] [--no-browser]
+    python -m lib.server.main [--port PORT] [--notebook-port PORT] [--data DIR] [--no-browser]
 
 Without a provider in the settings everything runs for one person on loopback, and a one-time
 link signs them in. A portal that is stopped (Ctrl-C, SIGTERM) stops all that it started; one
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     notices = Notices.of()
     signals = _Signals()
     try:
-        chosen = settings.load(data, port=options.port)
+        chosen = settings.load(data, port=options.port, notebook_port=options.notebook_port)
         settings.use(chosen)
         with ExitStack() as stack:
             listeners = _prepare(chosen, stack)
@@ -108,6 +108,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="./run", description="Start SceneBridge on this computer.", allow_abbrev=False
     )
     parser.add_argument("--port", type=int, help="port of the portal (default: 8501)")
+    parser.add_argument(
+        "--notebook-port", type=int, help="port of the notebooks (default: the portal's port + 1)"
+    )
     parser.add_argument(
         "--data",
         default=settings.DEFAULT_DATA,

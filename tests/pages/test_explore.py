@@ -342,6 +342,34 @@ def test_an_area_filters_and_can_be_cleared(open_page):
     assert "bbox" not in app.query_params
 
 
+def test_all_filters_are_cleared_at_once_and_nothing_else(open_page):
+    app = open_page(
+        scene=["LC08_A"], bbox="119,22,123,26", cloud="40", sensor="landsat-8", q="lc08",
+        **{"from": "2024-01-01", "to": "2024-12-31"},
+    )  # fmt: skip
+    button(app, "Clear filters").click().run()
+    assert set(app.query_params) & {"bbox", "cloud", "sensor", "q", "from", "to"} == set()
+    assert asked(app, "scene") == ["LC08_A"]
+    assert "5 scenes match" in captions(app)
+    assert button(app, "Clear filters").disabled
+    app.slider[0].set_value(20).run()
+    assert not button(app, "Clear filters").disabled
+
+
+def test_to_open_the_page_writes_no_address(open_page):
+    app = open_page()
+    assert not app.query_params
+    next(s for s in app.selectbox if s.label == "Resources").set_value("large").run()
+    assert asked(app, "preset") == ["large"]
+
+
+def test_a_cluster_that_is_missed_is_not_passed_over_in_silence(open_page, site, monkeypatch):
+    assert "is not offered" not in captions(open_page()) + all_html(open_page("clusters"))
+    monkeypatch.setattr(site.portal, "withheld", lambda user: "“This computer” is not offered.")
+    assert "the page Clusters says why" in captions(open_page())
+    assert "“This computer” is not offered." in all_html(open_page("clusters"))
+
+
 def test_a_browser_that_lags_behind_takes_nothing_back(open_page, monkeypatch):
     """A tick may come with the address of before the last search: it is no link."""
     app = open_page("explore", q="LC08")

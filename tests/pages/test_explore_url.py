@@ -11,6 +11,7 @@ from ui.explore_url import (
     footprints_url,
     format_bbox,
     format_query,
+    nothing_found,
     parse_bbox,
     parse_query,
     ring_bbox,
@@ -111,3 +112,19 @@ def test_the_browser_asks_for_what_the_search_means():
     )
     assert url == "/api/footprints?bbox=1%2C2%2C3%2C4&cloud=20&platform=a&platform=b&q=x%26y"
     assert footprints_url(ExploreState()) == "/api/footprints"
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ({}, "There is no scene here yet."),
+        ({"q": ["Osaka"]}, "No scene matches the name or id “Osaka”. Change that, or"),
+        (
+            {"cloud": ["20"], "from": ["2024-01-01"]},
+            "from 2024-01-01 and cloud at most 20 % together.",
+        ),
+        ({"bbox": ["1,2,3,4"], "sensor": ["x"]}, "the area and the sensor together."),
+    ],
+)
+def test_where_nothing_is_found_the_advice_is_of_the_filters_that_are_set(query, said):
+    assert said in nothing_found(parse_query(query).state)

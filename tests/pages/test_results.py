@@ -19,6 +19,11 @@ def chip_grid_data(app):
     return None
 
 
+def asked(app):
+    """The query of the address."""
+    return {k: v if isinstance(v, str) else v[-1] for k, v in app.query_params.items()}
+
+
 @pytest.fixture
 def done(site):
     run = site.add_run(["LC08_A", "LC08_B"], RunState.PARTIAL)
@@ -75,10 +80,30 @@ def test_a_broken_link_shows_the_run_all_the_same(open_page, done, query):
     assert len(chip_grid_data(open_page("results", run=done.id, **query))["chips"]) == 5
 
 
-def test_an_unknown_run_is_said_and_another_shown(open_page, done):
+def test_an_unknown_run_is_said_and_no_other_is_shown_in_its_place(open_page, done):
     app = open_page("results", run="00000000-0000-0000-0000-000000000000")
     assert "not known here, or it is not yours" in all_html(app)
+    assert chip_grid_data(app) is None
+    app.selectbox(key="results-run").set_value(done.id).run()
     assert len(chip_grid_data(app)["chips"]) == 5
+    assert asked(app) == {"run": done.id}
+    assert "not known here" not in all_html(app)
+
+
+def test_to_open_the_page_writes_no_address_and_so_needs_one_step_back(open_page, site, done):
+    app = open_page("results")
+    assert len(chip_grid_data(app)["chips"]) == 5
+    assert not app.query_params
+    app.slider[0].set_value(0.7).run()
+    assert asked(app) == {"run": done.id, "score": "0.7"}
+    other = site.add_run(["LC08_A"], RunState.DONE)
+    app.run()
+    assert app.selectbox(key="results-run").value == done.id
+    app.selectbox(key="results-run").set_value(other.id).run()
+    assert asked(app) == {"run": other.id}
+    app.query_params["run"] = done.id  # Back
+    app.run()
+    assert app.selectbox(key="results-run").value == done.id
 
 
 def test_failures_are_told_in_plain_words_and_as_text(open_page, done):

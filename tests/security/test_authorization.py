@@ -130,6 +130,7 @@ METHODS: dict[str, tuple[Act, Call]] = {
     "Portal.modules": (Act.SEARCH, lambda w, u: w.portal.modules(u)),
     "Portal.fits": (Act.SEARCH, lambda w, u: w.portal.fits(u, [SCENE])),
     "Portal.clusters": (Act.SEARCH, lambda w, u: w.portal.clusters(u)),
+    "Portal.withheld": (Act.SEARCH, lambda w, u: w.portal.withheld(u)),
     "Portal.all_clusters": (Act.SEARCH, lambda w, u: w.portal.all_clusters(u)),
     "Portal.check_launch": (Act.LAUNCH, lambda w, u: w.portal.check_launch(u, w.request())),
     "Portal.check_params": (Act.SEARCH, lambda w, u: w.portal.check_params(u, FIRE.id, {})),

@@ -42,6 +42,7 @@ ROUTES: dict[str, Act | None] = {
     "GET /signin/{provider}/callback": OPEN,
     "POST /signout": Act.ENTER,
     "GET /open/{session}": Act.OPEN,
+    "GET /explore": Act.ENTER,
     "GET /assets": Act.ENTER,
     "GET /api/openapi.yaml": Act.ENTER,
     "GET /api/me": Act.SEARCH,
@@ -187,6 +188,12 @@ async def test_every_refusal_of_every_route_is_written_down(whole: Whole) -> Non
             if new:
                 assert (new[0].user, new[0].result) == (OWNER.id, "refused")
                 assert new[0].via, "by which token"
+
+
+async def test_explore_is_found_by_its_name_too(whole: Whole) -> None:
+    for asked, found in (("/explore", "/"), ("/explore?q=a%26b&sensor=x", "/?q=a%26b&sensor=x")):
+        answer = await whole.ask(f"GET {asked}", cookie=whole.cookie(), **NAVIGATE)
+        assert answer.headers["location"] == found
 
 
 async def test_work_that_may_start_no_more_is_written_down(whole: Whole) -> None:

@@ -172,6 +172,10 @@ def test_beside_another_cluster_the_portal_s_own_computer_is_left_out(tmp_path: 
     both = replace(offerings, clusters={**offerings.clusters, far: other})
     alone = Settings(data=tmp_path, runtime=tmp_path)
     assert set(offered(both, alone).clusters) == {far}
+    assert "“This computer” is not offered" in offered(both, alone).withheld
     wished = offered(both, replace(alone, embedded_groups=("everyone",)))
     assert wished.cluster(here).groups == ("everyone",)
     assert set(wished.clusters) == {here, far}
+    many = replace(alone, provider=(Provider("a", "A", "https://a.example", "portal"),))
+    for quiet in (wished, offered(offerings, alone), offered(both, many)):
+        assert quiet.withheld == ""

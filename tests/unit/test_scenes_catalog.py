@@ -253,6 +253,14 @@ def test_marked_synthetic_by_the_caller(
     assert catalog.search(SceneQuery()).scenes[0].synthetic
 
 
+def test_a_scene_is_found_by_the_place_that_it_was_called(
+    catalog: LocalCatalog, products: list[Path]
+) -> None:
+    added = catalog.add(products[0], place="Osaka Bay")
+    assert added.title.startswith("Osaka Bay: Synthetic Landsat 8")
+    assert [s.id for s in catalog.search(SceneQuery(text="osaka")).scenes] == [added.id]
+
+
 def test_remove(catalog: LocalCatalog, products: list[Path]) -> None:
     first, second = (catalog.add(p) for p in products)
     catalog.remove(first.id)

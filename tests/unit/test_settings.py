@@ -137,6 +137,10 @@ def test_the_notebooks_port_follows_the_portals(tmp_path):
 def test_the_argument_wins_over_the_file(tmp_path):
     write(tmp_path, "port = 9000")
     assert settings.load(tmp_path, port=9001).port == 9001
+    chosen = settings.load(tmp_path, port=9001, notebook_port=9100)
+    assert (chosen.port_of_notebooks, chosen.base_of_notebooks) == (9100, "localhost:9100")
+    with pytest.raises(InvalidInput, match="notebooks cannot have port 9001"):
+        settings.load(tmp_path, port=9001, notebook_port=9001)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ function create(root) {
 
 function update(s, data) {
   s.platforms = data.platforms || {};
+  s.nothing = data.nothing || "";
   const settled = !s.seq || (data.boot === s.boot && data.seq >= s.seq);
   const chosen = data.chosen || [];
   if (settled && !same(s.picked, chosen)) { s.picked = new Set(chosen); marks(s); }
@@ -68,7 +69,7 @@ function draw(s) {
   const left = s.features.length - rows.length;
   s.more.hidden = left <= 0;
   s.more.textContent = `Show more (${left.toLocaleString("en")} not shown)`;
-  say(s, s.features.length ? "" : "No scene matches these filters. Widen the dates or the area, or allow more cloud.");
+  say(s, s.features.length ? "" : s.nothing);
   s.root.dataset.rows = String(rows.length);
 }
 

@@ -150,11 +150,11 @@ KEYS = tuple(
 )
 
 
-def load(data: Path, *, port: int | None = None) -> Settings:
+def load(data: Path, *, port: int | None = None, notebook_port: int | None = None) -> Settings:
     """The settings of a data folder. It need not exist; without a file all is default.
 
     Args:
-        port: wins over the file.
+        port, notebook_port: win over the file.
     Raises:
         InvalidInput: the file breaks the rules; the sentence names the key.
     """
@@ -162,6 +162,8 @@ def load(data: Path, *, port: int | None = None) -> Settings:
     values = _read(data / FILE)
     if port is not None:
         values["port"] = _port(port, "--port")
+    if notebook_port is not None:
+        values["notebook_port"] = _port(notebook_port, "--notebook-port")
     settings = Settings(data=data, runtime=runtime_path(data), **values)
     _check_together(settings, str(data / FILE))
     return settings
