@@ -116,6 +116,10 @@ class Loop:
         self._failing_since = None
         self._last = time.strftime("%H:%M:%S UTC", time.gmtime())
 
+    def rest(self) -> None:
+        """It has nothing to do, and is not expected to turn."""
+        self._turned_at = None
+
     async def run(self, turn: Callable[[], Awaitable[None]], pause_s: float = 0.0) -> None:
         """Turn until it is cancelled."""
         self._over = False

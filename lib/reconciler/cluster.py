@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from lib.backoff import Backoff
-from lib.errors import ClusterUnreachable, NotFound, SceneBridgeError, StorageFull
+from lib.errors import ClusterUnreachable, NotFound, SceneBridgeError, StorageFull, Unavailable
+from lib.loops import Loops
 from lib.model import (
     EndReason,
     Fault,
@@ -25,6 +26,8 @@ from lib.reconciler.states import BEGUN_ANEW, ending, session_change, went_back
 from lib.store.changes import RunChange, SessionChange
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lib.model import ClusterId, Run, Session
     from lib.model.bounds import LeftOut
     from lib.protocol.messages import GateInfo, JobStatus, WatchMessage
@@ -42,6 +45,11 @@ _SUBMIT_EVERY_S = 2.0
 #: What a gate says of itself (load, places taken, troubles) is asked for again so often. It
 #: is also when a tunnel whose time is over is given up at the latest.
 _INFO_EVERY_S = 30.0
+#: Some message was left out because of a fault of what it was about: the stream is begun anew
+#: after this time, in which it is told again.
+_WATCH_AGAIN_S = 30.0
+#: A turn that takes longer will not come to an end. The stream says something every few seconds.
+_LATE_S = 180.0
 #: Ended by the portal before the gate had said that it has the job.
 _NEVER_BEGAN = (EndReason.CANCELLED, EndReason.REFUSED)
 
@@ -81,8 +89,17 @@ class ClusterReconciler:
         submitter: Submitter,
         connections: Connections,
         runs: Runs,
+        loops: Loops,
     ) -> None:
+        """
+        Args:
+            loops: those of this cluster alone; its parts share them.
+        """
         self._cluster = cluster
+        self._loops = loops
+        self._following = loops.add("followed this cluster", late_after_s=_LATE_S)
+        self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
+        self._left_out_at: float | None = None
         self.link = link
         self._work = store.work
         self._submitter = submitter
@@ -93,14 +110,28 @@ class ClusterReconciler:
         self._watch_anew = False
         self._tasks: list[asyncio.Task[None]] = []
         self._info: GateInfo | None = None
-        self.health = ClusterHealth(False, time.time(), "It is being contacted.", None)
+        self._health = ClusterHealth(False, time.time(), "It is being contacted.", None)
+        self._still: ClusterHealth | None = None
 
     def start(self) -> None:
+        submits = self._loops.add("looked for new work of this cluster", late_after_s=_LATE_S)
+        asks = self._loops.add("asked this cluster how it is", late_after_s=_LATE_S)
         self._tasks = [
-            asyncio.create_task(self._follow_for_ever(), name=f"follow {self._cluster}"),
-            asyncio.create_task(self._submit_for_ever(), name=f"submit {self._cluster}"),
-            asyncio.create_task(self._ask_again_for_ever(), name=f"info {self._cluster}"),
+            asyncio.create_task(self._following.run(self._follow_once)),
+            asyncio.create_task(submits.run(self._submit_due)),
+            asyncio.create_task(asks.run(self._ask_again)),
         ]
+
+    @property
+    def health(self) -> ClusterHealth:
+        """A cluster that the portal itself does not look after any more cannot be asked."""
+        trouble = self._loops.trouble if self._health.reachable else ""
+        if not trouble:
+            self._still = None
+            return self._health
+        if self._still is None or self._still.reason != trouble:
+            self._still = ClusterHealth(False, time.time(), trouble, self._info)
+        return self._still
 
     def connected(self, session: SessionId) -> bool:
         """Whether this notebook was proved to answer in this process."""
@@ -121,55 +152,65 @@ class ClusterReconciler:
 
     # --- submitting ---------------------------------------------------------
 
-    async def _submit_for_ever(self) -> None:
-        while True:
-            # Not wait_for: in Python 3.11 it loses a cancel that comes with the event.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_SUBMIT_EVERY_S):
-                    await self._wake.wait()
-            self._wake.clear()
-            try:
-                await self._submitter.run(self.health.info if self.health.reachable else None)
-            except Exception:
-                log.exception("cluster %s: submitting failed", self._cluster)
+    async def _submit_due(self) -> None:
+        # Not wait_for: in Python 3.11 it loses a cancel that comes with the event.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SUBMIT_EVERY_S):
+                await self._wake.wait()
+        self._wake.clear()
+        await self._submitter.run(self._health.info if self._health.reachable else None)
 
     # --- the stream ---------------------------------------------------------
 
-    async def _follow_for_ever(self) -> None:
-        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-        while True:
-            started = time.monotonic()
-            fault = ""
-            try:
-                await self._follow()
-                reason = "The gate closed the connection."
-            except StorageFull as exc:
-                log.warning("cluster %s: %s", self._cluster, exc)
-                reason = ""
-            except SceneBridgeError as exc:
-                reason, fault = exc.message, getattr(exc, "fault", "")
-            except Exception:
-                log.exception("cluster %s: following failed", self._cluster)
-                reason = "The portal failed while it followed the cluster; it tries again."
-            if reason:
-                self._unreachable(reason, fault)
-            await asyncio.sleep(backoff.next_s(held_s=time.monotonic() - started))
+    async def _follow_once(self) -> None:
+        started = time.monotonic()
+        reason = fault = ""
+        try:
+            await self._follow()
+        except StorageFull as exc:
+            log.warning("cluster %s: %s", self._cluster, exc)
+        except SceneBridgeError as exc:
+            reason, fault = exc.message, getattr(exc, "fault", "")
+        except Exception as exc:
+            self._loops.note(f"following cluster {self._cluster}", exc)
+            reason = "The portal failed while it followed the cluster; it tries again."
+        if reason:
+            self._unreachable(reason, fault)
+        await asyncio.sleep(self._backoff.next_s(held_s=time.monotonic() - started))
 
     async def _follow(self) -> None:
+        """The stream, begun anew where something was left out of it. Raises when it ends."""
         await self.link.ensure()
         self._info = await self.link.info()
         self._connections.prove_all_again()
         while True:
-            self._watch_anew = False
+            self._watch_anew, self._left_out_at = False, None
             submitted = await asyncio.to_thread(self._submitted)
             have = await self._runs.have()
             async with contextlib.aclosing(self.link.watch(have)) as messages:
                 async for message in messages:
                     await self._message(message, submitted)
-                    if self._watch_anew:
+                    self._following.turned()
+                    if self._watch_anew or self._is_to_begin_anew():
                         break
                 else:
                     raise ClusterUnreachable("The gate closed the connection.")
+
+    def _is_to_begin_anew(self) -> bool:
+        left_out_at = self._left_out_at
+        return left_out_at is not None and time.monotonic() - left_out_at > _WATCH_AGAIN_S
+
+    @contextlib.contextmanager
+    def _item(self, ident: str) -> Iterator[None]:
+        """As `Loops.item`; what concerns the store as a whole is raised on."""
+        whole = False
+        with self._loops.item(ident, Unavailable):
+            try:
+                yield
+                whole = True
+            finally:
+                if not whole and self._left_out_at is None:
+                    self._left_out_at = time.monotonic()
 
     def _submitted(self) -> Submitted:
         """Live work whose job the gate has accepted; what is being submitted is not in it."""
@@ -193,19 +234,17 @@ class ClusterReconciler:
         if not message.asked_ok:
             reason = message.reason or "The scheduler does not answer."
             self._unreachable(reason, Fault.SCHEDULER)
-        elif message.kind == "snapshot" or not self.health.reachable:
+        elif message.kind == "snapshot" or not self._health.reachable:
             self._reachable()
         for row in message.left_out:
-            await self._say_unreadable(row)
+            with self._item(row.id):
+                await self._say_unreadable(row)
         for status in message.jobs:
-            try:
+            with self._item(status.id):
                 await self._status(status)
-            except SceneBridgeError:
-                raise
-            except Exception:
-                log.exception("job %s: its status could not be taken in", status.id)
         if message.kind == "events":
-            await self._runs.events(message)
+            with self._item(message.id):
+                await self._runs.events(message)
 
     async def _status(self, status: JobStatus) -> None:
         await self._send_back(status)
@@ -279,53 +318,52 @@ class ClusterReconciler:
 
     async def _missing(self, known: frozenset[str], submitted: Submitted) -> None:
         """What was submitted and is not in the gate's snapshot is lost."""
-        now = time.time()
         for session in submitted.sessions:
             if session.id not in known:
-                await asyncio.to_thread(
-                    self._work.update_session,
-                    session.id,
-                    SessionChange(
-                        state=SessionState.ENDED,
-                        end_reason=EndReason.LOST,
-                        reason=ending(EndReason.LOST),
-                        ended_at=now,
-                    ),
-                )
-                await self._connections.drop(session.id, ending(EndReason.LOST))
+                with self._item(session.id):
+                    await self._lost(session.id)
         for run in submitted.runs:
             if (run.session or run.id) not in known:
-                await self._runs.lost(run)
+                with self._item(run.id):
+                    await self._runs.lost(run)
         for session in await asyncio.to_thread(self._work.sessions_with_files, self._cluster):
             if session.id not in known:
-                gone = SessionChange(files_until=now)
-                await asyncio.to_thread(self._work.update_session, session.id, gone)
+                gone = SessionChange(files_until=time.time())
+                with self._item(session.id):
+                    await asyncio.to_thread(self._work.update_session, session.id, gone)
         live = await asyncio.to_thread(self._work.live_sessions, self._cluster)
         await self._connections.drop_strays(frozenset(s.id for s in live))
 
+    async def _lost(self, session: SessionId) -> None:
+        reason = ending(EndReason.LOST)
+        change = SessionChange(
+            state=SessionState.ENDED,
+            end_reason=EndReason.LOST,
+            reason=reason,
+            ended_at=time.time(),
+        )
+        await asyncio.to_thread(self._work.update_session, session, change)
+        await self._connections.drop(session, reason)
+
     # --- health -------------------------------------------------------------
 
-    async def _ask_again_for_ever(self) -> None:
+    async def _ask_again(self) -> None:
         """Keep what the gate says of itself fresh, while it can be asked."""
-        while True:
-            await asyncio.sleep(_INFO_EVERY_S)
-            if not self.health.reachable:
-                continue
-            try:
-                self._info = await self.link.info()
-            except SceneBridgeError as exc:  # the stream says it too where that matters
-                log.info("cluster %s: %s", self._cluster, exc)
-                continue
-            except Exception:
-                log.exception("cluster %s: asking again failed", self._cluster)
-                continue
-            self.health = replace(self.health, info=self._info)
+        await asyncio.sleep(_INFO_EVERY_S)
+        if not self._health.reachable:
+            return
+        try:
+            self._info = await self.link.info()
+        except SceneBridgeError as exc:  # the stream says it too where that matters
+            log.info("cluster %s: %s", self._cluster, exc)
+            return
+        self._health = replace(self._health, info=self._info)
 
     def _reachable(self) -> None:
-        since = self.health.since if self.health.reachable else time.time()
-        self.health = ClusterHealth(True, since, "", self._info)
+        since = self._health.since if self._health.reachable else time.time()
+        self._health = ClusterHealth(True, since, "", self._info)
         self.wake()
 
     def _unreachable(self, reason: str, fault: str) -> None:
-        since = time.time() if self.health.reachable else self.health.since
-        self.health = ClusterHealth(False, since, reason, self._info, fault)
+        since = time.time() if self._health.reachable else self._health.since
+        self._health = ClusterHealth(False, since, reason, self._info, fault)

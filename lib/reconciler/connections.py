@@ -17,6 +17,7 @@ from lib.reconciler.states import CONNECTING, READY
 from lib.store.changes import SessionChange
 
 if TYPE_CHECKING:
+    from lib.loops import Loops
     from lib.model import Endpoint, SessionId
     from lib.reconciler.interfaces import Link, NotebookRoutes
     from lib.store import Store
@@ -30,7 +31,8 @@ _LONGEST_PAUSE_S = 5.0
 class Connections:
     """The notebooks of one cluster that are connected or being connected."""
 
-    def __init__(self, link: Link, store: Store, routes: NotebookRoutes) -> None:
+    def __init__(self, link: Link, store: Store, routes: NotebookRoutes, loops: Loops) -> None:
+        self._loops = loops
         self._link = link
         self._work = store.work
         self._routes = routes
@@ -65,7 +67,8 @@ class Connections:
     async def drop_strays(self, live: frozenset[SessionId]) -> None:
         """Close forwards that belong to no live session (left by a portal that died)."""
         for session in await self._link.forwards() - live:
-            await self.drop(session)
+            with self._loops.item(session):
+                await self.drop(session)
 
     async def close(self) -> None:
         """Stop trying. Forwards stay: they belong to the master."""
@@ -78,13 +81,10 @@ class Connections:
         backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         try:
             while True:
-                if await self._try(session, endpoint):
-                    return
+                with self._loops.item(session):
+                    if await self._try(session, endpoint):
+                        return
                 await asyncio.sleep(backoff.next_s())
-        except asyncio.CancelledError:
-            raise
-        except Exception:
-            log.exception("session %s could not be connected", session)
         finally:
             if self._tasks.get(session) is asyncio.current_task():
                 del self._tasks[session]

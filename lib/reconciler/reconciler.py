@@ -8,8 +8,10 @@ reconciler; nobody waits for a cluster while a page is drawn.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
+from lib.loops import Loops
 from lib.reconciler.cluster import ClusterHealth, ClusterReconciler
 from lib.reconciler.connections import Connections
 from lib.reconciler.runs import Runs
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from lib.reconciler.interfaces import Link, NotebookRoutes
     from lib.results.folder import ResultFolder
     from lib.store import Store
+
+
+log = logging.getLogger(__name__)
 
 
 class Reconciler:
@@ -45,17 +50,20 @@ class Reconciler:
                 pressed the button.
         """
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._clusters = {
-            cluster: ClusterReconciler(
+
+        def reconciler(cluster: ClusterId, link: Link) -> ClusterReconciler:
+            loops = Loops("The portal", log)
+            return ClusterReconciler(
                 cluster,
                 link,
                 store,
-                Submitter(cluster, link, store, modules, portal_origin, refusal),
-                Connections(link, store, routes),
-                Runs(cluster, link, store, folder),
+                Submitter(cluster, link, store, modules, portal_origin, refusal, loops),
+                Connections(link, store, routes, loops),
+                Runs(cluster, link, store, folder, loops),
+                loops,
             )
-            for cluster, link in links.items()
-        }
+
+        self._clusters = {cluster: reconciler(cluster, link) for cluster, link in links.items()}
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()

@@ -25,6 +25,7 @@ from lib.reconciler.states import (
 from lib.store.changes import RunChange, SceneChange
 
 if TYPE_CHECKING:
+    from lib.loops import Loops
     from lib.model import ClusterId, Run, RunId
     from lib.protocol.messages import JobStatus, WatchMessage
     from lib.reconciler.interfaces import Link
@@ -40,7 +41,10 @@ _LONGEST_PAUSE_S = 10.0
 
 
 class Runs:
-    def __init__(self, cluster: ClusterId, link: Link, store: Store, folder: ResultFolder) -> None:
+    def __init__(
+        self, cluster: ClusterId, link: Link, store: Store, folder: ResultFolder, loops: Loops
+    ) -> None:
+        self._loops = loops
         self._cluster = cluster
         self._link = link
         self._store = store
@@ -140,8 +144,9 @@ class Runs:
                 except Unavailable as exc:
                     log.info("run %s: its results come later: %s", run_id, exc)
                     await self._later(run_id, backoff)
-        except Exception:
-            log.exception("run %s could not be settled", run_id)
+                except Exception as exc:
+                    self._loops.note(run_id, exc)
+                    await self._later(run_id, backoff)
         finally:
             del self._settling[run_id]
 

@@ -24,6 +24,7 @@ from lib.errors import (
     SceneBridgeError,
     Unavailable,
 )
+from lib.loops import Loops
 from lib.model import EndReason, Run, RunState, Session, SessionState
 from lib.protocol.messages import STAGED_SCHEME, JobKind, PutRequest, SubmitRequest
 from lib.reconciler.asset_location import locate, needed_assets
@@ -58,7 +59,9 @@ class Submitter:
         modules: Mapping[ModuleId, Module],
         portal_origin: str,
         refusal: Callable[[UserId, ClusterId], str] = lambda _owner, _cluster: "",
+        loops: Loops | None = None,
     ) -> None:
+        self._loops = loops or Loops("The portal", log)
         self._cluster = cluster
         self._link = link
         self._work = store.work
@@ -85,14 +88,18 @@ class Submitter:
                 continue
             if time.monotonic() < self._not_before.get(work.id, 0.0):
                 continue
-            is_new = work.state in (SessionState.NEW, RunState.NEW)
-            if work.stopping and is_new and self._never_asked(work):
-                await asyncio.to_thread(self._end_unsubmitted, work, EndReason.CANCELLED, "")
-            elif work.stopping and info is not None:
-                self._begin(work, self._cancel(work), STOPPING)
-            elif is_new and info is not None:
-                self._asked.add(work.id)
-                self._begin(work, self._submit(work, info), HANDING_OVER)
+            with self._loops.item(work.id):
+                await self._begin_due(work, info)
+
+    async def _begin_due(self, work: Session | Run, info: GateInfo | None) -> None:
+        is_new = work.state in (SessionState.NEW, RunState.NEW)
+        if work.stopping and is_new and self._never_asked(work):
+            await asyncio.to_thread(self._end_unsubmitted, work, EndReason.CANCELLED, "")
+        elif work.stopping and info is not None:
+            self._begin(work, self._cancel(work), STOPPING)
+        elif is_new and info is not None:
+            self._asked.add(work.id)
+            self._begin(work, self._submit(work, info), HANDING_OVER)
 
     def end(self, job_id: str) -> None:
         """Cancel a job that nobody wants any more (its submit overtook its cancel)."""
@@ -114,7 +121,8 @@ class Submitter:
                 await call
             except Exception as exc:
                 self._wait(work.id)
-                await self._tell(work, doing, exc)
+                with self._loops.item(work.id):
+                    await self._tell(work, doing, exc)
             finally:
                 del self._busy[work.id]
 
@@ -135,7 +143,7 @@ class Submitter:
             log.info("%s: %s", work.id, exc)
             said = exc.message
         else:
-            log.error("%s: submit or cancel failed", work.id, exc_info=exc)
+            self._loops.note(work.id, exc)
             said = "The portal failed; it tries again."
         with contextlib.suppress(Unavailable):  # the store itself may lie on a full disk
             await asyncio.to_thread(self._say, work, f"{doing} {said}")
@@ -247,7 +255,8 @@ class Submitter:
 
     async def _end(self, job_id: str) -> None:
         try:
-            await self._link.cancel(job_id)
+            with self._loops.item(job_id, SceneBridgeError):
+                await self._link.cancel(job_id)
         except SceneBridgeError as exc:
             log.info("%s: %s", job_id, exc)
         finally:

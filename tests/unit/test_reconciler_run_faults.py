@@ -12,6 +12,7 @@ import pytest
 
 from lib.errors import StorageFull
 from lib.model import JobState, RunId, RunState, SceneId, SceneState
+from lib.reconciler.results import ResultCollector
 from lib.store import Store
 from lib.store.changes import RunChange, SceneChange, SessionChange
 from tests.fakes.acts import begun, done, write_results
@@ -246,3 +247,45 @@ async def test_two_new_events_are_one_step_and_repeat_harmlessly(world: Reconcil
     await until(lambda: world.store.work.events_have(run.id) == 4)
     found = world.store.detections.of_run(RunId(run.id))
     assert [(d.n, d.has_chip) for d in found] == [(1, True), (2, True)]
+
+
+# --- a fault of one run stops no other ------------------------------------------------------
+
+
+def ping(world: ReconcilerHarness) -> bool:
+    world.gate.tell()
+    return True
+
+
+@pytest.mark.parametrize("place", ["_take_events", "fetch"])
+async def test_a_fault_of_one_run_is_logged_once_and_the_others_go_on(
+    world: ReconcilerHarness,
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("lib.reconciler.cluster._WATCH_AGAIN_S", 0.1)
+    bad, good = await begun(world), await begun(world)
+    real = getattr(ResultCollector, place)
+    faults, faulty = 0, True
+
+    def planted(self: ResultCollector, *args: Any) -> Any:
+        nonlocal faults
+        if faulty and self._run == bad.id:
+            faults += 1
+            raise OverflowError("planted")
+        return real(self, *args)
+
+    monkeypatch.setattr(ResultCollector, place, planted)
+    for run in (bad, good):
+        write_results(world, run.id)
+        world.gate.say(run.id, object_event(1, "A"), object_event(2, "A"), done())
+        world.gate.end(run.id)
+    await world.run_is(good.id, RunState.DONE)
+    await until(lambda: ping(world) and faults >= 2)
+    assert world.run(bad.id).state is RUNNING
+    assert world.reconciler.health(HERE).reachable
+    errors = [r.getMessage().partition(":")[0] for r in caplog.records if r.levelname == "ERROR"]
+    assert errors == [bad.id]
+    faulty = False
+    await until(lambda: ping(world) and world.run(bad.id).state is RunState.DONE)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,10 @@ from lib.model import (
     SessionState,
 )
 from lib.protocol.messages import STAGED_SCHEME, JobKind, SubmitRequest
+from lib.reconciler.submit import Submitter
+from lib.store.sessions_runs import SessionsRuns
 from tests.fakes.acts import launch, ready, stop
+from tests.fakes.gate import MemoryRoutes
 from tests.fakes.reconciler_harness import ReconcilerHarness, hurry, running_reconciler, until
 from tests.fakes.things import HERE, a_run, a_scene, a_session, add_session, new_id
 
@@ -377,3 +381,119 @@ async def test_a_scheduler_that_does_not_answer_is_unknown(world: ReconcilerHarn
     world.gate.asked_ok = True
     world.gate.tell()
     await world.connected()
+
+
+# --- a fault of one session stops no other ------------------------------------------------
+
+PLACES: dict[str, tuple[type, str, Callable[..., str]]] = {
+    "submit": (Submitter, "_begin_due", lambda _, work, info: work.id),
+    "status": (SessionsRuns, "update_session", lambda _, session, change: session),
+    "connect": (MemoryRoutes, "open", lambda _, session, socket, where: session),
+    "drop": (MemoryRoutes, "close", lambda _, session, reason: session),
+}
+
+
+def pinged(world: ReconcilerHarness) -> bool:
+    """The gate says that nothing is new, as it does every few seconds."""
+    world.gate.tell()
+    return True
+
+
+@pytest.mark.parametrize("place", PLACES)
+async def test_a_fault_of_one_session_is_logged_once_and_the_others_go_on(
+    world: ReconcilerHarness,
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("lib.reconciler.cluster._WATCH_AGAIN_S", 0.1)
+    kind, name, ident = PLACES[place]
+    real = getattr(kind, name)
+    bad = add_session(world.store, "A").id
+    faults = 0
+    faulty = True
+
+    def planted(*args: Any, **values: Any) -> Any:
+        nonlocal faults
+        if faulty and ident(*args) == bad:
+            faults += 1
+            raise OverflowError("planted")
+        return real(*args, **values)
+
+    monkeypatch.setattr(kind, name, planted)
+    world.wake()
+    for _ in range(2):
+        good = await ready(world)
+        world.gate.end(good)
+        await world.session_is(good, ENDED)
+    if place in ("connect", "drop"):
+        await until(lambda: bad in world.gate.jobs)
+        world.gate.start(bad)
+        world.gate.report_endpoint(bad)
+    if place == "drop":
+        await world.session_is(bad, READY)
+        world.gate.end(bad)
+    await until(lambda: pinged(world) and faults >= 2)
+    assert world.reconciler.health(HERE).reachable
+    errors = [r.getMessage().partition(":")[0] for r in caplog.records if r.levelname == "ERROR"]
+    assert errors == [bad]
+    faulty = False
+    if place == "drop":
+        await world.session_is(bad, ENDED)
+        return
+    await until(lambda: bad in world.gate.jobs)
+    world.gate.start(bad)
+    world.gate.report_endpoint(bad)
+    await until(lambda: pinged(world) and world.session(bad).state is READY)
+
+
+@pytest.mark.parametrize("part", ["_submit_due", "_ask_again", "_follow"])
+async def test_every_loop_outlives_its_faults_and_one_that_fails_makes_the_cluster_unknown(
+    tmp_path: Path,
+    part: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("lib.loops.FAULT_PAUSE_S", 0.0)
+    monkeypatch.setattr("lib.reconciler.cluster._INFO_EVERY_S", 0.01)
+    async with running_reconciler(tmp_path, start=False) as world:
+        await _fail_and_recover(world, part, monkeypatch, caplog)
+
+
+async def _fail_and_recover(
+    world: ReconcilerHarness,
+    part: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cluster = world.reconciler._clusters[HERE]
+    real = getattr(cluster, part)
+    turns, faulty = 0, False
+
+    async def planted() -> None:
+        nonlocal turns
+        if faulty:
+            turns += 1
+            await asyncio.sleep(0)
+            raise OverflowError("planted")
+        await real()
+
+    monkeypatch.setattr(cluster, part, planted)
+    world.reconciler.start()
+    await world.connected()
+    faulty = True
+    if part == "_follow":
+        world.gate.go_away()
+    await until(lambda: turns >= 3)
+    world.gate.come_back()
+    clock = cluster._loops.clock
+    if part != "_follow":
+        assert world.reconciler.health(HERE).reachable
+        cluster._loops.clock = lambda: clock() + 31.0
+    health = world.reconciler.health(HERE)
+    assert not health.reachable
+    assert health.reason.startswith("The portal ")
+    assert sum(r.levelname == "ERROR" for r in caplog.records) == 1
+    faulty = False
+    await until(lambda: world.reconciler.health(HERE).reachable)
+    await ready(world)
