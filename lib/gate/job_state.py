@@ -113,11 +113,14 @@ class RecordUpdater:
         record = tracked.record
         before = _VARIABLE(record)
         view = self._view(record, views, recalled)
+        anew = view is not None and view.restarts > record.restarts
+        if view is not None and anew:
+            self._begin_anew(record, view)
         if record.kind is JobKind.SESSION and not record.port and record.job:
             self._take_endpoint(tracked)
         whole = record.id in look.whole
         self._take_events(record)
-        report = look.reports.get(record.id)
+        report = None if anew else look.reports.get(record.id)
         if report is not None and whole:
             record.module_exit_code = _whole(report.get("exit_code"))
             message = _text(report.get("message", ""))
@@ -190,6 +193,18 @@ class RecordUpdater:
             return None
         return view or JobView(record.job, record.name, JobState.UNKNOWN, reason=_NOT_LISTED)
 
+    def _begin_anew(self, record: JobRecord, view: JobView) -> None:
+        """Its scheduler has begun it anew (requeued): what the run before said counts no more."""
+        record.restarts = view.restarts
+        record.host, record.port = "", 0
+        record.started_at = record.ends_at = record.endpoint_at = None
+        record.module_exit_code, record.module_message = None, ""
+        self._over.pop(record.id, None)
+        self._distrusted.discard(record.id)
+        self._audit.write(
+            "begun-anew", session=record.id, owner=record.owner, restarts=view.restarts
+        )
+
     def _take_view(self, record: JobRecord, view: JobView) -> None:
         record.job_submitted_at = view.submitted_at or record.job_submitted_at
         record.started_at = view.started_at or record.started_at
@@ -233,7 +248,7 @@ class RecordUpdater:
             os.close(file.fd)
 
     def _take_endpoint(self, tracked: TrackedJob) -> None:
-        """Once; whatever is written there later counts for nothing."""
+        """Once in each run of the job; whatever is written there later counts for nothing."""
         record = tracked.record
         report = self._report(record, control_files.ENDPOINT)
         if report is None:
@@ -262,7 +277,7 @@ class RecordUpdater:
         record.events, record.events_note = len(log), log.note()
 
     def _report(self, record: JobRecord, name: str) -> JsonObject | None:
-        """A small JSON object of the session script."""
+        """A small JSON object of the session script, of the run that runs."""
         control: Path = self._folders.control(record.id)
         if not (control / name).exists():  # quick; nearly always so
             return None
@@ -276,7 +291,9 @@ class RecordUpdater:
             return None
         finally:
             os.close(file.fd)
-        return found if isinstance(found, dict) else None
+        if not isinstance(found, dict) or found.get("restarts", 0) != record.restarts:
+            return None
+        return found
 
 
 def _why(record: JobRecord, view: JobView, report: Mapping[str, object]) -> tuple[EndReason, str]:

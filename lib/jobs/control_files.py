@@ -4,9 +4,12 @@ Files in `control/`, all 0600, all written by temporary file and rename:
 
 * `spec.json` (gate): `SessionSpec`;
 * `server.crt server.key client.crt token` (gate): the secrets of this one session;
-* `endpoint.json` (script): `{"host", "port", "time"}`, once, when the notebook answers;
+* `endpoint.json` (script): `{"host", "port", "time"}`, once in a run, when the notebook answers;
 * `module.json` (script): `{"exit_code", "message", "time"}`, when the module has ended;
 * `exit.json` (script): `{"end_reason", "reason", "exit_code"}`, last of all.
+
+What the script reports holds `restarts` too, how often its scheduler had begun the job anew by
+then: the gate takes only what the run that runs has said.
 
 Logs: `job.log` is the script's own output, `module.log` and `notebook.log` what the
 tasks printed (bounded; the older half is in `.1`).
@@ -14,6 +17,7 @@ tasks printed (bounded; the older half is in `.1`).
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,7 +26,7 @@ from typing import Annotated
 
 from lib.files.atomic import read_json, write_json
 from lib.jobs.environment import inherited
-from lib.jobs.interfaces import Task
+from lib.jobs.interfaces import RESTARTS, Task
 from lib.model.bounds import Bytes, Count, Json, Name, Seconds, Sentence, UpTo
 from lib.protocol.codec import from_plain
 
@@ -92,6 +96,17 @@ class SessionSpec:
     def read(cls, control: Path) -> SessionSpec:
         """From `control/spec.json`."""
         return from_plain(cls, read_json(control / SPEC))
+
+
+def restarts() -> int:
+    """How often the scheduler has begun this job anew; for the session script."""
+    told = os.environ.get(RESTARTS, "")
+    return int(told) if told.isdecimal() else 0
+
+
+def write_report(control: Path, name: str, said: Mapping[str, object]) -> None:
+    """What the session script says of its job."""
+    write_json(control / name, {**said, "restarts": restarts()})
 
 
 def script_argv(control: Path) -> tuple[str, ...]:

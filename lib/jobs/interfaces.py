@@ -14,6 +14,9 @@ from typing import Protocol
 
 from lib.model import EndReason, Isolation, JobState, QueueLoad
 
+#: In a job's environment, where its scheduler has begun it anew: `JobView.restarts`.
+RESTARTS = "SCENEBRIDGE_RESTARTS"
+
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
@@ -70,7 +73,8 @@ class JobView:
     ended job where the scheduler does not know. `starts_at` is the scheduler's own
     estimate for a waiting job. `node` is the name of the node that the job was given,
     "" while it has none. `submitted_at` is None where the scheduler does not say it.
-    `restarts` is how often it was begun anew, with the same id and name.
+    `restarts` is how often it was begun anew, with the same id and name; the job finds it in
+    its environment (`RESTARTS`).
     """
 
     id: str

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lib.files.atomic import text_of, write_json
+from lib.files.atomic import text_of
 from lib.jobs import control_files
-from lib.jobs.control_files import SessionSpec
+from lib.jobs.control_files import SessionSpec, restarts, write_report
 from lib.jobs.interfaces import Runtime, Task
 from lib.jobs.jupyter import SOCKET, NotebookClient, notebook_task
 from lib.jobs.processes import become_subreaper, sweep
@@ -53,7 +54,7 @@ class Job:
 
     def __init__(self, control: Path) -> None:
         self._control = control
-        self._spec = SessionSpec.read(control)
+        self._spec = _of_this_run(SessionSpec.read(control))
         self._work = Path(self._spec.work)
         self._private = Path(self._spec.scratch)
         self._runtime: Runtime = make_runtime(self._spec.runtime, self._spec.runtime_options)
@@ -149,7 +150,7 @@ class Job:
         code = await running.wait()
         message = "" if code in _MODULE_DONE else _module_broke(running, code)
         report = {"exit_code": code, "message": message, "time": time.time()}
-        write_json(self._control / control_files.MODULE, report)
+        write_report(self._control, control_files.MODULE, report)
         return code, message
 
     async def _start(self, task: Task, log: str) -> RunningTask:
@@ -172,7 +173,7 @@ class Job:
     def _report_endpoint(self, relay: Relay) -> None:
         """The last step of starting: whoever reads this file may connect at once."""
         endpoint = {"host": relay.host, "port": relay.port, "time": time.time()}
-        write_json(self._control / control_files.ENDPOINT, endpoint)
+        write_report(self._control, control_files.ENDPOINT, endpoint)
 
     async def _until_idle(self, client: NotebookClient) -> None:
         """Returns when nobody used the notebook for `idle_s`; 0: never."""
@@ -182,6 +183,14 @@ class Job:
             seen = await client.activity() if limit else None
             if seen is not None and not seen.busy and time.time() - seen.last > limit:
                 return
+
+
+def _of_this_run(spec: SessionSpec) -> SessionSpec:
+    """With a node-local folder of its own: an earlier run may have left one on this very node."""
+    if not restarts():
+        return spec
+    made = hashlib.sha256(f"{spec.scratch} {restarts()}".encode()).hexdigest()[:12]
+    return replace(spec, scratch=f"{spec.scratch[:-12]}{made}")
 
 
 def _not_started(server: RunningTask) -> Outcome:
@@ -223,8 +232,9 @@ def main() -> int:
     if job is not None:
         job.remove_private()
     with contextlib.suppress(OSError):
-        write_json(
-            control / control_files.EXIT,
+        write_report(
+            control,
+            control_files.EXIT,
             {
                 "end_reason": outcome.reason.value,
                 "reason": outcome.text,

@@ -131,6 +131,25 @@ async def test_slurm_without_its_programs_cannot_be_asked(tmp_path: Path) -> Non
         await absent.submit(job(tmp_path, "exit 0"))
 
 
+async def test_slurm_tells_a_job_and_us_that_it_was_begun_anew(
+    scheduler: Scheduler, slurm: SingleSlurm, tmp_path: Path
+) -> None:
+    script = 'echo "${SCENEBRIDGE_RESTARTS-none}" >> runs; exec sleep 60'
+    spec = JobSpec(**{**fields_of(job(tmp_path, script)), "flags": ("--requeue",)})
+    job_id = await scheduler.submit(spec)
+    first = await running(scheduler, job_id)
+    slurm.run("scontrol", "requeue", job_id)
+    waits = await until(scheduler, job_id, lambda v: v.state is JobState.QUEUED)
+    assert (first.restarts, waits.restarts, waits.is_of(first.key)) == (0, 1, True)
+    assert not first.is_of(waits.key)
+    slurm.run("scontrol", "update", f"jobid={job_id}", "starttime=now")
+    second = await running(scheduler, job_id)
+    await scheduler.cancel(first.key)
+    await ended(scheduler, job_id)
+    assert second.restarts == 1
+    assert (tmp_path / "runs").read_text().split() == ["none", "1"]
+
+
 async def test_slurm_whose_list_is_empty_still_knows_its_jobs(
     scheduler: Scheduler, slurm: SingleSlurm, tmp_path: Path
 ) -> None:

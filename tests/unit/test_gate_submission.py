@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,35 @@ async def test_an_endpoint_once_vouched_for_is_served_while_the_node_is_not_know
     assert site.jobs.where(status.id) == ("n1", 4711)
     site.scheduler.node_known = False
     assert site.jobs.where(status.id) is None
+
+
+async def test_a_job_that_is_begun_anew_gets_the_endpoint_of_the_run_that_runs(
+    site: SlowSite,
+) -> None:
+    """What the run before left behind counts for nothing, and its port is another's by now."""
+    status = await started_session(site)
+    report_endpoint(site, status.id)
+    control = site.folders.control(status.id)
+    write_json(control / "module.json", {"exit_code": 0, "message": "", "time": 1.0})
+    await site.jobs.poll()
+    assert site.jobs.where(status.id) == ("n1", 4711)
+    assert site.status(status.id).module_exit_code == 0
+    again = replace(site.scheduler.jobs[status.job], state=JobState.QUEUED, restarts=1)
+    site.scheduler.jobs[status.job] = replace(again, started_at=None, submitted_at=99.0)
+    await site.jobs.poll()
+    seen = site.status(status.id)
+    assert (seen.state, seen.endpoint, seen.module_exit_code) == (JobState.QUEUED, None, None)
+    assert (seen.started_at, site.jobs.where(status.id)) == (None, None)
+    site.scheduler.jobs[status.job] = replace(again, state=JobState.RUNNING)
+    await site.jobs.poll()
+    assert site.status(status.id).state is JobState.RUNNING
+    assert site.status(status.id).endpoint is None
+    report = {"host": "n2", "port": 4712, "time": time.time(), "restarts": 1}
+    write_json(control / "endpoint.json", report)
+    site.restart()
+    await site.jobs.poll()
+    assert site.jobs.where(status.id) == ("n2", 4712)
+    assert site.status(status.id).endpoint is not None
 
 
 # --- submits that hang or get no answer ----------------------------------------------

@@ -58,6 +58,17 @@ def test_an_unused_notebook_ends_after_the_idle_time(started: New) -> None:
     assert script.left() == []
 
 
+@in_a_process
+def test_a_job_that_is_begun_anew_is_not_kept_up_by_what_its_node_kept(new: New) -> None:
+    """The node died in the middle of the run before, and this one got the same node."""
+    script = new(light=True)
+    script.scratch.mkdir()
+    script.start(SCENEBRIDGE_RESTARTS="1").ready()
+    assert read_json(script.control / control_files.ENDPOINT)["restarts"] == 1
+    end = script.stop()
+    assert (end["end_reason"], end["restarts"]) == ("stopped", 1)
+
+
 def test_term_while_it_is_starting_leaves_nothing(new: New) -> None:
     script = new(light=True)
     (script.work / "hold").touch()

@@ -80,6 +80,10 @@ def test_nothing_but_what_slurm_says_of_the_job_is_inherited(tmp_path: Path) -> 
         b"CUDA_VISIBLE_DEVICES=3",
         b"SLURM_JOB_ID=7",
     ]
+    assert run_script(spec, tmp_path, SLURM_RESTART_COUNT="2") == [
+        b"SCENEBRIDGE_RESTARTS=2",
+        b"C=d",
+    ]
     assert run_script(spec, tmp_path) == [b"C=d"]  # no GPU was given: none is claimed
 
 

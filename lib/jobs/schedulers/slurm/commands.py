@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lib.jobs.interfaces import JobSpec
+from lib.jobs.interfaces import RESTARTS, JobSpec
 
 _ENV = "/usr/bin/env"
 _TIMEOUT = "/usr/bin/timeout"
@@ -89,7 +89,8 @@ def script(job: JobSpec) -> bytes:
     `exec` makes the command the batch step itself, so that the TERM of scancel and of the
     time limit reaches it. `env -i` drops whatever a site's prolog or a user's profile set.
     """
-    kept = [f'${{{name}+"{name}=${name}"}}' for name in _FROM_SLURM]
+    told = {**{name: name for name in _FROM_SLURM}, RESTARTS: "SLURM_RESTART_COUNT"}
+    kept = [f'${{{theirs}+"{ours}=${theirs}"}}' for ours, theirs in told.items()]
     given = [quoted(f"{name}={value}") for name, value in _passed_on(job.env).items()]
     command = [quoted(word) for word in job.argv]
     if "=" in job.argv[0]:  # env would take it for one more variable
