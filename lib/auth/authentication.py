@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lib.auth.groups import OWNER, Membership
-from lib.auth.limits import AtMost
 from lib.auth.links import SignInLinks
 from lib.auth.logins import LOGIN_LIFETIME_S, Logins
 from lib.auth.tokens import AccessTokens
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from lib.model import JsonObject
     from lib.store import Store
 
-#: Lines that people we do not know may add to the audit log, whose lines stay for ever.
-_STRANGERS_A_MINUTE = 30
 _ENDED = "Your sign-in has ended. Sign in again; nothing was changed."
 
 
@@ -59,7 +56,6 @@ class Auth:
             store, lambda: self.membership, clock, idle_s=idle_s, lifetime_s=sign_in_s
         )
         self.tokens = AccessTokens(store, lambda: self.membership, clock)
-        self._strangers = AtMost(_STRANGERS_A_MINUTE, 60.0, clock)
         self._people.ensure_user(OWNER)
 
     # --- signing in -----------------------------------------------------------
@@ -112,12 +108,11 @@ class Auth:
         return self.logins.begin(user_id, provider, client, browser)
 
     def log_refusal(self, what: str, why: str, client: str) -> None:
-        """Write down that nobody we know tried something; not all of a flood."""
+        """Write down that nobody we know tried something."""
         self._note_stranger("stranger", what, why, client)
 
     def _note_stranger(self, action: str, what: str, why: str, client: str) -> None:
-        if self._strangers.due():
-            self._audit.write("", action, what, result="refused", detail=why, client=client)
+        self._audit.write("", action, what, result="refused", detail=why, client=client)
 
     # --- who is asking ----------------------------------------------------------
 

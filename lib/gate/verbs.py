@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pwd
 import socket
@@ -10,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from lib.errors import InvalidInput, SceneBridgeError, Unavailable
+from lib.errors import InvalidInput, NotFound, SceneBridgeError, Unavailable
 from lib.gate import VERSION as GATE_VERSION
 from lib.gate.artifacts import open_artifact, pieces, read_log
 from lib.gate.audit import Audit
@@ -128,20 +129,32 @@ class Verbs:
     async def handle(self, verb: Verb, exchange: Exchange) -> int:
         """Answer one command. Returns its exit status; errors are replies, and 1."""
         error: SceneBridgeError
+        asked: dict[str, str] = {}
         try:
             line = await asyncio.wait_for(exchange.line(), _REQUEST_TIMEOUT_S)
             request = decode(REQUESTS[verb], line)
+            asked = self._about(request)
             await self._carry_out(request, exchange)
             return 0
         except SceneBridgeError as exc:
             error = exc
-            self._audit.refused(verb.value, message=exc.message, code=exc.code)
+            self._audit.refused(verb.value, message=exc.message, code=exc.code, **asked)
         except asyncio.TimeoutError:
             error = InvalidInput("The request did not arrive in time.")
         except OSError as exc:
             error = Unavailable(f"The gate cannot use its disk: {exc.strerror}.")
         await exchange.send(error_line(error))
         return 1
+
+    def _about(self, request: Request) -> dict[str, str]:
+        """The job that is asked about, and whose it is, for the audit."""
+        if isinstance(request, (InfoRequest, WatchRequest)):
+            return {}
+        if isinstance(request, SubmitRequest):
+            return {"session": request.id, "owner": request.owner}
+        with contextlib.suppress(NotFound):
+            return {"session": request.id, "owner": self._jobs.record(request.id).owner}
+        return {"session": request.id}
 
     async def _carry_out(self, request: Request, exchange: Exchange) -> None:
         match request:
@@ -239,7 +252,13 @@ class Verbs:
 
     async def _put(self, request: PutRequest, exchange: Exchange) -> None:
         reply = await self._staging.put(request, exchange.body(request.size))
-        self._audit.write("staged", session=request.id, scene=request.scene, size=request.size)
+        self._audit.write(
+            "staged",
+            session=request.id,
+            scene=request.scene,
+            asset=request.asset,
+            size=request.size,
+        )
         await exchange.send(reply_line(reply))
 
 

@@ -35,4 +35,5 @@ class Store:
 
     def close(self) -> None:
         """Release the file. The store cannot be used afterwards."""
+        self.audit.tell_repeated()
         self._engine.dispose()

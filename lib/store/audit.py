@@ -1,6 +1,7 @@
 """The portal's append-only audit log: who did what to what, from where, with which result.
 
-The database itself refuses to change or delete a line (migration 0002).
+The database itself refuses to change or delete a line (migration 0002), so a flood is counted
+(`lib.files.repeated_lines`) instead of written.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, Engine, RowMapping, and_, insert, or_, select, true
 
+from lib.files.repeated_lines import LogLine, RepeatedLines
 from lib.store import rows
 from lib.store.database import transaction
 from lib.store.tables import audit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from lib.model import UserId
 
 _PAGE = 1000
+_DONE = "ok"
+_MOST_DETAIL = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +64,14 @@ class AuditQuery:
 
 
 class Audit:
-    def __init__(self, engine: Engine) -> None:
+    """
+    Args:
+        clock: by which what was written last is forgotten, seconds.
+    """
+
+    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
+        self._repeated = RepeatedLines(self._insert, clock)
 
     def write(
         self,
@@ -69,23 +79,40 @@ class Audit:
         action: str,
         object_id: str,
         *,
-        result: str = "ok",
+        result: str = _DONE,
         detail: str = "",
         client: str = "",
         via: str = "",
     ) -> None:
-        """Append one line. `detail` must hold no secret."""
+        """Append one line, or count it beside those that it repeats. `detail` must hold no secret.
+
+        A line about how many there were ends with "and N more like it"; where they were about
+        several things, it names none.
+        """
+        failure = "" if result == _DONE else result
+        rest = (("detail", detail), ("client", client), ("via", via))
+        self._repeated.add(LogLine(str(user), action, failure, object_id, rest))
+
+    def tell_repeated(self) -> None:
+        """Write down what was only counted so far. By itself this is done every ten minutes."""
+        self._repeated.tell()
+
+    def _insert(self, line: LogLine, more: int) -> None:
+        told = {name: str(value) for name, value in line.rest}
+        detail = told.get("detail", "")[:_MOST_DETAIL]
+        if more:
+            detail = f"{detail} (and {more:,} more like it)".lstrip()
         with transaction(self._engine) as connection:
             connection.execute(
                 insert(audit).values(
                     time=time.time(),
-                    user_id=str(user),
-                    action=action,
-                    object=object_id[:200],
-                    result=result,
-                    detail=detail[:1000],
-                    client=client[:100],
-                    via=via[:100],
+                    user_id=line.who,
+                    action=line.act,
+                    object=line.about[:200],
+                    result=line.result or _DONE,
+                    detail=detail,
+                    client=told.get("client", "")[:100],
+                    via=told.get("via", "")[:100],
                 )
             )
 

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -77,7 +78,7 @@ def test_the_audit_only_grows_and_holds_no_secret(site: Standing, thief: Thief, 
     audit = site.gate_home / "audit.jsonl"
     before = audit.read_bytes()
     assert audit.stat().st_mode & 0o777 == 0o600
-    thief.ssh(TUNNEL, "--", "gate", "id")
+    thief.ssh(TUNNEL, "--", "gate", f"id {uuid4()}")  # nobody has asked that before
     after = audit.read_bytes()
     assert after.startswith(before)
     assert len(after) > len(before)

@@ -68,7 +68,7 @@ async def test_an_administrator_gets_what_matches(here: Site, query: str, object
 async def test_the_export_is_logged(here: Site) -> None:
     async with browser(here, OWNER) as client:
         await lines(client, "text=needle")
-        (entry, _itself) = await lines(client, "action=audit-export&text=needle")
+        (entry,) = await lines(client, "action=audit-export&text=needle")
     assert entry["user"] == OWNER.id
     assert str(entry["via"]).startswith("login:")
 

@@ -14,6 +14,7 @@ import pytest
 from lib.files import tree
 from lib.files.atomic import write_atomic
 from lib.files.json_lines import JsonLines, append_json_line
+from lib.files.repeated_lines import LogLine, RepeatedLines
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640])
@@ -52,6 +53,73 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     write_atomic(tmp_path / "f", b"new")
     assert other.read_bytes() == b"other"
     assert not (tmp_path / "f").is_symlink()
+
+
+class Log:
+    """What a log of repeated lines came to hold."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.lines: list[tuple[str, int]] = []
+        self.full = False
+        self.repeated = RepeatedLines(self._write, lambda: self.now)
+
+    def add(self, who: str, act: str, about: str, result: str = "") -> None:
+        self.repeated.add(LogLine(who, act, result, about))
+
+    def _write(self, line: LogLine, more: int) -> None:
+        if self.full:
+            raise OSError("full")
+        self.lines.append((" ".join(filter(None, (line.who, line.act, line.about))), more))
+
+
+def test_a_line_is_repeated_only_when_something_else_happened_to_its_thing() -> None:
+    log = Log()
+    for who, act in (("a", "block"), ("a", "block"), ("a", "free"), ("b", "free"), ("a", "block")):
+        log.add(who, act, "x")
+    log.add("a", "block", "y")
+    written = ["a block x", "a free x", "b free x", "a block x", "a block y"]
+    assert log.lines == [(line, 0) for line in written]
+    log.now = 600.0
+    log.add("a", "block", "y")
+    assert log.lines[5:] == [("a block x", 1), ("a block y", 0)]
+
+
+def test_nobody_s_flood_hides_the_first_line_of_another_kind() -> None:
+    log = Log()
+    flooders = [f"f{n}" for n in range(12)]
+    for n in range(101):
+        for who in flooders:
+            log.add(who, "look", f"{who}-{n}", "refused")
+    log.add("z", "look", "quiet", "refused")
+    log.add("z", "open", "quiet", "refused")
+    assert len(log.lines) < 12 * 100, "all people together have a bound too"
+    assert log.lines[-2:] == [("z look quiet", 0), ("z open quiet", 0)]
+    written = len(log.lines)
+    log.repeated.tell()
+    told = log.lines[written:]
+    assert {line for line, _ in told} == {f"{who} look" for who in flooders}
+    assert written + sum(more for _, more in told) == 12 * 101 + 2, "none is lost silently"
+
+
+def test_people_without_end_are_not_told_apart_for_ever() -> None:
+    log = Log()
+    for n in range(4_000):
+        log.add(f"made up {n}", "look", f"{n}", "refused")
+    assert len(log.lines) < 3_100
+    written = len(log.lines)
+    log.repeated.tell()
+    assert log.lines[written:] == [("* look", 4_000 - written)]
+
+
+def test_a_line_that_could_not_be_written_is_no_repetition() -> None:
+    log = Log()
+    log.full = True
+    with pytest.raises(OSError, match="full"):
+        log.add("a", "block", "x")
+    log.full = False
+    log.add("a", "block", "x")
+    assert log.lines == [("a block x", 0)]
 
 
 def test_lines_of_two_writers_stay_whole(tmp_path: Path) -> None:

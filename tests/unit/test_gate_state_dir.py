@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
@@ -246,27 +245,31 @@ def test_a_note_of_a_gate_that_died_is_not_believed(tmp_path: Path, key: Path) -
     assert json.loads(gate("stop", "--home", str(home.path)).stdout) == {"was_running": False}
 
 
-def test_the_audit_cuts_off_a_flood_and_says_how_much(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 6000.0
-    monkeypatch.setattr(time, "time", lambda: now)
-    audit = Audit(tmp_path / "audit.jsonl")
+def test_the_audit_counts_what_is_repeated_and_what_floods(tmp_path: Path) -> None:
+    now = 0.0
+    audit = Audit(tmp_path / "audit.jsonl", clock=lambda: now)
     for _ in range(1000):
-        audit.refused("exec", command="x" * 1000)
+        audit.write("cancelled", session="s", owner="ada")
+    for n in range(1000):
+        audit.refused("exec", command=f"{n} " + "x" * 1000)
     audit.refused("forward", host="n1", port=22)  # not hidden by the flood
-    now += 60
+    now = 600.0
+    audit.refused("exec", command="y")
     audit.refused("exec", command="y")
     audit.close()
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
-    assert len(lines) == 303
-    assert lines[300] == {
-        "time": 6000.0, "event": "refused", "what": "forward", "host": "n1", "port": 22,
-    }  # fmt: skip
-    assert lines[301] == {
-        "time": 6060.0, "event": "refusals-left-out", "what": "exec", "count": 700,
-    }  # fmt: skip
+    for line in lines:
+        del line["time"]
+    assert lines[0] == {"event": "cancelled", "session": "s", "owner": "ada"}
+    assert [line["command"].split()[0] for line in lines[1:101]] == [str(n) for n in range(100)]
     assert max(len(line.get("command", "")) for line in lines) == 300
+    assert lines[101:] == [
+        {"event": "refused", "what": "forward", "host": "n1", "port": 22},
+        {"event": "repeated", "of": "cancelled", "count": 999, "session": "s", "owner": "ada"},
+        {"event": "repeated", "of": "refused", "what": "exec", "count": 900},
+        {"event": "refused", "what": "exec", "command": "y"},
+        {"event": "repeated", "of": "refused", "what": "exec", "count": 1, "command": "y"},
+    ]
 
 
 def test_a_folder_with_a_fixed_node_is_served_there_alone(tmp_path: Path, key: Path) -> None:

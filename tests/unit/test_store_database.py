@@ -20,7 +20,7 @@ from lib.store import Store, database, upgrade
 from lib.store.database import open_database
 from lib.store.tables import metadata
 from tests.fakes.stores import new_store
-from tests.fakes.things import ALICE, add_run
+from tests.fakes.things import ALICE, BOB, add_run
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -148,6 +148,25 @@ def test_our_own_faults_are_not_hidden(tmp_path: Path) -> None:
         transaction(store._engine) as connection,
     ):
         connection.exec_driver_sql("select * from nothing")
+    store.close()
+
+
+def test_what_one_person_adds_to_the_audit_log_is_bounded_and_counted(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "portal.sqlite")
+    for n in range(1000):
+        refused = {"result": "not-found", "detail": "There is no such run.", "via": "login:a"}
+        store.audit.write(ALICE.id, "attempt-see", f"run-{n}", **refused)
+        store.audit.write(ALICE.id, "open", "s", via="login:a")
+    store.audit.write(BOB.id, "attempt-see", "run-1", result="not-found")
+    store.audit.write(ALICE.id, "open", "s", via="login:b")
+    assert len(store.audit.latest(1000)) == 100 + 1 + 2
+    store.close()
+    store = Store(tmp_path / "portal.sqlite")
+    told = {(e.user, e.action, e.object, e.result, e.detail) for e in store.audit.latest(2)}
+    assert told == {
+        (ALICE.id, "attempt-see", "", "not-found", "(and 900 more like it)"),
+        (ALICE.id, "open", "s", "ok", "(and 999 more like it)"),
+    }
     store.close()
 
 
