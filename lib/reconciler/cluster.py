@@ -254,7 +254,7 @@ class ClusterReconciler:
             return
         session_id = SessionId(status.id)
         try:
-            session = await asyncio.to_thread(self._work.session, session_id)
+            session = await asyncio.to_thread(self._session, session_id)
         except NotFound:
             return
         if session.state is SessionState.ENDED:
@@ -269,14 +269,29 @@ class ClusterReconciler:
         elif status.endpoint is not None:
             self._connections.want(session_id, status.endpoint)
 
+    def _session(self, job_id: str) -> Session:
+        """Raises NotFound, also where it is another cluster's: no gate speaks for another."""
+        session = self._work.session(SessionId(job_id))
+        if session.cluster != self._cluster:
+            raise NotFound("There is no such notebook session.")
+        return session
+
+    def _run(self, job_id: str) -> Run:
+        """As `_session`."""
+        run = self._work.run(RunId(job_id))
+        if run.cluster != self._cluster:
+            raise NotFound("There is no such run.")
+        return run
+
     async def _send_back(self, status: JobStatus) -> None:
         """What the gate has after all, or from the beginning again, is not where it was."""
         if status.state in (JobState.ENDED, JobState.UNKNOWN):
             return
         with contextlib.suppress(NotFound):
-            run = RunId(status.id)
-            if status.kind is JobKind.SESSION:
-                session = await asyncio.to_thread(self._work.session, SessionId(status.id))
+            if status.kind is JobKind.RUN:
+                run = (await asyncio.to_thread(self._run, status.id)).id
+            else:
+                session = await asyncio.to_thread(self._session, status.id)
                 run = session.run
                 back = went_back(session.state, status)
                 if back is not None and await asyncio.to_thread(
@@ -291,12 +306,12 @@ class ClusterReconciler:
         log.warning("cluster %s: job %s: %s", self._cluster, row.id, row.problem)
         reason = f"What the cluster says of this job cannot be right: {row.problem}."
         with contextlib.suppress(NotFound):
-            session = await asyncio.to_thread(self._work.session, SessionId(row.id))
+            session = await asyncio.to_thread(self._session, row.id)
             change = SessionChange(state=session.state, reason=reason)
             await asyncio.to_thread(self._work.update_session, session.id, change)
             return
         with contextlib.suppress(NotFound):
-            run = await asyncio.to_thread(self._work.run, RunId(row.id))
+            run = await asyncio.to_thread(self._run, row.id)
             change_run = RunChange(state=run.state, reason=reason)
             await asyncio.to_thread(self._work.update_run, run.id, change_run)
 
@@ -312,7 +327,7 @@ class ClusterReconciler:
 
     async def _stop_unwanted_run(self, status: JobStatus) -> None:
         with contextlib.suppress(NotFound):
-            run = await asyncio.to_thread(self._work.run, RunId(status.id))
+            run = await asyncio.to_thread(self._run, status.id)
             if run.state is RunState.CANCELLED and status.state is not JobState.ENDED:
                 self._submitter.end(run.id)
 

@@ -21,6 +21,7 @@ from sqlalchemy import update
 from lib.auth import OWNER
 from lib.model import (
     ClusterId,
+    EndReason,
     Reachability,
     RunState,
     SessionId,
@@ -123,6 +124,38 @@ async def test_a_time_that_cannot_be_costs_its_job(
         assert "keep_until must be a time from 2000 to 2100" in said_of(site, bad)
         assert site.store.work.session(bad).state is SessionState.SUBMITTED, "it is not lost"
         assert site.store.work.session(good).state is SessionState.STARTING
+
+
+async def test_a_gate_speaks_for_no_other_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with lying_site(tmp_path, monkeypatch) as site:
+        other = ClusterId("other")
+        hers, theirs = site.add_session(ALICE, other), site.add_session(BOB, LIAR)
+        run = a_run(cluster=other)
+        site.store.work.add_run(run, [a_scene(s.scene) for s in run.scenes])
+        lost = SessionChange(state=SessionState.ENDED, end_reason=EndReason.LOST, ended_at=1e9)
+        gone = site.add_session(ALICE, other)
+        site.store.work.update_session(gone, lost)
+        ended = {"state": "ended", "ended_at": 1e9, "end_reason": "stopped", "endpoint": None}
+        before = site.store.work.session(hers).state, site.store.work.run(run.id).state
+        await site.link.tell(
+            lying.gate_info(),
+            lying.watch_message(
+                *(lying.job_status(s, **ended) for s in (hers, theirs)),
+                lying.job_status(run.id, **{**ended, "kind": "run"}), lying.job_status(gone),
+            ),
+            lying.watch_message(
+                lying.job_status(hers, ends_at=1e308), lying.job_status(run.id, ends_at=1e308),
+                lying.job_status(theirs), kind="jobs",
+            ),
+        )  # fmt: skip
+        assert site.store.work.session(theirs).state is SessionState.ENDED
+        assert site.store.work.session(gone).state is SessionState.ENDED
+        after = site.store.work.session(hers), site.store.work.run(run.id)
+        assert (after[0].state, after[1].state) == before
+        assert "cannot be right" not in after[0].reason + after[1].reason
+        assert after[0].end_reason is None
 
 
 async def test_a_gate_that_says_nonsense_of_itself_costs_its_cluster(
