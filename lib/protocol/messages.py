@@ -75,6 +75,9 @@ MAX_JOBS = 50_000
 EventCount = Annotated[int, Within(0, MAX_EVENTS)]
 Event = Annotated[JsonValue, CheckedByReader("lib.protocol.events.parse")]
 Table = Annotated[dict[str, JsonValue], Json()]
+#: A whole STAC item; most of it may be its footprint.
+ITEM_BOUNDS = Json(depth=16, values=200_000, text=50_000)
+Item = Annotated[dict[str, JsonValue], ITEM_BOUNDS]
 
 
 class Verb(StrEnum):
@@ -178,7 +181,7 @@ class SubmitRequest:
     module: Name
     module_version: Name
     params: Table
-    items: Annotated[list[Table], UpTo(MAX_ITEMS)]
+    items: Annotated[list[Item], UpTo(MAX_ITEMS)]
     preset: Name
     walltime_s: Seconds
     title: Sentence = ""
@@ -231,7 +234,7 @@ class SubmitReply:
 class WatchRequest:
     """`have` maps a job's id to how many of its events the portal holds already."""
 
-    have: Annotated[dict[str, EventCount], UpTo(MAX_JOBS)] = field(default_factory=dict)
+    have: Annotated[dict[str, EventCount], UpTo(4 * MAX_JOBS)] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -302,18 +302,36 @@ class ClusterReconciler:
                 self._watch_anew = True
 
     async def _say_unreadable(self, row: LeftOut) -> None:
-        """What the gate said of one job cannot be so: its card says it, the others go on."""
+        """What the gate said of one job cannot be so: its card says it, the others go on.
+
+        One that somebody has stopped ends here, since its gate can say no end of it.
+        """
         log.warning("cluster %s: job %s: %s", self._cluster, row.id, row.problem)
         reason = f"What the cluster says of this job cannot be right: {row.problem}."
         with contextlib.suppress(NotFound):
             session = await asyncio.to_thread(self._session, row.id)
             change = SessionChange(state=session.state, reason=reason)
+            if session.stopping and session.state is not SessionState.NEW:
+                change = SessionChange(
+                    state=SessionState.ENDED,
+                    end_reason=EndReason.STOPPED,
+                    reason=ending(EndReason.STOPPED, reason),
+                    ended_at=time.time(),
+                )
             await asyncio.to_thread(self._work.update_session, session.id, change)
+            if change.state is SessionState.ENDED:
+                await self._connections.drop(session.id, ending(EndReason.STOPPED))
+                run = await asyncio.to_thread(self._work.run, session.run)
+                if run.session == session.id:
+                    await self._runs.lost(run)
             return
         with contextlib.suppress(NotFound):
             run = await asyncio.to_thread(self._run, row.id)
-            change_run = RunChange(state=run.state, reason=reason)
-            await asyncio.to_thread(self._work.update_run, run.id, change_run)
+            if run.stopping and run.state is not RunState.NEW:
+                await self._runs.lost(run)
+            else:
+                said = RunChange(state=run.state, reason=reason)
+                await asyncio.to_thread(self._work.update_run, run.id, said)
 
     async def _after_the_end(self, session: Session, status: JobStatus) -> None:
         if status.keep_until is not None:

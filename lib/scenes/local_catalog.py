@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import shutil
 import tempfile
 import threading
@@ -35,6 +36,8 @@ from lib.protocol.messages import SCENE_ID_PATTERN
 from lib.scenes import archive, stac
 from lib.scenes.ingest import read_product, store_product, write_json
 from lib.scenes.table import SceneFields, Table
+
+log = logging.getLogger(__name__)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _TABLE = "table.parquet"
@@ -193,8 +196,10 @@ class LocalCatalog:
     def _rebuilt(self) -> Table:
         found = []
         for path in sorted(self._root.glob("*/item.json")):
-            with suppress(InvalidInput, NotFound):
+            try:
                 found.append(_scene(_read_item(path), path.parent))
+            except (InvalidInput, NotFound) as exc:
+                log.warning("the scene %s is left out: %s", path.parent.name, exc)
         return Table.from_scenes(found)
 
     def _publish(self, ident: str, folder: Path) -> None:

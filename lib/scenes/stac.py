@@ -19,8 +19,8 @@ from shapely.geometry import shape
 from lib.errors import InvalidInput
 from lib.imagery.outline import bbox_of, geojson, lonlat_polygon
 from lib.model import BBox, JsonObject, JsonValue, Scene, SceneId, json_list, json_object
-from lib.model.bounds import Json, Within, outside
-from lib.protocol.messages import ASSET_PATTERN, SCENE_ID_PATTERN
+from lib.model.bounds import Within, outside
+from lib.protocol.messages import ASSET_PATTERN, ITEM_BOUNDS, SCENE_ID_PATTERN
 
 STAC_VERSION = "1.1.0"
 EXTENSIONS = (
@@ -33,8 +33,6 @@ EXTENSIONS = (
 LANDSAT_EXTENSION = "https://landsat.usgs.gov/stac/landsat-extension/v2.0.0/schema.json"
 COG_TYPE = "image/tiff; application=geotiff; profile=cloud-optimized"
 
-#: Of an item as it comes in. Its footprint has the most values.
-_WHOLE_ITEM = Json(depth=16, values=200_000, text=50_000)
 #: The first pictures of the earth from orbit are of 1946.
 _YEARS = (1946, 2100)
 #: What bands are computed with.
@@ -84,7 +82,7 @@ def from_item(item: JsonValue) -> Scene:
         raise InvalidInput(f"The STAC item's id {ident!r:.60} cannot be used as a name.")
     found = item.get("properties")
     properties = {k: v for k, v in found.items() if _known(v)} if isinstance(found, Mapping) else {}
-    if problem := outside({**item, "properties": properties}, _WHOLE_ITEM, ident):
+    if problem := outside({**item, "properties": properties}, ITEM_BOUNDS, ident):
         raise InvalidInput(f"The STAC item is out of bounds: {problem}.")
     platform = _platform(properties)
     geometry = _geometry(item)

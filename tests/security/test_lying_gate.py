@@ -124,6 +124,15 @@ async def test_a_time_that_cannot_be_costs_its_job(
         assert "keep_until must be a time from 2000 to 2100" in said_of(site, bad)
         assert site.store.work.session(bad).state is SessionState.SUBMITTED, "it is not lost"
         assert site.store.work.session(good).state is SessionState.STARTING
+        for session in (bad, good):
+            answer = await site.clients[BOB].delete(f"/api/sessions/{session}")
+            assert answer.status_code == 202
+        rows = (lying.job_status(bad, keep_until=1e308), lying.job_status(good))
+        await site.link.tell(lying.gate_info(), lying.watch_message(*rows))
+        ended = site.store.work.session(bad)
+        assert (ended.state, ended.end_reason) == (SessionState.ENDED, EndReason.STOPPED)
+        assert site.store.work.run(ended.run).state is RunState.CANCELLED
+        assert site.store.work.session(good).state is SessionState.STARTING, "its gate will say so"
 
 
 async def test_a_gate_speaks_for_no_other_cluster(
