@@ -6,6 +6,7 @@ Files in `control/`, all 0600, all written by temporary file and rename:
 * `server.crt server.key client.crt token` (gate): the secrets of this one session;
 * `endpoint.json` (script): `{"host", "port", "time"}`, once in a run, when the notebook answers;
 * `module.json` (script): `{"exit_code", "message", "time"}`, when the module has ended;
+* `idle.json` (script): `{"idle_at"}`, when an end for want of use is near, or null again;
 * `exit.json` (script): `{"end_reason", "reason", "exit_code"}`, last of all.
 
 What the script reports holds `restarts` too, how often its scheduler had begun the job anew by
@@ -33,6 +34,7 @@ from lib.protocol.codec import from_plain
 SPEC = "spec.json"
 ENDPOINT = "endpoint.json"
 MODULE = "module.json"
+IDLE = "idle.json"
 EXIT = "exit.json"
 TOKEN = "token"  # noqa: S105 (a file name)
 SERVER_CERT, SERVER_KEY = "server.crt", "server.key"

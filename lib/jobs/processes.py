@@ -101,6 +101,26 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def terminal_programs(pid: int) -> list[int]:
+    """Living processes below `pid` that run in a terminal: those that its shell has started.
+
+    One that was stopped there (Ctrl-Z) does not run. Where the system does not tell (no
+    /proc), none.
+    """
+    if not LINUX:
+        return []
+    return [found for found in descendants(pid) if _runs_in_terminal(found)]
+
+
+def _runs_in_terminal(pid: int) -> bool:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    state, _parent, _group, session, terminal = text[text.rindex(b")") + 2 :].split()[:5]
+    return int(terminal) != 0 and int(session) != pid and state not in (b"T", b"Z", b"X")
+
+
 def sweep(*, grace_s: float, reap: bool = True) -> int:
     """End every process below this one: TERM, up to `grace_s`, then KILL.
 

@@ -13,19 +13,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import os
 import signal
 import sys
 import time
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lib.files.atomic import text_of
 from lib.jobs import control_files
 from lib.jobs.control_files import SessionSpec, restarts, write_report
+from lib.jobs.idle import IdleClock
 from lib.jobs.interfaces import Runtime, Task
 from lib.jobs.jupyter import SOCKET, NotebookClient, notebook_task
-from lib.jobs.processes import become_subreaper, sweep
+from lib.jobs.processes import become_subreaper, sweep, terminal_programs
 from lib.jobs.relay import Relay, bind, server_context
 from lib.jobs.runtimes import make_runtime
 from lib.jobs.scratch import Scratch
@@ -116,7 +119,7 @@ class Job:
                 return _not_started(server)
             await relay.start()
             self._report_endpoint(relay)
-            idle = asyncio.ensure_future(self._until_idle(client))
+            idle = asyncio.ensure_future(self._until_idle(client, module))
             await asyncio.wait({ended, idle}, return_when=asyncio.FIRST_COMPLETED)
             if idle.done():
                 return Outcome(EndReason.IDLE, "It was not used for a while.", 0)
@@ -175,14 +178,27 @@ class Job:
         endpoint = {"host": relay.host, "port": relay.port, "time": time.time()}
         write_report(self._control, control_files.ENDPOINT, endpoint)
 
-    async def _until_idle(self, client: NotebookClient) -> None:
-        """Returns when nobody used the notebook for `idle_s`; 0: never."""
+    async def _until_idle(self, client: NotebookClient, module: asyncio.Future[Any]) -> None:
+        """Returns when nobody worked in the notebook for `idle_s`; 0: never."""
         limit = self._spec.idle_s
+        if not limit:
+            await asyncio.Event().wait()
+        clock = IdleClock(limit, time.time())
+        told: float | None = None
         while True:
-            await asyncio.sleep(min(_IDLE_POLL_S, limit / 4) if limit else 3600.0)
-            seen = await client.activity() if limit else None
-            if seen is not None and not seen.busy and time.time() - seen.last > limit:
+            await asyncio.sleep(min(_IDLE_POLL_S, limit / 4))
+            seen = await client.activity()
+            if seen is None:
+                continue  # it is not known whether somebody works there
+            programs = await asyncio.to_thread(terminal_programs, os.getpid())
+            clock.look(seen, working=bool(programs) or not module.done(), now=time.time())
+            if time.time() > clock.ends_at:
                 return
+            near = clock.ends_at if clock.warns(time.time()) else None
+            if near != told:
+                with contextlib.suppress(OSError):  # a full disk ends no session
+                    write_report(self._control, control_files.IDLE, {"idle_at": near})
+                    told = near
 
 
 def _of_this_run(spec: SessionSpec) -> SessionSpec:

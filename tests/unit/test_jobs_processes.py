@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from lib.jobs.processes import ProcessId, descendants, listens, start_of, this_process
+from lib.jobs.processes import (
+    ProcessId,
+    descendants,
+    listens,
+    start_of,
+    terminal_programs,
+    this_process,
+)
+from tests.running import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,6 +40,25 @@ def test_a_process_that_ended_is_not_alive_even_as_a_zombie() -> None:
             time.sleep(0.01)  # not waited for: it stays a zombie
         assert not identity.alive()
         assert not identity.signal(signal.SIGTERM)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_programs_in_a_terminal_are_told_from_its_shell() -> None:
+    """What was stopped there does not run, and what has no terminal is none of them."""
+    shell = [sys.executable, "-c", "import pty; pty.spawn(['sh', '-i'])"]
+    with subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        wait_for("the shell", lambda: descendants(process.pid))
+        assert terminal_programs(process.pid) == []
+        process.stdin.write(b"sleep 4322\n")
+        process.stdin.flush()
+        wait_for("a program in it", lambda: terminal_programs(process.pid))
+        (program,) = terminal_programs(process.pid)
+        assert b"sleep" in Path(f"/proc/{program}/cmdline").read_bytes()
+        os.kill(program, signal.SIGSTOP)
+        wait_for("it to be stopped", lambda: not terminal_programs(process.pid))
+        for pid in (*descendants(process.pid), process.pid):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_pid_with_another_start_time_is_somebody_else() -> None:

@@ -16,6 +16,8 @@ import pytest
 
 from lib.files.atomic import read_json
 from lib.jobs import control_files
+from lib.jobs.idle import IdleClock
+from lib.jobs.jupyter import Activity
 from tests.fixtures.session_script import RUNTIMES, New, Script, new_scripts
 from tests.running import wait_for
 
@@ -56,6 +58,34 @@ def test_an_unused_notebook_ends_after_the_idle_time(started: New) -> None:
     script = started(idle_s=2).ready()
     assert script.end()["end_reason"] == "idle"
     assert script.left() == []
+
+
+@in_a_process
+def test_a_notebook_is_not_idle_while_its_module_runs(new: New) -> None:
+    script = new(light=True, idle_s=1, params={"linger_s": 4})
+    assert script.start().end()["end_reason"] == "idle"
+    module = read_json(script.control / control_files.MODULE)
+    assert module is not None, "it was ended in the middle of its module"
+    assert module["exit_code"] == 0
+
+
+@pytest.mark.parametrize(
+    ("seen", "working", "ends_at"),
+    [
+        (Activity(1000.0, busy=False), False, 1100.0),
+        (Activity(1030.0, busy=False), False, 1130.0),
+        (Activity(1000.0, busy=True), False, 1150.0),
+        (Activity(1000.0, busy=False), True, 1150.0),
+        (Activity(9999.0, busy=False), False, 1150.0),  # the clock of Jupyter is ahead
+    ],
+)
+def test_what_counts_as_work(seen: Activity, *, working: bool, ends_at: float) -> None:
+    clock = IdleClock(100, 1000.0)
+    clock.look(seen, working=working, now=1050.0)
+    assert clock.ends_at == ends_at
+    assert (clock.warns(ends_at - 51), clock.warns(ends_at - 50)) == (False, True)
+    clock.look(Activity(0.0, busy=False), working=False, now=1060.0)
+    assert clock.ends_at == ends_at
 
 
 @in_a_process
