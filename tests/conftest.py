@@ -35,7 +35,12 @@ def pytest_configure(config):
 
 
 #: No bound on wall time, and the same examples at each run.
-hypothesis.settings.register_profile("here", deadline=None, derandomize=True)
+hypothesis.settings.register_profile(
+    "here",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("here")
 
 

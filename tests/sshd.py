@@ -163,13 +163,11 @@ class SshAgent:
         self._process = subprocess.Popen(
             account.command(["ssh-agent", "-D", "-a", str(self.socket)]),
             cwd="/",
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             env=account.environment(),
         )
-        deadline = time.monotonic() + 10
-        while not self.socket.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline(), "it says its address once it listens"
 
     def add(self, key: Path, *options: str) -> None:
         """The account itself never reads the file."""
@@ -183,6 +181,8 @@ class SshAgent:
     def stop(self) -> None:
         """Idempotent."""
         self._process.terminate()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
         self._process.wait(timeout=10)
         self.socket.unlink(missing_ok=True)
 

@@ -53,7 +53,6 @@ SMALL = Module(
 )
 #: A notebook's own start takes seconds, and many times that on a busy computer.
 LONG_S = 150.0
-pytestmark = pytest.mark.timeout(500)
 
 
 class Notebooks:

@@ -12,7 +12,6 @@ import pytest
 from tests.benchmark_runs import PROJECT, programs, smoke
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", programs(on_the_bed=False))
 def test_a_benchmark_runs_and_prints_its_figures(name: str) -> None:
     smoke(name)

@@ -18,7 +18,7 @@ from tests.e2e.test_main_job import choose_scenes, open_lab, run_in_console
 from tests.fakes.provider import provider
 from tests.running import RunningPortal
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture

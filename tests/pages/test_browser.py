@@ -12,7 +12,7 @@ from lib.model import RunState, SceneId, SceneState, SessionState
 from lib.store.changes import RunChange, SceneChange, SessionChange
 from tests.pages.browser_fixtures import Served
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 def the_map(page: Page) -> Frame:

@@ -21,7 +21,7 @@ from tests.sites.standing import GATE_PORT, USER, Standing
 from tests.sites.thief import ACCOUNT, ANSWERED, INFO, TUNNEL, WAYS, Thief
 from tests.sites.trying import scan, scans
 
-pytestmark = [pytest.mark.site, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.site]
 
 SITE_HOSTS = ("nchc-jump", "nchc-login", "nchc-n1", "nchc-n2")
 EVERY_WAY = pytest.mark.parametrize("way", WAYS)

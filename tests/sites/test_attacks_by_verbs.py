@@ -34,7 +34,7 @@ from tests.sites.lab import Lab
 from tests.sites.standing import GATE_HOME, USER, Standing, module_version
 from tests.sites.thief import Thief
 
-pytestmark = [pytest.mark.site, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.site]
 
 IMAGE_DATA = "/home/data/scenes/blue.tif"
 HOME = f"/home/{USER}"

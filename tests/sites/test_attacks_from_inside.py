@@ -12,7 +12,7 @@ import pytest
 from tests.sites.lab import Lab
 from tests.sites.standing import GATE_PORT, USER, Standing
 
-pytestmark = [pytest.mark.site, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.site]
 
 HOME = f"/home/{USER}"
 #: What is mounted beside /proc and pieces of /dev. `/usr` and the project are this site's binds.

@@ -30,7 +30,7 @@ from tests.sites.lab import Lab
 from tests.sites.standing import USER, Standing, launch, module_version
 from tests.sites.thief import ANSWERED, TUNNEL, Thief
 
-pytestmark = [pytest.mark.site, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.site]
 
 SCENE = "LC08_A"
 HOME = f"/home/{USER}"

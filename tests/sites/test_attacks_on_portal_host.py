@@ -12,7 +12,7 @@ from tests.running import wait_for
 from tests.sites.standing import ADMIN, CLUSTER, DATA, PYTHON, SITE_FOLDER, TUNNELS, Standing
 from tests.sites.thief import ACCOUNT, TUNNEL, Thief
 
-pytestmark = [pytest.mark.site, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.site]
 
 BOTH = pytest.mark.parametrize("account", [ACCOUNT, "mallory"])
 #: argv: pid. Attaches to it as a debugger does and lets it go again.

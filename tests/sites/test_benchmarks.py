@@ -8,7 +8,7 @@ from testbed.bed import VARIABLE
 from tests.benchmark_runs import programs, smoke
 from tests.sites.standing import Standing
 
-pytestmark = [pytest.mark.site, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.site]
 RUNS = [("launch", "--site", "nchc"), *((name,) for name in programs(on_the_bed=True))]
 
 

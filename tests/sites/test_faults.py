@@ -27,7 +27,7 @@ from tests.sites.faults import Breakable, mends, ready, unreachable
 from tests.sites.kernels import Notebook
 from tests.sites.standing import CLUSTER, Standing, begin
 
-pytestmark = [pytest.mark.site, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.site]
 
 UP = f"python admin.py tunnel up {CLUSTER} --person owner"
 

@@ -26,7 +26,7 @@ from tests.sites.lab import Lab
 from tests.sites.standing import CLUSTER, GATE_HOME, GATE_PORT, USER, Standing, launch
 from tests.sites.thief import ANSWERED, TUNNEL, Thief
 
-pytestmark = [pytest.mark.site, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.site]
 
 OTHER = "u1002"
 HOME = f"/home/{USER}"

@@ -13,7 +13,7 @@ from tests.e2e.test_main_job import choose_scenes, open_lab, run_in_console
 from tests.running import wait_for
 from tests.sites.standing import CLUSTER, TUNNELS, Standing
 
-pytestmark = [pytest.mark.site, pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.site, pytest.mark.browser]
 
 _WHERE = """\
 import os, socket

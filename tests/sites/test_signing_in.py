@@ -14,7 +14,7 @@ import pytest
 from testbed.hosts import Host
 from tests.sites.standing import ADMIN, CLUSTER_FILE, GATE_PORT, SITE_FOLDER, USER, Standing
 
-pytestmark = [pytest.mark.site, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.site]
 
 TRIAL = "trial"
 UP = ("tunnel", "up", TRIAL, "--person", "owner")

@@ -22,7 +22,7 @@ from tests.sites.standing import CLUSTER, GATE_HOME, TUNNELS, USER, Standing, la
 from tests.sites.test_attacks_by_verbs import data, request
 from tests.sites.thief import ANSWERED, CONTROL, INFO, TUNNEL, Thief
 
-pytestmark = [pytest.mark.site, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.site]
 __all__ = ["data"]  # the folder of scenes, as a fixture here too
 
 STOP_FILE = "/etc/scenebridge.stop"
