@@ -7,21 +7,22 @@ import streamlit as st
 from lib.errors import SceneBridgeError
 from lib.model import User
 from lib.portal.facade import Portal
-from ui import cluster_card, layout
-
-#: The cards are drawn again so often; what they say is at most half a minute older.
-EVERY_S = 5.0
+from ui import cluster_card, layout, live
 
 
-@st.fragment(run_every=EVERY_S)
+@st.fragment
 def show_cards(portal: Portal, user: User) -> None:
-    """All cards; drawn again and again without touching the rest of the page."""
-    try:
-        clusters, modules = portal.all_clusters(user), portal.modules(user)
-        withheld = portal.withheld(user)
-    except SceneBridgeError as exc:
-        layout.show_error(exc)
-        return
+    """All cards; drawn again as clusters change, without touching the rest of the page."""
+    with live.following(portal, user, "clusters"):
+        try:
+            _show_cards(portal, user)
+        except SceneBridgeError as exc:
+            layout.show_error(exc)
+
+
+def _show_cards(portal: Portal, user: User) -> None:
+    clusters, modules = portal.all_clusters(user), portal.modules(user)
+    withheld = portal.withheld(user)
     if not clusters:
         layout.empty_state(
             "No cluster is set up",

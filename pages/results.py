@@ -9,7 +9,7 @@ import streamlit as st
 from lib.errors import NotFound, SceneBridgeError
 from lib.model import Reachability, Run, RunId, Scene, SceneId, User
 from lib.portal.facade import Portal
-from ui import layout, result_filter, results_summary, results_view, work_status
+from ui import layout, live, result_filter, results_summary, results_view, work_status
 from ui.result_filter import ResultFilter
 from ui.text import md
 
@@ -84,7 +84,7 @@ def matching(portal: Portal, user: User, run: Run, filters: ResultFilter) -> int
 
 
 def show_run(portal: Portal, user: User, run_id: RunId) -> None:
-    """Everything about one run; drawn again every second until it is over."""
+    """Everything about one run; drawn again as it changes until it is over."""
     run = portal.run(user, run_id)
     scenes = scenes_of(portal, user, run)
     module = next((m for m in portal.modules(user) if m.id == run.module), None)
@@ -111,6 +111,19 @@ def show_run(portal: Portal, user: User, run_id: RunId) -> None:
         st.html(results_summary.scenes_table(run, titles, synthetic))
 
 
+@st.fragment
+def _show_while_it_runs(portal: Portal, user: User, run_id: RunId) -> None:
+    with live.following(portal, user, f"run:{run_id}", tells_times=False):
+        try:
+            show_run(portal, user, run_id)
+            over = portal.run(user, run_id).state.over
+        except SceneBridgeError as exc:
+            layout.show_error(exc)
+            return
+    if over:
+        st.rerun()
+
+
 @layout.errors_on_page()
 def main() -> None:
     """The page."""
@@ -123,18 +136,7 @@ def main() -> None:
         show_run(portal, user, run.id)
         return
 
-    @st.fragment(run_every=1.0)
-    def ticking() -> None:
-        try:
-            show_run(portal, user, run.id)
-            finished = portal.run(user, run.id).state.over
-        except SceneBridgeError as exc:
-            layout.show_error(exc)
-            return
-        if finished:
-            st.rerun()
-
-    ticking()
+    _show_while_it_runs(portal, user, run.id)
 
 
 main()

@@ -10,7 +10,7 @@ import streamlit as st
 from lib.errors import SceneBridgeError
 from lib.model import Reachability, Run, RunId, Session, SessionId, User
 from lib.portal.facade import Portal
-from ui import confirm, data_table, layout, work_status
+from ui import confirm, data_table, layout, live, work_status
 from ui.data_table import Cell, Row
 from ui.text import count, md, to_minute
 from ui.work_status import Work
@@ -22,14 +22,19 @@ _COLUMNS = ("What", "Owner", "Cluster", "Module", "State", "Since")
 
 
 def show(portal: Portal, user: User) -> None:
-    """What lives and what has ended lately; drawn again every few seconds."""
+    """What lives and what has ended lately; drawn again as that changes."""
     _question(portal, user)
     _tables(portal, user)
 
 
-@st.fragment(run_every=5.0)
+@st.fragment
 def _tables(portal: Portal, user: User) -> None:
     confirm.rerun_if_requested()
+    with live.following(portal, user, "everybody"):
+        _show_tables(portal, user)
+
+
+def _show_tables(portal: Portal, user: User) -> None:
     try:
         work = portal.administration.work(user)
         names = portal.administration.names(user)

@@ -7,15 +7,21 @@ import streamlit as st
 from lib.errors import SceneBridgeError
 from lib.model import Announcement, AnnouncementKind, User
 from lib.portal.facade import Portal
+from ui import live
 from ui.text import esc
 
 _DISMISSED = "announcements-dismissed"
 WORDS = {AnnouncementKind.INFO: "Announcement", AnnouncementKind.WARNING: "Important"}
 
 
-@st.fragment(run_every=20.0)
+@st.fragment
 def show(portal: Portal, user: User) -> None:
     """All that this browser session has not dismissed; new ones arrive by themselves."""
+    with live.following(portal, user, "announcements", tells_times=False):
+        _show(portal, user)
+
+
+def _show(portal: Portal, user: User) -> None:
     try:
         current = portal.administration.announcements(user)
     except SceneBridgeError:

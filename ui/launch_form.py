@@ -27,7 +27,7 @@ from lib.model import (
     User,
 )
 from lib.portal.facade import Portal
-from ui import explore_state, layout, queues, schema_form
+from ui import explore_state, layout, live, queues, schema_form
 from ui.text import count, duration, esc, join_names, md, now, to_minute, walltime
 
 NO_ISOLATION = "no isolation, for trying out"
@@ -193,10 +193,12 @@ def _offers(cluster: Cluster, module: Module) -> bool:
     return (str(module.id), module.version) in cluster.modules
 
 
-@st.fragment(run_every=2.0)
+@st.fragment
 def _wait_for_offer(portal: Portal, user: User, module: Module, name: str) -> None:
     """Draw the page again once the cluster offers the module: gates are asked all the time."""
-    if any(_offers(c, module) for c in portal.clusters(user) if str(c.id) == name):
+    with live.following(portal, user, "clusters", tells_times=False):
+        offered = any(_offers(c, module) for c in portal.clusters(user) if str(c.id) == name)
+    if offered:
         st.rerun()
 
 

@@ -91,20 +91,6 @@ def is_over(work: Work) -> bool:
     return work.state.over if isinstance(work, Run) else work.state is SessionState.ENDED
 
 
-def may_change(work: Work, run_over: bool = True) -> bool:
-    """Whether something about it may change in the next seconds.
-
-    Args:
-        run_over: for a session: whether its run has ended.
-    """
-    if isinstance(work, Run):
-        return not is_over(work)
-    if is_over(work):
-        return not run_over
-    steady = work.state is SessionState.READY and work.reachability is Reachability.REACHABLE
-    return work.stopping or not steady or not run_over
-
-
 def is_waiting(work: Work) -> bool:
     """Whether it has not begun yet, so that ending it is called Cancel."""
     names = {"NEW", "SUBMITTED", "QUEUED", "STARTING"}

@@ -7,7 +7,7 @@ servers that cost next to nothing (benchmarks/plain_notebook). One person and on
 measured, first alone, then while a crowd in a process of its own uses the portal:
 
 * USERS signed-in browsers, each on one of the three pages, going to the next every five
-  seconds, with the polling that the pages do, footprints and thumbnails;
+  seconds, with what the pages follow and are told, footprints and thumbnails;
 * NOTEBOOKS of which each sends 50 WebSocket messages of 1 KiB a second to a browser; the last
   also sends a download of 2 MB/s.
 

@@ -1,22 +1,39 @@
 """One open page of a Streamlit application, driven over its WebSocket as a browser does.
 
 What it does like a browser: one WebSocket per page, a rerun per click, reruns of fragments
-as often as the page asks for, and the list of messages it has kept. What it leaves out:
-drawing, and the states of widgets, which the server then has as they were made.
+as often as the page asks for, and the list of messages it has kept; and, where the page is the
+portal's, a second WebSocket that tells when what it shows has changed (ui/components/live.js),
+and the reruns of fragments that follow. What it leaves out: drawing, and the states of widgets,
+which the server then has as they were made.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 import aiohttp
+from streamlit.components.v2.bidi_component.main import _make_trigger_id
 from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.Delta_pb2 import Delta
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 _ANSWER_S = 60.0
+#: The component that follows (ui/live.py), and how long it waits between two reruns.
+LIVE, GAP_S = "scenebridge_live", 0.5
+
+
+@dataclass(frozen=True)
+class Followed:
+    """One of those on the page."""
+
+    component: str
+    fragment: str
+    seen: str
 
 
 class Page:
@@ -25,7 +42,7 @@ class Page:
     def __init__(self, http: aiohttp.ClientSession, port: int, cookie: str) -> None:
         self._http = http
         self._address = f"http://localhost:{port}"
-        self._url = f"ws://127.0.0.1:{port}/_stcore/stream"
+        self._url = f"ws://127.0.0.1:{port}"
         self._cookie = cookie
         self._ws: aiohttp.ClientWebSocketResponse | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -38,30 +55,43 @@ class Page:
         self.pages: dict[str, str] = {}
         #: Reruns of fragments that were asked for.
         self.ticks = 0
+        #: What the page follows: by topic the component, its fragment, and the stamp that it has.
+        self._followed: dict[str, Followed] = {}
+        self._changes: aiohttp.ClientWebSocketResponse | None = None
+        self._listening: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Page:
-        self._ws = await self._http.ws_connect(
-            self._url,
+        self._ws = await self._connect("/_stcore/stream", "streamlit")
+        self._reading = asyncio.create_task(self._read(self._ws))
+        await self.click()
+        if self._followed:
+            self._changes = await self._connect("/changes")
+            self._listening = asyncio.create_task(self._listen(self._changes))
+            await self._follow()
+        return self
+
+    async def _connect(self, path: str, *protocols: str) -> aiohttp.ClientWebSocketResponse:
+        return await self._http.ws_connect(
+            self._url + path,
             headers={
                 "Host": self._address.removeprefix("http://"),
                 "Origin": self._address,
                 "Cookie": self._cookie,
             },
-            protocols=("streamlit",),
+            protocols=protocols,
             max_msg_size=0,
         )
-        self._reading = asyncio.create_task(self._read(self._ws))
-        await self.click()
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._ticking.values():
             task.cancel()
-        if self._ws is not None:
-            await self._ws.close()
-        if self._reading is not None:
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+        for ws in (self._changes, self._ws):
+            if ws is not None:
+                await ws.close()
+        for reading in (self._listening, self._reading):
+            if reading is not None:
+                reading.cancel()
+                await asyncio.gather(reading, return_exceptions=True)
 
     async def click(self, page: str | None = None) -> float:
         """Go to that page (or run the one that is open again); seconds until it was there.
@@ -80,9 +110,10 @@ class Page:
         taken = time.perf_counter() - began
         if self._problem:
             raise RuntimeError(f"the page does not work: {self._problem}")
+        await self._follow()
         return taken
 
-    def _rerun(self, fragment: str = "") -> BackMsg:
+    def _rerun(self, fragment: str = "", component: str = "") -> BackMsg:
         message = BackMsg()
         state = message.rerun_script
         state.query_string = ""
@@ -93,6 +124,11 @@ class Page:
         state.context_info.timezone = "UTC"
         state.context_info.locale = "en"
         state.context_info.url = self._address
+        if component:
+            told = state.widget_states.widgets.add()
+            told.id = _make_trigger_id(component, "events")
+            told.json_trigger_value = json.dumps([{"event": "changed", "value": "again"}])
+            state.is_auto_rerun = False
         return message
 
     async def _send(self, message: BackMsg) -> None:
@@ -116,6 +152,7 @@ class Page:
             self._kept.add(message.hash)
         if kind == "new_session" and not message.metadata.run.fragment_ids:
             self._stop_ticking()
+            self._followed.clear()
         elif kind == "navigation":
             self.pages = {p.url_pathname: p.page_script_hash for p in message.navigation.app_pages}
         elif kind == "auto_rerun":
@@ -123,10 +160,38 @@ class Page:
         elif kind == "stop_auto_rerun":
             for fragment in message.stop_auto_rerun.fragment_ids:
                 self._stop_ticking(fragment)
+        elif kind == "delta" and message.delta.new_element.HasField("bidi_component"):
+            self._mount(message.delta)
         elif kind == "delta" and message.delta.new_element.HasField("exception"):
             self._problem = message.delta.new_element.exception.message or "an exception"
         elif kind == "script_finished" and message.script_finished == 0:
             self._done.set()
+
+    # --- what the page follows ------------------------------------------------------------
+
+    def _mount(self, delta: Delta) -> None:
+        component = delta.new_element.bidi_component
+        if component.component_name == LIVE:
+            given = json.loads(component.json)
+            self._followed[given["topic"]] = Followed(
+                component.id, delta.fragment_id, given["seen"]
+            )
+
+    async def _follow(self) -> None:
+        """Tell the portal what the page shows now."""
+        if self._changes is not None:
+            await self._changes.send_json({"follow": sorted(self._followed)})
+
+    async def _listen(self, changes: aiohttp.ClientWebSocketResponse) -> None:
+        async for frame in changes:
+            if frame.type is not aiohttp.WSMsgType.TEXT:
+                continue
+            for topic, stamp in json.loads(frame.data).items():
+                followed = self._followed.get(topic)
+                if followed is not None and followed.seen != stamp:
+                    self.ticks += 1
+                    await self._send(self._rerun(followed.fragment, followed.component))
+            await asyncio.sleep(GAP_S)
 
     def _tick(self, fragment: str, every_s: float) -> None:
         if fragment not in self._ticking:

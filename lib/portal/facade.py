@@ -20,6 +20,7 @@ from lib.imagery.quicklook import Quicklook, quicklook
 from lib.imagery.tiles import tile
 from lib.model import Cluster, JsonValue, Reachability, Run, RunId, Session, SessionId, SessionState
 from lib.portal.admin import Administration
+from lib.portal.changes import Changes
 from lib.portal.clusters import ClusterViews
 from lib.portal.launch import Launcher
 from lib.portal.logs import JobLogs, LogText
@@ -63,7 +64,7 @@ class Portal:
     """One per process (`current`). Safe to call from any thread.
 
     `my_account` is what users see of themselves, `administration` what leads and
-    administrators see.
+    administrators see, `changes` tells open pages when to look again.
     Besides what a method's docstring says, each raises `SignInEnded` where the user is no
     longer signed in, `NotFound` where they may not know of the thing, and `Refused` where
     they may know of it but not do this.
@@ -95,6 +96,7 @@ class Portal:
         self._logs = JobLogs(reconciler)
         self._clusters = ClusterViews(offerings, reconciler, access)
         self._launcher = Launcher(store, offerings, catalog, self._clusters)
+        self.changes = Changes(store, access, self._clusters, reconciler.connected, self.run)
 
     # --- who ----------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from lib.server.gate_links import links
 from lib.store import Store
 from lib.web import api
 from lib.web.auth_middleware import AuthMiddleware
+from lib.web.change_feed import ChangeFeed
 from lib.web.sign_in_routes import SignInRoutes
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class Assembly:
             *api.routes(),
             *self._sign_in.routes(),
             Route("/explore", _explore, methods=["GET"]),
+            ChangeFeed().route(),
             Mount("/assets", StaticFiles(directory=assets, check_dir=False), name="assets"),
         ]
 

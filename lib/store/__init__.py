@@ -15,6 +15,7 @@ from lib.store.database import open_database
 from lib.store.detections import Detections
 from lib.store.people import People
 from lib.store.sessions_runs import SessionsRuns
+from lib.store.stamps import Stamps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,8 +33,10 @@ class Store:
         self.detections = Detections(self._engine)
         self.audit = Audit(self._engine)
         self.announcements = Announcements(self._engine)
+        self.stamps = Stamps(self._engine)
 
     def close(self) -> None:
         """Release the file. The store cannot be used afterwards."""
         self.audit.tell_repeated()
+        self.stamps.close()
         self._engine.dispose()

@@ -28,6 +28,7 @@ from lib.errors import Refused, SceneBridgeError
 from lib.http.client_address import client_of
 from lib.http.html_pages import PLAIN_POLICY
 from lib.http.security_headers import portal_headers
+from lib.web import change_feed
 from lib.web.websocket_sessions import WebSocketSessions
 
 if TYPE_CHECKING:
@@ -238,7 +239,7 @@ def _is_navigation(scope: Scope, headers: Headers) -> bool:
 def _is_act(scope: Scope, headers: Headers) -> bool:
     """Whether a person did something: what pages fetch by themselves does not count."""
     if scope["type"] == "websocket":
-        return True
+        return bool(scope["path"] != change_feed.PATH)
     return scope["method"] not in _SAFE_METHODS or _is_navigation(scope, headers)
 
 

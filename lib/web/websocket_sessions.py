@@ -74,9 +74,11 @@ class WebSocketSessions:
 
 
 def _until(over: asyncio.Future[None], receive: Receive, send: Send) -> Receive:
-    """What the browser sends, until the sign-in is over; then it has left."""
+    """What the browser sends, until the sign-in is over; then it is told, and has left."""
+    told = False
 
     async def wrapped() -> Message:
+        nonlocal told
         if not over.done():
             message = asyncio.ensure_future(receive())
             try:
@@ -87,6 +89,8 @@ def _until(over: asyncio.Future[None], receive: Receive, send: Send) -> Receive:
             if message.done():
                 return message.result()
             message.cancel()
+        if not told:
+            told = True
             await send({"type": "websocket.close", "code": SIGNED_OUT})
         return {"type": "websocket.disconnect", "code": SIGNED_OUT}
 

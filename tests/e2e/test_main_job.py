@@ -14,7 +14,7 @@ from tests.e2e.conftest import data_folder
 from tests.e2e.signing_in import sign_in
 from tests.running import RunningPortal, wait_for
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 _COUNT_SCENES = """\
 from modulekit.notebook import open_session
@@ -157,7 +157,11 @@ def test_a_killed_portal_loses_no_kernel(portal: RunningPortal, browser: Browser
 
         (before,) = sessions()
         portal.kill()
+        page.bring_to_front()
+        away = page.get_by_text("The portal does not answer")
+        expect(away).to_be_visible()
         portal.start()
+        expect(away).to_have_count(0)
 
         wait_for("READY again", lambda: _ready(sessions()))
         (after,) = sessions()

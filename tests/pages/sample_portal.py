@@ -136,12 +136,14 @@ class FakeReconciler:
         self.loop: Any = None
         self.woken: list[str] = []
         self.fault = ""
+        self.proved = True
+        self._begun = time.time()
 
     def wake(self, cluster: ClusterId) -> None:
         self.woken.append(cluster)
 
     def connected(self, cluster: ClusterId, session: SessionId) -> bool:
-        return True
+        return self.proved
 
     def health(self, cluster: ClusterId) -> ClusterHealth:
         silent = cluster == FAR and (self._folder / "far-is-silent").exists()
@@ -155,11 +157,11 @@ class FakeReconciler:
         if cluster == FAR:
             info = dataclasses.replace(
                 info, account="u1001", node="login1", scheduler="slurm", load=LOAD,
-                load_at=time.time() - 12, troubles=["The image of ships is missing."],
+                load_at=self._begun - 12, troubles=["The image of ships is missing."],
                 modules=modules[:1],
             )  # fmt: skip
         return ClusterHealth(
-            not silent, time.time() - 90, reason, info, self.fault if silent else ""
+            not silent, self._begun - 90, reason, info, self.fault if silent else ""
         )
 
     def link(self, cluster: ClusterId) -> Any:

@@ -29,6 +29,7 @@ from lib.http.security_headers import page_policies
 from lib.portal import facade
 from lib.web import api
 from lib.web.auth_middleware import AuthMiddleware
+from lib.web.change_feed import ChangeFeed
 from lib.web.sign_in_routes import SignInRoutes
 from tests.pages.sample_people import CAMPUS
 from tests.pages.sample_portal import Site
@@ -68,6 +69,7 @@ def application(site: Site, origin: str) -> Any:
         routes=[
             *api.routes(),
             *sign_in.routes(),
+            ChangeFeed().route(),
             Route(NOTEBOOK, notebook),
             Mount("/assets", StaticFiles(directory=ROOT / "assets", check_dir=False)),
         ],

@@ -10,7 +10,7 @@ import pytest
 from lib.auth import OWNER
 from lib.errors import ClusterUnreachable
 from lib.model import EndReason, RunState, SessionState
-from lib.store.changes import RunChange, SessionChange
+from lib.store.changes import SessionChange
 from tests.pages.sample_portal import FAR, HOSTILE, all_html
 
 
@@ -216,19 +216,3 @@ def test_a_log_that_cannot_be_fetched_says_so(open_page, site, monkeypatch):
     while "does not answer" not in all_html(app) and time.monotonic() < deadline:
         app.run()
     assert "The cluster does not answer." in all_html(app)
-
-
-def test_the_page_looks_every_second_while_something_moves(open_page, site):
-    quiet = site.add_session(["LC08_A"], SessionState.READY, job="1")
-    site.store.work.update_run(quiet.run, RunChange(state=RunState.DONE))
-    app = open_page("work")
-    assert app.session_state["work-poll"] == 3.0
-    site.store.work.update_session(quiet.id, SessionChange(stopping=True))
-    app.run()
-    assert app.session_state["work-poll"] == 1.0
-    site.store.work.update_session(quiet.id, SessionChange(stopping=False))
-    app.run()
-    assert app.session_state["work-poll"] == 3.0
-    site.add_run(["LC08_A"], RunState.RUNNING)
-    app.run()
-    assert app.session_state["work-poll"] == 1.0

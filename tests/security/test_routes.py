@@ -15,7 +15,9 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
-from starlette.routing import Mount, Route
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 from streamlit.web.server.starlette.starlette_app import create_streamlit_routes
 
 from lib.auth import CLIENT_HEADER, COOKIE, OWNER
@@ -66,6 +68,8 @@ ROUTES: dict[str, Act | None] = {
     "GET /api/runs/{run}/scenes/{scene}/chips/{n}.webp": Act.READ,
     "GET /api/runs/{run}/scenes/{scene}/overview.webp": Act.READ,
 }
+#: Its WebSockets; they end with the sign-in.
+WEBSOCKETS = {"/changes"}
 CHANGING = [route for route in ROUTES if not route.startswith("GET ")]
 LAUNCH = {
     "scenes": ["LC08_A"], "module": "active-fire", "cluster": "here",
@@ -132,7 +136,7 @@ def paths(routes: Any) -> set[str]:
     for route in routes:
         if isinstance(route, Mount):
             found.add(f"GET {route.path}")
-        else:
+        elif not isinstance(route, WebSocketRoute):
             assert isinstance(route, Route)
             found |= {
                 f"{method} {route.path}" for method in (route.methods or ()) if method != "HEAD"
@@ -142,6 +146,35 @@ def paths(routes: Any) -> set[str]:
 
 def test_every_route_is_in_the_table(whole: Whole) -> None:
     assert paths(whole.it.routes()) == set(ROUTES)
+    sockets = {r.path for r in whole.it.routes() if isinstance(r, WebSocketRoute)}
+    assert sockets == WEBSOCKETS
+
+
+@pytest.mark.parametrize("path", WEBSOCKETS)
+def test_a_websocket_is_for_the_portal_s_own_pages_with_a_sign_in(whole: Whole, path: str) -> None:
+    token = whole.it.auth.tokens.new("t")
+    cookie, own = whole.cookie(), whole.origin
+    with TestClient(whole.app, base_url=own) as client:
+        for code, headers in (
+            (4401, {"origin": own}),
+            (4401, {"origin": own, "cookie": f"{COOKIE}=x"}),
+            (4401, {"origin": own, "authorization": f"Bearer {token}"}),
+            (4403, {"cookie": cookie}),
+            (4403, {"cookie": cookie, "origin": "null"}),
+            (4403, {"cookie": cookie, "origin": own.replace("localhost", "nb-1.localhost")}),
+            (4421, {"cookie": cookie, "origin": own, "host": "evil.example"}),
+        ):
+            headers = {"host": own.partition("//")[2], **headers}
+            with (
+                pytest.raises(WebSocketDisconnect) as refused,
+                client.websocket_connect(path, headers=headers),
+            ):
+                pytest.fail(f"it was let in: {headers}")
+            assert refused.value.code == code, headers
+        own_page = {"host": own.partition("//")[2], "cookie": cookie, "origin": own}
+        with client.websocket_connect(path, headers=own_page) as socket:
+            socket.send_text('{"follow": ["announcements"]}')
+            assert "announcements" in socket.receive_text()
 
 
 async def test_every_route_asks_who_it_is_and_for_its_act(

@@ -1,0 +1,148 @@
+"""What tells that something stored has changed, without reading all of it."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Engine,
+    Executable,
+    Integer,
+    PoolProxiedConnection,
+    Select,
+    Table,
+    func,
+    select,
+    type_coerce,
+)
+
+from lib.model import ClusterId, RunState, SessionId, SessionState, UserId
+from lib.store.tables import announcements, detections, run_scenes, runs, sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
+    from lib.model import RunId
+
+_RUN_OVER = [s.value for s in RunState if s.over]
+_READY = SessionState.READY.value
+
+
+class Stamps:
+    """Rows that differ where what they are of differs; they mean nothing else."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._watching: PoolProxiedConnection | None = None
+
+    def version(self) -> int:
+        """Another number after each change that anybody, of any process, has made.
+
+        SQLite's `data_version` tells it of all connections but the one that asks, so one is kept
+        that never writes.
+        """
+        with self._lock:
+            if self._watching is None:
+                self._watching = self._engine.raw_connection()
+            cursor = self._watching.cursor()
+            try:
+                cursor.execute("PRAGMA data_version")
+                (version,) = cursor.fetchone() or (0,)
+                return int(version)
+            finally:
+                cursor.close()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._watching is not None:
+                self._watching.close()
+                self._watching = None
+
+    def work(self) -> dict[str, list[Hashable]]:
+        """Of each owner's sessions and runs: all of those that live, the sums of the others."""
+        over = sessions.c.state == SessionState.ENDED.value
+        ended = runs.c.state.in_(_RUN_OVER)
+        found: dict[str, list[Hashable]] = {}
+        for query in (
+            select(sessions.c.owner, *_others(sessions)).where(~over).order_by(sessions.c.id),
+            select(
+                sessions.c.owner,
+                func.count(),
+                func.max(sessions.c.ended_at),
+                func.sum(sessions.c.files_until),
+                func.count(sessions.c.continued_as),
+            )
+            .where(over)
+            .group_by(sessions.c.owner),
+            select(runs.c.owner, *_others(runs)).where(~ended).order_by(runs.c.id),
+            _scenes(select(runs.c.owner).join(run_scenes).where(~ended), runs.c.owner),
+            select(
+                runs.c.owner,
+                func.count(),
+                func.max(runs.c.ended_at),
+                func.sum(runs.c.objects),
+            )
+            .where(ended)
+            .group_by(runs.c.owner),
+        ):
+            for owner, *row in self._rows(query):
+                found.setdefault(str(owner), []).append(tuple(map(str, row)))
+        return found
+
+    def ready(self) -> tuple[tuple[UserId, ClusterId, SessionId], ...]:
+        """(owner, cluster, session) of every notebook that is READY."""
+        query = select(sessions.c.owner, sessions.c.cluster, sessions.c.id)
+        rows = self._rows(query.where(sessions.c.state == _READY).order_by(sessions.c.id))
+        return tuple((UserId(str(o)), ClusterId(str(c)), SessionId(str(s))) for o, c, s in rows)
+
+    def run(self, run: RunId) -> list[Hashable]:
+        """Of one run, its scenes and what was found."""
+        here = detections.c.run_id == run
+        return [
+            tuple(map(str, row))
+            for query in (
+                select(*_others(runs)).where(runs.c.id == run),
+                _scenes(select().where(run_scenes.c.run_id == run), run_scenes.c.run_id),
+                select(func.count(), _how_many(detections.c.has_chip)).where(here),
+            )
+            for row in self._rows(query)
+        ]
+
+    def announcements(self) -> list[Hashable]:
+        query = select(announcements.c.id, announcements.c.until).order_by(announcements.c.id)
+        return [tuple(map(str, row)) for row in self._rows(query)]
+
+    def _rows(self, query: Executable) -> Sequence[tuple[object, ...]]:
+        with self._engine.connect() as connection:
+            return [tuple(row) for row in connection.execute(query)]
+
+
+def _others(table: Table) -> list[Column[object]]:
+    """All columns but the owner, and what is only kept for the books."""
+    return [c for c in table.c if c.name not in ("owner", "events_have", "params")]
+
+
+def _how_many(flag: Column[bool]) -> ColumnElement[int]:
+    return func.sum(type_coerce(flag, Integer))  # the sum of a Boolean would be one
+
+
+def _scenes(query: Select[str] | Select[()], group: Column[str]) -> Executable:
+    """Sums over the scenes of runs, by `group` and by their state."""
+    of = run_scenes.c
+    return (
+        query.add_columns(
+            of.run_id,
+            of.state,
+            func.count(),
+            func.sum(of.fraction),
+            func.sum(of.objects),
+            func.sum(func.length(of.message)),
+            _how_many(of.fetched),
+        )
+        .group_by(group, of.run_id, of.state)
+        .order_by(of.run_id, of.state)
+    )
