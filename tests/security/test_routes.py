@@ -212,6 +212,7 @@ async def test_every_refusal_of_every_route_is_written_down(whole: Whole) -> Non
                 continue
             before = whole.store.audit.latest(1)
             answer = await whole.ask(route, authorization=f"Bearer {token}")
+            whole.it._store.audit.tell_repeated()  # of equal ones, how many more
             lines = whole.store.audit.search(AuditQuery(refused=True), limit=1000)
             lines = [line for line in lines if line.result in ("refused", "not-found")]
             new = [line for line in lines if not before or line.id > before[0].id]
