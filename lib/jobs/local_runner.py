@@ -33,10 +33,14 @@ from lib.jobs.processes import (
 if TYPE_CHECKING:
     import subprocess
 
+    from lib.loops import Loops
+
 GRACE_S = 10.0
 _SWEEP_GRACE_S = 1.0
 _REMOVE_S = 20.0
 _QUEUE_POLL_S = 0.1
+_SAY_END_S = 600.0
+_SAY_AGAIN_S = 1.0
 
 
 class QueuedJob(TypedDict):
@@ -70,6 +74,7 @@ class Runner:
         self._started_at: float | None = None
         self._wake, self._waker = os.pipe()
         self._cancelled = False
+        self._loops: Loops | None = None
 
     def run(self) -> None:
         """Do all of it; returns when the job is over and written down."""
@@ -129,7 +134,25 @@ class Runner:
 
     def _somebody_is_ahead(self) -> bool:
         earlier = [f for f in self._folder.parent.iterdir() if f.name < self._folder.name]
-        return any(waits(folder) for folder in earlier)
+        return any(self._waits(folder) for folder in earlier)
+
+    def _waits(self, folder: Path) -> bool:
+        """A job whose files cannot be read holds up no other."""
+        try:
+            return waits(folder)
+        except Exception as exc:
+            self._note(f"job {folder.name}", exc)
+            return False
+
+    def _note(self, ident: str, error: Exception) -> None:
+        """As `Loops.note`, in `runner.log`."""
+        if self._loops is None:  # loaded only where it is needed: a submit waits for this program
+            import logging
+
+            from lib.loops import Loops
+
+            self._loops = Loops("The runner", logging.getLogger(__name__))
+        self._loops.note(ident, error)
 
     def _start(self) -> subprocess.Popen[bytes]:
         import subprocess
@@ -150,10 +173,13 @@ class Runner:
         finally:
             os.close(output)
         self._started_at = time.time()
-        write_json(
-            self._folder / "state.json",
-            {"started_at": self._started_at, "pid": process.pid, "start": start_of(process.pid)},
-        )
+        state = {"started_at": self._started_at, "pid": process.pid, "start": start_of(process.pid)}
+        try:
+            write_json(self._folder / "state.json", state)
+        except OSError:  # nobody would know that it runs
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
         return process
 
     def _watch(self, process: subprocess.Popen[bytes]) -> str:
@@ -170,7 +196,10 @@ class Runner:
 
     def _terminate(self, process: subprocess.Popen[bytes], why: str) -> str:
         """TERM to the command, which tidies up its own; KILL to all after the grace."""
-        write_json(self._folder / "ending.json", {"why": why})
+        try:
+            write_json(self._folder / "ending.json", {"why": why})
+        except OSError as exc:  # a full disk; it ends all the same
+            self._note("noting why it ends", exc)
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + GRACE_S
@@ -183,8 +212,18 @@ class Runner:
         return why
 
     def _end(self, why: str, exit_code: int | None, message: str = "") -> None:
+        """On a full disk it is tried again, for a while: without this the job counts as lost."""
         end = JobEnd(why=why, exit_code=exit_code, message=message, ended_at=time.time())
-        write_json(self._folder / "end.json", end)
+        until = time.monotonic() + _SAY_END_S
+        while True:
+            try:
+                write_json(self._folder / "end.json", end)
+                return
+            except OSError as exc:
+                self._note("noting its end", exc)
+                if time.monotonic() > until:
+                    raise
+            time.sleep(_SAY_AGAIN_S)
 
 
 def _remove(folder: str) -> None:

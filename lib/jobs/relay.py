@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import ssl
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import cast
 
 from lib.jobs.sockets import connect_unix
+from lib.loops import Loops
 
 _HIGH_WATER = 512 * 1024
 _HANDSHAKE_TIMEOUT_S = 10.0
@@ -119,7 +121,14 @@ class _Inbound(_Side):
 class Relay:
     """Serves `sock` until closed."""
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, target: Path) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        context: ssl.SSLContext,
+        target: Path,
+        loops: Loops | None = None,
+    ) -> None:
+        self._loops = loops or Loops("The relay", logging.getLogger(__name__))
         self._sock = sock
         self._context = context
         self._target = target
@@ -180,7 +189,9 @@ class Relay:
         try:
             sock = await connect_unix(self._target)
             _, out = await asyncio.get_running_loop().create_unix_connection(_Side, sock=sock)
-        except OSError:
+        except Exception as exc:  # of this connection; the others go on
+            if not isinstance(exc, OSError):
+                self._loops.note("a connection to the notebook", exc)
             side.transport.abort()
             return
         if side.transport is None or side.transport.is_closing():

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import signal
 import sys
@@ -33,6 +34,7 @@ from lib.jobs.relay import Relay, bind, server_context
 from lib.jobs.runtimes import make_runtime
 from lib.jobs.scratch import Scratch
 from lib.jobs.tasks import RunningTask
+from lib.loops import Loops
 from lib.model import EndReason
 
 _START_TIMEOUT_S = 180.0
@@ -62,6 +64,7 @@ class Job:
         self._private = Path(self._spec.scratch)
         self._runtime: Runtime = make_runtime(self._spec.runtime, self._spec.runtime_options)
         self._tasks: list[RunningTask] = []
+        self._loops = Loops("The session script", logging.getLogger(__name__))
         self._scratch = Scratch(self._private)
 
     async def run(self) -> Outcome:
@@ -101,7 +104,7 @@ class Job:
             control / control_files.SERVER_KEY,
             control / control_files.CLIENT_CERT,
         )
-        relay = Relay(bind(self._spec.host), context, self._private / SOCKET)
+        relay = Relay(bind(self._spec.host), context, self._private / SOCKET, self._loops)
         try:
             return await self._notebook(relay)
         finally:
@@ -111,7 +114,7 @@ class Job:
         token = text_of(self._control / control_files.TOKEN)
         task = notebook_task(self._runtime, self._spec, token=token)
         server = await self._start(task, control_files.NOTEBOOK_LOG)
-        module = asyncio.ensure_future(self._module())
+        module = asyncio.ensure_future(self._module_beside())
         ended = asyncio.ensure_future(server.wait())
         client = NotebookClient(self._private, token)
         try:
@@ -129,6 +132,16 @@ class Job:
             for future in (module, ended):
                 future.cancel()
             await asyncio.gather(module, ended, return_exceptions=True)
+
+    async def _module_beside(self) -> None:
+        """The module of a session: whatever becomes of it, the notebook goes on."""
+        try:
+            await self._module()
+        except Exception as exc:
+            self._loops.note("the module", exc)
+            message = f"The module could not be run: {type(exc).__name__}: {exc}"[:500]
+            with self._loops.item("the module's report"):
+                self._report_module(1, message)
 
     async def _run_only(self) -> Outcome:
         code, message = await self._module()
@@ -152,15 +165,19 @@ class Job:
         running = await self._start(self._spec.task(args, env), control_files.MODULE_LOG)
         code = await running.wait()
         message = "" if code in _MODULE_DONE else _module_broke(running, code)
+        self._report_module(code, message)
+        return code, message
+
+    def _report_module(self, code: int, message: str) -> None:
         report = {"exit_code": code, "message": message, "time": time.time()}
         write_report(self._control, control_files.MODULE, report)
-        return code, message
 
     async def _start(self, task: Task, log: str) -> RunningTask:
         running = await RunningTask.start(
             self._runtime.invocation(task),
             self._control / log,
             max_file_bytes=self._spec.max_file_bytes,
+            loops=self._loops,
         )
         self._tasks.append(running)
         return running
@@ -168,8 +185,9 @@ class Job:
     async def _becomes_ready(self, client: NotebookClient, ended: asyncio.Future[int]) -> bool:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline and not ended.done():
-            if (self._private / SOCKET).exists() and await client.answers():
-                return True
+            with self._loops.item("asking whether the notebook answers"):
+                if (self._private / SOCKET).exists() and await client.answers():
+                    return True
             await asyncio.sleep(_START_POLL_S)
         return False
 
@@ -187,11 +205,15 @@ class Job:
         told: float | None = None
         while True:
             await asyncio.sleep(min(_IDLE_POLL_S, limit / 4))
-            seen = await client.activity()
-            if seen is None:
-                continue  # it is not known whether somebody works there
-            programs = await asyncio.to_thread(terminal_programs, os.getpid())
-            clock.look(seen, working=bool(programs) or not module.done(), now=time.time())
+            known = False
+            with self._loops.item("asking whether the notebook is used"):
+                seen = await client.activity()
+                if seen is not None:
+                    programs = await asyncio.to_thread(terminal_programs, os.getpid())
+                    clock.look(seen, working=bool(programs) or not module.done(), now=time.time())
+                    known = True
+            if not known:
+                continue  # whether somebody works there
             if time.time() > clock.ends_at:
                 return
             near = clock.ends_at if clock.warns(time.time()) else None

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lib.jobs.interfaces import Invocation
+from lib.loops import Loops
 
 _EXEC_LIMITS = Path(__file__).with_name("exec_limits.py")
 _HALF_LOG_BYTES = 2 * 2**20
@@ -31,10 +32,10 @@ class BoundedLog:
         self._tail = (self._tail + data)[-_TAIL_BYTES:]
         with contextlib.suppress(OSError):  # a full disk must not end the session
             if self._size + len(data) > _HALF_LOG_BYTES:
-                os.close(self._file)
                 self._path.replace(self._path.with_name(self._path.name + ".1"))
-                self._file = self._open()
-                self._size = 0
+                newer = self._open()
+                os.close(self._file)
+                self._file, self._size = newer, 0
             self._size += os.write(self._file, data)
 
     def last_lines(self, count: int) -> list[str]:
@@ -54,15 +55,24 @@ class BoundedLog:
 class RunningTask:
     """A started task. `log` holds what it printed."""
 
-    def __init__(self, process: asyncio.subprocess.Process, output: int, log: BoundedLog) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, output: int, log: BoundedLog, loops: Loops
+    ) -> None:
+        self._loops = loops
         self._process = process
         self._output = output
         self.log = log
         self._pump = asyncio.ensure_future(self._copy())
 
     @classmethod
-    async def start(cls, what: Invocation, log: Path, *, max_file_bytes: int) -> RunningTask:
-        """Start it in a process group of its own. Raises `OSError`."""
+    async def start(
+        cls, what: Invocation, log: Path, *, max_file_bytes: int, loops: Loops
+    ) -> RunningTask:
+        """Start it in a process group of its own. Raises `OSError`.
+
+        Args:
+            loops: are told of what goes wrong with its output.
+        """
         argv: Sequence[str] = (
             *(sys.executable, "-I", "-S", str(_EXEC_LIMITS)),
             *(str(os.getpid()), str(max_file_bytes), "watch" if what.watched else "exec"),
@@ -85,7 +95,7 @@ class RunningTask:
             raise
         finally:
             os.close(theirs)
-        return cls(process, output, BoundedLog(log))
+        return cls(process, output, BoundedLog(log), loops)
 
     @property
     def exit_code(self) -> int | None:
@@ -126,6 +136,7 @@ class RunningTask:
         )
         try:
             while data := await stream.read(65536):
-                self.log.write(data)
+                with self._loops.item("the output of a task"):  # or it waits until it is read
+                    self.log.write(data)
         finally:
             pipe.close()

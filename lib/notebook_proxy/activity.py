@@ -43,3 +43,5 @@ class SignInActivity:
         except SceneBridgeError as exc:
             self._told.pop(login, None)  # the next message tries again
             log.warning("the use of a sign-in could not be noted: %s", exc)
+        except Exception:  # tried again after a while
+            log.exception("the use of a sign-in could not be noted")

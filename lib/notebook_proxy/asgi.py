@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from lib.errors import NotFound, SceneBridgeError
+from lib.loops import Loops
 from lib.model import SessionId, UserId
 from lib.notebook_proxy.activity import OnSignInUse, SignInActivity
 from lib.notebook_proxy.error_pages import ErrorPages
@@ -135,6 +136,11 @@ class NotebookProxy:
     def counts(self) -> dict[str, int]:
         """How many notebooks are open, and requests to them under way."""
         return {"notebooks": len(self._notebooks.sessions()), "requests": len(self._requests)}
+
+    @property
+    def loops(self) -> Loops:
+        """Those of this process, for whoever asks whether they turn."""
+        return self._requests.loops
 
     def sign_out(self, login: str) -> None:
         """End whatever is open under that sign-in at once; the access check refuses the rest."""

@@ -25,9 +25,10 @@ import uvloop
 
 from lib.auth.notebook_access import notebook_access
 from lib.config import settings
-from lib.errors import Conflict, InvalidInput, SceneBridgeError, Unavailable
+from lib.errors import Conflict, InvalidInput, ProtocolError, SceneBridgeError, Unavailable
 from lib.http.hardening import allow_many_files
 from lib.http.server_settings import server_settings
+from lib.loops import Loops
 from lib.model import JsonValue, SessionId, UserId, json_list, json_object, json_text
 from lib.notebook_proxy import messages
 from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
@@ -151,6 +152,9 @@ class CommandHandler:
         return {}
 
     async def _probe(self, _request: Message) -> Message:
+        """Who asks ends a process that does not answer, and one that says this."""
+        if self._proxy.loops.trouble:
+            raise Unavailable(self._proxy.loops.trouble)
         return self._proxy.counts()
 
 
@@ -180,7 +184,7 @@ async def run(control_fd: int, listen: list[int], data: Path) -> None:
     gc.collect()
     gc.freeze()
     try:
-        await _obey(CommandHandler(proxy), reader, writer)
+        await _obey(CommandHandler(proxy), reader, writer, proxy.loops)
     finally:
         await proxy.aclose()
         server.should_exit = True
@@ -190,14 +194,26 @@ async def run(control_fd: int, listen: list[int], data: Path) -> None:
 
 
 async def _obey(
-    handler: CommandHandler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    handler: CommandHandler,
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    loops: Loops,
 ) -> None:
+    """Until the portal closes its end. What is no order is logged, and the next one is read."""
     under_way: set[asyncio.Task[None]] = set()
 
     async def act(request: Message) -> None:
-        writer.write(messages.encode_line(await handler.handle(request)))
+        with loops.item(f"order {request.get('do')}"):
+            writer.write(messages.encode_line(await handler.handle(request)))
 
-    while (request := await messages.read(reader)) is not None:
+    while True:
+        try:
+            request = await messages.read(reader)
+        except ProtocolError as exc:
+            loops.note("an order of the portal", exc)
+            continue
+        if request is None:
+            break
         task = asyncio.create_task(act(request))
         under_way.add(task)
         task.add_done_callback(under_way.discard)

@@ -107,21 +107,37 @@ async def read(reader: asyncio.StreamReader) -> Message | None:
     """The next message; None when the other side has ended.
 
     Raises:
-        ProtocolError: it is not a message.
+        ProtocolError: it is not a message; the next call reads the one after it.
     """
     try:
         line = await reader.readuntil(b"\n")
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
     except asyncio.LimitOverrunError as exc:
+        if not await _skip_line(reader, exc):
+            return None
         raise ProtocolError("A line between portal and notebooks is too long.") from exc
     try:
         message: JsonValue = json.loads(line)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise ProtocolError("A line between portal and notebooks is not JSON.") from exc
     if not isinstance(message, dict):
         raise ProtocolError("A line between portal and notebooks is not an object.")
     return message
+
+
+async def _skip_line(reader: asyncio.StreamReader, overrun: asyncio.LimitOverrunError) -> bool:
+    """Pass over a line that is too long. Returns whether it came to an end."""
+    while True:
+        try:
+            await reader.readexactly(max(overrun.consumed, 1))
+            await reader.readuntil(b"\n")
+        except asyncio.LimitOverrunError as exc:
+            overrun = exc
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return False
+        else:
+            return True
 
 
 def encode_line(message: Message) -> bytes:

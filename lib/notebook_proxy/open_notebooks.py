@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lib.errors import SceneBridgeError
+from lib.loops import Loops
 from lib.model import SessionId
 from lib.notebook_proxy.tickets import Grant, NotebookAccessCheck
 from lib.notebook_proxy.upstream import Upstream
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 RECHECK_S = 0.4
 #: Requests go on for so long while the access check cannot be made.
 _UNASKED_S = 30.0
+#: A check that takes longer will not come to an end.
+_LATE_S = 60.0
 _REMEMBERED = 1000
 _CLOSED = "This notebook is not running. Its card on the portal says why."
 _NOT_YET = "This notebook is not connected at the moment. It is tried again by itself."
@@ -71,7 +74,9 @@ class ActiveRequests:
         self._access_check = access_check
         self._under_way: dict[asyncio.Future[None], Grant] = {}
         self._rechecking: asyncio.Task[None] | None = None
-        self._asked_at = time.monotonic()
+        self.loops = Loops("The notebooks' process", log)
+        self._rechecks = self.loops.add("checked again who may be there", late_after_s=_LATE_S)
+        self._asked_at: dict[Grant, float] = {}
 
     def __len__(self) -> int:
         return len(self._under_way)
@@ -82,7 +87,6 @@ class ActiveRequests:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._under_way[ended] = grant
         if self._rechecking is None:
-            self._asked_at = time.monotonic()
             self._rechecking = asyncio.create_task(self._recheck())
         try:
             yield ended
@@ -105,11 +109,16 @@ class ActiveRequests:
     async def _recheck(self) -> None:
         try:
             while self._under_way:
+                self._rechecks.turned()
                 await asyncio.sleep(RECHECK_S)
-                for grant in set(self._under_way.values()):
+                grants = set(self._under_way.values())
+                now = time.monotonic()
+                self._asked_at = {grant: self._asked_at.get(grant, now) for grant in grants}
+                for grant in grants:
                     if not await self._still_allowed(grant):
                         self._end_grant(grant)
         finally:
+            self._rechecks.rest()
             self._rechecking = None
 
     async def _still_allowed(self, grant: Grant) -> bool:
@@ -117,9 +126,12 @@ class ActiveRequests:
             allowed = await self._access_check.may_open(grant.session, grant.user, grant.login)
         except SceneBridgeError as exc:  # could not ask: nothing ends for a moment of that
             log.warning("requests go on unchecked: %s", exc)
-            return time.monotonic() - self._asked_at < _UNASKED_S
-        self._asked_at = time.monotonic()
-        return allowed
+        except Exception as exc:
+            self.loops.note(grant.session, exc)
+        else:
+            self._asked_at[grant] = time.monotonic()
+            return allowed
+        return time.monotonic() - self._asked_at[grant] < _UNASKED_S
 
     def _end_grant(self, grant: Grant) -> None:
         for ended, other in self._under_way.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import os
 import socket
 import sys
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from lib.backoff import Backoff
 from lib.config.settings import PROJECT
-from lib.errors import SceneBridgeError, Unavailable, from_code
+from lib.errors import ProtocolError, SceneBridgeError, Unavailable, from_code
 from lib.http.listeners import listen
+from lib.loops import Loops
 from lib.model import SessionId, json_number, json_object, json_text
 from lib.notebook_proxy import messages
 from lib.notebook_proxy.messages import Message, Open, Start
@@ -64,6 +66,8 @@ class NotebookProcess:
         self._channel: _Channel | None = None
         self._up = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
+        self._loops = Loops("The portal", log)
+        self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         self._asides: set[asyncio.Task[None]] = set()
 
     @property
@@ -80,7 +84,8 @@ class NotebookProcess:
         """
         if self._start.notebooks == "host":
             self._listeners = listen(self._port)
-        self._keeping = asyncio.create_task(self._keep())
+        keeping = self._loops.add("kept the notebooks' process", late_after_s=math.inf)
+        self._keeping = asyncio.create_task(keeping.run(self._keep_one))
         try:
             await self._wait_until_up(START_S)
         except BaseException:
@@ -165,16 +170,17 @@ class NotebookProcess:
 
     # --- keeping it alive ----------------------------------------------------------------
 
-    async def _keep(self) -> None:
-        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
-        while True:
-            began = time.monotonic()
-            try:
-                await self._run()
-            except (OSError, SceneBridgeError, TimeoutError) as exc:
-                log.warning("the notebooks' process: %s", exc)
-            log.warning("the notebooks' process has ended and is started again")
-            await asyncio.sleep(backoff.next_s(held_s=time.monotonic() - began))
+    async def _keep_one(self) -> None:
+        """One process from its start to its end, and a pause before the next."""
+        began = time.monotonic()
+        try:
+            await self._run()
+        except (OSError, SceneBridgeError, TimeoutError) as exc:
+            log.warning("the notebooks' process: %s", exc)
+        except Exception as exc:
+            self._loops.note("the notebooks' process", exc)
+        log.warning("the notebooks' process has ended and is started again")
+        await asyncio.sleep(self._backoff.next_s(held_s=time.monotonic() - began))
 
     async def _run(self) -> None:
         """From the start of one process to its end."""
@@ -272,11 +278,18 @@ class _Channel:
             self._waiting.pop(number, None)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
+        loops = Loops("The portal", log)
         try:
-            while (message := await messages.read(reader)) is not None:
-                self._take(message)
-        except SceneBridgeError as exc:
-            log.warning("the notebooks' process: %s", exc)
+            while True:
+                try:
+                    message = await messages.read(reader)
+                except ProtocolError as exc:
+                    loops.note("an answer of the notebooks' process", exc)
+                    continue
+                if message is None:
+                    return
+                with loops.item("an answer of the notebooks' process"):
+                    self._take(message)
         finally:
             self.ended.set()
             for answer in self._waiting.values():

@@ -17,6 +17,7 @@ import asyncio
 import gc
 import html
 import logging
+import math
 import os
 import shutil
 import signal
@@ -39,6 +40,7 @@ from lib.config.runtime_dir import make_runtime_folder
 from lib.errors import SceneBridgeError, Unavailable
 from lib.http.hardening import allow_many_files
 from lib.http.listeners import check_notebook_port, listen
+from lib.loops import Loops
 from lib.portal import facade
 from lib.server.gate_links import end_masters
 from lib.server.local_gate import CLUSTER, LocalGate
@@ -265,13 +267,17 @@ def _open_browser(link: str, page: Path) -> None:
 
 async def _keep_gate(cluster: LocalGate) -> None:
     """Start the gate again when it dies; its jobs go on meanwhile."""
-    while True:
+
+    async def look() -> None:
         await asyncio.sleep(_WATCH_S)
         try:
             if await asyncio.to_thread(cluster.address) is None:
                 await asyncio.to_thread(cluster.start)
         except SceneBridgeError as exc:
             print(f"SceneBridge: {exc.message}", file=sys.stderr)
+
+    loops = Loops("The portal", logging.getLogger(__name__))
+    await loops.add("looked after the gate of this computer", late_after_s=math.inf).run(look)
 
 
 # --- afterwards -------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from starlette.concurrency import run_in_threadpool
 
 from lib.errors import SceneBridgeError
+from lib.loops import Loops
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,6 +32,7 @@ class WebSocketSessions:
         self._open: dict[asyncio.Future[None], str] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rechecking: asyncio.Task[None] | None = None
+        self._loops = Loops("The portal", log)
         auth.logins.on_end(self._ended)
 
     async def run(
@@ -67,6 +69,9 @@ class WebSocketSessions:
                     living = await run_in_threadpool(self._auth.logins.living, asked)
                 except SceneBridgeError as exc:  # could not ask: nothing ends for that
                     log.warning("open pages go on unchecked: %s", exc)
+                    continue
+                except Exception as exc:  # the same
+                    self._loops.note("the sign-ins of open pages", exc)
                     continue
                 self._finish(asked - living)
         finally:

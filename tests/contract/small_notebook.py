@@ -97,9 +97,9 @@ class Stage:
         ) as answer:
             return answer.status, await answer.read()
 
-    async def enter(self) -> None:
+    async def enter(self, login: str = LOGIN) -> None:
         """Come in through a ticket, as a browser does; the cookie is kept."""
-        entry = self.proxy.entry_url(self.session, USER, LOGIN, "/tree?x=1")
+        entry = self.proxy.entry_url(self.session, USER, login, "/tree?x=1")
         path = entry.removeprefix(self.origin)
         async with self.http.get(
             self.url(path), headers=self.navigation(), allow_redirects=False

@@ -320,6 +320,25 @@ async def test_a_process_that_hangs_is_replaced(
         assert on.process.pid != before
 
 
+async def test_a_fault_of_the_portal_s_side_starts_it_again(
+    site: sample_portal.Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    faults = 0
+    real = NotebookProcess._restore
+
+    async def restore(self: NotebookProcess, channel: Any) -> None:
+        nonlocal faults
+        faults += 1
+        if faults < 3:
+            raise KeyError("planted")
+        await real(self, channel)
+
+    monkeypatch.setattr(NotebookProcess, "_restore", restore)
+    async with stage(site) as on:
+        assert (await on.process.probe())["notebooks"] == 1
+    assert [r.levelname for r in caplog.records].count("ERROR") == 1
+
+
 @in_its_loop
 async def test_an_unknown_order_is_refused(shared: Stage) -> None:
     on = shared

@@ -203,6 +203,22 @@ async def test_a_notebook_that_is_not_there_ends_the_connection(site: Site) -> N
         assert await turned_away(port, site.context())
 
 
+async def test_a_fault_of_one_connection_is_logged_once_and_the_others_go_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with site.relay(greet) as port:
+        with monkeypatch.context() as patch:
+            patch.setattr("lib.jobs.relay.connect_unix", _strange)
+            for _ in range(2):
+                assert await turned_away(port, site.context())
+        assert await ask(port, site.context()) == b"you said hello\n"
+    assert [r.levelname for r in caplog.records].count("ERROR") == 1
+
+
+async def _strange(_target: Path) -> None:
+    raise RuntimeError("planted")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs O_PATH")
 async def test_what_stands_in_for_the_notebooks_socket_is_not_connected(site: Site) -> None:
     """A container may put a link to another socket of the node there."""

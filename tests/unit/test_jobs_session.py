@@ -5,6 +5,9 @@ What the runtime has a part in is tried in each that works here.
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import logging
 import os
 import signal
 import subprocess
@@ -14,10 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from lib.files.atomic import read_json
-from lib.jobs import control_files
+from lib.files.atomic import read_json, write_json
+from lib.jobs import control_files, local_runner
 from lib.jobs.idle import IdleClock
-from lib.jobs.jupyter import Activity
+from lib.jobs.interfaces import Invocation
+from lib.jobs.jupyter import Activity, NotebookClient
+from lib.jobs.local_runner import Runner
+from lib.jobs.session import Job
+from lib.jobs.tasks import BoundedLog, RunningTask
+from lib.loops import Loops
 from tests.fixtures.session_script import RUNTIMES, New, Script, new_scripts
 from tests.running import wait_for
 
@@ -201,3 +209,111 @@ def test_a_task_cannot_write_an_endless_file(started: New, tmp_path: Path) -> No
     script.end()
     size = int(next(x for x in script.log("module.log").splitlines() if "big" in x).split()[4])
     assert size == 2**20
+
+
+# --- faults that nobody foresaw ------------------------------------------------------------
+
+
+@in_a_process
+async def test_a_fault_of_asking_the_notebook_is_not_its_end(
+    new: New, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged once; the idle time is found by the next look."""
+    script = new(idle_s=1)
+    monkeypatch.setattr("lib.jobs.session._IDLE_POLL_S", 0.0)
+    monkeypatch.setattr("lib.jobs.session.IdleClock", lambda limit, now: IdleClock(limit, 0.0))
+    job, looks = Job(script.control), 0
+    module = asyncio.get_running_loop().create_future()
+    module.set_result(None)
+
+    async def activity(_client: NotebookClient) -> Activity:
+        nonlocal looks
+        looks += 1
+        if looks < 4:
+            raise OverflowError("planted")
+        return Activity(last=0.0, busy=False)
+
+    monkeypatch.setattr(NotebookClient, "activity", activity)
+    await job._until_idle(NotebookClient(script.scratch, "token"), module)
+    assert looks == 4
+    assert [r.levelname for r in caplog.records].count("ERROR") == 1
+
+
+@in_a_process
+async def test_a_module_that_cannot_be_run_is_told_and_the_notebook_goes_on(
+    new: New, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = new()
+    job = Job(script.control)
+
+    async def start(*_: object, **__: object) -> RunningTask:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(RunningTask, "start", start)
+    await job._module_beside()
+    told = read_json(script.control / control_files.MODULE)
+    assert (told["exit_code"], "planted" in told["message"]) == (1, True)
+
+
+async def test_a_fault_of_a_log_does_not_stop_the_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whose output is not read any more waits for ever when it has printed enough."""
+
+    def write(_log: BoundedLog, _data: bytes) -> None:
+        raise ValueError("planted")
+
+    monkeypatch.setattr(BoundedLog, "write", write)
+    code = "print('x' * 2**20)"
+    what = Invocation(argv=(sys.executable, "-c", code), env=dict(os.environ), cwd=tmp_path)
+    loops = Loops("The session script", logging.getLogger(__name__))
+    task = await RunningTask.start(what, tmp_path / "log", max_file_bytes=2**30, loops=loops)
+    assert await task.wait() == 0
+    await task.close()
+    assert [r.levelname for r in caplog.records].count("ERROR") == 1
+
+
+def test_a_log_whose_older_half_cannot_be_put_aside_keeps_its_own_file(tmp_path: Path) -> None:
+    """A descriptor that was closed may be a socket's a moment later."""
+    log = BoundedLog(tmp_path / "log")
+    (tmp_path / "log.1").mkdir()
+    log.write(b"x" * (2 * 2**20))
+    log.write(b"more")
+    with (tmp_path / "other").open("w+b") as other:
+        log.write(b"and more")
+        assert other.read() == b""
+    log.close()
+
+
+def test_a_job_whose_files_are_broken_holds_up_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("00000001", "00000002"):
+        (tmp_path / "jobs" / name).mkdir(parents=True)
+        (tmp_path / "jobs" / name / "job.json").write_text('{"slots": 1}')
+    (tmp_path / "jobs" / "00000001" / "runner.json").write_text("{")
+    runner = Runner(tmp_path / "jobs" / "00000002")
+    for _ in range(3):
+        assert not runner._somebody_is_ahead()
+    errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert [e.partition(":")[0] for e in errors] == ["job 00000001"]
+
+
+def test_the_end_of_a_job_is_written_when_there_is_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(local_runner, "_SAY_AGAIN_S", 0.0)
+    (tmp_path / "job.json").write_text('{"slots": 1}')
+    tries = 0
+
+    def write(path: Path, value: object) -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_json(path, value)
+
+    monkeypatch.setattr(local_runner, "write_json", write)
+    Runner(tmp_path)._end("exited", 0)
+    assert read_json(tmp_path / "end.json")["exit_code"] == 0
+    assert [r.levelname for r in caplog.records].count("ERROR") == 1

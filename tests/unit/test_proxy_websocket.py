@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import aiohttp
 import pytest
 from aiohttp import WSMsgType, web
 
 from lib.errors import Unavailable
+from lib.model import SessionId, UserId, json_object
 from lib.notebook_proxy.activity import REPORT_EVERY_S
+from lib.notebook_proxy.main import CommandHandler, _obey
 from lib.notebook_proxy.upstream import Upstream
 from tests.contract.small_notebook import Stage, stage, stalled
 
@@ -221,6 +226,69 @@ async def test_visits_end_when_nobody_can_be_asked_for_long(
         assert await ws.receive_str() == "x"
         monkeypatch.setattr("lib.notebook_proxy.open_notebooks._UNASKED_S", 0.01)
         assert (await ws.receive()).data == 1008
+
+
+async def test_a_fault_about_one_visitor_is_logged_once_and_the_others_are_checked(
+    on: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("lib.notebook_proxy.open_notebooks.RECHECK_S", 0.02)
+    faults, checked = 0, asyncio.Event()
+    real = on.porter.may_open
+
+    async def may_open(session: SessionId, user: UserId, login: str) -> bool:
+        nonlocal faults
+        if login == "login-1":
+            faults += 1
+            raise OverflowError("planted")
+        if faults >= 3:
+            checked.set()
+        return await real(session, user, login)
+
+    async with on.websocket("/echo") as bad:
+        await on.enter("login-2")
+        async with on.websocket("/echo") as good:
+            monkeypatch.setattr(on.porter, "may_open", may_open)
+            await checked.wait()
+            for ws in (bad, good):
+                await ws.send_str("still here")
+                assert await ws.receive_str() == "still here"
+            errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+            assert [e.partition(":")[0] for e in errors] == [on.session]
+            monkeypatch.setattr("lib.notebook_proxy.open_notebooks._UNASKED_S", 0.01)
+            assert (await bad.receive()).data == 1008, "nobody can say that it may stay"
+            await good.send_str("still here")
+            assert await good.receive_str() == "still here"
+            on.porter.allowed = False
+            assert (await good.receive()).data == 1008
+
+
+async def test_a_process_whose_checks_do_not_turn_says_so(on: Stage) -> None:
+    probe = CommandHandler(on.proxy).handle({"n": 1, "do": "probe"})
+    assert "ok" in await probe
+    async with on.websocket("/echo"):
+        clock = on.proxy.loops.clock
+        on.proxy.loops.clock = lambda: clock() + 61.0
+        answer = await CommandHandler(on.proxy).handle({"n": 2, "do": "probe"})
+        said = json_object(answer["error"])
+        assert str(said["message"]).startswith("The notebooks' process has not checked again")
+        on.proxy.loops.clock = clock
+
+
+async def test_what_is_no_order_costs_one_order(
+    on: Stage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, theirs = socket.socketpair()
+    reader, writer = await asyncio.open_unix_connection(sock=theirs, limit=2**16)
+    answers, orders = await asyncio.open_unix_connection(sock=ours)
+    obeying = asyncio.ensure_future(_obey(CommandHandler(on.proxy), reader, writer, on.proxy.loops))
+    for line in (b"{", b"[" * 5000, b"x" * 2**18, b"[]", b'{"n": 7, "do": "probe"}'):
+        orders.write(line + b"\n")
+    assert json.loads(await answers.readline())["n"] == 7
+    orders.close()
+    await obeying
+    writer.close()
+    errors = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
+    assert all(e.startswith("an order of the portal:") for e in errors)
 
 
 async def test_messages_of_the_browser_are_use_of_the_sign_in(on: Stage) -> None:
