@@ -16,13 +16,15 @@ import threading
 import time
 from array import array
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 from lib.errors import InvalidInput, NotFound, Refused
 from lib.files.atomic import read_json, write_json
 from lib.gate.safe_open import open_file
 from lib.model import JsonValue
+from lib.model.bounds import Sentence, Within
 from lib.protocol.codec import from_plain
 from lib.protocol.events import (
     MAX_EVENT_BYTES,
@@ -52,12 +54,20 @@ class _Position:
         trouble: why nothing more is read; "" while it is.
     """
 
-    offset: int = 0
-    inode: int = 0
-    lines: int = 0
-    dropped: int = 0
+    offset: Annotated[int, Within(0, 2**63)] = 0
+    inode: Annotated[int, Within(0, 2**64)] = 0
+    lines: Annotated[int, Within(0, 2**63)] = 0
+    dropped: Annotated[int, Within(0, 2**63)] = 0
     skipping: bool = False
-    trouble: str = ""
+    trouble: Sentence = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A position, and how long our file of events was then; -1 where none was kept."""
+
+    end: Annotated[int, Within(-1, 2**63)] = -1
+    at: _Position = field(default_factory=_Position)
 
 
 class EventLog:
@@ -166,13 +176,16 @@ class EventLog:
             os.truncate(self._path, self._end)
         if last:
             entry = json.loads(last)
+            if not isinstance(entry, dict):
+                raise ValueError("The last event is none.")
             lines = entry.get("l", len(self) + entry["d"])  # older gates did not count them
-            self._at = _Position(entry["o"], entry["i"], lines, entry["d"])
-        kept = read_json(self._position_path)
+            at = {"offset": entry["o"], "inode": entry["i"], "lines": lines, "dropped": entry["d"]}
+            self._at = from_plain(_Position, at)
+        data = read_json(self._position_path)
+        kept = _Kept() if data is None else from_plain(_Kept, data)
         # Older than the last event, or of events that are gone: the event's own counts.
-        if kept is not None and kept["end"] == self._end and kept["offset"] >= self._at.offset:
-            del kept["end"]
-            self._at = from_plain(_Position, kept)
+        if kept.end == self._end and kept.at.offset >= self._at.offset:
+            self._at = kept.at
 
     def _take_chunk(self) -> bool:
         """Returns whether there may be more. On `OSError` nothing is taken, or all of it."""
@@ -191,7 +204,7 @@ class EventLog:
     def _save_position(self) -> None:
         """Write it where the last event does not tell it."""
         if self._unsaved:
-            write_json(self._position_path, {**asdict(self._at), "end": self._end})
+            write_json(self._position_path, asdict(_Kept(self._end, self._at)))
             self._unsaved = False
 
     def _read_chunk(self) -> tuple[bool, list[tuple[_Position, dict[str, JsonValue]]]]:

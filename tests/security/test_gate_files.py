@@ -455,9 +455,17 @@ def test_events_that_are_gone_are_read_again(root: Path) -> None:
     assert (len(log), log.dropped) == (1, 1)
 
 
-def test_what_is_kept_of_a_module_and_damaged_stops_nobody(root: Path) -> None:
+@pytest.mark.parametrize("name", ["events.jsonl", "events.position.json"])
+@pytest.mark.parametrize(
+    "text", ["no JSON\n", "[]\n", "{}\n", '{"end": "x", "o": 1, "i": 1, "d": "x"}\n']
+)
+def test_what_is_kept_of_a_module_and_damaged_stops_nobody(
+    root: Path, name: str, text: str
+) -> None:
+    if (name, text) == ("events.position.json", "{}\n"):
+        text = '{"at": {"offset": -1}}'  # nothing at all is no damage
     status_path(root).write_text(line(n=1) + "\n")
-    (root / "sessions" / ID / "control/events.jsonl").write_text("no JSON\n")
+    (root / "sessions" / ID / "control" / name).write_text(text)
     log = event_log(root)
     assert not log.take()
     assert "damaged" in log.note()
