@@ -339,7 +339,7 @@ class NodeConnection:
 def _size_of(head: bytes) -> int:
     try:
         size = json.loads(head)["bytes"]
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise ProtocolError("The login node sent what is no answer.") from exc
     if not isinstance(size, int) or not 0 <= size <= frames.MAX_BODY:
         raise ProtocolError("The login node sent an answer of an impossible size.")

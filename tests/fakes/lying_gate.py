@@ -36,11 +36,16 @@ from lib.protocol.messages import (
 from lib.tunnels.link import watch_message as read_watch_message
 
 #: Stand for what `json.dumps` does not write.
-_RAW = {'"@digits@"': "9" * 5000, '"@deep@"': "[" * 5000 + "]" * 5000, '"@endless@"': "1e999"}
+_RAW = {
+    '"@digits@"': "9" * 5000,
+    '"@long@"': f'"{"x" * 2**22}"',
+    '"@deep@"': "[" * 5000 + "]" * 5000,
+    '"@endless@"': "1e999",
+}
 #: Of no field, whatever it is; `None` may be one where there is nothing to say.
 OUTRAGEOUS: tuple[Any, ...] = (
     10**400, -(10**400), "@digits@", "@deep@", "@endless@", float("nan"), float("-inf"), 1e308,
-    -1e308, 2**63, "x" * 2**20, "\ud800", {"a": {"a": {"a": [[[[[[[[[[[]]]]]]]]]]]}}},
+    -1e308, 2**63, "@long@", "\ud800", {"a": [[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]},
     [[]] * 60_000,
 )  # fmt: skip
 #: May be in bounds.
@@ -125,6 +130,25 @@ def unwrapped(kind: Any) -> tuple[Any, tuple[Any, ...]]:
             kind = next(a for a in typing.get_args(kind) if a is not type(None))
         else:
             return kind, bounds
+
+
+def honest(kind: Any) -> Any:
+    """A message of that type within all bounds, as JSON; every list has an entry."""
+    hint, bounds = unwrapped(kind)
+    origin = typing.get_origin(hint)
+    if origin is list:
+        return [honest(typing.get_args(hint)[0])]
+    if origin is dict:
+        return {}
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint, include_extras=True)
+        names = [f.name for f in dataclasses.fields(hint) if f.name != LEFT_OUT]
+        return {name: honest(hints[name]) for name in names}
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return next(iter(hint)).value
+    low = next((int(b.low) for b in bounds if isinstance(b, Within)), 0)
+    values: dict[Any, Any] = {str: "x", bool: True, int: low, float: low}
+    return values.get(hint)
 
 
 def edges(kind: Any) -> list[Any]:

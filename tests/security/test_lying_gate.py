@@ -269,6 +269,7 @@ def drawn() -> list[tuple[Any, ...]]:
     return examples
 
 
+@pytest.mark.slow
 async def test_whatever_a_gate_says_everybody_else_is_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

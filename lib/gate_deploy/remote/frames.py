@@ -41,7 +41,7 @@ def read_frame(source: ByteReader) -> tuple[Message, bytes] | None:
     try:
         message = json.loads(line)
         size = message.pop("bytes")
-    except (ValueError, KeyError, AttributeError, TypeError) as exc:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as exc:
         raise ProtocolError("The other side sent what is no message.") from exc
     if not isinstance(size, int) or not 0 <= size <= MAX_BODY:
         raise ProtocolError("The other side sent a message of an impossible size.")
