@@ -24,6 +24,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocketDisconnect
 
 from lib.errors import NotFound, Refused, SceneBridgeError
+from lib.loops import Loops
 from lib.portal import facade
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class ChangeFeed:
     def __init__(self) -> None:
         self._followers: set[_Follower] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._loops = Loops("The portal", log)
 
     def route(self) -> WebSocketRoute:
         return WebSocketRoute(PATH, self.follow)
@@ -134,10 +136,8 @@ class ChangeFeed:
                         continue
                     await self._look()
                     version, looked = now, time.monotonic()
-                except SceneBridgeError as exc:
-                    log.info("open pages are told later: %s", exc)
-                except Exception:
-                    log.exception("open pages could not be told")
+                except Exception as exc:  # whatever it is, the next look may go well
+                    self._loops.note("telling open pages", exc)
         finally:
             self._looking = None
 
