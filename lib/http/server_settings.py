@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from lib.http.hardening import StrictProtocol, behind
+from lib.protocol.messages import MAX_WEBSOCKET_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 #: Longest WebSocket message to and from a notebook, bytes.
-LARGEST_MESSAGE = 200 * 2**20
+LARGEST_MESSAGE = MAX_WEBSOCKET_BYTES
 
 
 class ServerSettings(TypedDict):

@@ -14,6 +14,7 @@ from lib.jobs.control_files import SessionSpec
 from lib.jobs.interfaces import Runtime, Task
 from lib.jobs.sockets import connect_unix
 from lib.model import JsonValue, json_list, json_object, json_text
+from lib.protocol.messages import MAX_WEBSOCKET_BYTES
 
 _CONFIG = Path(__file__).with_name("notebook_config.py")
 _MAX_ANSWER_BYTES = 1024 * 1024
@@ -41,6 +42,7 @@ def notebook_task(runtime: Runtime, spec: SessionSpec, *, token: str) -> Task:
         "SCENEBRIDGE_PRIVATE": inside(private),
         "SCENEBRIDGE_NOTEBOOK": spec.notebook,
         "SCENEBRIDGE_FRAME_ORIGIN": spec.frame_origin,
+        "SCENEBRIDGE_LARGEST_MESSAGE": str(MAX_WEBSOCKET_BYTES),
         "JUPYTER_CONFIG_DIR": inside(private / "config"),
         "JUPYTER_RUNTIME_DIR": inside(private / "r"),
         "JUPYTERLAB_SETTINGS_DIR": inside(settings / "settings"),

@@ -109,7 +109,8 @@ c.ServerApp.quit_button = False
 c.ServerApp.terminals_enabled = True
 c.ServerApp.websocket_ping_interval = 30_000
 c.ServerApp.tornado_settings = {
-    "headers": {"Content-Security-Policy": f"frame-ancestors 'self' {_FRAME}".strip()}
+    "headers": {"Content-Security-Policy": f"frame-ancestors 'self' {_FRAME}".strip()},
+    "websocket_max_message_size": int(os.environ["SCENEBRIDGE_LARGEST_MESSAGE"]),
 }
 c.KernelManager.transport = "ipc"
 c.LabApp.news_url = None

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -95,11 +96,28 @@ class _Side(asyncio.Protocol):
         if self.peer and self.peer.transport:
             self.peer.transport.resume_reading()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+    def connection_lost(self, exc: Exception | None) -> None:
         peer, self.peer = self.peer, None
+        unread = self._unread() if exc is not None else b""
+        if peer is not None and unread:
+            peer.write(unread)
         self.transport = None
         if peer is not None and peer.transport is not None:
             peer.transport.close()  # flushes first
+
+    def _unread(self) -> bytes:
+        """What a side said before it stopped to listen, which asyncio leaves in the socket.
+
+        A notebook's server that gets a WebSocket message it does not take says why and closes;
+        the error of the next write comes before that was read.
+        """
+        if self.transport is None or self.transport.get_extra_info("sslcontext") is not None:
+            return b""
+        parts = []
+        with contextlib.suppress(OSError):
+            while part := os.read(self.transport.get_extra_info("socket").fileno(), _HIGH_WATER):
+                parts.append(part)
+        return b"".join(parts)
 
 
 class _Inbound(_Side):

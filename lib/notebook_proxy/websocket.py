@@ -30,6 +30,8 @@ _HANDSHAKE_TIMEOUT_S = 30.0
 _CLOSE_TIMEOUT_S = 2.0
 #: RFC 6455 section 7.4: what may be sent in a close frame.
 _SENDABLE = frozenset({*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)})
+#: What aiohttp and uvicorn say of a close frame without one.
+_NO_CODE = (0, 1005)
 _GOING_AWAY = 1001
 _INTERNAL_ERROR = 1011
 
@@ -49,7 +51,7 @@ async def connect(scope: Scope, upstream: Upstream, *, origin: str) -> ClientWeb
                     scope, token=upstream.token, scheme=urlsplit(origin).scheme
                 ),
                 protocols=tuple(scope.get("subprotocols") or ()),
-                max_msg_size=LARGEST_MESSAGE,
+                max_msg_size=LARGEST_MESSAGE + 1,  # aiohttp's is the first that is too large
                 compress=0,
                 heartbeat=_HEARTBEAT_S,
                 autoclose=True,
@@ -99,6 +101,9 @@ async def _both_ways(
     waited: set[asyncio.Future[None]] = {down, up, ended}
     try:
         done, _ = await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if up in done and up.exception() is not None and ended not in done:
+            # It does not listen any more; what it said last is still on its way.
+            await asyncio.wait({down, ended}, timeout=_CLOSE_TIMEOUT_S)
         if ended in done:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 await send({"type": "websocket.close", "code": 1008, "reason": "closed"})
@@ -119,12 +124,14 @@ async def _to_browser(send: Send, notebook: ClientWebSocketResponse) -> None:
             await send({"type": "websocket.send", "bytes": message.data})
         else:
             break
-    code = notebook.close_code or _INTERNAL_ERROR
-    reason = message.extra if message.type is WSMsgType.CLOSE else ""
+    closed = message.type is WSMsgType.CLOSE
+    # Of a notebook that closed and went, aiohttp's own `close_code` is that of the failed reply.
+    code = message.data if closed else notebook.close_code or _INTERNAL_ERROR
+    reason = message.extra if closed else ""
     await send(
         {
             "type": "websocket.close",
-            "code": code if code in _SENDABLE else 1000 if code == 1005 else _INTERNAL_ERROR,
+            "code": code if code in _SENDABLE else 1000 if code in _NO_CODE else _INTERNAL_ERROR,
             "reason": reason or "",
         }
     )
@@ -136,7 +143,7 @@ async def _to_notebook(receive: Receive, notebook: ClientWebSocketResponse) -> N
         if message["type"] == "websocket.disconnect":
             code = message.get("code") or 1005
             reason = (message.get("reason") or "").encode()
-            known = code if code in _SENDABLE else 1000 if code == 1005 else _GOING_AWAY
+            known = code if code in _SENDABLE else 1000 if code in _NO_CODE else _GOING_AWAY
             await notebook.close(code=known, message=reason)
             return
         if message.get("text") is not None:

@@ -57,6 +57,8 @@ MAX_PUT_BYTES = 8 * 2**30
 MAX_GET_BYTES = 2 * 2**30
 MAX_LOG_BYTES = 256 * 1024
 MAX_ITEMS = 500
+#: Longest WebSocket message to and from a notebook, for its server and for the proxy before it.
+MAX_WEBSOCKET_BYTES = 200 * 2**20
 WATCH_PING_S = 5.0
 
 #: Session and run ids: a UUID in its canonical form.

@@ -223,7 +223,8 @@ def _is_for_a_notebook(proxy: NotebookProxy, scope: Any) -> bool:
 @asynccontextmanager
 async def stage(
     target: web.Application
-    | Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+    | Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+    | Path,
     *,
     notebooks: Any = "host",
     portal: Callable[[NotebookProxy, SessionId], Any] | None = None,
@@ -232,6 +233,7 @@ async def stage(
     """A notebook server (aiohttp's, or any stream handler) on stage, and a visitor inside.
 
     Args:
+        target: the server, or the socket of one that listens already.
         portal: makes an application that serves all but notebooks at the same port.
         listener: where the portal listens; its origin is then the real one.
     """
@@ -247,6 +249,8 @@ async def stage(
             await runner.setup()
             await web.UnixSite(runner, str(listening)).start()
             stack.push_async_callback(runner.cleanup)
+        elif isinstance(target, Path):
+            listening = target
         else:
             server = await asyncio.start_unix_server(target, str(listening))
             stack.callback(server.close)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import logging
 import os
 import signal
@@ -16,8 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import unix_connect
 
 from lib.files.atomic import read_json, write_json
+from lib.http.server_settings import LARGEST_MESSAGE
 from lib.jobs import control_files, local_runner
 from lib.jobs.idle import IdleClock
 from lib.jobs.interfaces import Invocation
@@ -26,7 +30,7 @@ from lib.jobs.local_runner import Runner
 from lib.jobs.session import Job
 from lib.jobs.tasks import BoundedLog, RunningTask
 from lib.loops import Loops
-from tests.fixtures.session_script import RUNTIMES, New, Script, new_scripts
+from tests.fixtures.session_script import RUNTIMES, TOKEN, New, Script, new_scripts
 from tests.running import wait_for
 
 
@@ -59,6 +63,26 @@ def test_a_notebook_shut_down_from_inside_ends_the_job(started: New) -> None:
     assert (end["end_reason"], end["exit_code"]) == ("finished", 0)
     assert "shut down" in end["reason"]
     assert script.left() == []
+
+
+@in_a_process
+def test_a_notebook_takes_messages_as_long_as_the_proxy_does(started: New) -> None:
+    script = started().ready()
+    name = script.ask("POST", "/api/terminals")[1]["name"]
+    with unix_connect(
+        str(script.scratch / "jupyter.sock"),
+        uri=f"ws://localhost/terminals/websocket/{name}",
+        additional_headers={"Authorization": f"token {TOKEN}"},
+        max_size=None,
+    ) as ws:
+        ws.send(json.dumps(["set_size", 24, 80, "x" * 11 * 2**20]))
+        assert ws.ping().wait(60)
+        masked = b"\x82\xff" + (LARGEST_MESSAGE + 1).to_bytes(8, "big") + bytes(4)
+        ws.socket.sendall(masked)
+        with pytest.raises(ConnectionClosed) as closed:
+            list(ws)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == 1009
 
 
 @in_a_process

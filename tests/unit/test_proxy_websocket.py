@@ -7,13 +7,18 @@ import json
 import logging
 import os
 import socket
+import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
 import pytest
+import tornado.web
+import tornado.websocket
 from aiohttp import WSMsgType, web
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_unix_socket
 
 from lib.errors import Unavailable
 from lib.model import SessionId, UserId, json_object
@@ -21,6 +26,8 @@ from lib.notebook_proxy.activity import REPORT_EVERY_S
 from lib.notebook_proxy.main import CommandHandler, _obey
 from lib.notebook_proxy.upstream import Upstream
 from tests.contract.small_notebook import Stage, stage, stalled
+
+SMALL = 2000
 
 
 class Notebook:
@@ -36,6 +43,8 @@ class Notebook:
         self.app.router.add_get("/hang", self.hang)
         self.app.router.add_get("/abort", self.abort)
         self.app.router.add_get("/refuse", self.refuse)
+        self.app.router.add_get("/long/{size}", self.long)
+        self.app.router.add_get("/no-code", self.no_code)
 
     async def _prepared(self, request: web.Request) -> web.WebSocketResponse:
         ws = web.WebSocketResponse(protocols=("v1.kernel.example",), max_msg_size=0)
@@ -85,6 +94,20 @@ class Notebook:
         request.transport.abort()
         return ws
 
+    async def long(self, request: web.Request) -> web.WebSocketResponse:
+        ws = await self._prepared(request)
+        await ws.send_bytes(b"x" * int(request.match_info["size"]))
+        await ws.receive()
+        self.closed.put_nowait((ws.close_code, ""))
+        return ws
+
+    async def no_code(self, request: web.Request) -> web.WebSocketResponse:
+        ws = await self._prepared(request)
+        assert request.transport is not None
+        request.transport.write(b"\x88\x00")
+        await ws.receive()
+        return ws
+
     async def refuse(self, request: web.Request) -> web.Response:
         return web.Response(status=403)
 
@@ -122,6 +145,54 @@ async def test_close_code_and_reason_reach_the_browser(on: Stage, code: int) -> 
     async with on.websocket(f"/close/{code}") as ws:
         message = await ws.receive()
         assert (message.type, message.data, message.extra) == (WSMsgType.CLOSE, code, "because")
+
+
+class Jupyters(tornado.websocket.WebSocketHandler):
+    """Jupyter's own server, which says 1009 and closes with the rest of a message unread."""
+
+    def check_origin(self, origin: str) -> bool:
+        return True
+
+    def on_message(self, message: str | bytes) -> None:
+        self.write_message(message, binary=True)
+
+
+@pytest.mark.parametrize("size", [SMALL + 1, 11 * 2**20])
+async def test_a_message_too_big_for_the_notebook_is_told_to_the_browser(size: int) -> None:
+    settings = {"websocket_max_message_size": SMALL}
+    server = HTTPServer(tornado.web.Application([("/", Jupyters)], **settings))
+    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as folder:
+        path = Path(folder) / "j.sock"
+        server.add_socket(bind_unix_socket(str(path)))
+        async with stage(path) as on, on.websocket("/") as ws:
+            await ws.send_bytes(b"x" * SMALL)
+            assert await ws.receive_bytes() == b"x" * SMALL
+            sending = asyncio.ensure_future(ws.send_bytes(b"x" * size))
+            message = await ws.receive()
+            assert (message.type, message.data) == (WSMsgType.CLOSE, 1009)
+            assert message.extra == "message too big"
+            await asyncio.gather(sending, return_exceptions=True)
+        server.stop()
+
+
+@pytest.mark.parametrize("over", [0, 1])
+async def test_what_is_too_big_for_the_proxy_is_told_to_both(
+    on: Stage, notebook: Notebook, monkeypatch: pytest.MonkeyPatch, over: int
+) -> None:
+    monkeypatch.setattr("lib.notebook_proxy.websocket.LARGEST_MESSAGE", SMALL)
+    async with on.websocket(f"/long/{SMALL + over}") as ws:
+        message = await ws.receive()
+        if over:
+            assert (message.type, message.data) == (WSMsgType.CLOSE, 1009)
+            assert (await notebook.closed.get())[0] == 1009
+        else:
+            assert message.data == b"x" * SMALL
+
+
+async def test_a_close_without_a_code_is_no_fault(on: Stage) -> None:
+    async with on.websocket("/no-code") as ws:
+        message = await ws.receive()
+        assert (message.type, message.data) == (WSMsgType.CLOSE, 1000)
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 4321])
