@@ -7,6 +7,7 @@ into the folder `removed`, and this removes what lies there, a little of each in
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 
 from lib.files.tree import remove
@@ -14,6 +15,8 @@ from lib.gate.job_record import SessionFolders
 
 _log = logging.getLogger(__name__)
 _SLICE_S = 5.0
+#: What stays though there was time (it is another account's, or mounted) is tried again later.
+_STUCK_S = 600.0
 
 
 class CleanUp:
@@ -21,19 +24,23 @@ class CleanUp:
 
     def __init__(self, folders: SessionFolders) -> None:
         self._folders = folders
-        self._said: set[str] = set()
+        self._again_at: dict[str, float] = {}
 
-    def waiting(self) -> list[Path]:
-        """What is still there. Blocks on files."""
+    def due(self) -> list[Path]:
+        """What is to be removed now. Blocks on files."""
         try:
-            return sorted(self._folders.removed.iterdir())
+            there = sorted(self._folders.removed.iterdir())
         except FileNotFoundError:
             return []
+        now = time.monotonic()
+        self._again_at = {f.name: self._again_at.get(f.name, 0.0) for f in there}
+        return [folder for folder in there if self._again_at[folder.name] <= now]
 
     def go_on(self, folder: Path) -> None:
         """Remove some of it. Blocks on files for a few seconds."""
-        before = len(self._said)
-        if not remove(folder, timeout_s=_SLICE_S):
-            self._said.add(folder.name)
-            if len(self._said) > before:
-                _log.warning("%s is not removed yet; that is tried again", folder)
+        begun = time.monotonic()
+        if remove(folder, timeout_s=_SLICE_S) or time.monotonic() - begun >= _SLICE_S:
+            return
+        if not self._again_at.get(folder.name):
+            _log.warning("%s cannot be removed; that is tried again now and then", folder)
+        self._again_at[folder.name] = time.monotonic() + _STUCK_S

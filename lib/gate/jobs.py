@@ -151,8 +151,9 @@ class Jobs:
                         "stop one or wait until one has ended."
                     )
                 check_quotas(request, validated, self._policy, self._table.records())
-                job = await asyncio.to_thread(self._prepare, request, validated)
-                self._submitter.begin(job)
+                with self._submitter.preparing(request.id):
+                    job = await asyncio.to_thread(self._prepare, request, validated)
+                    self._submitter.begin(job)
         self._table.tell()
         await self._submitter.wait(job, _SUBMIT_ANSWER_S)
         return SubmitReply(job.status(), created=created)
@@ -220,7 +221,7 @@ class Jobs:
 
     async def remove_thrown_away(self) -> None:
         """Remove some of everything that was thrown away."""
-        for folder in await asyncio.to_thread(self._clean_up.waiting):
+        for folder in await asyncio.to_thread(self._clean_up.due):
             with self.loops.item(folder.name):
                 await asyncio.to_thread(self._clean_up.go_on, folder)
 

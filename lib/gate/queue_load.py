@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from lib.errors import Unavailable
+from lib.loops import Loops
 from lib.model import QueueLoad
 
 _ASK_EVERY_S = 15.0
@@ -19,10 +21,12 @@ class QueueLoads:
 
     Args:
         ask: `Scheduler.load`.
+        loops: are told of what goes wrong with it.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[Sequence[QueueLoad]]]) -> None:
+    def __init__(self, ask: Callable[[], Awaitable[Sequence[QueueLoad]]], loops: Loops) -> None:
         self._ask = ask
+        self._loops = loops
         self._asking: asyncio.Task[None] | None = None
         self._next_at = 0.0
         self._load: list[QueueLoad] = []
@@ -43,9 +47,10 @@ class QueueLoads:
 
     async def _refresh(self) -> None:
         try:
-            load = list(await self._ask())
-            self._load, self._at = load, time.time() if load else None
-        except Unavailable:
-            pass  # the last answer stands, with its time
+            # Otherwise the last answer stands, with its time.
+            silent = contextlib.suppress(Unavailable)
+            with self._loops.item("asking how busy the queues are"), silent:
+                load = list(await self._ask())
+                self._load, self._at = load, time.time() if load else None
         finally:
             self._asking = None

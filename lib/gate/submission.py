@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -60,12 +60,22 @@ class Submitter:
         self._keep_s = keep_s
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._imageless: dict[str, asyncio.Event] = {}
+        self._preparing: set[str] = set()
         self._cancel_again: dict[str, float] = {}
         self._ended_twins: dict[JobKey, float] = {}
 
     def tried_until(self) -> float:
         """For a record that is submitted now: until when that may be under way."""
         return time.time() + self._scheduler.submit_timeout_s
+
+    @contextlib.contextmanager
+    def preparing(self, job_id: str) -> Iterator[None]:
+        """While a new record is written and until `begin`: nobody else submits it, too."""
+        self._preparing.add(job_id)
+        try:
+            yield
+        finally:
+            self._preparing.discard(job_id)
 
     def begin(self, tracked: TrackedJob) -> None:
         """Submit a new job, right after its record was written."""
@@ -108,6 +118,8 @@ class Submitter:
         named = _by_name(views)
         begun: list[asyncio.Task[None]] = []
         for tracked in self._table:
+            if tracked.record.id in self._preparing:
+                continue
             with self._table.loops.item(tracked.record.id):
                 begun += await self._reconcile_one(tracked, named.get(tracked.record.name, []))
         if begun:

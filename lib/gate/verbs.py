@@ -124,7 +124,7 @@ class Verbs:
         self._jobs = jobs
         self._audit = audit
         self._staging = Staging(folders, policy, jobs.loops)
-        self._loads = QueueLoads(jobs.load)
+        self._loads = QueueLoads(jobs.load, jobs.loops)
 
     async def handle(self, verb: Verb, exchange: Exchange) -> int:
         """Answer one command. Returns its exit status; errors are replies, and 1."""

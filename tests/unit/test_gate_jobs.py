@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 
 from lib.errors import Refused, StorageFull, Unavailable
+from lib.files import tree
 from lib.files.atomic import write_json
 from lib.gate import events as gate_events
 from lib.gate.audit import Audit
 from lib.gate.disk_watch import DiskWatch
 from lib.gate.events import EventLog
 from lib.gate.images.checksum import CheckedFiles
-from lib.gate.job_record import SessionFolders
+from lib.gate.job_record import JobRecord, SessionFolders, TrackedJob
 from lib.gate.job_state import RecordUpdater
 from lib.gate.job_table import JobTable
 from lib.gate.jobs import Jobs
@@ -415,6 +416,29 @@ async def test_a_lost_answer_is_looked_up_and_never_submitted_twice(site: Site) 
     assert len(site.scheduler.specs) == 1
 
 
+async def test_a_poll_between_record_and_submit_submits_it_no_second_time(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded, go_on = threading.Event(), threading.Event()
+    real = JobTable.add
+
+    def add(self: JobTable, record: JobRecord) -> TrackedJob:
+        job = real(self, record)
+        recorded.set()
+        assert go_on.wait(30)
+        return job
+
+    monkeypatch.setattr(JobTable, "add", add)
+    submitting = asyncio.ensure_future(site.submit())
+    await asyncio.to_thread(recorded.wait, 30)
+    await site.jobs._submitter.reconcile({}, patience_s=0.1)
+    go_on.set()
+    status = await submitting
+    assert (status.job, site.jobs.record(status.id).tries) == ("1", 1)
+    assert len(site.scheduler.specs) == 1
+    assert not caplog.records
+
+
 async def test_a_silent_scheduler_gets_the_job_once_it_answers(site: Site) -> None:
     site.scheduler.silent = True
     status = await site.submit()
@@ -800,6 +824,51 @@ async def test_a_job_that_uses_or_hides_too_much_is_stopped_with_the_reason(
     await site.jobs.look_at_disk()
     assert said[how] in site.jobs.record(status.id).cancel_text
     assert not site.jobs.record(other.id).cancelled
+
+
+@pytest.mark.parametrize("walk", ["measure", "remove"])
+async def test_nobody_waits_for_the_tree_of_another_job(
+    site: Site, walk: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, other = await site.submit(), await site.submit()
+    await site.jobs.poll()
+    walking, go_on = threading.Event(), threading.Event()
+    module = {"measure": "lib.gate.disk_watch", "remove": "lib.gate.clean_up"}[walk]
+    real = getattr(tree, walk)
+
+    def slow(*args: Any, **values: Any) -> Any:
+        walking.set()
+        assert go_on.wait(30)
+        return real(*args, **values)
+
+    monkeypatch.setattr(f"{module}.{walk}", slow)
+    if walk == "remove":
+        site.scheduler.set(large.job, JobState.ENDED, EndReason.FINISHED)
+        await site.jobs.poll()
+        site.jobs.record(large.id).keep_until = 1.0
+    watching = asyncio.ensure_future(site.jobs.watch_over())
+    await asyncio.to_thread(walking.wait, 30)
+    await site.jobs.cancel(other.id)
+    new = await site.submit()
+    while not (site.status(other.id).state is JobState.ENDED and site.status(new.id).job):
+        await site.jobs._table.wait()
+    assert not go_on.is_set()
+    go_on.set()
+    watching.cancel()
+    await asyncio.wait({watching})
+
+
+async def test_what_cannot_be_removed_is_said_once_and_tried_again_later(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = []
+    monkeypatch.setattr("lib.gate.clean_up.remove", lambda f, timeout_s: tries.append(f.name))
+    for name in ("a", "b"):
+        (site.folders.removed / name).mkdir(parents=True)
+    for _ in range(3):
+        await site.jobs.remove_thrown_away()
+    assert tries == ["a", "b"]
+    assert sum("cannot be removed" in r.getMessage() for r in caplog.records) == 2
 
 
 async def test_one_broken_record_costs_one_job(
