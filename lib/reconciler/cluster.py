@@ -236,6 +236,12 @@ class ClusterReconciler:
             self._unreachable(reason, Fault.SCHEDULER)
         elif message.kind == "snapshot" or not self._health.reachable:
             self._reachable()
+        if message.left_out:  # one line, however many they are
+            log.warning(
+                "cluster %s: what is said of %d jobs cannot be right, the first (%s): %s",
+                self._cluster, len(message.left_out), message.left_out[0].id,
+                message.left_out[0].problem,
+            )  # fmt: skip
         for row in message.left_out:
             with self._item(row.id):
                 await self._say_unreadable(row)
@@ -306,7 +312,6 @@ class ClusterReconciler:
 
         One that somebody has stopped ends here, since its gate can say no end of it.
         """
-        log.warning("cluster %s: job %s: %s", self._cluster, row.id, row.problem)
         reason = f"What the cluster says of this job cannot be right: {row.problem}."
         with contextlib.suppress(NotFound):
             session = await asyncio.to_thread(self._session, row.id)

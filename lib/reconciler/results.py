@@ -104,12 +104,18 @@ class ResultCollector:
         self._store.work.update_run(self._run, RunChange(events_have=max(have, first + len(told))))
 
     def _checked(self, told: Sequence[JsonValue], scenes: frozenset[SceneId]) -> list[ModuleEvent]:
-        events = []
+        events: list[ModuleEvent] = []
+        problems: list[str] = []
         for one in told:
             try:
                 events.append(parse(one, scenes))
             except InvalidInput as exc:  # the gate should have dropped it: an older one?
-                log.warning("run %s: an event was left out: %s", self._run, exc)
+                problems.append(exc.message)
+        if problems:  # one line, however many they are
+            log.warning(
+                "run %s: %d events were left out, the first: %s",
+                self._run, len(problems), problems[0],
+            )  # fmt: skip
         return events
 
     def _take_objects(self, events: Sequence[SceneEvent]) -> None:

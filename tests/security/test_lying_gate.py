@@ -135,6 +135,24 @@ async def test_a_time_that_cannot_be_costs_its_job(
         assert site.store.work.session(good).state is SessionState.STARTING, "its gate will say so"
 
 
+async def test_what_is_left_out_is_one_line_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with lying_site(tmp_path, monkeypatch) as site:
+        bobs = site.add_session(BOB, LIAR)
+        caplog.clear()
+        rows = [lying.job_status(new_id(), events=-1) for _ in range(200)]
+        await site.link.tell(
+            lying.gate_info(),
+            lying.watch_message(lying.job_status(bobs), *rows),
+            lying.watch_message(kind="events", id=bobs, events=[7] * 200),
+        )
+        said = [r.getMessage() for r in caplog.records if r.name.startswith("lib.reconciler")]
+        assert len(said) == 2, said
+        assert "of 200 jobs cannot be right" in said[0]
+        assert "200 events were left out, the first: An event must be an object, not 7." in said[1]
+
+
 async def test_a_gate_speaks_for_no_other_cluster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
