@@ -32,6 +32,11 @@ from ui.launch_form import ENDS_WITH_PORTAL, NO_ISOLATION
 from ui.text import count, esc, join_names, tag, to_minute, walltime
 from ui.work_status import Clock, Work
 
+IDLE_SOON = (
+    "Nobody has worked in it for a while. It is ended at {}, and what it holds in memory is lost "
+    "then; its files are kept."
+)
+
 
 @dataclass(frozen=True, slots=True)
 class CardContext:
@@ -79,6 +84,7 @@ class CardData:
         notebook: address of the notebook that can be opened, or empty.
         restartable: the ended notebook that can be started again in its folder.
         results: (run, objects) that can be looked at.
+        keep: the notebook that is ended soon, unless somebody says that they work in it.
         stop: what ending it is called; empty when it cannot be ended any more.
         logs, log: which logs there are, and the one to show first.
     """
@@ -93,6 +99,7 @@ class CardData:
     notebook: str
     restartable: SessionId | None
     results: tuple[str, int] | None
+    keep: SessionId | None
     stop: Literal["", "cancel", "notebook", "run"]
     logs: tuple[str, ...]
     log: str
@@ -113,6 +120,7 @@ def card_data(context: CardContext, work: Work, time: datetime) -> CardData:
         notebook=_notebook(context, work),
         restartable=_restartable(work, time),
         results=(str(run.id), run.objects) if run is not None and begun else None,
+        keep=work.id if isinstance(work, Session) and _ends_idle(work) else None,
         stop=_stop(work),
         logs=("job", "module") if isinstance(work, Run) else ("job", "module", "notebook"),
         log="module" if isinstance(work, Run) else "job",
@@ -172,6 +180,9 @@ def _body(context: CardContext, work: Work, time: datetime) -> str:
     if work.reachability is Reachability.UNKNOWN and not work_status.is_over(work):
         text = work_status.unreachable_text(work, context.clusters.get(str(work.cluster)))
         parts.append(f'<div class="sb-problem" role="status">{esc(text)}</div>')
+    if isinstance(work, Session) and _ends_idle(work) and work.idle_at is not None:
+        text = IDLE_SOON.format(to_minute(work.idle_at))
+        parts.append(f'<div class="sb-problem" role="status">{esc(text)}</div>')
     run = context.run_of(work)
     facts = [f"{count(len(work.scenes), 'scene')}: {_scenes(work)}"]
     if run is not None and str(run.state) not in ("NEW", "SUBMITTED", "QUEUED"):
@@ -205,6 +216,11 @@ def _restartable(work: Work, time: datetime) -> SessionId | None:
         return None
     kept = work.files_until is not None and work.files_until > time
     return work.id if kept and work.continued_as is None else None
+
+
+def _ends_idle(work: Session) -> bool:
+    ready = work.state is SessionState.READY and not work.stopping
+    return ready and work.idle_at is not None
 
 
 def _stop(work: Work) -> Literal["", "cancel", "notebook", "run"]:

@@ -53,6 +53,14 @@ def _actions(portal: Portal, user: User, card: CardData) -> None:
         if st.button("Open here", key=f"here-{card.work}", icon=":material/web_asset:"):
             st.session_state["notebook-here"] = card.work
             st.rerun()
+    if card.keep:
+        st.button(
+            "Keep it running",
+            key=f"keep-{card.work}",
+            icon=":material/more_time:",
+            on_click=_keep,
+            args=(portal, user, card.keep),
+        )
     if card.restartable:
         st.button(
             "Start again here",
@@ -85,6 +93,13 @@ def _actions(portal: Portal, user: User, card: CardData) -> None:
 def _start_again(portal: Portal, user: User, session: SessionId) -> None:
     try:
         portal.start_again(user, session)
+    except SceneBridgeError as exc:
+        st.session_state[_PROBLEM] = exc
+
+
+def _keep(portal: Portal, user: User, session: SessionId) -> None:
+    try:
+        portal.keep(user, session)
     except SceneBridgeError as exc:
         st.session_state[_PROBLEM] = exc
 

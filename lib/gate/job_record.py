@@ -44,6 +44,7 @@ class JobRecord:
         job: the scheduler's id; "" until it is known. It counts only together with `name`
             and `job_submitted_at`, the scheduler's own time of its submit: see `key`.
         restarts: how often the scheduler has begun it anew.
+        idle_at: when its notebook is ended for want of use, once that is near.
         tries: how often it was submitted.
         tried_until: Unix time until when a submit may have been under way.
         scenes: ids of the submitted scenes.
@@ -95,6 +96,7 @@ class JobRecord:
     tried_until: MomentOrNever = 0.0
     job_submitted_at: MomentOrNever | None = None
     restarts: Count = 0
+    idle_at: MomentOrNever | None = None
 
     @property
     def live(self) -> bool:
@@ -229,4 +231,5 @@ class TrackedJob:
             module_exit_code=r.module_exit_code,
             module_message=r.module_message,
             starts_at=r.starts_at,
+            idle_at=r.idle_at if r.live else None,
         )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
+from typing import cast
 
 from lib.errors import NotFound, Refused
 from lib.gate.audit import Audit
@@ -21,6 +22,7 @@ from lib.gate.safe_open import open_file
 from lib.jobs import control_files
 from lib.jobs.interfaces import JobView, Scheduler
 from lib.model import EndReason, JobState, JsonObject, JsonValue
+from lib.model.bounds import EARLIEST, LATEST
 from lib.protocol.messages import JobKind
 
 _MAX_REPORT_BYTES = 64 * 1024
@@ -79,6 +81,7 @@ class RecordUpdater:
         self._missing_since: dict[str, float] = {}
         self._over: dict[str, JobView] = {}
         self._distrusted: set[str] = set()
+        self._idle_seen: dict[str, tuple[int, int]] = {}
 
     def look(self) -> Look:
         """Read the modules' events for a while; what they told before their ends comes first."""
@@ -118,6 +121,8 @@ class RecordUpdater:
             self._begin_anew(record, view)
         if record.kind is JobKind.SESSION and not record.port and record.job:
             self._take_endpoint(tracked)
+        if record.port:
+            self._take_idle(record)
         whole = record.id in look.whole
         self._take_events(record)
         report = None if anew else look.reports.get(record.id)
@@ -199,6 +204,7 @@ class RecordUpdater:
         record.host, record.port = "", 0
         record.started_at = record.ends_at = record.endpoint_at = None
         record.module_exit_code, record.module_message = None, ""
+        record.idle_at = None
         self._over.pop(record.id, None)
         self._distrusted.discard(record.id)
         self._audit.write(
@@ -271,6 +277,20 @@ class RecordUpdater:
             said = now  # not plausible
         record.endpoint_at = said
         tracked.endpoint = tracked.endpoint or self._folders.endpoint(record)
+
+    def _take_idle(self, record: JobRecord) -> None:
+        """When the session script says that nobody works in its notebook; read where it is new."""
+        try:
+            info = os.lstat(self._folders.control(record.id) / control_files.IDLE)
+        except OSError:
+            return
+        mark = (info.st_ino, info.st_mtime_ns)
+        if self._idle_seen.get(record.id) == mark:
+            return
+        self._idle_seen[record.id] = mark
+        said = (self._report(record, control_files.IDLE) or {}).get("idle_at")
+        plausible = isinstance(said, (int, float)) and EARLIEST <= said <= LATEST
+        record.idle_at = float(cast(float, said)) if plausible else None
 
     def _take_events(self, record: JobRecord) -> None:
         log = self.events.log(record)

@@ -179,7 +179,8 @@ class Session:
     `reason` is the plain sentence to show beside the state: why it waits, what
     it is doing, or how it ended. `endpoint_at` is when the job reported its
     endpoint, `ready_at` when the forward was proved, `starts_at` when the scheduler
-    expects to start it, while it waits. `files_until` is when the
+    expects to start it, while it waits. `idle_at` is when it is ended because nobody works in
+    it, once that is near. `files_until` is when the
     files of an ended session are deleted; `continued_as` names the session that
     took them over.
     """
@@ -208,6 +209,7 @@ class Session:
     starts_at: datetime | None = None
     continued_from: SessionId | None = None
     continued_as: SessionId | None = None
+    idle_at: datetime | None = None
     stopping: bool = False
 
 

@@ -59,6 +59,7 @@ class CommandHandler:
             "ticket": self._ticket,
             "sign_out": self._sign_out,
             "probe": self._probe,
+            "keep": self._keep,
         }
 
     async def handle(self, request: Message) -> Message:
@@ -131,6 +132,13 @@ class CommandHandler:
         await self._give_up(session)
         self._where.pop(session, None)
         await self._proxy.close(session, str(request["reason"]))
+        return {}
+
+    async def _keep(self, request: Message) -> Message:
+        upstream = self._proxy.get(SessionId(json_text(request["session"])))
+        if upstream is None:
+            raise Conflict("This notebook is not open.")
+        await upstream.keep()
         return {}
 
     async def _give_up(self, session: SessionId) -> None:

@@ -14,6 +14,7 @@ start     `Start`                               ``{}`` when it listens; first, o
 restore   open: [`Open`], closed: {id: reason}  ports: {id: port}; nothing is proved
 open      `Open`                                port, when the notebook has answered a request
 close     session, reason                       ``{}``
+keep      session                               ``{}`` when the notebook knows that it is in use
 ticket    session, user, login, onward          url, of one use
 sign_out  login                                 ``{}``
 probe                                           notebooks, requests: how many are open

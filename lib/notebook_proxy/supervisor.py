@@ -126,6 +126,15 @@ class NotebookProcess:
         with suppress(Unavailable):  # then it is being started again, and will be told
             await self._call("close", session=session, reason=reason)
 
+    async def keep(self, session: SessionId) -> None:
+        """Tell the notebook that somebody works there: its idle time starts again.
+
+        Raises:
+            Conflict: it is not open.
+            Unavailable: it does not answer, or the process is being started again.
+        """
+        await self._call("keep", session=session)
+
     def sign_out(self, login: str) -> None:
         """End at once what is open under that sign-in; the access check refuses the rest."""
         task = asyncio.create_task(self._sign_out(login))

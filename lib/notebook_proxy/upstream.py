@@ -84,11 +84,21 @@ class Upstream:
             Unavailable: it cannot be reached (yet).
             ProtocolError: something answers, but not the notebook that was started.
         """
+        await self._ask(b"/api/status", timeout_s)
+
+    async def keep(self, timeout_s: float = 5.0) -> None:
+        """Somebody works there: a request that Jupyter counts, as it does not count `probe`'s.
+
+        Raises as `probe`.
+        """
+        await self._ask(b"/api/kernels", timeout_s)
+
+    async def _ask(self, path: bytes, timeout_s: float) -> None:
         headers = {"Authorization": f"token {self.token}", "Host": self._name}
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                self.session.get(self.url(b"/api/status", b""), headers=headers) as answer,
+                self.session.get(self.url(path, b""), headers=headers) as answer,
             ):
                 await answer.read()
         except aiohttp.ClientConnectorCertificateError as exc:

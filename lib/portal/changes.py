@@ -56,13 +56,17 @@ class Changes:
         store: Store,
         access: Access,
         clusters: ClusterViews,
-        connected: Callable[[ClusterId, SessionId], bool],
+        now: Callable[[ClusterId, SessionId], object],
         see: Callable[[User, RunId], Run],
     ) -> None:
+        """
+        Args:
+            now: what is shown of a notebook that is ready and stands in no store.
+        """
         self._store = store
         self._access = access
         self._clusters = clusters
-        self._connected = connected
+        self._now = now
         self._see = see
         self._lock = threading.Lock()
         self._version: int | None = None
@@ -121,12 +125,12 @@ class Changes:
             return _hash((stored, self._clusters_stamp()))
         mine = topic == WORK
         stored = self._work.get(user, "") if mine else _hash(sorted(self._work.items()))
-        proved = [
-            self._connected(cluster, session)
+        shown = [
+            self._now(cluster, session)
             for owner, cluster, session in self._ready
             if owner == user or not mine
         ]
-        return _hash((stored, proved, self._clusters_stamp()))
+        return _hash((stored, shown, self._clusters_stamp()))
 
     def _once(self, topic: str, rows: Callable[[], Sequence[object]]) -> str:
         if topic not in self._known:

@@ -8,6 +8,7 @@ raise errors of `lib.errors`, whose messages are fit to be shown.
 from __future__ import annotations
 
 import dataclasses
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from lib.imagery.quicklook import Quicklook, quicklook
 from lib.imagery.tiles import tile
 from lib.model import Cluster, JsonValue, Reachability, Run, RunId, Session, SessionId, SessionState
 from lib.portal.admin import Administration
+from lib.portal.asking import ask
 from lib.portal.changes import Changes
 from lib.portal.clusters import ClusterViews
 from lib.portal.launch import Launcher
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from lib.auth.authorization import Ask
     from lib.config.offerings import Offerings
     from lib.model import (
+        ClusterId,
         Detection,
         Fit,
         JsonObject,
@@ -96,7 +99,7 @@ class Portal:
         self._logs = JobLogs(reconciler)
         self._clusters = ClusterViews(offerings, reconciler, access)
         self._launcher = Launcher(store, offerings, catalog, self._clusters)
-        self.changes = Changes(store, access, self._clusters, reconciler.connected, self.run)
+        self.changes = Changes(store, access, self._clusters, self._now_of, self.run)
 
     # --- who ----------------------------------------------------------------
 
@@ -301,6 +304,20 @@ class Portal:
                 self._store.work.update_run(work.id, RunChange(stopping=True))
         self._reconciler.wake(work.cluster)
 
+    def keep(self, user: User, session_id: SessionId) -> None:
+        """Somebody still works in this notebook: its idle time starts again. May take seconds.
+
+        Raises:
+            Conflict: it is not ready.
+            ClusterUnreachable: it cannot be asked now.
+        """
+        with self._access.audited(user, "keep", session_id) as act:
+            session = self._session(act.require, session_id)
+            act.require(Act.STOP, session)
+            if session.state is not SessionState.READY:
+                raise Conflict("This notebook is not ready, so that nothing can keep it running.")
+            ask(self._reconciler, lambda: self._reconciler.keep(session.cluster, session.id))
+
     def log(self, user: User, work_id: SessionId | RunId, kind: str = "job") -> LogText:
         """The end of a log. Asks the cluster: may take seconds.
 
@@ -420,7 +437,13 @@ class Portal:
             session.cluster, session.id
         ):
             seen = Reachability.UNKNOWN
-        return dataclasses.replace(session, reachability=seen)
+        idle = self._reconciler.idle_at(session.cluster, session.id)
+        idle_at = None if idle is None else datetime.fromtimestamp(idle, UTC)
+        return dataclasses.replace(session, reachability=seen, idle_at=idle_at)
+
+    def _now_of(self, cluster: ClusterId, session: SessionId) -> object:
+        asked = self._reconciler
+        return asked.connected(cluster, session), asked.idle_at(cluster, session)
 
     def _seen_run(self, run: Run) -> Run:
         if run.state.over:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-from concurrent.futures import TimeoutError as WaitedTooLong
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lib.errors import ClusterUnreachable, InvalidInput
+from lib.errors import InvalidInput
+from lib.portal.asking import ask
 from lib.protocol.messages import LogKind, LogRequest
 
 if TYPE_CHECKING:
     from lib.model import ClusterId
     from lib.reconciler.reconciler import Reconciler
-
-_TIMEOUT_S = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +39,8 @@ class JobLogs:
         """
         if kind not in set(LogKind):
             raise InvalidInput(f"A log is one of: {', '.join(LogKind)}.")
-        loop = self._reconciler.loop
-        if loop is None:
-            raise ClusterUnreachable("The portal is starting. Try again in a moment.")
-        asked = asyncio.run_coroutine_threadsafe(
-            self._ask(cluster, LogRequest(job, LogKind(kind))), loop
-        )
-        try:
-            return asked.result(_TIMEOUT_S)
-        except WaitedTooLong:
-            asked.cancel()
-            raise ClusterUnreachable("The cluster does not answer. Try again later.") from None
+        return ask(self._reconciler, lambda: self._ask(cluster, LogRequest(job, LogKind(kind))))
 
     async def _ask(self, cluster: ClusterId, request: LogRequest) -> LogText:
-        try:
-            link = self._reconciler.link(cluster)
-        except KeyError:
-            raise ClusterUnreachable("This portal is not connected to that cluster.") from None
-        reply = await link.log(request)
+        reply = await self._reconciler.link(cluster).log(request)
         return LogText(reply.text, reply.truncated)

@@ -201,7 +201,8 @@ class JobStatus:
     the gate has validated so far; `keep_until` is when the files are deleted, known
     once the job has ended. `module_exit_code` is there from the moment the module has
     ended and all its events were taken (its notebook may go on); where it broke off,
-    `module_message` says how, in a sentence with its last words.
+    `module_message` says how, in a sentence with its last words. `idle_at` is when a notebook
+    that nobody works in is ended, once that is near.
     """
 
     id: Name
@@ -223,6 +224,7 @@ class JobStatus:
     module_exit_code: ExitCode | None = None
     module_message: Sentence = ""
     starts_at: Moment | None = None
+    idle_at: Moment | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,8 @@ class ClusterReconciler:
         self._wake = asyncio.Event()
         #: A run goes on of which the present stream tells no events.
         self._watch_anew = False
+        #: When a notebook is ended for want of use, where that is near.
+        self._idle_at: dict[SessionId, float] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._info: GateInfo | None = None
         self._health = ClusterHealth(False, time.time(), "It is being contacted.", None)
@@ -136,6 +138,15 @@ class ClusterReconciler:
     def connected(self, session: SessionId) -> bool:
         """Whether this notebook was proved to answer in this process."""
         return self._connections.connected(session)
+
+    def idle_at(self, session: SessionId) -> float | None:
+        """When it is ended if nobody works in it, once that is near; Unix seconds."""
+        return self._idle_at.get(session)
+
+    async def keep(self, session: SessionId) -> None:
+        """Somebody works in it. Raises `Conflict`, `Unavailable`."""
+        await self._connections.keep(session)
+        self._idle_at.pop(session, None)
 
     def wake(self) -> None:
         """Something new is in the store for this cluster."""
@@ -253,6 +264,9 @@ class ClusterReconciler:
                 await self._runs.events(message)
 
     async def _status(self, status: JobStatus) -> None:
+        self._idle_at.pop(SessionId(status.id), None)
+        if status.idle_at is not None and status.state is JobState.RUNNING:
+            self._idle_at[SessionId(status.id)] = status.idle_at
         await self._send_back(status)
         await self._runs.status(status)
         if status.kind is JobKind.RUN:

@@ -46,6 +46,12 @@ class Connections:
         """The connection to the gate was made anew: take nothing for granted."""
         self._proved.clear()
 
+    async def keep(self, session: SessionId) -> None:
+        """Its idle time starts again. Raises `Conflict`, `Unavailable`."""
+        if session not in self._proved:
+            raise Unavailable("The notebook cannot be reached now. Try again in a moment.")
+        await self._routes.keep(session)
+
     def want(self, session: SessionId, endpoint: Endpoint) -> None:
         """See to it that this notebook gets connected. Idempotent."""
         if session not in self._proved and session not in self._tasks:

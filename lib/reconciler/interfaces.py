@@ -62,6 +62,9 @@ class NotebookRoutes(Protocol):
         """Prove with an authenticated request that this notebook answers, then let
         visitors in. Idempotent. Raises `Unavailable` while it does not answer."""
 
+    async def keep(self, session: SessionId) -> None:
+        """Tell an open notebook that somebody works there. Raises `Conflict`, `Unavailable`."""
+
     async def close(self, session: SessionId, reason: str) -> None:
         """Let nobody in any more and cut open connections; `reason` is what visitors
         read from now on. Idempotent."""

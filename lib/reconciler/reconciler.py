@@ -90,6 +90,15 @@ class Reconciler:
         reconciler = self._clusters.get(cluster)
         return reconciler is not None and reconciler.connected(session)
 
+    def idle_at(self, cluster: ClusterId, session: SessionId) -> float | None:
+        """When that notebook is ended if nobody works in it, once that is near."""
+        reconciler = self._clusters.get(cluster)
+        return reconciler.idle_at(session) if reconciler is not None else None
+
+    async def keep(self, cluster: ClusterId, session: SessionId) -> None:
+        """Somebody works in that notebook. Raises KeyError, `Conflict`, `Unavailable`."""
+        await self._clusters[cluster].keep(session)
+
     def link(self, cluster: ClusterId) -> Link:
         """Raises KeyError for an unknown cluster."""
         return self._clusters[cluster].link

@@ -49,6 +49,7 @@ async def echo(request: web.Request) -> web.WebSocketResponse:
 def small_server() -> web.Application:
     app = web.Application()
     app.router.add_get("/api/status", hello)
+    app.router.add_get("/api/kernels", hello)
     app.router.add_get("/hello", hello)
     app.router.add_post("/hello", hello)
     app.router.add_get("/echo", echo)
@@ -178,6 +179,13 @@ async def test_a_visitor_comes_in_with_a_ticket_of_one_use(shared: Stage) -> Non
         await ws.send_str("x")
         assert await ws.receive_str() == "x"
         assert await on.process.probe() == {"notebooks": 1, "requests": 1}
+
+
+@in_its_loop
+async def test_a_notebook_is_told_that_somebody_works_there(shared: Stage) -> None:
+    await shared.process.keep(shared.session)
+    with pytest.raises(Conflict, match="not open"):
+        await shared.process.keep(SessionId("0f0e0d0c-0b0a-0908-0706-050403020100"))
 
 
 @in_its_loop

@@ -297,6 +297,7 @@ class MemoryRoutes:
     def __init__(self) -> None:
         self.answers = True
         self.let_in: dict[SessionId, Path] = {}
+        self.kept: list[SessionId] = []
         self.tries = 0
 
     async def open(self, session: SessionId, socket: Path, where: Endpoint) -> None:
@@ -307,6 +308,11 @@ class MemoryRoutes:
         if not self.answers:
             raise Unavailable("The notebook does not answer.")
         self.let_in[session] = socket
+
+    async def keep(self, session: SessionId) -> None:
+        if not self.answers:
+            raise Unavailable("The notebook does not answer.")
+        self.kept.append(session)
 
     async def close(self, session: SessionId, reason: str) -> None:
         self.let_in.pop(session, None)

@@ -142,6 +142,13 @@ class FakeReconciler:
     def wake(self, cluster: ClusterId) -> None:
         self.woken.append(cluster)
 
+    def idle_at(self, cluster: ClusterId, session: SessionId) -> float | None:
+        file = self._folder / f"idle-{session}"
+        return float(file.read_text()) if file.exists() else None
+
+    async def keep(self, cluster: ClusterId, session: SessionId) -> None:
+        (self._folder / f"idle-{session}").unlink()
+
     def connected(self, cluster: ClusterId, session: SessionId) -> bool:
         return self.proved
 

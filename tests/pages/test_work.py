@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from datetime import datetime, timedelta, timezone
 
@@ -10,6 +11,7 @@ import pytest
 from lib.auth import OWNER
 from lib.errors import ClusterUnreachable
 from lib.model import EndReason, RunState, SessionState
+from lib.portal import facade
 from lib.store.changes import SessionChange
 from tests.pages.sample_portal import FAR, HOSTILE, all_html
 
@@ -68,6 +70,23 @@ def test_a_ready_card_opens_and_shows_the_time_left(open_page, site):
     assert app.get("iframe")[0].proto.src == f"/open/{session.id}"
     press(app, "Close")
     assert not app.get("iframe")
+
+
+def test_a_card_of_a_notebook_that_is_not_used_warns_and_one_click_keeps_it(
+    open_page, site, monkeypatch
+):
+    session = site.add_session(["LC08_A"], SessionState.READY, started_at=at(-60), ends_at=at(3600))
+    assert "Keep it running" not in labels(open_page("work"))
+    (site.folder / f"idle-{session.id}").write_text(str(time.time() + 300))
+    app = open_page("work")
+    assert "Nobody has worked in it for a while. It is ended at" in all_html(app)
+    app = press(app, "Keep it running")
+    assert "The portal is starting" in " ".join(t.value for t in app.toast)
+    monkeypatch.setattr(facade, "ask", lambda _, question: asyncio.run(question()))
+    app = press(app, "Keep it running")
+    assert not app.exception
+    assert "Keep it running" not in labels(app)
+    assert "Nobody has worked in it" not in all_html(app)
 
 
 def test_stop_asks_first_and_then_stops(open_page, site):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import contextlib
 import re
 import time
 import uuid
@@ -16,7 +17,7 @@ import pytest
 
 from lib.auth.authorization import Access, Act
 from lib.auth.notebook_access import NotebookAccess
-from lib.errors import NotFound, Refused, SignInEnded
+from lib.errors import Conflict, NotFound, Refused, SignInEnded
 from lib.model import (
     AnnouncementKind,
     ClusterId,
@@ -142,6 +143,7 @@ METHODS: dict[str, tuple[Act, Call]] = {
     "Portal.runs": (Act.SEARCH, lambda w, u: w.portal.runs(u)),
     "Portal.run": (Act.SEE, lambda w, u: w.portal.run(u, w.run())),
     "Portal.stop": (Act.STOP, lambda w, u: w.portal.stop(u, w.session().id)),
+    "Portal.keep": (Act.STOP, lambda w, u: keep(w, u)),
     "Portal.log": (Act.READ, lambda w, u: w.portal.log(u, w.run())),
     "Portal.notebook": (Act.OPEN, lambda w, u: w.portal.notebook(u, w.session().id)),
     "Portal.detections": (Act.READ, lambda w, u: w.portal.detections(u, w.run())),
@@ -221,6 +223,11 @@ def test_every_public_method_is_in_the_table() -> None:
     assert found == set(METHODS) | ASK_NOBODY
 
 
+def keep(world: World, user: User) -> None:
+    with contextlib.suppress(Conflict):  # allowed, and there is no cluster that has it ready
+        world.portal.keep(user, world.session().id)
+
+
 def outcome(world: World, user: User, call: Call) -> str:
     try:
         call(world, user)
@@ -251,6 +258,7 @@ def test_every_method_keeps_to_the_table(
     world: World, column: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     acts = asked(world, monkeypatch)
+    monkeypatch.setattr("lib.auth.tokens.MOST_TOKENS", 2 * len(METHODS))  # one for each call
     for name, (act, call) in METHODS.items():
         for who in WHO[column]:
             expected = TABLE[act][column]
@@ -279,6 +287,7 @@ NAMED = {
     "Portal.start_run": "start-run",
     "Portal.start_again": "start-again",
     "Portal.stop": "stop",
+    "Portal.keep": "keep",
     "Portal.notebook": "open",
     "MyAccount.sign_out": "sign-out",
     "MyAccount.end_login": "sign-out",

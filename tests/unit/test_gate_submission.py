@@ -191,6 +191,25 @@ async def test_a_job_that_is_begun_anew_gets_the_endpoint_of_the_run_that_runs(
     assert site.status(status.id).endpoint is not None
 
 
+async def test_when_a_notebook_is_ended_for_want_of_use_is_told_while_it_is_near(
+    site: SlowSite,
+) -> None:
+    status = await started_session(site)
+    idle = site.folders.control(status.id) / "idle.json"
+    report_endpoint(site, status.id)
+    now = time.time()
+    for said in (now, None, now + 60, "soon", now + 90, 1e308):
+        told = said if isinstance(said, float) and said < 1e308 else None
+        write_json(idle, {"idle_at": said})
+        await site.jobs.poll()
+        assert site.status(status.id).idle_at == told
+    write_json(idle, {"idle_at": now})
+    await site.jobs.poll()
+    site.scheduler.set(status.job, JobState.ENDED, EndReason.FINISHED)
+    await site.jobs.poll()
+    assert site.status(status.id).idle_at is None
+
+
 # --- submits that hang or get no answer ----------------------------------------------
 
 

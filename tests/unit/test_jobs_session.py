@@ -93,6 +93,20 @@ def test_an_unused_notebook_ends_after_the_idle_time(started: New) -> None:
 
 
 @in_a_process
+def test_what_the_portal_asks_to_keep_a_notebook_counts_as_use(started: New) -> None:
+    """`Upstream.keep`; what it asks to prove a connection (`Upstream.probe`) does not."""
+    script = started().ready()
+
+    def last() -> str:
+        return str(script.ask("GET", "/api/status")[1]["last_activity"])
+
+    before = last()
+    assert last() == before
+    assert script.ask("GET", "/api/kernels")[0] == 200
+    assert last() > before
+
+
+@in_a_process
 def test_a_notebook_is_not_idle_while_its_module_runs(new: New) -> None:
     script = new(light=True, idle_s=1, params={"linger_s": 4})
     assert script.start().end()["end_reason"] == "idle"

@@ -25,7 +25,7 @@ from lib.model import (
     Session,
     SessionState,
 )
-from lib.portal import facade, logs
+from lib.portal import asking, facade
 from lib.protocol.messages import ArtifactKind
 from lib.store.changes import SessionChange
 from tests.fakes.reconciler_harness import hurry, until
@@ -194,7 +194,7 @@ async def test_logs(here: Site) -> None:
 async def test_a_log_that_does_not_come_is_not_waited_for(
     here: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logs, "_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(asking, "_TIMEOUT_S", 0.05)
     session = await ready(here)
     here.world.gate.before["log"] = asyncio.Event().wait
     with pytest.raises(ClusterUnreachable, match="does not answer"):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lib.errors import ClusterUnreachable, ProtocolError, Refused, StorageFull
+from lib.errors import ClusterUnreachable, ProtocolError, Refused, StorageFull, Unavailable
 from lib.model import (
     EndReason,
     JobState,
@@ -97,6 +98,31 @@ async def test_a_queue_is_told_and_held_is_a_reason(world: ReconcilerHarness) ->
     await world.session_is(session, SessionState.STARTING)
     world.gate.change(session, state=JobState.QUEUED, reason="Put back by the scheduler.")
     assert (await world.session_is(session, QUEUED)).reason == "Put back by the scheduler."
+
+
+async def test_a_notebook_that_nobody_uses_is_told_of_and_can_be_kept(
+    world: ReconcilerHarness,
+) -> None:
+    session = await ready(world)
+    assert world.reconciler.idle_at(HERE, session) is None
+    soon = time.time() + 300
+    world.gate.change(session, idle_at=soon)
+    await until(lambda: world.reconciler.idle_at(HERE, session) == soon)
+    world.routes.answers = False
+    with pytest.raises(Unavailable):
+        await world.reconciler.keep(HERE, session)
+    assert world.reconciler.idle_at(HERE, session) == soon
+    world.routes.answers = True
+    await world.reconciler.keep(HERE, session)
+    assert world.routes.kept == [session]
+    assert world.reconciler.idle_at(HERE, session) is None
+    world.gate.change(session, idle_at=soon + 600)  # nobody came after all
+    await until(lambda: world.reconciler.idle_at(HERE, session) == soon + 600)
+    world.gate.end(session, EndReason.IDLE)
+    await world.session_is(session, SessionState.ENDED)
+    assert world.reconciler.idle_at(HERE, session) is None
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        await world.reconciler.keep(HERE, session)
 
 
 async def test_a_lost_reply_costs_a_second_call_and_no_second_job(world: ReconcilerHarness) -> None:

@@ -36,6 +36,7 @@ def routes() -> list[Route]:
         ("POST", "/api/sessions", sessions.open_session),
         ("GET", "/api/sessions/{session}", sessions.session),
         ("DELETE", "/api/sessions/{session}", sessions.stop_session),
+        ("POST", "/api/sessions/{session}/keep", sessions.keep_session),
         ("GET", "/api/runs", runs.runs),
         ("POST", "/api/runs", runs.start_run),
         ("GET", "/api/runs/{run}", runs.run),

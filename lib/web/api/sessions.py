@@ -1,4 +1,4 @@
-"""Sessions: listed, opened, looked at, stopped."""
+"""Sessions: listed, opened, looked at, kept running, stopped."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ async def session(request: Request) -> Response:
 async def open_session(request: Request) -> Response:
     opened = await ask(request, Portal.open_notebook, await launch_request(request))
     return json_response(opened, 201, {"Location": f"/api/sessions/{opened.id}"})
+
+
+async def keep_session(request: Request) -> Response:
+    session_id = SessionId(request.path_params["session"])
+    await ask(request, Portal.session, session_id)
+    await ask(request, Portal.keep, session_id)
+    return json_response(await ask(request, Portal.session, session_id))
 
 
 async def stop_session(request: Request) -> Response:
