@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from lib.http.hardening import StrictProtocol, behind
+from lib.http.websocket_protocol import PatientWebSocket
 from lib.protocol.messages import MAX_WEBSOCKET_BYTES
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ class ServerSettings(TypedDict):
     """Some of `uvicorn.Config`'s arguments."""
 
     http: type[StrictProtocol]
-    ws: Literal["websockets-sansio"]
+    ws: type[PatientWebSocket]
     ws_per_message_deflate: bool
     ws_max_size: int
     timeout_graceful_shutdown: int
@@ -29,7 +30,7 @@ class ServerSettings(TypedDict):
 #: For the portal's server, which allows shorter messages, and those in front of notebooks.
 SERVER_SETTINGS: ServerSettings = {
     "http": StrictProtocol,
-    "ws": "websockets-sansio",
+    "ws": PatientWebSocket,
     # Compressing what stays on this computer only costs time.
     "ws_per_message_deflate": False,
     "ws_max_size": LARGEST_MESSAGE,

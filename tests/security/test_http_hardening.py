@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 
 from lib.http.hardening import Limits, StrictProtocol
-from lib.http.server_settings import SERVER_SETTINGS, server_settings
+from lib.http.server_settings import LARGEST_MESSAGE, SERVER_SETTINGS, server_settings
 from lib.notebook_proxy.asgi import NotebookProxy
 from lib.notebook_proxy.main import _server_config
 from lib.server.uvicorn_server import PortalServer
@@ -387,6 +387,40 @@ async def test_body_that_we_do_not_read_is_waited_for() -> None:
             on.time_is_up()
         on.go.set()
         assert await on.answered(reader) == [200]
+
+
+# --- WebSockets -------------------------------------------------------------------------
+
+
+async def too_long(on: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """The beginning of a message that is one byte too long."""
+    reader, writer = await on.open()
+    writer.write(WEBSOCKET + b"\r\n")
+    assert statuses(await reader.readuntil(b"\r\n\r\n")) == [101]
+    writer.write(b"\x82\xff" + (LARGEST_MESSAGE + 1).to_bytes(8, "big") + bytes(4))
+    return reader, writer
+
+
+async def test_a_client_in_the_middle_of_a_message_reads_why_it_is_refused() -> None:
+    async with place() as on:
+        reader, writer = await too_long(on)
+        for _ in range(100):  # as a browser that reads when it has sent what it has
+            writer.write(bytes(2**18))
+            await writer.drain()
+        answer = await reader.read()
+        assert answer[0] == 0x88
+        assert int.from_bytes(answer[2:4], "big") == 1009
+        writer.close()
+        await until(lambda: not on.connections)
+
+
+async def test_a_client_that_goes_on_with_such_a_message_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(SERVER_SETTINGS["ws"], "linger_s", 0.01)
+    async with place() as on:
+        await too_long(on)
+        await until(lambda: not on.connections)
 
 
 # --- number -------------------------------------------------------------------------------
