@@ -36,6 +36,8 @@ _NOT_LISTED = (
 _TOO_LARGE_TEXT = "It used more memory than it was given."
 _MAX_LOG_BYTES = 2**30
 _STARTS_AT_STEP_S = 30.0
+#: A job whose time is over lasts no less than this below what it was given.
+_CUT_S = 60.0
 #: All that can change in a record, as one tuple: cheap to compare at every poll.
 _VARIABLE = attrgetter(*(f.name for f in fields(JobRecord)))
 #: End reasons that the scheduler knows better than the session script.
@@ -320,10 +322,9 @@ def _why(record: JobRecord, view: JobView, report: Mapping[str, object]) -> tupl
     """The end reason and its sentence, from whoever knows best."""
     said = _text(report.get("reason", ""))
     if view.end_reason in _SCHEDULER_KNOWS and view.end_reason is not None:
-        minutes = record.walltime_s // 60
         text = view.reason
         if view.end_reason is EndReason.WALLTIME:
-            text = f"Its time of {minutes} minute{'s' * (minutes != 1)} was over."
+            text = _time_over(record, view)
         elif view.end_reason is EndReason.CANCELLED and record.cancelled:
             text = record.cancel_text
         return view.end_reason, text
@@ -335,6 +336,24 @@ def _why(record: JobRecord, view: JobView, report: Mapping[str, object]) -> tupl
         return EndReason(report.get("end_reason")), said
     except ValueError:
         return view.end_reason or EndReason.LOST, view.reason
+
+
+def _time_over(record: JobRecord, view: JobView) -> str:
+    given = _minutes(record.walltime_s)
+    if view.started_at is None or view.ended_at is None:
+        return f"Its time of {given} was over."
+    lasted = view.ended_at - view.started_at
+    if lasted > record.walltime_s - _CUT_S:
+        return f"Its time of {given} was over."
+    return (
+        f"Its time was cut on the cluster, by its operators or with its account: it was over "
+        f"after {_minutes(lasted)} of {given}."
+    )
+
+
+def _minutes(seconds: float) -> str:
+    minutes = int(seconds) // 60
+    return f"{minutes} minute{'s' * (minutes != 1)}"
 
 
 def _close(one: float | None, other: float | None) -> bool:

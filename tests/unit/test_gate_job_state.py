@@ -55,6 +55,22 @@ def test_what_a_script_reports_is_what_the_portal_takes() -> None:
 
 
 @pytest.mark.parametrize(
+    ("lasted_s", "said"),
+    [
+        (125.0, "Its time was cut on the cluster, by its operators or with its account: it was "
+         "over after 2 minutes of 10 minutes."),
+        (600.0, "Its time of 10 minutes was over."),
+        (629.0, "Its time of 10 minutes was over."),
+    ],
+)  # fmt: skip
+def test_its_time_was_cut(lasted_s: float, said: str) -> None:
+    """With `scontrol update TimeLimit`."""
+    end = {"end_reason": EndReason.WALLTIME, "started_at": 50.0, "ended_at": 50.0 + lasted_s}
+    view = JobView("1", "sb-x", JobState.ENDED, **end)  # type: ignore[arg-type]
+    assert _why(record(), view, {}) == (EndReason.WALLTIME, said)
+
+
+@pytest.mark.parametrize(
     ("log", "over_disk_quota"),
     [
         (

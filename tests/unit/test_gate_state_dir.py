@@ -23,10 +23,13 @@ from lib.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
 from lib.gate import serve, state_dir
 from lib.gate.__main__ import main
 from lib.gate.audit import Audit
+from lib.gate.job_record import JobRecord, SessionFolders
 from lib.gate.serve import _report, _watch_kill_switch, end_tasks
 from lib.gate.state_dir import RunningGate, StateDir, this_node
 from lib.jobs.processes import start_of, this_process
 from lib.loops import Loops
+from lib.model import JobState
+from lib.protocol.messages import JobKind
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST = {"python": sys.executable, "code": str(ROOT)}
@@ -173,6 +176,40 @@ def home(tmp_path: Path, key: Path) -> StateDir:
     made = StateDir(tmp_path / "gate")
     made.init("here", key, None, FIRST)
     return made
+
+
+@pytest.mark.parametrize(("ended", "code"), [(False, 3), (True, 0)])
+@pytest.mark.parametrize("by", ["stop", "kill switch"])
+def test_jobs_that_do_not_end_are_listed_with_an_exit_code(
+    home: StateDir, monkeypatch: pytest.MonkeyPatch, by: str, *, ended: bool, code: int
+) -> None:
+    """Slurm cannot be asked (its programs are not there), so that nobody knows of the job."""
+    policy = home.path / "policy.toml"
+    slurm = f'name = "slurm"\nbin = "{home.path}/none"'
+    policy.write_text(policy.read_text().replace('name = "local"', slurm))
+    monkeypatch.setattr(serve, "_JOBS_TIMEOUT_S", 0.0)
+    record = a_record(JobState.ENDED if ended else JobState.RUNNING)
+    folders = SessionFolders(home.path)
+    folders.control(record.id).mkdir(parents=True)
+    folders.save(record)
+    if by == "stop":
+        done = gate("stop", "--home", str(home.path), "--jobs")
+    else:
+        (home.path / "STOP").touch()
+        done = gate("serve", "--home", str(home.path), "--detach")
+        code = code or 1  # no gate starts while it is on
+    assert done.returncode == code, done.stderr
+    line = f"1 job has not ended yet: session {record.id} of ada (job 7, running)."
+    assert (line in done.stderr) is not ended
+
+
+def a_record(state: JobState) -> JobRecord:
+    record = JobRecord(
+        "0f0e0d0c-0b0a-0908-0706-050403020100", JobKind.SESSION, "ada", "small", "1.0.0", "",
+        "sb-x", "small", 600, [], 1.0,
+    )  # fmt: skip
+    record.job, record.state, record.keep_until = "7", state, 4e9
+    return record
 
 
 @pytest.mark.parametrize("locks", [True, False])
