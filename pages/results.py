@@ -7,9 +7,17 @@ from contextlib import suppress
 import streamlit as st
 
 from lib.errors import NotFound, SceneBridgeError
-from lib.model import Reachability, Run, RunId, Scene, SceneId, User
+from lib.model import Module, Reachability, Run, RunId, Scene, SceneId, User
 from lib.portal.facade import Portal
-from ui import layout, live, result_filter, results_summary, results_view, work_status
+from ui import (
+    layout,
+    live,
+    result_filter,
+    results_summary,
+    results_view,
+    run_params,
+    work_status,
+)
 from ui.result_filter import ResultFilter
 from ui.text import md
 
@@ -35,6 +43,7 @@ def choose_run(portal: Portal, user: User) -> Run | None:
         )
         return None
     names = list(runs)
+    modules = {str(m.id): m for m in portal.modules(user)}
     state = layout.page_state()
     if state.get("run") != wish:
         state["run"] = wish
@@ -50,7 +59,9 @@ def choose_run(portal: Portal, user: User) -> Run | None:
     picked = st.selectbox(
         "Run",
         names,
-        format_func=lambda name: results_summary.run_title(runs[name]),
+        format_func=lambda name: results_summary.run_title(
+            runs[name], modules.get(str(runs[name].module))
+        ),
         key="results-run",
         on_change=pick,
         placeholder="Choose one of your runs",
@@ -83,6 +94,32 @@ def matching(portal: Portal, user: User, run: Run, filters: ResultFilter) -> int
     )
 
 
+def acts(portal: Portal, user: User, run: Run, module: Module | None) -> None:
+    """What can be done with the run: the same once more, or the same with a change."""
+    with st.container(horizontal=True, vertical_alignment="center"):
+        inside = run.session is not None
+        if st.button(
+            "Run again",
+            icon=":material/replay:",
+            disabled=inside or not run.state.over,
+            help="It belongs to a notebook: start that again on Work, or open it in Explore."
+            if inside
+            else "The same scenes, parameters and resources once more, when this one is over.",
+        ):
+            try:
+                portal.start_run(user, run_params.again(run))
+            except SceneBridgeError as exc:
+                layout.show_error(exc)
+            else:
+                st.switch_page(layout.page(layout.WORK))
+        st.page_link(
+            layout.page(layout.EXPLORE),
+            label="Open in Explore",
+            icon=":material/travel_explore:",
+            query_params=run_params.explore_query(run, run, module),
+        )
+
+
 def show_run(portal: Portal, user: User, run_id: RunId) -> None:
     """Everything about one run; drawn again as it changes until it is over."""
     run = portal.run(user, run_id)
@@ -90,6 +127,7 @@ def show_run(portal: Portal, user: User, run_id: RunId) -> None:
     module = next((m for m in portal.modules(user) if m.id == run.module), None)
     titles = {str(s.id): s.title for s in scenes}
     counts = portal.detection_counts(user, run.id)
+    acts(portal, user, run, module)
     summary = st.container()
     filters = result_filter.show(run, module, sorted({k for _, k in counts}), titles)
     with summary:
@@ -101,6 +139,11 @@ def show_run(portal: Portal, user: User, run_id: RunId) -> None:
             layout.notice(work_status.unreachable_text(run, cluster))
         for text in results_summary.failures(run.scenes)[:5]:
             layout.notice(text, "bad")
+        parameters = results_summary.parameters_text(run, module)
+        if parameters:
+            st.caption(f"Parameters: {md(parameters)}")
+        if run.note:
+            st.caption(f"Note: {md(run.note)}")
         if module and module.score_meaning:
             st.caption(f"Score: {md(module.score_meaning)}")
     results_view.show(portal, user, run, filters, scenes, module)

@@ -7,14 +7,15 @@ import streamlit as st
 from lib.errors import SceneBridgeError
 from lib.model import SessionId, SessionState, User
 from lib.portal.facade import Portal
-from ui import clocks, layout, live, work_cards, work_status
+from ui import clocks, confirm, layout, live, work_cards, work_status
 from ui.text import esc, md, now
-from ui.work_card_data import CardContext, card_data
+from ui.work_card_data import CardContext, card_data, matches
 from ui.work_status import Work
 
 EARLIER_SHOWN = 10
 NOTEBOOK_HEIGHT = 860
 _SHOWN = "earlier-shown"
+_FIND = "work-find"
 
 
 def all_work(portal: Portal, user: User) -> tuple[CardContext, list[Work]]:
@@ -50,6 +51,7 @@ def embedded_notebook(portal: Portal, user: User) -> None:
 def show_cards(portal: Portal, user: User) -> None:
     """All cards. A press of one of their buttons, or a change, draws them again and not the
     rest."""
+    confirm.rerun_if_requested()
     with live.following(portal, user, "work") as follow:
         try:
             follow.tells_times = _show_cards(portal, user)
@@ -60,13 +62,21 @@ def show_cards(portal: Portal, user: User) -> None:
 def _show_cards(portal: Portal, user: User) -> bool:
     """Draw them; whether one says when it may start. Clocks go on by themselves."""
     context, work = all_work(portal, user)
+    words = str(st.session_state.get(_FIND, "")).strip()
+    begun = bool(work)
+    if _notebook_is_over(work):
+        st.rerun()  # it leaves the page
+    work = [w for w in work if matches(context, w, words)]
     living = [w for w in work if not work_status.is_over(w)]
     ended = [w for w in work if work_status.is_over(w)]
-    if _notebook_is_over(living):
-        st.rerun()  # it leaves the page
     refused = work_cards.problem()
     if refused is not None:
         st.toast(md(refused.message), icon=":material/error:")
+    if begun and not work:
+        layout.empty_state(
+            "Nothing of yours says that", "Look for other words, or for none to see all of it."
+        )
+        return False
     if not work:
         layout.empty_state(
             "Nothing has been started yet",
@@ -80,7 +90,7 @@ def _show_cards(portal: Portal, user: User) -> bool:
     time = now()
     for one in living:
         work_cards.show(portal, user, card_data(context, one, time))
-    if not living:
+    if not living and not words:
         layout.empty_state(
             "Nothing runs at the moment", "What has ended is below; Explore starts more."
         )
@@ -112,8 +122,20 @@ def main() -> None:
     portal, user = layout.require_user()
     layout.heading("Work", "You can close the browser: the work goes on.")
     clocks.run()
-    embedded_notebook(portal, user)
+    with st.container():
+        confirm.show_outcome()
+    with st.container():
+        embedded_notebook(portal, user)
+    st.text_input(
+        "Find",
+        key=_FIND,
+        placeholder="Name, note, scene, module, parameter, cluster, job",
+        icon=":material/search:",
+        width=420,
+    )
     show_cards(portal, user)
+    if confirm.pending()[0] == work_cards.DELETE:
+        work_cards.ask_before_deleting(portal, user, all_work(portal, user)[1])
 
 
 main()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lib.model import Module, Run, RunScene, RunState, SceneState
-from ui import work_status
+from ui import run_params, work_status
 from ui.text import count, esc, join_names, tag, to_minute
 
 _STATES = {
@@ -28,12 +28,26 @@ _RUN_STATES = {
 _KNOWN = ("pixels", "valid_fraction", "algorithm")
 
 
-def run_title(run: Run) -> str:
-    """How a run is listed: what, when, how far."""
-    found = count(run.objects, "object")
-    return (
-        f"{run.title or run.module}, {to_minute(run.created_at)}, {_RUN_STATES[run.state]}, {found}"
+def run_title(run: Run, module: Module | None) -> str:
+    """How a run is listed: what, with which parameters, when, how far."""
+    parts = (
+        run.title or str(run.module),
+        run_params.chosen_text(module, run.params),
+        to_minute(run.created_at),
+        _RUN_STATES[run.state],
+        count(run.objects, "object"),
     )
+    return ", ".join(part for part in parts if part)
+
+
+def parameters_text(run: Run, module: Module | None) -> str:
+    """All of a run's parameters, those that were chosen first; empty where it has none."""
+    chosen = run_params.unlike_default(module, run.params)
+    others = {name: value for name, value in run.params.items() if name not in chosen}
+    said = run_params.params_text(chosen)
+    if chosen and others:
+        return f"{said}; by default {run_params.params_text(others)}"
+    return said or run_params.params_text(others)
 
 
 def figures(run: Run, module: Module | None, shown: int) -> str:
@@ -124,13 +138,8 @@ def no_detections_text(run: Run, module: Module | None) -> str:
     )
     if algorithms:
         text += f", with {join_names(algorithms)}"
-    return f"{text}. No object passed the test with {_params(run.params)}."
-
-
-def _params(params: Mapping[str, object]) -> str:
-    if not params:
-        return "the module's parameters"
-    return ", ".join(f"{k.replace('_', ' ')} {v}" for k, v in params.items())
+    params = run_params.params_text(run.params) or "the module's parameters"
+    return f"{text}. No object passed the test with {params}."
 
 
 def _number(value: object, default: float = 0.0) -> float:

@@ -16,6 +16,7 @@ from lib.errors import SceneBridgeError
 from lib.model import (
     Cluster,
     Isolation,
+    LaunchRequest,
     Module,
     Reachability,
     Run,
@@ -27,7 +28,7 @@ from lib.model import (
     User,
 )
 from lib.portal.facade import Portal
-from ui import work_status
+from ui import run_params, work_status
 from ui.launch_form import ENDS_WITH_PORTAL, NO_ISOLATION
 from ui.text import count, esc, join_names, tag, to_minute, walltime
 from ui.work_status import Clock, Work
@@ -80,17 +81,22 @@ class CardData:
     """What one card says and offers.
 
     Args:
+        name, note: as they were written.
         title, marks, steps, body: HTML; `steps` is empty when the work is over.
         notebook: address of the notebook that can be opened, or empty.
         restartable: the ended notebook that can be started again in its folder.
         results: (run, objects) that can be looked at.
         keep: the notebook that is ended soon, unless somebody says that they work in it.
+        again: what starts the same run once more.
+        explore: the query of Explore with all that it was started with; once it is over.
         stop: what ending it is called; empty when it cannot be ended any more.
         logs, log: which logs there are, and the one to show first.
     """
 
     work: SessionId | RunId
     over: bool
+    name: str
+    note: str
     clock: Clock
     title: str
     marks: str
@@ -100,18 +106,42 @@ class CardData:
     restartable: SessionId | None
     results: tuple[str, int] | None
     keep: SessionId | None
+    again: LaunchRequest | None
+    explore: Mapping[str, Sequence[str]] | None
     stop: Literal["", "cancel", "notebook", "run"]
     logs: tuple[str, ...]
     log: str
 
 
+def matches(context: CardContext, work: Work, text: str) -> bool:
+    """Whether every word of `text` stands in what the card says."""
+    run, cluster = context.run_of(work), context.clusters.get(str(work.cluster))
+    module = context.modules.get(str(work.module))
+    said = [
+        _title(context, work),
+        work.note,
+        module.title if module else "",
+        str(work.module),
+        cluster.title if cluster else str(work.cluster),
+        work.job,
+        str(work.id),
+        *_scene_ids(work),
+        run_params.params_text(run.params) if run is not None else "",
+    ]
+    whole = "\n".join(said).casefold()
+    return all(word in whole for word in text.casefold().split())
+
+
 def card_data(context: CardContext, work: Work, time: datetime) -> CardData:
     """What the card of that work says at that time."""
     over, run = work_status.is_over(work), context.run_of(work)
+    module = context.modules.get(str(work.module))
     begun = run is not None and str(run.state) not in ("NEW", "SUBMITTED", "QUEUED")
     return CardData(
         work=work.id,
         over=over,
+        name=_title(context, work),
+        note=work.note,
         clock=work_status.clock_of(work),
         title=esc(_title(context, work)),
         marks=_marks(context, work),
@@ -121,6 +151,8 @@ def card_data(context: CardContext, work: Work, time: datetime) -> CardData:
         restartable=_restartable(work, time),
         results=(str(run.id), run.objects) if run is not None and begun else None,
         keep=work.id if isinstance(work, Session) and _ends_idle(work) else None,
+        again=run_params.again(work) if over and isinstance(work, Run) else None,
+        explore=run_params.explore_query(work, run, module) if over else None,
         stop=_stop(work),
         logs=("job", "module") if isinstance(work, Run) else ("job", "module", "notebook"),
         log="module" if isinstance(work, Run) else "job",
@@ -177,6 +209,8 @@ def _scenes(work: Work) -> str:
 def _body(context: CardContext, work: Work, time: datetime) -> str:
     said = f"{work_status.status_sentence(work)} {work_status.expected_start(work, time)}".strip()
     parts = [f'<p class="sb-reason" role="status">{esc(said)}</p>']
+    if work.note:
+        parts.append(f'<p class="sb-note">{esc(work.note)}</p>')
     if work.reachability is Reachability.UNKNOWN and not work_status.is_over(work):
         text = work_status.unreachable_text(work, context.clusters.get(str(work.cluster)))
         parts.append(f'<div class="sb-problem" role="status">{esc(text)}</div>')
@@ -187,6 +221,10 @@ def _body(context: CardContext, work: Work, time: datetime) -> str:
     facts = [f"{count(len(work.scenes), 'scene')}: {_scenes(work)}"]
     if run is not None and str(run.state) not in ("NEW", "SUBMITTED", "QUEUED"):
         facts.append(work_status.scenes_text(run))
+    if run is not None and run.params:
+        module = context.modules.get(str(work.module))
+        chosen = run_params.chosen_text(module, run.params)
+        facts.append(f"parameters: {chosen}" if chosen else "default parameters")
     facts.append(f"{work.resources.preset}, at most {walltime(work.resources.walltime_s)}")
     if work.job:
         facts.append(f"job {work.job}")

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import streamlit as st
 
 from lib.errors import SceneBridgeError
-from lib.model import RunId, SessionId, User
+from lib.model import LaunchRequest, RunId, SessionId, User
 from lib.portal.facade import Portal
-from ui import clocks, layout, logs
+from ui import clocks, confirm, layout, logs, work_status
 from ui.text import esc, md
 from ui.work_card_data import CardData
+from ui.work_status import Work
 
 LOG_KINDS = {"job": "Job", "module": "Module", "notebook": "Notebook"}
 #: An open log is looked at so often.
 LOG_EVERY_S = 1.0
 _PROBLEM = "work-problem"
+_DESCRIBED = "work-described"
+DELETE = "delete-work"
 _WARNINGS = {
     "notebook": "Running kernels end and what they hold in memory is lost. "
     "Files are kept, and the notebook can be started again.",
@@ -31,6 +37,8 @@ def show(portal: Portal, user: User, card: CardData) -> None:
         )
         with st.container(horizontal=True, vertical_alignment="center", key=f"acts-{card.work}"):
             _actions(portal, user, card)
+        if layout.page_state().get(_DESCRIBED) == card.work:
+            _description(portal, user, card)
         if st.session_state.get("log-open") == card.work:
             _log(portal, user, card)
 
@@ -78,6 +86,22 @@ def _actions(portal: Portal, user: User, card: CardData) -> None:
             icon=":material/grid_view:",
             query_params={"run": run},
         )
+    if card.again:
+        st.button(
+            "Run again",
+            key=f"run-again-{card.work}",
+            icon=":material/replay:",
+            help="The same scenes, parameters and resources once more.",
+            on_click=_run_again,
+            args=(portal, user, card.again),
+        )
+    if card.explore is not None:
+        st.page_link(
+            layout.page(layout.EXPLORE),
+            label="Open in Explore",
+            icon=":material/travel_explore:",
+            query_params=card.explore,
+        )
     open_ = st.session_state.get("log-open") == card.work
     st.button(
         "Hide log" if open_ else "Log",
@@ -86,8 +110,69 @@ def _actions(portal: Portal, user: User, card: CardData) -> None:
         on_click=_toggle_log,
         args=(card.work,),
     )
+    st.button(
+        "Name and note",
+        key=f"describe-{card.work}",
+        icon=":material/edit:",
+        type="tertiary",
+        on_click=_toggle_description,
+        args=(card.work,),
+    )
+    if card.over:
+        st.button(
+            "Delete",
+            key=f"delete-{card.work}",
+            icon=":material/delete:",
+            type="tertiary",
+            on_click=confirm.request,
+            args=(DELETE, str(card.work)),
+        )
     if card.stop:
         _stop(portal, user, card)
+
+
+def _toggle_description(work: str) -> None:
+    state = layout.page_state()
+    state[_DESCRIBED] = None if state.get(_DESCRIBED) == work else work
+
+
+def _description(portal: Portal, user: User, card: CardData) -> None:
+    with st.form(f"description-{card.work}", enter_to_submit=True):
+        name, note = f"name-{card.work}", f"note-{card.work}"
+        st.text_input("Name", card.name, key=name)
+        st.text_area("Note", card.note, key=note, height=100)
+        st.form_submit_button(
+            "Save", type="primary", on_click=_describe, args=(portal, user, card.work, name, note)
+        )
+
+
+def _describe(
+    portal: Portal, user: User, work: SessionId | RunId, name_key: str, note_key: str
+) -> None:
+    try:
+        portal.describe(user, work, st.session_state[name_key], st.session_state[note_key])
+    except SceneBridgeError as exc:
+        st.session_state[_PROBLEM] = exc
+    else:
+        layout.page_state().pop(_DESCRIBED, None)
+
+
+def ask_before_deleting(portal: Portal, user: User, work: Sequence[Work]) -> None:
+    """The dialog, while somebody wants to delete one of these."""
+    _, target = confirm.pending()
+    one = next((w for w in work if w.id == target and work_status.is_over(w)), None)
+    if one is None:
+        confirm.dismiss()
+        return
+    confirm.dialog(
+        "Delete this?",
+        f"**{md(one.title)}**: what it found, its pictures and its note are deleted for good, and "
+        "no notebook can be started again in its folder. Files on the cluster go when their time "
+        "there is over.",
+        "Delete for good",
+        partial(portal.delete, user, one.id),
+        done="It was deleted.",
+    )
 
 
 def _start_again(portal: Portal, user: User, session: SessionId) -> None:
@@ -100,6 +185,13 @@ def _start_again(portal: Portal, user: User, session: SessionId) -> None:
 def _keep(portal: Portal, user: User, session: SessionId) -> None:
     try:
         portal.keep(user, session)
+    except SceneBridgeError as exc:
+        st.session_state[_PROBLEM] = exc
+
+
+def _run_again(portal: Portal, user: User, request: LaunchRequest) -> None:
+    try:
+        portal.start_run(user, request)
     except SceneBridgeError as exc:
         st.session_state[_PROBLEM] = exc
 

@@ -62,6 +62,7 @@ class Act(StrEnum):
     READ = "read results and logs"
     OPEN = "open a notebook"
     STOP = "stop a piece of work"
+    EDIT = "name, describe or delete a piece of work"
     LEAD = "see the work of one's groups"
     ADMINISTER = "look after the portal"
 
@@ -267,7 +268,7 @@ class Access:
         if _owner_of(thing) == user.id:
             return
         self._see(user, thing)
-        raise Refused("Only its owner may open this or read its results.")
+        raise Refused("Only its owner may open or change this, or read its results.")
 
     def _see(self, user: User, thing: object) -> None:
         owner = _owner_of(thing)
@@ -343,6 +344,7 @@ _RULES: dict[Act, _Rule] = {
     Act.READ: Access._owner,
     Act.OPEN: Access._owner,
     Act.STOP: Access._see,
+    Act.EDIT: Access._owner,
     Act.LEAD: Access._lead,
     Act.ADMINISTER: Access._administrator,
 }

@@ -170,6 +170,7 @@ class Run:
     ended_at: datetime | None = None
     objects: int = 0
     stopping: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,7 @@ class Session:
     continued_as: SessionId | None = None
     idle_at: datetime | None = None
     stopping: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from lib import __version__
 from lib.auth import CLIENT_HEADER
 from lib.auth.authorization import Access, Act
 from lib.config.offerings import PLATFORMS, complete_params, fit
-from lib.errors import ClusterUnreachable, Conflict, NotFound
+from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound
 from lib.imagery.quicklook import Quicklook, quicklook
 from lib.imagery.tiles import tile
 from lib.model import Cluster, JsonValue, Reachability, Run, RunId, Session, SessionId, SessionState
@@ -61,6 +61,8 @@ if TYPE_CHECKING:
 __all__ = ["AuditEntry", "AuditQuery", "LogText", "Portal", "current", "use"]
 
 _MOST_KNOWN = 500
+LONGEST_TITLE = 200
+LONGEST_NOTE = 2000
 
 
 class Portal:
@@ -318,6 +320,35 @@ class Portal:
                 raise Conflict("This notebook is not ready, so that nothing can keep it running.")
             ask(self._reconciler, lambda: self._reconciler.keep(session.cluster, session.id))
 
+    def describe(self, user: User, work_id: SessionId | RunId, title: str, note: str) -> None:
+        """Give a notebook or run a name and a note. A notebook's run is called as it is.
+
+        Raises:
+            InvalidInput: no name, or one of the two is too long.
+            Conflict: a run inside a session is named with its session.
+        """
+        title, note = title.strip(), note.strip()
+        if not 0 < len(title) <= LONGEST_TITLE or not title.isprintable():
+            raise InvalidInput(f"Give a name of 1 to {LONGEST_TITLE} characters, on one line.")
+        if len(note) > LONGEST_NOTE:
+            raise InvalidInput(f"A note may have {LONGEST_NOTE} characters; this has {len(note)}.")
+        with self._access.audited(user, "describe", work_id) as act:
+            self._own_work(act.require, work_id)
+            self._store.work.describe(work_id, title, note)
+
+    def delete(self, user: User, work_id: SessionId | RunId) -> None:
+        """Take away a notebook or run that is over, with its results. It cannot be undone.
+
+        Raises:
+            Conflict: it is not over, or a run belongs to a session.
+        """
+        with self._access.audited(user, "delete", work_id) as act:
+            self._own_work(act.require, work_id)
+            run = self._store.work.delete(work_id)
+            if run is not None:
+                self._known.pop(run, None)
+                self._results.remove(run)
+
     def log(self, user: User, work_id: SessionId | RunId, kind: str = "job") -> LogText:
         """The end of a log. Asks the cluster: may take seconds.
 
@@ -415,6 +446,12 @@ class Portal:
             return self._session(ask, SessionId(work_id))
         except NotFound:
             return self._run(ask, RunId(work_id))
+
+    def _own_work(self, ask: Ask, work_id: SessionId | RunId) -> None:
+        work = self._work(ask, work_id)
+        ask(Act.EDIT, work)
+        if isinstance(work, Run) and work.session is not None:
+            raise Conflict("This run belongs to a notebook: choose the notebook.")
 
     def _may_read(self, user: User, run_id: RunId) -> None:
         if len(self._known) > _MOST_KNOWN:  # for its owner, who never changes

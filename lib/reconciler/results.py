@@ -90,7 +90,7 @@ class ResultCollector:
         have = self._store.work.events_have(self._run)
         if first > have:
             raise ProtocolError("The gate left out some of the module's events.")
-        scenes = self._store.work.run(self._run).scenes
+        scenes = self._store.work.run(self._run, deleted=True).scenes
         events = self._checked(told[have - first :], frozenset(s.scene for s in scenes))
         unfinished = {s.scene for s in scenes if s.state in _UNFINISHED}
         new = [e for e in events if isinstance(e, SceneEvent) and e.scene in unfinished]

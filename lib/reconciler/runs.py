@@ -86,7 +86,7 @@ class Runs:
 
     async def take_back(self, run_id: RunId) -> bool:
         """It ended because its job was lost, and goes on if so; its events are wanted again."""
-        run = await asyncio.to_thread(self._store.work.run, run_id)
+        run = await asyncio.to_thread(self._store.work.run, run_id, deleted=True)
         if not run.state.over:
             return False
         took = await asyncio.to_thread(
@@ -169,7 +169,7 @@ class Runs:
         status = self._statuses.get(run_id)
         if status is not None and self._store.work.events_have(run_id) < status.events:
             status = None
-        run = self._store.work.run(run_id)
+        run = self._store.work.run(run_id, deleted=True)
         if run.state.over:
             return
         if trouble and run.reason == trouble:

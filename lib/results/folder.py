@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 from lib.errors import NotFound
@@ -45,6 +46,16 @@ class ResultFolder:
         if kind is ArtifactKind.CHIP:
             return folder / "chips" / f"{n:04d}.webp"
         return folder / _NAMES[kind]
+
+    def remove(self, run: RunId) -> None:
+        """All files of a run. Those that cannot be removed are left: nothing leads to them.
+
+        Raises:
+            NotFound: an id that cannot exist.
+        """
+        if not ID_PATTERN.fullmatch(run):
+            raise NotFound("There is no such result.")
+        shutil.rmtree(self._root / run, ignore_errors=True)
 
     def image(self, run: RunId, scene: SceneId, kind: ArtifactKind, n: int = 0) -> bytes:
         """A WebP picture that is here.

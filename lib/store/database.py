@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: The newest of `migrations/versions`.
-REVISION = "0003"
+REVISION = "0004"
 _WRITES = "scenebridge_writes"
 
 

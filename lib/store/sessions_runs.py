@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy import Engine, Table, bindparam, insert, select, true, update
+from sqlalchemy import Engine, Table, bindparam, delete, insert, select, true, update
 
 from lib.errors import Conflict, NotFound
 from lib.model import (
@@ -32,7 +32,7 @@ from lib.model import (
 from lib.store import rows as read
 from lib.store.changes import UNSET, RunChange, SceneChange, SessionChange, Unset, columns
 from lib.store.database import transaction
-from lib.store.tables import run_scenes, runs, sessions
+from lib.store.tables import detections, run_scenes, runs, sessions
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,8 +57,16 @@ _SCENES = (
 )
 
 
+#: Of what was deleted a row without content stays so long: its cluster may still speak of it,
+#: and what is not known there would be asked for from the beginning at each connection.
+_MARK_STAYS_S = 100 * 86_400.0
+
+
 class SessionsRuns:
-    """Reads return whole objects; `reachability` is filled in by the portal."""
+    """Reads return whole objects; `reachability` is filled in by the portal.
+
+    What was deleted is not found, but by those who ask for it as `deleted` too.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -101,14 +109,14 @@ class SessionsRuns:
 
     def session(self, session_id: SessionId) -> Session:
         """Raises NotFound."""
-        found = self._sessions(sessions.c.id == session_id)
+        found = self._sessions((sessions.c.id == session_id) & sessions.c.deleted_at.is_(None))
         if not found:
             raise NotFound("There is no such notebook session.")
         return found[0]
 
     def sessions_of(self, owner: UserId) -> tuple[Session, ...]:
         """Newest first."""
-        return self._sessions(sessions.c.owner == owner)
+        return self._sessions((sessions.c.owner == owner) & sessions.c.deleted_at.is_(None))
 
     def sessions_of_all(
         self, owners: frozenset[UserId] | None, *, ended: int
@@ -133,18 +141,20 @@ class SessionsRuns:
             (sessions.c.cluster == cluster)
             & (sessions.c.state == SessionState.ENDED.value)
             & (sessions.c.files_until > time.time())
+            & sessions.c.deleted_at.is_(None)
         )
 
-    def run(self, run_id: RunId) -> Run:
+    def run(self, run_id: RunId, *, deleted: bool = False) -> Run:
         """Raises NotFound."""
-        found = self._runs(runs.c.id == run_id)
+        here = true() if deleted else runs.c.deleted_at.is_(None)
+        found = self._runs((runs.c.id == run_id) & here)
         if not found:
             raise NotFound("There is no such run.")
         return found[0]
 
     def runs_of(self, owner: UserId) -> tuple[Run, ...]:
         """Newest first."""
-        return self._runs(runs.c.owner == owner)
+        return self._runs((runs.c.owner == owner) & runs.c.deleted_at.is_(None))
 
     def live_runs(self, cluster: ClusterId) -> tuple[Run, ...]:
         return self._runs((runs.c.cluster == cluster) & runs.c.state.not_in(_RUN_OVER))
@@ -231,10 +241,15 @@ class SessionsRuns:
         """
         with transaction(self._engine) as connection:
             row = connection.execute(
-                select(sessions.c.state, sessions.c.end_reason, sessions.c.continued_as).where(
-                    sessions.c.id == session_id
-                )
+                select(
+                    sessions.c.state,
+                    sessions.c.end_reason,
+                    sessions.c.continued_as,
+                    sessions.c.deleted_at,
+                ).where(sessions.c.id == session_id)
             ).one()
+            if row.deleted_at is not None:
+                return False
             present = SessionState(row.state)
             lost = row.end_reason == EndReason.LOST.value and row.continued_as is None
             if state not in SESSION_RETURNS.get(present, frozenset()):
@@ -257,7 +272,7 @@ class SessionsRuns:
             row = connection.execute(
                 select(runs.c.state, runs.c.reason).where(runs.c.id == run_id)
             ).one()
-            if not RunState(row.state).over or lost not in row.reason:
+            if not RunState(row.state).over or lost not in row.reason:  # nor has a deleted one any
                 return False
             again = {"state": RunState.RUNNING.value, "reason": "", "ended_at": None}
             _set(connection, runs, run_id, again)
@@ -304,6 +319,49 @@ class SessionsRuns:
         with transaction(self._engine) as connection:
             _set_scene(connection, run_id, scene, change)
 
+    def describe(self, work_id: SessionId | RunId, title: str, note: str) -> None:
+        """Give a session, with the run that it was started with, or a run of its own a name and
+        a note."""
+        said = {"title": title, "note": note}
+        with transaction(self._engine) as connection:
+            _set(connection, sessions, work_id, said)
+            connection.execute(
+                update(runs)
+                .where((runs.c.id == work_id) | (runs.c.session == work_id))
+                .values(said)
+            )
+
+    def delete(self, work_id: SessionId | RunId) -> RunId | None:
+        """Take away what is known of a session, or a run of its own, but for a mark that it was.
+
+        Returns:
+            the run whose results nobody has any more; None while another session shows it.
+        Raises:
+            Conflict: it is not over.
+        """
+        now = time.time()
+        nothing = {"title": "", "note": "", "reason": "", "deleted_at": now}
+        with transaction(self._engine) as connection:
+            session = connection.execute(
+                select(sessions.c.run_id, sessions.c.state).where(sessions.c.id == work_id)
+            ).one_or_none()
+            run_id = RunId(session.run_id) if session is not None else RunId(work_id)
+            run_over = RunState(_state(connection, runs, run_id)).over
+            if not run_over or (session and session.state != SessionState.ENDED.value):
+                raise Conflict("It is not over yet: stop it first, or wait for its results.")
+            if session is not None:
+                _set(connection, sessions, work_id, nothing)
+            shown = select(sessions.c.id).where(
+                sessions.c.run_id == run_id, sessions.c.deleted_at.is_(None)
+            )
+            if connection.execute(shown.limit(1)).first() is not None:
+                return None
+            _set(connection, runs, run_id, {**nothing, "params": {}, "objects": 0})
+            for table in (detections, run_scenes):
+                connection.execute(delete(table).where(table.c.run_id == run_id))
+            _forget_marks(connection, now - _MARK_STAYS_S)
+        return run_id
+
     def release_files(self, session_id: SessionId) -> None:
         """What continued this session never began: it may be started again."""
         with transaction(self._engine) as connection:
@@ -327,7 +385,9 @@ class SessionsRuns:
 def _recent(
     table: Table, owners: frozenset[UserId] | None, over: ColumnElement[bool], ended: int
 ) -> ColumnElement[bool]:
-    theirs = true() if owners is None else table.c.owner.in_(owners)
+    theirs: ColumnElement[bool] = table.c.deleted_at.is_(None)
+    if owners is not None:
+        theirs &= table.c.owner.in_(owners)
     last = select(table.c.id).where(theirs, over).order_by(table.c.created_at.desc()).limit(ended)
     return theirs & (~over | table.c.id.in_(last))
 
@@ -369,6 +429,12 @@ def _insert_run(connection: Connection, run: Run, scenes: Sequence[Scene]) -> No
             for position, scene in enumerate(scenes)
         ],
     )
+
+
+def _forget_marks(connection: Connection, before: float) -> None:
+    connection.execute(delete(sessions).where(sessions.c.deleted_at < before))
+    used = select(sessions.c.run_id)
+    connection.execute(delete(runs).where(runs.c.deleted_at < before, runs.c.id.not_in(used)))
 
 
 def _hand_over_files(connection: Connection, old: SessionId, new: SessionId) -> None:
@@ -453,6 +519,7 @@ def _session(row: RowMapping, scenes: Sequence[RunScene]) -> Session:
         continued_from=SessionId(continued_from) if continued_from else None,
         continued_as=SessionId(continued_as) if continued_as else None,
         stopping=read.flag(row, "stopping"),
+        note=read.text(row, "note"),
     )
 
 
@@ -479,4 +546,5 @@ def _run(row: RowMapping, scenes: Sequence[RunScene]) -> Run:
         ended_at=read.maybe_moment(row, "ended_at"),
         objects=read.whole(row, "objects"),
         stopping=read.flag(row, "stopping"),
+        note=read.text(row, "note"),
     )

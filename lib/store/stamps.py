@@ -75,6 +75,7 @@ class Stamps:
                 func.max(sessions.c.ended_at),
                 func.sum(sessions.c.files_until),
                 func.count(sessions.c.continued_as),
+                *_kept(sessions),
             )
             .where(over)
             .group_by(sessions.c.owner),
@@ -85,6 +86,7 @@ class Stamps:
                 func.count(),
                 func.max(runs.c.ended_at),
                 func.sum(runs.c.objects),
+                *_kept(runs),
             )
             .where(ended)
             .group_by(runs.c.owner),
@@ -124,6 +126,12 @@ class Stamps:
 def _others(table: Table) -> list[Column[object]]:
     """All columns but the owner, and what is only kept for the books."""
     return [c for c in table.c if c.name not in ("owner", "events_have", "params")]
+
+
+def _kept(table: Table) -> list[ColumnElement[int]]:
+    """What its owner may change of what is over: a name, a note, and that it is there."""
+    told = (func.sum(func.length(table.c[name])) for name in ("title", "note"))
+    return [*told, func.count(table.c.deleted_at)]
 
 
 def _how_many(flag: Column[bool]) -> ColumnElement[int]:

@@ -115,6 +115,8 @@ runs = Table(
     _time("submitted_at"),
     _time("started_at"),
     _time("ended_at"),
+    Column("note", Text, nullable=False, default="", server_default=""),
+    _time("deleted_at"),
     Index("ix_runs_owner_created_at", "owner", "created_at"),
 )
 
@@ -161,6 +163,8 @@ sessions = Table(
     _time("ended_at"),
     _time("files_until"),
     _time("starts_at"),
+    Column("note", Text, nullable=False, default="", server_default=""),
+    _time("deleted_at"),
     Index("ix_sessions_owner_created_at", "owner", "created_at"),
 )
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from lib.auth import Auth, Membership
 from lib.auth.authorization import EVERYONE, Access
 from lib.auth.secret import digest
-from lib.auth.tokens import TOKEN_PREFIX
+from lib.auth.tokens import MOST_TOKENS, TOKEN_PREFIX
 from lib.config.clusters import ClusterEntry
 from lib.config.offerings import Offerings
 from lib.config.settings import Group, Provider, Rule
@@ -111,6 +111,8 @@ class World:
         account = self.store.people.account(self.ids[name])
         if scope:
             user = self.auth.membership.user(account)
+            for old in self.auth.tokens.of(user.id)[MOST_TOKENS - 1 :]:  # spoken by long ago
+                self.auth.tokens.withdraw(user.id, old.id, by=user)
             token = self.auth.tokens.new("t", user=user, scopes=[TokenScope(scope)])
             found = self.auth.tokens.user_of(token)
             assert found is not None

@@ -232,9 +232,10 @@ class Site:
     def add_run(
         self, scenes: Iterable[str], state: RunState = RunState.NEW, *, cluster: ClusterId = HERE,
         title: str = "", module: Module = FIRE, session: SessionId | None = None,
-        owner: User = OWNER, **more: Any,
+        owner: User = OWNER, params: dict[str, Any] | None = None, **more: Any,
     ) -> Run:  # fmt: skip
         run = self._run(scenes, state, cluster, title, module, session, owner)
+        run = dataclasses.replace(run, params={**run.params, **(params or {})})
         found = [self.catalog.get(SceneId(s.scene)) for s in run.scenes]
         self.store.work.add_run(run, found)
         if more:

@@ -73,7 +73,7 @@ def test_the_map_and_the_table_choose_the_same(visit):
     choose.locator("input").nth(0).check()
     choose.locator("input").nth(1).check()
     page.get_by_text("2 scenes chosen").wait_for()
-    page.get_by_role("button", name="Clear").click()
+    page.get_by_role("button", name="Clear", exact=True).click()
     frame.wait_for_function("!document.documentElement.dataset.chosen")
     # What is chosen in the table is chosen on the map.
     page.get_by_label("Choose Synthetic landsat-8 LC08_A").check()

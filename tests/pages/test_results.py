@@ -160,3 +160,22 @@ def test_the_table_says_the_same_as_the_chip_grid(open_page, done):
     assert list(table["Score"]) == [0.97, 0.8, 0.6, 0.55, 0.3]
     assert set(table["Scene"]) == {"LC08_A"}
     assert set(table["Synthetic"]) == {"yes"}
+
+
+def test_results_show_their_parameters_and_the_list_tells_runs_apart(open_page, site, done):
+    other = site.add_run(["LC08_A"], RunState.DONE, params={"decide": "goli", "min_pixels": 1})
+    app = open_page("results", run=other.id)
+    said = " ".join(c.value for c in app.caption)
+    assert "Parameters: decide goli; by default min pixels 1" in said
+    titles = app.selectbox(key="results-run").options
+    assert sum("decide goli" in title for title in titles) == 1
+
+
+def test_a_run_is_run_again_from_its_results(open_page, site, done):
+    app = open_page("results", run=done.id)
+    next(b for b in app.button if b.label == "Run again").click().run()
+    assert "<h1>Work</h1>" in all_html(app)
+    fresh = site.store.work.runs_of(done.owner)[0]
+    assert (fresh.id != done.id, fresh.state) == (True, RunState.NEW)
+    running = open_page("results", run=fresh.id)
+    assert next(b for b in running.button if b.label == "Run again").disabled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import datetime, timedelta, timezone
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -14,6 +15,8 @@ from lib.model import EndReason, RunState, SessionState
 from lib.portal import facade
 from lib.store.changes import SessionChange
 from tests.pages.sample_portal import FAR, HOSTILE, all_html
+
+FULL = {"decide": "goli", "min_pixels": 1, "threshold": 0.5, "night": False}
 
 
 def at(seconds):
@@ -235,3 +238,106 @@ def test_a_log_that_cannot_be_fetched_says_so(open_page, site, monkeypatch):
     while "does not answer" not in all_html(app) and time.monotonic() < deadline:
         app.run()
     assert "The cluster does not answer." in all_html(app)
+
+
+def link(app, label):
+    """(page, query) of a link."""
+    found = next(p.proto for p in app.get("page_link") if p.proto.label == label)
+    return found.page, parse_qs(found.query_string)
+
+
+def test_two_runs_that_differ_in_parameters_look_different(open_page, site):
+    site.add_run(["LC08_A"], RunState.DONE, params={"decide": "goli"})
+    site.add_run(["LC08_A"], RunState.DONE)
+    text = all_html(open_page("work"))
+    assert text.count("parameters: decide goli") == 1
+    assert text.count("default parameters") == 1
+
+
+def test_what_has_ended_can_be_run_again_and_opened_in_explore(open_page, site):
+    run = site.add_run(["LC08_A", "LC08_B"], RunState.DONE, cluster=FAR, params=FULL)
+    app = open_page("work")
+    page, query = link(app, "Open in Explore")
+    assert page == ""
+    assert query == {
+        "scene": ["LC08_A", "LC08_B"], "module": ["active-fire"], "cluster": ["far"],
+        "preset": ["small"], "walltime": ["3600"], "params": ['{"decide": "goli"}'],
+    }  # fmt: skip
+    press(app, "Run again")
+    fresh, old = site.portal.runs(OWNER)
+    assert old.id == run.id
+    assert (fresh.state, fresh.scenes[1].scene) == (RunState.NEW, "LC08_B")
+    for part in ("module", "params", "cluster", "resources"):
+        assert getattr(fresh, part) == getattr(old, part), part
+    restored = open_page("explore", **query)
+    assert not restored.session_state["explore-problems"]
+    assert restored.session_state["explore-state"].params == {"decide": "goli"}
+
+
+def test_what_runs_cannot_be_run_again_yet(open_page, site):
+    site.add_run(["LC08_A"], RunState.RUNNING)
+    app = open_page("work")
+    assert "Run again" not in labels(app)
+    assert not [p for p in app.get("page_link") if p.proto.label == "Open in Explore"]
+
+
+def test_a_run_that_cannot_be_started_again_says_why(open_page, site):
+    site.add_run(["LC08_A"], RunState.DONE, params={**FULL, "min_pixels": 0})
+    app = press(open_page("work"), "Run again")
+    assert "0 is less than the minimum of 1" in app.toast[0].value
+    assert len(site.portal.runs(OWNER)) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("goli", 1), ("LC08_B", 1), ("fire this computer", 2), ("fire goli far", 0), (" ", 2)],
+)
+def test_work_is_found_by_what_its_card_says(open_page, site, text, found):
+    site.add_run(["LC08_A"], RunState.DONE, params={"decide": "goli"})
+    site.add_session(["LC08_B"], SessionState.QUEUED)
+    app = open_page("work")
+    app.text_input(key="work-find").set_value(text).run()
+    assert all_html(app).count('class="sb-card-head"') == found
+    assert ("Nothing of yours says that" in all_html(app)) is (found == 0)
+
+
+def test_work_gets_a_name_and_a_note(open_page, site):
+    run = site.add_run(["LC08_A"], RunState.RUNNING)
+    app = press(open_page("work"), "Name and note")
+    assert app.text_input(key=f"name-{run.id}").value == run.title
+    app.text_input(key=f"name-{run.id}").input("Before the rain")
+    app.text_area(key=f"note-{run.id}").input(HOSTILE)
+    press(app, "Save")
+    text = all_html(app)
+    assert "<h2>Before the rain</h2>" in text
+    assert "&lt;img src=x" in text
+    assert "<img src=x" not in text
+    assert "Save" not in labels(app)
+    app.text_input(key="work-find").set_value("rain onerror").run()
+    assert "<h2>Before the rain</h2>" in all_html(app)
+
+
+def test_a_name_that_cannot_be_is_refused_and_what_was_typed_stays(open_page, site):
+    run = site.add_run(["LC08_A"], RunState.RUNNING)
+    app = press(open_page("work"), "Name and note")
+    app.text_input(key=f"name-{run.id}").input(" ")
+    app.text_area(key=f"note-{run.id}").input("long thoughts")
+    press(app, "Save")
+    assert "Give a name of 1 to 200 characters" in app.toast[0].value
+    assert app.text_area(key=f"note-{run.id}").value == "long thoughts"
+
+
+def test_what_has_ended_is_deleted_after_a_question(open_page, site):
+    run = site.add_run(["LC08_A"], RunState.DONE, title="Old one")
+    running = site.add_run(["LC08_A"], RunState.RUNNING)
+    app = open_page("work")
+    assert labels(app).count("Delete") == 1
+    press(app, "Delete")
+    assert any("deleted for good" in m.value for m in app.markdown)
+    press(app, "Cancel")
+    assert len(site.portal.runs(OWNER)) == 2
+    app.button(key=f"delete-{run.id}").click().run()
+    press(app, "Delete for good")
+    assert [r.id for r in site.portal.runs(OWNER)] == [running.id]
+    assert "It was deleted." in all_html(app)
+    assert "Old one" not in all_html(app)

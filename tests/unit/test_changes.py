@@ -89,6 +89,9 @@ def test_a_stamp_changes_with_all_that_a_page_shows_of_it_and_with_nothing_else(
         ({"work"}, lambda: work.update_session(session.id, SessionChange(files_until=1.9e9))),
         ({"work", topics[1], "clusters"}, far.touch),
         ({"work", topics[1], "clusters"}, far.unlink),
+        ({"work"}, lambda: work.describe(session.id, "another name", "")),
+        ({"work", topics[1]}, lambda: work.describe(run.id, run.title, "a note")),
+        ({"work", topics[1]}, lambda: work.delete(run.id)),
         ({"announcements"}, lambda: site.store.announcements.add("x", AnnouncementKind.INFO, 2e9)),
     ]
     before = stamps()

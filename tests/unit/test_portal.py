@@ -284,3 +284,51 @@ async def test_results_belong_to_their_owner(here: Site) -> None:
         ("bob", "attempt-see", "not-found"),
         ("bob", "attempt-read", "not-found"),
     }
+
+
+async def test_a_name_and_a_note(here: Site) -> None:
+    run = await ask(here.portal.start_run, ALICE, REQUEST)
+    await here.world.run_is(run.id, RunState.QUEUED)
+    await ask(here.portal.describe, ALICE, run.id, "  Before the rain ", "one\ntwo\n")
+    found = here.portal.run(ALICE, run.id)
+    assert (found.title, found.note) == ("Before the rain", "one\ntwo")
+    for title, note in (("", ""), (" ", ""), ("x" * 201, ""), ("a\nb", ""), ("x", "y" * 2001)):
+        with pytest.raises(InvalidInput):
+            await ask(here.portal.describe, ALICE, run.id, title, note)
+    with pytest.raises(NotFound):
+        await ask(here.portal.describe, BOB, run.id, "mine", "")
+    assert here.portal.run(ALICE, run.id) == found
+
+
+async def test_what_is_deleted_is_gone_with_its_files_and_stays_gone(here: Site) -> None:
+    session = await ended(here)
+    path = here.world.results.path(session.run, SceneId("LC08_A"), ArtifactKind.CHIP, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(a_picture())
+    picture = (session.run, SceneId("LC08_A"), ArtifactKind.CHIP, 1)
+    assert here.portal.picture(ALICE, *picture)
+    with pytest.raises(NotFound):
+        await ask(here.portal.delete, BOB, session.id)
+    with pytest.raises(Conflict, match="belongs to a notebook"):
+        await ask(here.portal.delete, ALICE, session.run)
+    live = await ask(here.portal.start_run, ALICE, REQUEST)
+    with pytest.raises(Conflict, match="not over"):
+        await ask(here.portal.delete, ALICE, live.id)
+    await ask(here.portal.delete, ALICE, session.id)
+    assert not path.exists()
+    for method, args in (
+        (here.portal.session, (session.id,)),
+        (here.portal.run, (session.run,)),
+        (here.portal.detections, (session.run,)),
+        (here.portal.picture, picture),
+        (here.portal.notebook, (session.id,)),
+        (here.portal.start_again, (session.id,)),
+        (here.portal.delete, (session.id,)),
+    ):
+        with pytest.raises(NotFound):
+            await ask(method, ALICE, *args)
+    here.world.gate.end(session.id, EndReason.WALLTIME)  # its gate says it once more
+    await here.world.run_is(live.id, RunState.QUEUED)
+    assert here.portal.sessions(ALICE) == ()
+    assert [r.id for r in here.portal.runs(ALICE)] == [live.id]
+    assert all(c.reachability is Reachability.REACHABLE for c in here.portal.clusters(ALICE))

@@ -20,7 +20,7 @@ from lib.store import Store, database, upgrade
 from lib.store.database import open_database
 from lib.store.tables import metadata
 from tests.fakes.stores import new_store
-from tests.fakes.things import ALICE, BOB, add_run
+from tests.fakes.things import ALICE, BOB, add_run, add_session
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -44,6 +44,30 @@ def test_the_migrations_make_exactly_the_tables(tmp_path: Path) -> None:
     engine.dispose()
     assert differences == []
     assert upgrade.scripts().get_current_head() == database.REVISION
+
+
+def test_a_store_of_before_names_and_notes_keeps_its_work(tmp_path: Path) -> None:
+    path = tmp_path / "portal.sqlite"
+    store = new_store(path)
+    store.people.ensure_user(ALICE)
+    session, run = add_session(store), add_run(store)
+    store.close()
+    with sqlite3.connect(path) as raw:  # as version 0003 made it
+        for table in ("runs", "sessions"):
+            for column in ("note", "deleted_at"):
+                raw.execute(f"alter table {table} drop column {column}")
+        raw.execute("update alembic_version set version_num = '0003'")
+    raw.close()
+    assert not database.is_current(path)
+    again = Store(path)
+    assert again.work.sessions_of(ALICE.id) == (session,)
+    assert {r.id: r.note for r in again.work.runs_of(ALICE.id)} == {run.id: "", session.run: ""}
+    again.work.describe(run.id, "Named", "and noted")
+    again.close()
+    engine = open_database(path)
+    with engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    engine.dispose()
 
 
 def test_a_store_of_a_newer_version_is_refused_and_untouched(tmp_path: Path) -> None:

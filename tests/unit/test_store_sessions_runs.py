@@ -6,12 +6,22 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lib.errors import Conflict, NotFound
-from lib.model import EndReason, RunId, RunState, SceneId, SceneState, SessionId, SessionState
+from lib.model import (
+    EndReason,
+    RunId,
+    RunState,
+    SceneId,
+    SceneState,
+    Session,
+    SessionId,
+    SessionState,
+)
 from lib.store import Store
 from lib.store.changes import RunChange, SceneChange, SessionChange
 from tests.fakes.stores import new_store
@@ -20,6 +30,7 @@ from tests.fakes.things import (
     BOB,
     HERE,
     TIME,
+    a_detection,
     a_run,
     a_scene,
     a_session,
@@ -202,3 +213,93 @@ def test_a_run_needs_its_owner(store: Store) -> None:
     stranger = a_run(owner=type(ALICE)(type(ALICE.id)("nobody"), "Nobody"))
     with pytest.raises(IntegrityError):
         store.work.add_run(stranger, [a_scene()])
+
+
+def ended(store: Store, *scenes: str) -> Session:
+    session = add_session(store, *scenes)
+    store.work.update_session(session.id, SessionChange(state=SessionState.ENDED))
+    store.work.update_run(session.run, RunChange(state=RunState.CANCELLED))
+    return session
+
+
+def test_a_name_and_a_note_are_those_of_a_session_and_its_run(store: Store) -> None:
+    session, run, other = add_session(store), add_run(store), add_run(store)
+    store.work.describe(session.id, "Kagoshima", "too many\nclouds")
+    store.work.describe(run.id, "Taipei", "")
+    for found in (store.work.session(session.id), store.work.run(session.run)):
+        assert (found.title, found.note) == ("Kagoshima", "too many\nclouds")
+    assert (store.work.run(run.id).title, store.work.run(run.id).note) == ("Taipei", "")
+    assert store.work.run(other.id).title == other.title
+
+
+def test_what_is_deleted_is_not_found_and_leaves_only_a_mark(store: Store) -> None:
+    session, run, kept = ended(store), add_run(store), add_run(store)
+    store.detections.put([a_detection(run.id), a_detection(kept.id)])
+    store.work.update_run(run.id, RunChange(state=RunState.DONE))
+    assert store.work.delete(run.id) == run.id
+    assert store.work.delete(session.id) == session.run
+    assert [r.id for r in store.work.runs_of(ALICE.id)] == [kept.id]
+    assert [r.id for r in store.work.runs_of_all(None, ended=9)] == [kept.id]
+    assert store.work.sessions_of(ALICE.id) == store.work.sessions_of_all(None, ended=9) == ()
+    with pytest.raises(NotFound):
+        store.work.session(session.id)
+    for gone in (run.id, session.run):
+        with pytest.raises(NotFound):
+            store.work.run(gone)
+        mark = store.work.run(gone, deleted=True)
+        assert (mark.title, mark.note, mark.params, mark.scenes) == ("", "", {}, ())
+        assert store.detections.of_run(gone) == ()
+        assert store.work.items(gone) == []
+    assert len(store.detections.of_run(kept.id)) == 1
+
+
+def test_the_cluster_s_late_news_bring_nothing_deleted_back(store: Store) -> None:
+    """And the cluster is told that nothing more of it is wanted."""
+    lost = "The cluster does not know it any more."
+    session, run = ended(store), add_run(store)
+    store.work.update_run(run.id, RunChange(state=RunState.FAILED, reason=lost))
+    store.work.delete(session.id)
+    store.work.delete(run.id)
+    assert store.work.events_of_cluster(HERE) == {session.id: (0, True), run.id: (0, True)}
+    assert not store.work.take_run_back(run.id, lost=lost, unfinished="x", missing="y")
+    assert not store.work.send_session_back(session.id, SessionState.QUEUED)
+    store.work.update_session(session.id, SessionChange(state=SessionState.READY))
+    store.work.update_run(run.id, RunChange(state=RunState.RUNNING))
+    assert store.work.live_sessions(HERE) == store.work.live_runs(HERE) == ()
+
+
+@pytest.mark.parametrize("session_over", [True, False])
+def test_what_is_not_over_is_not_deleted(store: Store, session_over: bool) -> None:
+    session, run = add_session(store), add_run(store)
+    if session_over:
+        store.work.update_session(session.id, SessionChange(state=SessionState.ENDED))
+    else:
+        store.work.update_run(session.run, RunChange(state=RunState.DONE))
+    for work in (session.id, run.id):
+        with pytest.raises(Conflict, match="not over yet"):
+            store.work.delete(work)
+    assert store.work.session(session.id).title == session.title
+    assert len(store.work.runs_of(ALICE.id)) == 2
+
+
+def test_results_stay_while_a_session_that_went_on_shows_them(store: Store) -> None:
+    old = ended(store)
+    store.detections.put([a_detection(old.run)])
+    fresh = replace(old, id=SessionId(new_id()), continued_from=old.id)
+    store.work.add_session(fresh, None, ())
+    assert store.work.delete(old.id) is None
+    assert [s.id for s in store.work.sessions_of(ALICE.id)] == [fresh.id]
+    assert len(store.detections.of_run(store.work.run(old.run).id)) == 1
+    store.work.update_session(fresh.id, SessionChange(state=SessionState.ENDED))
+    assert store.work.delete(fresh.id) == old.run
+
+
+def test_marks_go_when_no_cluster_speaks_of_them_any_more(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = ended(store), ended(store)
+    store.work.delete(first.id)
+    later = time.time() + 101 * 86_400
+    monkeypatch.setattr("lib.store.sessions_runs.time.time", lambda: later)
+    store.work.delete(second.id)
+    assert set(store.work.events_of_cluster(HERE)) == {second.id}
