@@ -75,8 +75,8 @@ def choose_module(module: str) -> None:
 
 
 def choose_cluster(cluster: str) -> None:
-    """Work is to run there."""
-    update(cluster=cluster)
+    """Work is to run there, with resources of that cluster."""
+    update(cluster=cluster, preset="", walltime_s=0)
 
 
 def widget_key(name: str) -> str:

@@ -34,6 +34,8 @@ NO_ISOLATION = "no isolation, for trying out"
 ENDS_WITH_PORTAL = "work here ends when the portal is stopped"
 #: What a user may pick up to the preset's limit.
 WALLTIMES_S = tuple(m * 60 for m in (15, 30, 60, 120, 240, 480, 720, 1440, 2880, 4320, 7200, 10080))
+#: As the portal says.
+SHORTEST_WALLTIME_S = 60
 
 
 def show(portal: Portal, user: User, scenes: Sequence[Scene]) -> None:
@@ -253,6 +255,12 @@ def _resources(cluster: Cluster, chosen_scenes: bool) -> Resources | None:
         return None
     state = explore_state.current()
     names = list(presets)
+    if state.preset and state.preset not in presets:
+        explore_state.add_problem(
+            f"The link's resources “{state.preset}” are not offered by {cluster.title} and were "
+            "left out."
+        )
+        state = explore_state.update(preset="", walltime_s=0)
     picked = st.selectbox(
         "Resources",
         names,
@@ -261,8 +269,12 @@ def _resources(cluster: Cluster, chosen_scenes: bool) -> Resources | None:
         key=explore_state.widget_key(f"preset-{cluster.id}"),
     )
     preset = presets[picked or names[0]]
-    times = allowed_walltimes(preset)
+    times = allowed_walltimes(preset, state.walltime_s)
     wish = state.walltime_s if state.walltime_s in times else preset.default_walltime_s
+    if state.preset == preset.name and state.walltime_s not in (0, wish):
+        explore_state.add_problem(
+            f"The link's walltime is none that “{preset.title}” allows and was left out."
+        )
     st.caption(preset_text(preset))
     seconds = st.selectbox(
         "Walltime, at most",
@@ -297,10 +309,12 @@ def tunnel_warning(cluster: Cluster, resources: Resources, time: datetime) -> st
     )
 
 
-def allowed_walltimes(preset: Preset) -> list[int]:
-    """The walltimes that a preset allows, its default among them, seconds."""
+def allowed_walltimes(preset: Preset, wish: int = 0) -> list[int]:
+    """The walltimes that a preset allows, its default and, where it may be, `wish` among them,
+    seconds."""
     allowed = {t for t in WALLTIMES_S if t <= preset.max_walltime_s}
-    return sorted(allowed | {preset.default_walltime_s})
+    wished = {wish} if SHORTEST_WALLTIME_S <= wish <= preset.max_walltime_s else set()
+    return sorted(allowed | wished | {preset.default_walltime_s})
 
 
 def _memory(megabytes: int) -> str:

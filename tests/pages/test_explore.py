@@ -226,6 +226,32 @@ def test_a_value_of_a_link_is_shown_as_it_is_or_said_to_be_left_out(open_page):
     assert button(app, "Open notebook").disabled
 
 
+@pytest.mark.parametrize(
+    ("preset", "walltime", "left", "said"),
+    [
+        ("huge", 3600, ("small", 3600), "resources “huge” are not offered by This computer"),
+        ("small", 90_000, ("small", 3600), "walltime is none that “Small” allows"),
+        ("large", 5000, ("large", 5000), ""),
+        ("large", 86_400, ("large", 86_400), ""),
+    ],
+)
+def test_resources_of_a_link_are_taken_as_they_are_or_said_to_be_left_out(
+    open_page, preset, walltime, left, said
+):
+    app = open_page(scene=["LC08_A"], cluster="here", preset=preset, walltime=str(walltime))
+    shown = {s.label: s.value for s in app.selectbox}
+    assert (shown["Resources"], shown["Walltime, at most"]) == left
+    assert said in all_html(app)
+    assert ("was left out" in all_html(app)) is ("walltime" in said)
+
+
+def test_what_is_chosen_afterwards_is_no_link(open_page):
+    app = open_page(scene=["LC08_A"], cluster="here", preset="large", walltime="86400")
+    next(s for s in app.selectbox if s.label == "Resources").set_value("small").run()
+    app.radio[0].set_value("far").run()
+    assert "left out" not in all_html(app)
+
+
 def test_scenes_that_no_module_reads_together_can_not_be_started(open_page, site, monkeypatch):
     monkeypatch.setattr(site.portal, "fits", lambda user, ids: site_fits(site))
     app = open_page(scene=["LC08_A"])
