@@ -238,7 +238,7 @@ def test_a_second_gate_ends_a_stopped_one_that_does_not_end(
     with stopped_gate(home) as process:
         home.withdraw()
         with home.lock():
-            assert process.wait() == -signal.SIGKILL
+            assert process.poll() == -signal.SIGKILL
         with home.lock():
             pass
 
@@ -259,7 +259,7 @@ def test_stop_returns_when_the_process_is_over(
         if withdrawn:
             home.withdraw()
         assert serve.stop(home, jobs=False) is not withdrawn
-        assert process.wait() == -signal.SIGKILL
+        assert process.poll() == -signal.SIGKILL
 
 
 def test_a_gate_that_ends_jobs_for_the_kill_switch_is_left_to_it(
