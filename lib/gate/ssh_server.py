@@ -202,8 +202,7 @@ class Connection(asyncssh.SSHServer):
         session = dest_host[2:]
         named = dest_port == 1 and dest_host.startswith("s-") and ID_PATTERN.fullmatch(session)
         where = self._server.jobs.where(session) if named else None
-        forward = Forward(session, self)
-        if where is None or not self._server.forwards.take(forward):
+        if where is None:
             self._server.audit.refused("forward", host=dest_host, port=dest_port)
             raise asyncssh.ChannelOpenError(
                 asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "not a notebook of this gate"
@@ -213,7 +212,9 @@ class Connection(asyncssh.SSHServer):
             owner = self._server.jobs.record(session).owner
             self._server.audit.write("forwarded", session=session, owner=owner)
         # Its forwarders are sessions to asyncssh 2.24, which casts its own so too.
-        return cast(Awaitable[asyncssh.SSHTCPSession[bytes]], self._forward(forward, *where))
+        return cast(
+            Awaitable[asyncssh.SSHTCPSession[bytes]], self._forward(Forward(session, self), *where)
+        )
 
     def unix_connection_requested(self, dest_path: str) -> bool:
         self._server.audit.refused("socket", path=dest_path)
@@ -237,6 +238,9 @@ class Connection(asyncssh.SSHServer):
 
     async def _forward(self, forward: Forward, host: str, port: int) -> SSHForwarder:
         loop = asyncio.get_running_loop()
+        if not self._server.forwards.take(forward):
+            self._server.audit.refused("forward", session=str(forward.owner), message="too many")
+            raise _too_many_forwards()
         self.channels += 1
         try:
             _, peer = await asyncio.wait_for(
@@ -252,15 +256,19 @@ class Connection(asyncssh.SSHServer):
         forward.end = CountedForwarder(peer, forward)
         if forward.dropped:
             forward.end.close()
-            raise asyncssh.ChannelOpenError(
-                asyncssh.OPEN_RESOURCE_SHORTAGE, "too many connections to this notebook"
-            )
+            raise _too_many_forwards()
         return forward.end
 
     def forward_ended(self, forward: Forward) -> None:
         """It holds nothing any more."""
         self.channels -= 1
         self._server.forwards.leave(forward)
+
+
+def _too_many_forwards() -> asyncssh.ChannelOpenError:
+    return asyncssh.ChannelOpenError(
+        asyncssh.OPEN_RESOURCE_SHORTAGE, "too many connections to this notebook"
+    )
 
 
 class Forward:

@@ -486,6 +486,17 @@ async def test_of_one_client_s_idle_connections_the_oldest_give_way() -> None:
         assert not any(reader.at_eof() for reader in [*others, fresh[1]])
 
 
+async def test_a_body_that_nobody_waits_for_is_no_request() -> None:
+    async with place(idle_per_client=1) as on:
+        on.reads = False
+        reader, writer = await on.open()
+        writer.write(post(b"Content-Length: 100", body=b"begun"))
+        assert await on.answered(reader) == [200]
+        fresh, _ = await on.open()
+        assert await ended(reader)
+        assert not fresh.at_eof()
+
+
 async def test_a_stranger_s_idle_connections_keep_nobody_out() -> None:
     async with place(connections=5, idle_per_client=4) as on:
         [his] = await idle(on, 1, "127.0.0.3")
