@@ -97,6 +97,14 @@ class SingleSlurm:
         """Also after `kill("slurmctld")`: it takes its saved state up again."""
         self._daemon("slurmctld", "slurmctld", "-D", "-f", str(self.conf))
 
+    def lose_state(self) -> None:
+        """What befalls a controller whose disk is gone: it knows no job, and numbers anew."""
+        self.kill("slurmctld")
+        for path in (self.root / "slurmctld").iterdir():
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        self.start_controller()
+        self.wait_idle()
+
     def start_node(self) -> None:
         """Also after `kill("slurmd")`."""
         self._daemon("slurmd", "slurmd", "-D", "-N", self.node, "-f", str(self.conf))

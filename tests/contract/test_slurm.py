@@ -14,7 +14,8 @@ from lib.errors import Refused, Unavailable
 from lib.jobs.interfaces import JobSpec, Scheduler
 from lib.jobs.schedulers import make_scheduler
 from lib.model import EndReason, JobState
-from tests.contract.test_schedulers import ended, fields_of, job, key, running, until
+from tests.contract.test_schedulers import ended, fields_of, gone, job, key, running, until
+from tests.running import wait_for
 from tests.single_slurm import SingleSlurm, missing, single_slurm
 
 
@@ -131,6 +132,10 @@ async def test_slurm_without_its_programs_cannot_be_asked(tmp_path: Path) -> Non
         await absent.submit(job(tmp_path, "exit 0"))
 
 
+def lines(file: Path) -> list[str]:
+    return file.read_text().split() if file.exists() else []
+
+
 async def test_slurm_tells_a_job_and_us_that_it_was_begun_anew(
     scheduler: Scheduler, slurm: SingleSlurm, tmp_path: Path
 ) -> None:
@@ -138,16 +143,43 @@ async def test_slurm_tells_a_job_and_us_that_it_was_begun_anew(
     spec = JobSpec(**{**fields_of(job(tmp_path, script)), "flags": ("--requeue",)})
     job_id = await scheduler.submit(spec)
     first = await running(scheduler, job_id)
+    wait_for("the first run to say so", lambda: lines(tmp_path / "runs"))
     slurm.run("scontrol", "requeue", job_id)
     waits = await until(scheduler, job_id, lambda v: v.state is JobState.QUEUED)
     assert (first.restarts, waits.restarts, waits.is_of(first.key)) == (0, 1, True)
     assert not first.is_of(waits.key)
     slurm.run("scontrol", "update", f"jobid={job_id}", "starttime=now")
     second = await running(scheduler, job_id)
+    wait_for("the second run to say so", lambda: len(lines(tmp_path / "runs")) == 2)
     await scheduler.cancel(first.key)
     await ended(scheduler, job_id)
     assert second.restarts == 1
-    assert (tmp_path / "runs").read_text().split() == ["none", "1"]
+    assert lines(tmp_path / "runs") == ["none", "1"]
+
+
+async def test_slurm_that_lost_its_state_gives_a_number_twice(
+    scheduler: Scheduler, slurm: SingleSlurm, tmp_path: Path
+) -> None:
+    slurm.lose_state()
+    job_id = await scheduler.submit(job(tmp_path, "sleep 60", job_name="sb-a"))
+    first = (await running(scheduler, job_id)).key
+    await scheduler.cancel(first)  # slurmd takes no job of a number that it has running
+    await ended(scheduler, job_id)
+    slurm.lose_state()
+    assert await scheduler.submit(job(tmp_path, "sleep 60", job_name="sb-b")) == job_id
+    second = (await running(scheduler, job_id)).key
+    assert await scheduler.recall([first]) == {first: gone(first)}
+    await scheduler.cancel(first)
+    assert not scheduler.vouches(first, "127.0.0.1", 4711)
+    assert (await scheduler.query())[job_id].state is JobState.RUNNING
+    await scheduler.cancel(second)
+    assert (await ended(scheduler, job_id)).end_reason is EndReason.STOPPED
+    await scheduler.forget(second)
+    slurm.lose_state()
+    assert await scheduler.submit(job(tmp_path, "sleep 60", job_name="sb-c")) == job_id
+    third = (await running(scheduler, job_id)).key  # the number alone was not forgotten
+    await scheduler.cancel(third)
+    await ended(scheduler, job_id)
 
 
 async def test_slurm_whose_list_is_empty_still_knows_its_jobs(

@@ -22,6 +22,7 @@ def test_every_test_that_the_security_page_names_is_there() -> None:
         found += 1
         if function:
             tree = ast.parse(file.read_text("utf-8"))
-            functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+            kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+            functions = {node.name for node in tree.body if isinstance(node, kinds)}
             assert function in functions, f"{last} has no {function}"
     assert found > 20
