@@ -45,14 +45,18 @@ class Notebooks:
         return SimpleNamespace(owner="ada")
 
 
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(100):
-        writer.write(data)
-    writer.close()
-
-
 async def test_one_notebook_s_connections_leave_room_for_another_s(tmp_path: Path) -> None:
     key = asyncssh.generate_private_key("ssh-ed25519")
+    talking: set[asyncio.StreamWriter] = set()
+
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        talking.add(writer)
+        while data := await reader.read(100):
+            writer.write(data)
+        writer.close()
+        await writer.wait_closed()
+        talking.remove(writer)
+
     far = await asyncio.start_server(echo, "127.0.0.1", 0)
     notebooks: Any = Notebooks(far.sockets[0].getsockname()[1])
     audit = Audit(tmp_path / "audit.jsonl")
@@ -91,4 +95,6 @@ async def test_one_notebook_s_connections_leave_room_for_another_s(tmp_path: Pat
     acceptor.close()
     await acceptor.wait_closed()
     far.close()
+    while talking or server.connections:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
     audit.close()
