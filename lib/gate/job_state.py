@@ -33,6 +33,8 @@ _NOT_LISTED = (
     "The cluster's scheduler does not list the job any more, and does not say what became of "
     "it. It counts as running until that is known."
 )
+#: A job that the scheduler says for so long that it has not is over: it is asked again meanwhile.
+_CERTAIN_S = 10.0
 _TOO_LARGE_TEXT = "It used more memory than it was given."
 _MAX_LOG_BYTES = 2**30
 _STARTS_AT_STEP_S = 30.0
@@ -196,7 +198,10 @@ class RecordUpdater:
         if since is None:  # that answer may be older than the job
             self._missing_since[record.id] = time.monotonic()
             return None
-        if time.monotonic() - since < self._scheduler.gone_after_s:
+        patience_s = self._scheduler.gone_after_s
+        if view is not None:  # it is certain
+            patience_s = min(patience_s, _CERTAIN_S)
+        if time.monotonic() - since < patience_s:
             return None
         return view or JobView(record.job, record.name, JobState.UNKNOWN, reason=_NOT_LISTED)
 

@@ -46,13 +46,20 @@ _log = logging.getLogger(__name__)
 
 
 class JobsRunOn(Unavailable):
-    """Jobs that were told to end have not, as far as the scheduler says; `left` lists them."""
+    """Jobs that were told to end have not, as far as the scheduler says; the message lists them."""
 
-    def __init__(self, left: Sequence[str], why: str = "") -> None:
+    code = "jobs-run-on"
+
+    @classmethod
+    def of(cls, left: Sequence[str], why: str = "") -> JobsRunOn:
+        """
+        Args:
+            left: a line for each.
+            why: why nothing is known of them.
+        """
         count = "1 job has" if len(left) == 1 else f"{len(left)} jobs have"
         listed = f" {count} not ended yet: {'; '.join(left)}." if left else ""
-        super().__init__(f"{why}{listed}".strip())
-        self.left = tuple(left)
+        return cls(f"{why}{listed}".strip())
 
 
 async def serve(state_dir: StateDir) -> None:
@@ -200,10 +207,10 @@ async def _end_all(jobs: Jobs, *, text: str, timeout_s: float | None = None) -> 
         if looked and not left and jobs.asked_ok:
             return
         if timeout_s is not None and time.monotonic() > deadline:
-            raise JobsRunOn(left, jobs.asked_reason)
+            raise JobsRunOn.of(left, jobs.asked_reason)
         if time.monotonic() >= again_at:  # the scheduler may have been silent the last time
             if again_at:
-                _log.warning("%s", JobsRunOn(left, jobs.asked_reason).message)
+                _log.warning("%s", JobsRunOn.of(left, jobs.asked_reason).message)
             again_at = time.monotonic() + _CANCEL_AGAIN_S
             for status in jobs.all():
                 with jobs.loops.item(status.id), contextlib.suppress(Unavailable):

@@ -19,7 +19,15 @@ from pathlib import Path
 
 import pytest
 
-from lib.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
+from lib.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    Refused,
+    SceneBridgeError,
+    Unavailable,
+    from_code,
+)
 from lib.gate import serve, state_dir
 from lib.gate.__main__ import main
 from lib.gate.audit import Audit
@@ -201,6 +209,22 @@ def test_jobs_that_do_not_end_are_listed_with_an_exit_code(
     assert done.returncode == code, done.stderr
     line = f"1 job has not ended yet: session {record.id} of ada (job 7, running)."
     assert (line in done.stderr) is not ended
+
+
+def test_an_error_that_only_the_gate_has_stands_for_no_other() -> None:
+    """An answer names its error by the code: each class must have its own."""
+
+    def below(kind: type[SceneBridgeError]) -> Iterator[type[SceneBridgeError]]:
+        for sub in kind.__subclasses__():
+            yield sub
+            yield from below(sub)
+
+    ours = [kind for kind in below(SceneBridgeError) if kind.__module__.startswith("lib.")]
+    assert serve.JobsRunOn in ours
+    assert len({kind.code for kind in ours}) == len(ours)
+    for kind in ours:
+        made = from_code(kind.code, "So it is.")
+        assert (type(made), made.message) == (kind, "So it is.")
 
 
 def a_record(state: JobState) -> JobRecord:

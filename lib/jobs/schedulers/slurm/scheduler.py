@@ -30,6 +30,12 @@ _NOT_STARTED = (126, 127)
 _BAD_REQUEST = re.compile(r"unrecognized option|invalid|ambiguous|requires an argument", re.I)
 
 
+class _Unclear(Unavailable):
+    """The controller answered, and not about this job."""
+
+    code = "unclear"
+
+
 class SlurmScheduler:
     """See `lib.jobs.interfaces.Scheduler`. Keeps nothing on disk."""
 
@@ -120,7 +126,10 @@ class SlurmScheduler:
         found: dict[JobKey, JobView] = {}
         gone: list[JobKey] = []
         for job in jobs:
-            view = await self._show(job)
+            try:
+                view = await self._show(job)
+            except _Unclear:
+                continue  # of this one nothing is certain
             if view is None or not view.is_of(job):
                 gone.append(job)
             else:
@@ -221,7 +230,7 @@ class SlurmScheduler:
             return None
         view = parsing.shown(answer.out, os.getuid()) if answer.status == 0 else None
         if view is None or view.id != job.id:
-            raise Unavailable(f"Slurm's scontrol gave no clear answer: {answer.words}.")
+            raise _Unclear(f"Slurm's scontrol gave no clear answer: {answer.words}.")
         return view
 
     async def _accounted(self, jobs: Sequence[JobKey]) -> list[JobView]:
