@@ -265,26 +265,27 @@ def test_what_cannot_be_opened_is_said_and_is_removed_all_the_same(tmp_path: Pat
 
 def test_the_way_up_is_the_way_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder that is moved away while a walk is below it leads it nowhere else."""
-    top, away = tmp_path / "top", tmp_path / "away"
-    place = top
-    for _ in range(30):
-        place = place / "d"
-        for other in "abcefghi":  # some of them come after `d`, whatever the order
-            (place / other).mkdir(parents=True)
-    for other in "abcefghi":
-        (away / other).mkdir(parents=True)
-        (away / other / "precious").touch()
+    probe, top, away = (tmp_path / name for name in ("probe", "top", "away"))
+    for name in "abcd":
+        (probe / name).mkdir(parents=True)
+    first, *others = (entry.name for entry in os.scandir(probe))  # the walk goes there first
+    for level in range(1, 31):
+        for name in (first, *others):
+            top.joinpath(*first * level, name).mkdir(parents=True, exist_ok=True)
+    for name in others:
+        (away / name).mkdir(parents=True)
+        (away / name / "precious").touch()
     up, moves = tree._up, []
 
     def moved(fd: int, key: tuple[int, int]) -> int:
         here = Path(f"/proc/self/fd/{fd}").readlink()
         moves.append(here)
         if len(moves) == 1:
-            here.rename(away / "d")
+            here.rename(away / first)
         return up(fd, key)
 
     monkeypatch.setattr(tree, "_up", moved)
     assert not tree.remove(top, timeout_s=60.0)
-    assert len(list(away.rglob("precious"))) == 8
+    assert len(list(away.rglob("precious"))) == 3
     assert tree.remove(top, timeout_s=60.0)
-    assert len(list(away.rglob("precious"))) == 8
+    assert len(list(away.rglob("precious"))) == 3
