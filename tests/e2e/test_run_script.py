@@ -20,6 +20,7 @@ from lib.config import settings
 from lib.config.data_dir import PortalRecord, lock_data_folder
 from lib.config.runtime_dir import runtime_path
 from lib.server import main
+from lib.server.local_gate import STOPPED_TEXT
 from tests.crowd import LANDSAT, SCENE
 from tests.pages.sample_portal import plant_scene
 from tests.running import PROJECT, RunningPortal, first_start_is_over, free_port, wait_for
@@ -92,6 +93,19 @@ def test_a_port_in_use_is_said_with_another_to_take(refused, data, family, addre
         said = refused("--data", data, "--port", port)
     assert f"port {port} is in use" in said
     assert "--port" in said
+
+
+@pytest.mark.parametrize("option", [False, True])
+def test_the_notebooks_port_is_looked_at_before_anything_is_written(refused, data, option):
+    port, before = free_port(), sorted(data.rglob("*"))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port + 1))
+        other.listen()
+        asked = ["--notebook-port", port + 1] if option else []
+        said = refused("--data", data, "--port", port, *asked)
+    assert f"port {port + 1} is in use" in said
+    assert "--notebook-port" in said
+    assert sorted(data.rglob("*")) == before
 
 
 def test_a_folder_that_cannot_be_written_is_said(refused):
@@ -305,7 +319,7 @@ def gates(data: Path) -> list[int]:
     ]
 
 
-def test_a_stop_names_the_running_notebooks_and_leaves_nothing(started):
+def test_a_stop_names_the_running_notebooks_leaves_nothing_and_is_why_they_ended(started):
     portal, data = started, started.data
     plant_scene(data, SCENE, bands=("coastal", *LANDSAT))
     with portal.api() as api:
@@ -325,6 +339,10 @@ def test_a_stop_names_the_running_notebooks_and_leaves_nothing(started):
     assert "SceneBridge has stopped." in said
     assert portal.process.returncode == 0
     assert portal.leftovers() == []
+    portal.start()  # the card says why it ended
+    with portal.api() as api:
+        wait_for("the end", lambda: api.get(path).json()["state"] == "ENDED")
+        assert api.get(path).json()["reason"] == f"It was stopped. {STOPPED_TEXT}"
 
 
 def accepted(api: httpx.Client, request: dict) -> dict | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
@@ -303,3 +304,19 @@ def test_marks_go_when_no_cluster_speaks_of_them_any_more(
     monkeypatch.setattr("lib.store.sessions_runs.time.time", lambda: later)
     store.work.delete(second.id)
     assert set(store.work.events_of_cluster(HERE)) == {second.id}
+
+
+def test_a_row_that_an_older_version_let_in_is_shown_and_deleted(
+    store: Store, tmp_path: Path
+) -> None:
+    session, run = ended(store), add_run(store)
+    store.work.update_run(run.id, RunChange(state=RunState.DONE))
+    with sqlite3.connect(tmp_path / "portal.sqlite") as raw:
+        raw.execute("update sessions set files_until = 1e308, reason = ?", ("x" * 2_000_000,))
+        raw.execute("update runs set started_at = -1e308")
+    raw.close()
+    assert [s.id for s in store.work.sessions_of(ALICE.id)] == [session.id]
+    assert {r.id for r in store.work.runs_of(ALICE.id)} == {run.id, session.run}
+    store.work.delete(session.id)
+    store.work.delete(run.id)
+    assert store.work.sessions_of(ALICE.id) == store.work.runs_of(ALICE.id) == ()
