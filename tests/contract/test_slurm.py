@@ -148,7 +148,8 @@ async def test_slurm_tells_a_job_and_us_that_it_was_begun_anew(
     waits = await until(scheduler, job_id, lambda v: v.state is JobState.QUEUED)
     assert (first.restarts, waits.restarts, waits.is_of(first.key)) == (0, 1, True)
     assert not first.is_of(waits.key)
-    slurm.run("scontrol", "update", f"jobid={job_id}", "starttime=now")
+    # Within the second in which the first run ended, slurmd would refuse the second's credential.
+    slurm.run("scontrol", "update", f"jobid={job_id}", "starttime=now+2")
     second = await running(scheduler, job_id)
     wait_for("the second run to say so", lambda: len(lines(tmp_path / "runs")) == 2)
     await scheduler.cancel(first.key)
