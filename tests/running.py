@@ -156,7 +156,7 @@ def runtime_of(data: Path) -> Path:
     return runtime_path(data.resolve())
 
 
-def wait_for(what: str, ask: Any, *, timeout_s: float = 60.0, every_s: float = 0.1) -> Any:
+def wait_for(what: str, ask: Any, *, timeout_s: float = 300.0, every_s: float = 0.1) -> Any:
     """Ask until the answer is true; the answer. Fails with the last one."""
     deadline = time.monotonic() + timeout_s
     answer: Any = None

@@ -36,7 +36,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 async def until(
     condition: Callable[[], bool | Awaitable[bool]],
     what: str | Callable[[], str] = "",
-    timeout_s: float = 30.0,
+    timeout_s: float = 300.0,
 ) -> None:
     """Wait until it holds; fail with `what`, asked then, when it does not."""
     deadline = time.monotonic() + timeout_s

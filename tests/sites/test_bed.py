@@ -71,7 +71,7 @@ def test_a_password_is_typed_at_a_real_terminal(bed):
         assert "taiwania-1002" not in terminal.seen
     with bed.host("portal").terminal(["cat"], "mallory") as terminal, pytest.raises(BedError):
         terminal.read_until("never", timeout=0.5)
-    until(lambda: ("cat",) not in running(bed.host("portal")), 5, "it ended with its terminal")
+    until(lambda: ("cat",) not in running(bed.host("portal")), "it ended with its terminal")
 
 
 # --- jobs ----------------------------------------------------------------------------------
@@ -190,16 +190,16 @@ def test_the_machine_s_own_files_are_not_on_the_hosts(bed):
 def test_a_node_that_dies_fails_its_job_and_comes_back_idle(bed):
     node = bed.host(NODES[0])
     job = submit(bed, "u1001", "--no-requeue", "-w", node.name)
-    until(lambda: job_state(bed, job) == "RUNNING", 15, "the job runs")
+    until(lambda: job_state(bed, job) == "RUNNING", "the job runs")
     pid = node.pid
     node.kill()
     try:
         assert not node.pid
-        until(lambda: not Path(f"/proc/{pid}").exists(), 5, "its process 1 is collected")
+        until(lambda: not Path(f"/proc/{pid}").exists(), "its process 1 is collected")
         with pytest.raises(BedError, match="is off"):
             node.run(["true"])
-        until(lambda: job_state(bed, job) == "NODE_FAIL", 70, "the loss is seen")
-        until(lambda: state_of(bed, node.name).startswith("down"), 40, "the node is down")
+        until(lambda: job_state(bed, job) == "NODE_FAIL", "the loss is seen")
+        until(lambda: state_of(bed, node.name).startswith("down"), "the node is down")
         assert state_of(bed, NODES[1]) == "idle"
     finally:
         node.start()
@@ -246,7 +246,7 @@ def test_programs_get_input_environment_groups_and_an_end(bed):
         portal.run(["true"], "u1001")
     with pytest.raises(subprocess.TimeoutExpired):
         portal.run(["sh", "-c", "sleep 60; true"], timeout=0.5)
-    until(lambda: ("sleep", "60") not in running(portal), 5, "the program's own child ended too")
+    until(lambda: ("sleep", "60") not in running(portal), "the program's own child ended too")
 
 
 def test_a_relay_leads_to_the_host_s_own_loopback(bed, open_port):

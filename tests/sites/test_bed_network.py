@@ -116,7 +116,7 @@ def test_a_cut_link_carries_nothing_until_it_is_healed(bed, link):
     finally:
         bed.heal(link)
     portal.connect(LOGIN, 22).close()
-    until(lambda: scan(bed.host(NODES[0]), login_inner, [6817]), 10, "the inner link is back")
+    until(lambda: scan(bed.host(NODES[0]), login_inner, [6817]), "the inner link is back")
 
 
 def test_a_link_that_is_not_there_cannot_be_cut(bed):

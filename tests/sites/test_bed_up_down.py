@@ -91,7 +91,7 @@ def test_two_beds_stand_side_by_side_and_down_leaves_nothing(bed, tmp_path):
     assert around() == before
     assert left_of(state) == []
     # Whoever is process 1 of the machine collects the bed's.
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 10, "all is collected")
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "all is collected")
     assert not state.exists()
     assert bed.complete
     bed.host(LOGIN).run(["srun", "true"], "u1001")
