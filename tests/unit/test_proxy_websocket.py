@@ -319,7 +319,12 @@ async def test_a_fault_about_one_visitor_is_logged_once_and_the_others_are_check
         await on.enter("login-2")
         async with on.websocket("/echo") as good:
             monkeypatch.setattr(on.porter, "may_open", may_open)
-            await checked.wait()
+            rechecking = on.proxy._requests._rechecking
+            assert rechecking is not None
+            looks = asyncio.ensure_future(checked.wait())
+            await asyncio.wait({looks, rechecking}, return_when=asyncio.FIRST_COMPLETED)
+            looks.cancel()
+            assert not rechecking.done()
             for ws in (bad, good):
                 await ws.send_str("still here")
                 assert await ws.receive_str() == "still here"
