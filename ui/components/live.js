@@ -55,7 +55,9 @@ function look(live) {
   for (const [key, f] of live.followers) {
     const stamp = live.stamps[f.topic];
     const due = (stamp !== undefined && stamp !== f.seen) || (f.again && now - f.drawn > f.again);
-    if (!due || now - f.asked < (f.waits ? ANSWER_MS : GAP_MS)) continue;
+    // Without a stamp the portal could not be asked: not again at once.
+    const gap = f.waits ? ANSWER_MS : f.seen ? GAP_MS : AWAY_AFTER_MS;
+    if (!due || now - f.asked < gap) continue;
     f.asked = now;
     f.waits = true;
     f.ask(`${stamp} ${now}`);
