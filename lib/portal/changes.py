@@ -71,7 +71,7 @@ class Changes:
         self._lock = threading.Lock()
         self._version: int | None = None
         self._known: dict[str, str] = {}
-        self._work: dict[str, str] = {}
+        self._work: dict[str, str] | None = None
         self._ready: tuple[tuple[UserId, ClusterId, SessionId], ...] = ()
         self._of_clusters: TTLCache[None, str] = TTLCache(1, _CLUSTERS_COUNT_S)
 
@@ -109,8 +109,7 @@ class Changes:
         version = self._store.stamps.version()
         if version == self._version and len(self._known) < _MOST_KNOWN:
             return
-        self._work = {o: _hash(rows) for o, rows in self._store.stamps.work().items()}
-        self._ready = self._store.stamps.ready()
+        self._work = None  # asked for when somebody follows it: each click writes something
         self._known = {}
         self._version = version
 
@@ -124,6 +123,9 @@ class Changes:
             stored = self._once(topic, lambda: self._store.stamps.run(run))
             return _hash((stored, self._clusters_stamp()))
         mine = topic == WORK
+        if self._work is None:
+            self._work = {o: _hash(rows) for o, rows in self._store.stamps.work().items()}
+            self._ready = self._store.stamps.ready()
         stored = self._work.get(user, "") if mine else _hash(sorted(self._work.items()))
         shown = [
             self._now(cluster, session)

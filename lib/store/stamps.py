@@ -64,41 +64,15 @@ class Stamps:
 
     def work(self) -> dict[str, list[Hashable]]:
         """Of each owner's sessions and runs: all of those that live, the sums of the others."""
-        over = sessions.c.state == SessionState.ENDED.value
-        ended = runs.c.state.in_(_RUN_OVER)
         found: dict[str, list[Hashable]] = {}
-        for query in (
-            select(sessions.c.owner, *_others(sessions)).where(~over).order_by(sessions.c.id),
-            select(
-                sessions.c.owner,
-                func.count(),
-                func.max(sessions.c.ended_at),
-                func.sum(sessions.c.files_until),
-                func.count(sessions.c.continued_as),
-                *_kept(sessions),
-            )
-            .where(over)
-            .group_by(sessions.c.owner),
-            select(runs.c.owner, *_others(runs)).where(~ended).order_by(runs.c.id),
-            _scenes(select(runs.c.owner).join(run_scenes).where(~ended), runs.c.owner),
-            select(
-                runs.c.owner,
-                func.count(),
-                func.max(runs.c.ended_at),
-                func.sum(runs.c.objects),
-                *_kept(runs),
-            )
-            .where(ended)
-            .group_by(runs.c.owner),
-        ):
+        for query in _WORK:
             for owner, *row in self._rows(query):
                 found.setdefault(str(owner), []).append(tuple(map(str, row)))
         return found
 
     def ready(self) -> tuple[tuple[UserId, ClusterId, SessionId], ...]:
         """(owner, cluster, session) of every notebook that is READY."""
-        query = select(sessions.c.owner, sessions.c.cluster, sessions.c.id)
-        rows = self._rows(query.where(sessions.c.state == _READY).order_by(sessions.c.id))
+        rows = self._rows(_READY_ONES)
         return tuple((UserId(str(o)), ClusterId(str(c)), SessionId(str(s))) for o, c, s in rows)
 
     def run(self, run: RunId) -> list[Hashable]:
@@ -154,3 +128,37 @@ def _scenes(query: Select[str] | Select[()], group: Column[str]) -> Executable:
         .group_by(group, of.run_id, of.state)
         .order_by(of.run_id, of.state)
     )
+
+
+_OVER = sessions.c.state == SessionState.ENDED.value
+_ENDED = runs.c.state.in_(_RUN_OVER)
+#: Made once: to make them takes longer than to ask them.
+_WORK = (
+    select(sessions.c.owner, *_others(sessions)).where(~_OVER).order_by(sessions.c.id),
+    select(
+        sessions.c.owner,
+        func.count(),
+        func.max(sessions.c.ended_at),
+        func.sum(sessions.c.files_until),
+        func.count(sessions.c.continued_as),
+        *_kept(sessions),
+    )
+    .where(_OVER)
+    .group_by(sessions.c.owner),
+    select(runs.c.owner, *_others(runs)).where(~_ENDED).order_by(runs.c.id),
+    _scenes(select(runs.c.owner).join(run_scenes).where(~_ENDED), runs.c.owner),
+    select(
+        runs.c.owner,
+        func.count(),
+        func.max(runs.c.ended_at),
+        func.sum(runs.c.objects),
+        *_kept(runs),
+    )
+    .where(_ENDED)
+    .group_by(runs.c.owner),
+)
+_READY_ONES = (
+    select(sessions.c.owner, sessions.c.cluster, sessions.c.id)
+    .where(sessions.c.state == _READY)
+    .order_by(sessions.c.id)
+)
