@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
@@ -72,6 +73,7 @@ class Changes:
         self._version: int | None = None
         self._known: dict[str, str] = {}
         self._work: dict[str, str] | None = None
+        self._told: list[tuple[str, float]] | None = None
         self._ready: tuple[tuple[UserId, ClusterId, SessionId], ...] = ()
         self._of_clusters: TTLCache[None, str] = TTLCache(1, _CLUSTERS_COUNT_S)
 
@@ -110,6 +112,7 @@ class Changes:
         if version == self._version and len(self._known) < _MOST_KNOWN:
             return
         self._work = None  # asked for when somebody follows it: each click writes something
+        self._told = None
         self._known = {}
         self._version = version
 
@@ -117,7 +120,10 @@ class Changes:
         if topic == CLUSTERS:
             return self._clusters_stamp()
         if topic == ANNOUNCEMENTS:
-            return self._once(topic, lambda: self._store.stamps.announcements())
+            if self._told is None:
+                self._told = self._store.stamps.announcements()
+            now = time.time()
+            return _hash([number for number, until in self._told if until > now])
         if topic.startswith(RUN):
             run = RunId(topic.removeprefix(RUN))
             stored = self._once(topic, lambda: self._store.stamps.run(run))

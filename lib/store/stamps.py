@@ -88,9 +88,10 @@ class Stamps:
             for row in self._rows(query)
         ]
 
-    def announcements(self) -> list[Hashable]:
+    def announcements(self) -> list[tuple[str, float]]:
+        """(id, until) of each; `until` in Unix seconds."""
         query = select(announcements.c.id, announcements.c.until).order_by(announcements.c.id)
-        return [tuple(map(str, row)) for row in self._rows(query)]
+        return [(str(number), float(str(until))) for number, until in self._rows(query)]
 
     def _rows(self, query: Executable) -> Sequence[tuple[object, ...]]:
         with self._engine.connect() as connection:

@@ -137,7 +137,7 @@ class FakeReconciler:
         self.woken: list[str] = []
         self.fault = ""
         self.proved = True
-        self._begun = time.time()
+        self.began = time.time()
 
     def wake(self, cluster: ClusterId) -> None:
         self.woken.append(cluster)
@@ -164,11 +164,11 @@ class FakeReconciler:
         if cluster == FAR:
             info = dataclasses.replace(
                 info, account="u1001", node="login1", scheduler="slurm", load=LOAD,
-                load_at=self._begun - 12, troubles=["The image of ships is missing."],
+                load_at=self.began - 12, troubles=["The image of ships is missing."],
                 modules=modules[:1],
             )  # fmt: skip
         return ClusterHealth(
-            not silent, self._begun - 90, reason, info, self.fault if silent else ""
+            not silent, self.began - 90, reason, info, self.fault if silent else ""
         )
 
     def link(self, cluster: ClusterId) -> Any:

@@ -102,7 +102,7 @@ def test_a_stamp_changes_with_all_that_a_page_shows_of_it_and_with_nothing_else(
         assert stamps() == after
         before = after
     again = Site(site.folder)  # after a restart, or in another process
-    again.reconciler._begun, again.reconciler.proved = site.reconciler._begun, False
+    again.reconciler.began, again.reconciler.proved = site.reconciler.began, False
     assert again.portal.changes.stamps(user.id, topics) == before
     again.store.close()
 
@@ -113,6 +113,16 @@ def test_what_another_process_writes_is_seen(site: Site) -> None:
     other.store.announcements.add("It rests on Friday.", AnnouncementKind.INFO, time.time() + 60)
     other.store.close()
     assert site.portal.changes.stamp(OWNER, "announcements") != before
+
+
+def test_an_announcement_that_has_run_out_is_a_change(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none, now = site.portal.changes.stamp(OWNER, "announcements"), time.time()
+    site.store.announcements.add("It rests on Friday.", AnnouncementKind.INFO, now + 60)
+    assert site.portal.changes.stamp(OWNER, "announcements") != none
+    monkeypatch.setattr("lib.portal.changes.time.time", lambda: now + 61)
+    assert site.portal.changes.stamp(OWNER, "announcements") == none
 
 
 def test_who_may_follow_what(site: Site) -> None:
