@@ -8,6 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
+from lib.auth import OWNER
 from lib.model import (
     Cluster,
     ClusterId,
@@ -42,11 +43,15 @@ def commands(app):
     return [code.value for code in app.code]
 
 
-def test_a_card_says_all_that_is_known(open_page):
+def test_a_card_says_all_that_is_known(open_page, site, monkeypatch):
+    began = datetime.fromtimestamp(site.reconciler.began, timezone.utc)
+    monkeypatch.setattr("ui.cluster_card.now", lambda: began)
+    until = site.reconciler.began + 7 * 86400 - 1
+    write_record(site.tunnels, FAR, person=OWNER.id, until=until)
     app = open_page("clusters")
     text = all_html(app)
     for says in (
-        "<h2>Far cluster</h2>", "Institute of Tests · far", "can be asked", "for 1 min 3",
+        "<h2>Far cluster</h2>", "Institute of Tests · far", "can be asked", "for 1 min 30 s",
         "Opened by ada for Owner of this portal", "leads to u1001@login.far.example",
         "Sealed: The key that opened it can forward to the gate and run nothing", "in 6 d 23 h",
         "version 0.1.0 on login1 as u1001", "scheduler slurm, runtime apptainer; 1 of 4 places",
