@@ -28,7 +28,7 @@ from playwright.sync_api import (
 )
 
 # Two cores may be busy with a job, a kernel and this browser at once.
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=120_000)
 
 #: A name of somebody else that leads to this computer (DNS rebinding).
 REBOUND = "rebound.example"
@@ -135,7 +135,7 @@ def fresh_context(
         viewport={"width": width, "height": height},
         color_scheme="dark" if dark else "light",
     )
-    context.set_default_timeout(30_000)
+    context.set_default_timeout(120_000)
     try:
         yield context
     finally:

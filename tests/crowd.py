@@ -113,7 +113,7 @@ class Crowd:
         if who is not None:
             given["cookie"] = who.cookie
         return httpx.Client(
-            base_url=self.origin, headers=given, timeout=30, verify=NO_TLS, limits=SHORT_IDLE
+            base_url=self.origin, headers=given, timeout=300, verify=NO_TLS, limits=SHORT_IDLE
         )
 
     @property
@@ -175,7 +175,7 @@ def at_notebook(address: str, method: str = "GET", **headers: Any) -> httpx.Resp
         target,
         headers={"host": parts.netloc, **given},
         content=content,
-        timeout=30,
+        timeout=300,
         verify=NO_TLS,
     )
 

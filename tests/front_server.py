@@ -64,7 +64,7 @@ class Site:
         return httpx.Client(
             transport=httpx.HTTPTransport(verify=self.tls(), local_address=VISITOR),
             headers={**NAVIGATE, **headers},
-            timeout=20,
+            timeout=300,
         )
 
     def audit(self, **wanted: str) -> list[dict[str, Any]]:

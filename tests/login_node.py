@@ -109,7 +109,7 @@ class LoginNode:
         current = self.gate / "current"
         return subprocess.run(
             [str(self.python), "-m", "lib.gate", command, "--home", str(self.gate), *arguments],
-            cwd="/", capture_output=True, text=True, timeout=90,
+            cwd="/", capture_output=True, text=True, timeout=300,
             env={"HOME": str(self.home), "PATH": os.defpath,
                  "PYTHONPATH": f"{current}:{current / 'packages'}"},
         )  # fmt: skip
@@ -126,7 +126,7 @@ class LoginNode:
         )
         done = subprocess.run(
             ["ssh", *options, "--", HERE, f"scenebridge-1 {verb}"],
-            input=request, capture_output=True, text=True, timeout=60,
+            input=request, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert done.stdout, done.stderr
         reply = json.loads(done.stdout.splitlines()[0])
@@ -235,7 +235,7 @@ def job_process(node: LoginNode, job: str) -> psutil.Process:
     raise AssertionError("no such process")
 
 
-def wait(until: Callable[[], bool], timeout_s: float = 40.0) -> None:
+def wait(until: Callable[[], bool], timeout_s: float = 300.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not until():
         assert time.monotonic() < deadline, "not reached"

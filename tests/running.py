@@ -69,7 +69,7 @@ class RunningPortal:
         """Whether it was started and has not ended."""
         return self.process is not None and self.process.poll() is None
 
-    def start(self, timeout_s: float = 120.0) -> str:
+    def start(self, timeout_s: float = 300.0) -> str:
         """Start and wait until it says it is ready; the one-time sign-in link."""
         command = [sys.executable, "-m", "lib.server.main", "--data", str(self.data)]
         self.process = subprocess.Popen(
@@ -93,10 +93,10 @@ class RunningPortal:
             if time.monotonic() > deadline:
                 break
         self.process.kill()
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=300)
         raise AssertionError("the portal did not start:\n" + "\n".join(self.output))
 
-    def stop(self, timeout_s: float = 60.0) -> str:
+    def stop(self, timeout_s: float = 300.0) -> str:
         """SIGTERM, as a service manager does; everything it said since the start."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
@@ -108,7 +108,7 @@ class RunningPortal:
         """SIGKILL to the portal alone."""
         assert self.process is not None
         self.process.kill()
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=300)
 
     def api(self) -> httpx.Client:
         """A client for the API with a fresh token."""
@@ -118,7 +118,7 @@ class RunningPortal:
         return httpx.Client(
             base_url=self.origin,
             headers={"Authorization": f"Bearer {token}"},
-            timeout=30,
+            timeout=300,
             verify=NO_TLS,
             limits=SHORT_IDLE,
         )

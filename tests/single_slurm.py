@@ -125,7 +125,7 @@ class SingleSlurm:
     def run(self, *command: str) -> str:
         """The standard output of a Slurm command; "" when it fails."""
         done = subprocess.run(
-            command, env=dict(self.env), capture_output=True, text=True, timeout=60, check=False
+            command, env=dict(self.env), capture_output=True, text=True, timeout=300, check=False
         )
         return done.stdout if done.returncode == 0 else ""
 

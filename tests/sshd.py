@@ -75,7 +75,7 @@ class Sshd:
         deadline = time.monotonic() + 10
         while True:
             with contextlib.suppress(ConnectionRefusedError):
-                socket.create_connection((HERE, self.port), timeout=5).close()
+                socket.create_connection((HERE, self.port), timeout=300).close()
                 return
             assert self._process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline
@@ -97,7 +97,7 @@ class Sshd:
             return
         children = _children(self._process.pid) if connections else []
         self._process.terminate()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=300)
         self._process = None
         for pid in children:
             with contextlib.suppress(ProcessLookupError):
@@ -183,7 +183,7 @@ class SshAgent:
         self._process.terminate()
         if self._process.stdout is not None:
             self._process.stdout.close()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=300)
         self.socket.unlink(missing_ok=True)
 
 

@@ -101,7 +101,7 @@ class _Connection(Protocol):
     """What is touched of the inside of asyncssh's `SSHConnection` (2.24)."""
 
     send_packet: _SendPacket
-    _transport: asyncio.Transport | BatchingTransport
+    _transport: asyncio.Transport | BatchingTransport | None
     _auth_complete: bool
     _kex_complete: bool
     _compressor: object | None
@@ -121,8 +121,10 @@ def send_in_batches(connection: asyncssh.SSHServerConnection) -> None:
     inside._transport = BatchingTransport(transport)
 
     def send(pkttype: int, *args: bytes, handler: SSHPacketLogger | None = None) -> None:
-        if pkttype == _MSG_CHANNEL_DATA and (encryption := _plain_encryption(inside)):
-            _send_data(inside, encryption, args)
+        line = inside._transport  # None once the connection is over
+        encryption = _plain_encryption(inside) if line and pkttype == _MSG_CHANNEL_DATA else None
+        if line and encryption:
+            _send_data(inside, line, encryption, args)
         elif pkttype != _MSG_IGNORE:
             send_packet(pkttype, *args, handler=handler)
 
@@ -146,7 +148,12 @@ def _plain_encryption(inside: _Connection) -> GCMEncryption | None:
     return encryption
 
 
-def _send_data(inside: _Connection, encryption: GCMEncryption, args: tuple[bytes, ...]) -> None:
+def _send_data(
+    inside: _Connection,
+    line: asyncio.Transport | BatchingTransport,
+    encryption: GCMEncryption,
+    args: tuple[bytes, ...],
+) -> None:
     """One channel data packet (RFC 4253, section 6; RFC 5647, section 7.2)."""
     size = 1 + sum(map(len, args))
     padding = -(1 + size) % _BLOCK
@@ -156,6 +163,6 @@ def _send_data(inside: _Connection, encryption: GCMEncryption, args: tuple[bytes
     header = len(packet).to_bytes(4, "big")
     seq = inside._send_seq
     for piece in encryption.encrypt_packet(seq, header, packet):
-        inside._transport.write(piece)
+        line.write(piece)
     inside._send_seq = (seq + 1) & 0xFFFFFFFF
     inside._rekey_bytes_sent += len(packet)

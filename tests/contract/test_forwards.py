@@ -108,7 +108,7 @@ async def says(path: Path, text: bytes = b"hello") -> bytes:
         writer.close()
 
 
-async def eventually(condition: object, timeout_s: float = 60.0) -> None:
+async def eventually(condition: object, timeout_s: float = 300.0) -> None:
     until = time.monotonic() + timeout_s
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < until, "did not happen in time"

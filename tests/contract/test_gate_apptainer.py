@@ -52,7 +52,7 @@ class ContainerSite(GateSite):
         gate = (sys.executable, "-m", "lib.gate", verb, "--home", str(self.home), *args)
         return subprocess.run(
             self.containers.as_ada(*gate),
-            cwd=ROOT, capture_output=True, text=True, timeout=90, check=check,
+            cwd=ROOT, capture_output=True, text=True, timeout=300, check=check,
         )  # fmt: skip
 
     def item(self, scene: str = "S1", href: str | None = None) -> dict[str, Any]:

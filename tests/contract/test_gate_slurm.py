@@ -210,7 +210,7 @@ def test_a_submit_that_hangs_after_it_was_taken_is_found_and_holds_up_nobody(
     _until(lambda: len(jobs_of(slurm, unwanted.id)) == 1)
     site.cancel(unwanted.id)
     assert site.ended(unwanted.id).end_reason in (EndReason.STOPPED, EndReason.CANCELLED)
-    hanging.join(timeout=20)
+    hanging.join(timeout=300)
     found = site.wait(request.id, has_job)
     programs.settled()
     assert [job for job, _ in jobs_of(slurm, request.id)] == [found.job]
@@ -350,7 +350,7 @@ def _try_submit(site: GateSite, request: SubmitRequest) -> None:
         return
 
 
-def _until(true: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def _until(true: Callable[[], bool], timeout_s: float = 300.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < deadline

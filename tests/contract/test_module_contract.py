@@ -284,7 +284,7 @@ def in_process(case: Case, source: Path, output: Path, **options: Any) -> Any:
     command = [sys.executable, "-m", case.package, "run"]
     command += ["--input", str(source), "--output", str(output)]
     return subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, timeout=100, **options
+        command, cwd=PROJECT, capture_output=True, text=True, timeout=300, **options
     )
 
 
@@ -366,7 +366,7 @@ def test_run_all_in_the_notebook_finds_what_the_run_found(case, tmp_path, monkey
     command += ["--output", str(work / "out"), "--params", str(source / "params.json")]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL) as beside:
         options = {"metadata": {"path": str(work)}}
-        NotebookClient(notebook, timeout=90, kernel_name="python3", resources=options).execute()
+        NotebookClient(notebook, timeout=300, kernel_name="python3", resources=options).execute()
     assert beside.returncode == 3
     assert notebook.cells[-1].outputs[0].data["text/plain"] == "[2, 2, 2, 2, ['broken']]"
     pictures = [o for c in notebook.cells for o in c.get("outputs", ()) if "data" in o]

@@ -91,7 +91,7 @@ def gone(job: JobKey) -> JobView:
 
 
 async def until(
-    scheduler: Scheduler, job_id: str, wanted: Callable[[JobView], bool], timeout_s: float = 30
+    scheduler: Scheduler, job_id: str, wanted: Callable[[JobView], bool], timeout_s: float = 300.0
 ) -> JobView:
     deadline = time.monotonic() + timeout_s
     view = None

@@ -48,6 +48,7 @@ async def test_slurm_tells_when_a_node_failed_and_does_not_start_the_job_again(
 ) -> None:
     job_id = await scheduler.submit(job(tmp_path, "echo began >> began; sleep 60"))
     await running(scheduler, job_id)
+    wait_for("the script", (tmp_path / "began").exists)  # Slurm says RUNNING before it runs
     node = slurm.node
     slurm.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
     try:

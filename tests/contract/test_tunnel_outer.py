@@ -211,7 +211,7 @@ def test_its_supervisor_is_killed(site: Site) -> None:
     below = supervisor.children(recursive=True)
     assert len(below) >= 2
     supervisor.kill()
-    _gone, alive = psutil.wait_procs(below, timeout=10)
+    _gone, alive = psutil.wait_procs(below, timeout=300)
     assert not alive
     assert site.status()["state"] == "closed"
     assert site.up().returncode == 0

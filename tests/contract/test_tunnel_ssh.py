@@ -64,7 +64,7 @@ class Way:
         return subprocess.run(
             admin_ssh.command(self.config(entry), command),
             env=admin_ssh.environment(), input="hello",
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, text=True, timeout=300,
         )  # fmt: skip
 
     def fault(self, entry: ClusterEntry) -> SceneBridgeError:
@@ -361,7 +361,7 @@ def test_a_sealed_key_reaches_no_unix_socket_of_the_login_node(way: Way, sealed:
                 assert conn.recv(10) == (b"" if sealed else b"bus")
         finally:
             process.kill()  # ssh may miss a SIGTERM that comes as a channel ends
-            process.wait(timeout=10)
+            process.wait(timeout=300)
             if sealed:  # let the thread go
                 with socket.socket(socket.AF_UNIX) as conn:
                     conn.connect(str(target))

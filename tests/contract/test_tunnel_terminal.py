@@ -108,7 +108,7 @@ class Terminal:
         os.close(slave)
         self.text = ""
 
-    def until(self, words: str, timeout_s: float = 60) -> None:
+    def until(self, words: str, timeout_s: float = 300.0) -> None:
         deadline = time.monotonic() + timeout_s
         while words not in self.text:
             assert time.monotonic() < deadline, self.text

@@ -30,8 +30,8 @@ def with_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
             first = tmp_path_factory.mktemp("first-start")
             portal = RunningPortal(first)
             portal.start()
-            wait_for("sample scenes", lambda: samples_are_over(first), timeout_s=250)
-            wait_for("compiled modules", (first / "cache" / MARK).exists, timeout_s=250)
+            wait_for("sample scenes", lambda: samples_are_over(first))
+            wait_for("compiled modules", (first / "cache" / MARK).exists)
             portal.stop()
             made = len(list((first / "scenes").glob("*/item.json")))
             assert made >= len(SYNTHETIC), "what was kept would lack scenes for ever"

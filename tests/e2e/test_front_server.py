@@ -75,7 +75,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             front.process.terminate()
             front.process.wait(20)
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
+            process.communicate(timeout=300)
             left = portal.leftovers()
             shutil.rmtree(data)
     assert process.returncode == 0
@@ -155,7 +155,7 @@ def test_a_page_s_websocket_passes_with_a_sign_in_and_not_without(site: Site) ->
         rerun = BackMsg()
         rerun.rerun_script.query_string = ""
         page.send(rerun.SerializeToString())
-        assert isinstance(page.recv(timeout=30), bytes)
+        assert isinstance(page.recv(timeout=300), bytes)
 
 
 def test_names_of_notebooks_lead_to_the_notebooks_proxy(site: Site) -> None:

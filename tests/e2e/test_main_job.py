@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.chromium import fresh_context, requests_outside
 from tests.e2e.conftest import data_folder
@@ -56,17 +56,32 @@ def choose_scenes(page: Page, search: str, count: int) -> list[str]:
 
 def open_lab(page: Page) -> Page:
     """Press the card's link; the tab that opens, with the prepared notebook in it."""
-    with page.context.expect_page(timeout=60_000) as opened:
-        page.get_by_role("link", name="Open in a new tab").click(timeout=60_000)
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Open in a new tab").click()
     lab = opened.value
-    lab.wait_for_url(_LAB, timeout=60_000)
-    expect(lab.locator(".jp-Notebook").first).to_be_visible(timeout=60_000)
+    lab.wait_for_url(_LAB)
+    expect(lab.locator(".jp-Notebook").first).to_be_visible()
     return lab
+
+
+def newest_card(page: Page) -> Locator:
+    """The card of what was started last, by its own class: others may come before it."""
+    classes = page.locator('[class*="st-key-card-"]').first.get_attribute("class") or ""
+    (own,) = re.findall(r"st-key-card-[\w-]+", classes)
+    return page.locator(f".{own}")
+
+
+def stop_newest(page: Page) -> None:
+    """On Work: stop what was started last, and see its own card say that it has ended."""
+    card = newest_card(page)
+    card.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Stop now").click()
+    expect(card).to_contain_text("Ended: stopped")
 
 
 def run_in_console(lab: Page, code: str, expected: str) -> None:
     """Type code into a new cell of the notebook, run it, and see its output."""
-    expect(lab.get_by_text("| Idle")).to_be_visible(timeout=60_000)
+    expect(lab.get_by_text("| Idle")).to_be_visible()
     notebook = lab.locator(".jp-Notebook").first
     notebook.locator(".jp-Cell").first.click()
     lab.keyboard.press("Escape")
@@ -80,9 +95,7 @@ def run_in_console(lab: Page, code: str, expected: str) -> None:
     lab.keyboard.insert_text(code)
     expect(written).to_contain_text(code.splitlines()[-1])
     lab.keyboard.press("Shift+Enter")
-    expect(lab.locator(".jp-OutputArea-output", has_text=expected).first).to_be_visible(
-        timeout=60_000
-    )
+    expect(lab.locator(".jp-OutputArea-output", has_text=expected).first).to_be_visible()
 
 
 def test_from_the_map_to_the_notebook_and_back(portal: RunningPortal, browser: Browser) -> None:
@@ -113,9 +126,7 @@ def test_from_the_map_to_the_notebook_and_back(portal: RunningPortal, browser: B
         assert chosen[0] in page.content()
 
         page.goto(f"{portal.origin}/work")
-        page.get_by_role("button", name="Stop").first.click()
-        page.get_by_role("button", name="Stop now").click()
-        expect(page.get_by_text("Ended: stopped").first).to_be_visible(timeout=30_000)
+        stop_newest(page)
         lab.reload()
         expect(lab.locator("body")).to_contain_text(
             re.compile("ended|not running", re.IGNORECASE), timeout=30_000
@@ -168,8 +179,8 @@ def test_a_killed_portal_loses_no_kernel(portal: RunningPortal, browser: Browser
         assert after["id"] == before["id"]
         assert after["job"] == before["job"]
         lab.goto(f"{portal.origin}/open/{before['id']}")
-        lab.wait_for_url(_LAB, timeout=60_000)
-        expect(lab.locator(".jp-Notebook").first).to_be_visible(timeout=60_000)
+        lab.wait_for_url(_LAB)
+        expect(lab.locator(".jp-Notebook").first).to_be_visible()
         run_in_console(lab, "print('found', kept)", "found still here")
 
 

@@ -238,7 +238,7 @@ def test_the_browser_is_opened_without_the_key_in_its_arguments(portal, data, tm
     before = lines_until("Stopping", portal.process)
     portal.process.send_signal(signal.SIGINT)
     portal.process.send_signal(signal.SIGTERM)
-    said, _ = portal.process.communicate(timeout=60)
+    said, _ = portal.process.communicate(timeout=300)
     assert "Still stopping" in said
     assert "SceneBridge has stopped." in said
     assert portal.process.returncode == 0
@@ -271,7 +271,7 @@ def test_a_signal_before_it_is_ready_leaves_nothing(portal, data):
         "the gate's folder", lambda: (data / "embedded").exists() or process.poll() is not None
     )
     process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode in (0, 130), said
     assert "Traceback" not in said
     assert portal.leftovers() == []
@@ -372,6 +372,6 @@ def test_the_script_starts_the_portal_in_its_own_process(portal, data):
         assert (data / "portal.sqlite").exists()
     finally:
         process.terminate()
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=300)
     assert "SceneBridge has stopped." in said
     assert process.returncode == 0

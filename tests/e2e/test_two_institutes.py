@@ -106,4 +106,4 @@ def test_a_notebook_is_its_owner_s_alone_and_ends_with_the_sign_in(
         (again,) = kato.request.get(f"{shared.origin}/api/sessions").json()
         assert (again["id"], again["state"]) == (session["id"], "READY")
         back.goto(f"{shared.origin}/open/{session['id']}")
-        expect(back.locator(".jp-Notebook").first).to_be_visible(timeout=60_000)
+        expect(back.locator(".jp-Notebook").first).to_be_visible()

@@ -44,7 +44,7 @@ class Supervisor:
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.communicate(timeout=10)
+        self.process.communicate(timeout=300)
 
 
 async def _carry(socket: str, port: int) -> None:

@@ -62,7 +62,7 @@ def open_page(site: Site) -> Callable[..., AppTest]:
 
     def opened(page: str = "explore", who: User | None = None, **query: Any) -> AppTest:
         site.asking = who or site.asking
-        app = AppTest.from_file(str(sample_portal.ROOT / "app.py"), default_timeout=20)
+        app = AppTest.from_file(str(sample_portal.ROOT / "app.py"), default_timeout=300)
         for name, value in query.items():
             app.query_params[name] = value
         if page != "explore":

@@ -77,7 +77,7 @@ def test_without_npm_the_command_says_what_to_install(tmp_path):
         env={"PATH": "/nowhere"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 1

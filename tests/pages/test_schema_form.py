@@ -26,7 +26,7 @@ filled = schema_form.show(
 st.session_state["filled"] = (filled.values, filled.changed, filled.problems)
 st.session_state["left_out"] = filled.left_out
 """
-    app = AppTest.from_string(script, default_timeout=20).run()
+    app = AppTest.from_string(script, default_timeout=300).run()
     assert not app.exception
     return app
 

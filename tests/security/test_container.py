@@ -88,7 +88,7 @@ class Node:
     def _run(self, argv: tuple[str, ...], env: dict[str, str], cwd: Path, check: bool) -> str:
         done = subprocess.run(
             self.containers.as_ada(*argv), env={"PATH": "/usr/sbin:/usr/bin", **env}, cwd=cwd,
-            capture_output=True, text=True, timeout=60, check=False,
+            capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 0 or not check, done.stderr
         return done.stdout

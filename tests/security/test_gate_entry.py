@@ -194,7 +194,7 @@ def test_connections_that_prove_nothing_give_way_to_whoever_comes(
 
 def _taken(site: GateSite, greeting: bytes) -> socket.socket:
     """A connection that the gate has greeted."""
-    conn = socket.create_connection((HERE, site.port), timeout=100)
+    conn = socket.create_connection((HERE, site.port), timeout=300)
     assert conn.recv(1000).startswith(b"SSH-2.0-")
     conn.sendall(greeting)
     return conn
@@ -283,7 +283,7 @@ async def test_commands_that_ask_nothing_give_way_to_those_that_do(
 
 
 def test_a_silent_connection_ends_after_the_grace_time(site: GateSite) -> None:
-    with socket.create_connection((HERE, site.port), timeout=100) as conn:
+    with socket.create_connection((HERE, site.port), timeout=300) as conn:
         began = time.monotonic()
         _closed(conn)
         assert time.monotonic() - began > 5

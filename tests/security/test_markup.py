@@ -169,7 +169,7 @@ def nothing_ran(page: Page) -> None:
 def shown(page: Page, times: int = 1) -> None:
     """The text is there, in full, as text."""
     count = "(text) => document.body.innerText.split(text).length - 1"
-    wait_for("the text", lambda: page.evaluate(count, "onerror=") >= times, timeout_s=20)
+    wait_for("the text", lambda: page.evaluate(count, "onerror=") >= times)
 
 
 def the_map(page: Page) -> Frame:

@@ -165,7 +165,7 @@ def test_a_path_does_not_lead_around_the_notebook_s_door(there: Crowd, trick: st
 
 def raw_status(origin: str, path: str, cookie: str) -> int:
     parts = urlsplit(origin)
-    with socket.create_connection(("127.0.0.1", parts.port or 0), timeout=20) as stream:
+    with socket.create_connection(("127.0.0.1", parts.port or 0), timeout=300) as stream:
         head = f"GET {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nCookie: {cookie}\r\n"
         stream.sendall(f"{head}Connection: close\r\n\r\n".encode())
         return int(stream.makefile("rb").readline().split()[1])
@@ -305,7 +305,7 @@ def test_bodies_are_limited(there: Crowd) -> None:
 def test_a_stranger_s_body_is_not_waited_for(there: Crowd) -> None:
     for origin, path in ((there.origin, "/api/runs"), (there.notebook.origin, "/api/contents/x")):
         parts = urlsplit(origin)
-        with socket.create_connection(("127.0.0.1", parts.port or 0), timeout=20) as stream:
+        with socket.create_connection(("127.0.0.1", parts.port or 0), timeout=300) as stream:
             head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nOrigin: {origin}\r\n"
             stream.sendall(f"{head}Content-Length: 1000000\r\n\r\nx".encode())
             assert stream.makefile("rb").readline().split()[1] == b"401"

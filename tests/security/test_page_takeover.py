@@ -37,7 +37,7 @@ class Page:
         self.stream.send(asked.SerializeToString())
         got = []
         while True:
-            message = ForwardMsg.FromString(self.stream.recv(timeout=20))
+            message = ForwardMsg.FromString(self.stream.recv(timeout=300))
             got.append(message)
             if message.WhichOneof("type") == "new_session":
                 self.session = message.new_session.initialize.session_id
@@ -128,7 +128,7 @@ def test_a_message_that_is_too_large_ends_the_page(there: Crowd) -> None:
         asked.rerun_script.query_string = "x" * size
         stream.send(asked.SerializeToString())
         for _ in range(5):
-            stream.recv(timeout=20)
+            stream.recv(timeout=300)
 
     alice = there.sign_in("alice")
     with page(there, alice) as hers:

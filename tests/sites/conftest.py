@@ -117,7 +117,7 @@ def open_port(bed):
     yield start
     for program in started:
         program.kill()
-        program.communicate(timeout=10)
+        program.communicate(timeout=300)
 
 
 @pytest.fixture(scope="session")

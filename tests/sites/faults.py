@@ -176,7 +176,7 @@ def moment(text: str) -> float:
 
 
 def unreachable(
-    api: httpx.Client, *words: str, since: float = 0.0, timeout_s: float = 40.0
+    api: httpx.Client, *words: str, since: float = 0.0, timeout_s: float = 300.0
 ) -> dict[str, Any]:
     """Wait until the cluster's card says that it cannot be asked, for a reason with these
     words; and since when, which must be after `since`."""
@@ -203,7 +203,7 @@ def mends(card: dict[str, Any]) -> str:
     return " | ".join(f"{who}: {what}" for who, what in card["mend"])
 
 
-def ready(api: httpx.Client, session_id: str, timeout_s: float = 60.0) -> dict[str, Any]:
+def ready(api: httpx.Client, session_id: str, timeout_s: float = 300.0) -> dict[str, Any]:
     """Wait until the session is READY and its cluster can be asked."""
 
     def ask() -> dict[str, Any] | None:
@@ -216,7 +216,7 @@ def ready(api: httpx.Client, session_id: str, timeout_s: float = 60.0) -> dict[s
     return found
 
 
-def ended(api: httpx.Client, session_id: str, timeout_s: float = 40.0) -> dict[str, Any]:
+def ended(api: httpx.Client, session_id: str, timeout_s: float = 300.0) -> dict[str, Any]:
     """Wait until the session has ended."""
 
     def ask() -> dict[str, Any] | None:
@@ -236,7 +236,7 @@ def says(api: httpx.Client, session_id: str, state: str, words: str) -> None:
         return found["state"] == state and words in found["reason"]
 
     try:
-        wait_for(words, ask, timeout_s=20)
+        wait_for(words, ask)
     except AssertionError:
         raise AssertionError(f"{state}, {words}: {session(api, session_id)}") from None
 
@@ -328,7 +328,7 @@ def restart_slurm(site: Standing) -> None:
     for host in (site.login, *site.nodes):
         daemon = "slurmctld" if host is site.login else "slurmd"
         signal(host, "TERM", _daemons(host, daemon))
-        wait_for(f"no {daemon}", functools.partial(_none, host, daemon), timeout_s=20)
+        wait_for(f"no {daemon}", functools.partial(_none, host, daemon))
         slurm.start(host, daemon)
     slurm.wait_ready(site.login, site.nodes)
 

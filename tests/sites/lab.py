@@ -47,10 +47,10 @@ class Lab:
         transport = httpx.HTTPTransport(uds=str(self.socket), verify=self.context())
         options.setdefault("headers", self.headers)
         return httpx.Client(
-            transport=transport, base_url=f"https://{self.secrets.name}", timeout=30, **options
+            transport=transport, base_url=f"https://{self.secrets.name}", timeout=300, **options
         )
 
-    def run(self, code: str, timeout_s: float = 60.0) -> str:
+    def run(self, code: str, timeout_s: float = 300.0) -> str:
         """What the code printed, in a kernel that stays.
 
         Raises:
@@ -93,7 +93,7 @@ class Lab:
                     ssl=self.context(),
                     server_hostname=self.secrets.name,
                     additional_headers=self.headers,
-                    open_timeout=60,
+                    open_timeout=300,
                     max_size=None,
                 )
             )
@@ -108,7 +108,7 @@ class Lab:
         self._line = None
         self._kept.close()
 
-    def value(self, code: str, timeout_s: float = 60.0) -> Any:
+    def value(self, code: str, timeout_s: float = 300.0) -> Any:
         """The last line of what the code printed, which must be JSON."""
         return json.loads(self.run(code, timeout_s).strip().splitlines()[-1])
 

@@ -218,7 +218,7 @@ class Standing:
         """Run a program in the portal's account; what it printed."""
         return self.portal.run(argv, "scenebridge", **options).stdout
 
-    def start_portal(self, timeout_s: float = 120.0) -> str:
+    def start_portal(self, timeout_s: float = 300.0) -> str:
         """As its service does; the one-time sign-in link."""
         argv = [PYTHON, "-P", "-m", "lib.server.main", "--data", DATA]
         self.process = self.portal.popen(
@@ -264,7 +264,7 @@ class Standing:
         token = self.as_portal([*ADMIN, "token", "--data", DATA]).split()[-1]
         headers = {"Authorization": f"Bearer {token}"}
         return httpx.Client(
-            base_url=self.origin, headers=headers, timeout=30, verify=NO_TLS, limits=SHORT_IDLE
+            base_url=self.origin, headers=headers, timeout=300, verify=NO_TLS, limits=SHORT_IDLE
         )
 
     # --- the administrator --------------------------------------------------------------------
@@ -281,7 +281,11 @@ class Standing:
             terminal.wait(20)
 
     def types(
-        self, terminal: Terminal, *command: str, timeout_s: float = 60.0, tree: str | Path = PROJECT
+        self,
+        terminal: Terminal,
+        *command: str,
+        timeout_s: float = 300.0,
+        tree: str | Path = PROJECT,
     ) -> str:
         """Type a command of `admin.py` and wait for the prompt; what it printed.
 
@@ -307,7 +311,7 @@ class Standing:
                 terminal,
                 *("gate", "deploy", CLUSTER, "--portal-key", key, "--wheels", "/home/ada/wheels"),
                 *("--scheduler", "slurm", "--runtime", "apptainer"),
-                timeout_s=120,
+                timeout_s=300,
             )
             found = re.search(r'host_key = "(ssh-ed25519 \S+)"', said)
             assert found, said
@@ -375,7 +379,7 @@ class Standing:
                 found = [c for c in api.get("/api/clusters").json() if c["id"] == CLUSTER]
                 return found[0] if found and found[0]["reachability"] == "REACHABLE" else None
 
-            found: dict[str, Any] = wait_for("the cluster", ask, timeout_s=40)
+            found: dict[str, Any] = wait_for("the cluster", ask)
             return found
 
     def leftovers(self) -> list[str]:
@@ -393,7 +397,7 @@ class Standing:
             found += [f"{host.name}: {p}" for p in host.path("/tmp").glob("sb-*/f/*.sock")]
         return found
 
-    def nothing_is_left(self, timeout_s: float = 30) -> None:
+    def nothing_is_left(self, timeout_s: float = 300.0) -> None:
         """Ends when nothing is; fails with what still is."""
         deadline = time.monotonic() + timeout_s
         while left := self.leftovers():
@@ -442,7 +446,7 @@ def launch(api: httpx.Client, site: Standing, **more: Any) -> dict[str, Any]:
         assert found["state"] != "ENDED", found
         return found if found["state"] == "READY" else None
 
-    found: dict[str, Any] = wait_for("READY", ready, timeout_s=90)
+    found: dict[str, Any] = wait_for("READY", ready)
     return found
 
 

@@ -216,7 +216,7 @@ def test_no_network_device_even_for_root_of_the_portal_s_host(thief: Thief) -> N
     """Only root can make the near end, so it is root who asks here."""
     argv = ["ssh", *thief.options(TUNNEL), "-oExitOnForwardFailure=yes", "-w", "any:any", "-N"]
     with thief.audited("tun"):
-        done = thief.host.run([*argv, "--", "gate"], timeout=30, check=False)
+        done = thief.host.run([*argv, "--", "gate"], timeout=300, check=False)
     assert done.returncode != 0
     assert thief.may(TUNNEL)
 

@@ -108,7 +108,7 @@ with open("/tmp/slurm.conf", "w") as file:
                "CredType=cred/munge\nNodeName=nchc-n1\nPartitionName=dev Nodes=ALL\n")
 def run(*argv):
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60,
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=300,
                               env={**os.environ, "SLURM_CONF": "/tmp/slurm.conf"})
     except OSError as exc:
         return [127, str(exc)]
@@ -123,7 +123,7 @@ def test_no_job_is_submitted_from_inside(site: Standing, lab: Lab, auth: str) ->
     """The programs are there (this site binds /usr) and the controller can be reached: what
     is missing is anything to prove who asks."""
     newest = _newest_job(site)
-    for code, said in lab.value(SLURM % auth, timeout_s=200):
+    for code, said in lab.value(SLURM % auth, timeout_s=300):
         assert code != 0, said
     assert _newest_job(site) == newest
     # The sibling: the same from the node itself, outside.
@@ -148,13 +148,13 @@ for argv in (["ssh", *free, "u1001@10.77.1.2", "id"], ["ssh", *free, "u1001@10.7
              ["unshare", "-Urm", "sh", "-c", "mount --bind / /tmp/r; ls /tmp/r/home/u1001"],
              ["nsenter", "-t", "1", "-a", "ls", "/home/u1001"], ["mknod", "/tmp/d", "b", "8", "0"]):
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
         out.append([argv[0], done.returncode, done.stdout])
     except OSError as exc:
         out.append([argv[0], 127, ""])
 print(json.dumps(out))
 """,
-        timeout_s=200,
+        timeout_s=300,
     )
     for program, code, out in said:
         assert code != 0, (program, out)

@@ -107,7 +107,7 @@ def test_the_administrator_s_agent_is_hers_while_she_is_logged_in(
             assert "Permission denied" in done.stderr, account
         assert "ED25519" in site.portal.run(["ssh-add", "-l"], "ada", env).stdout
     tmp = site.portal.path("/tmp")
-    wait_for("it goes with her", lambda: not list(tmp.glob("ssh-*")), timeout_s=5)
+    wait_for("it goes with her", lambda: not list(tmp.glob("ssh-*")))
 
 
 @pytest.mark.parametrize("where", ["file", "folder"])

@@ -26,7 +26,7 @@ def command(state, *words, **options):
 
 
 def finish(program) -> str:
-    out, _ = program.communicate(timeout=90)
+    out, _ = program.communicate(timeout=300)
     return out
 
 

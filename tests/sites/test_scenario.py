@@ -9,7 +9,13 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.chromium import fresh_context
-from tests.e2e.test_main_job import choose_scenes, open_lab, run_in_console
+from tests.e2e.test_main_job import (
+    choose_scenes,
+    newest_card,
+    open_lab,
+    run_in_console,
+    stop_newest,
+)
 from tests.running import wait_for
 from tests.sites.standing import CLUSTER, TUNNELS, Standing
 
@@ -43,16 +49,14 @@ def test_from_tunnel_to_notebook_and_back(empty_site: Standing, browser: Browser
         expect(shown.first).to_be_visible()
 
         page.bring_to_front()
-        newest = page.locator('[class*="st-key-card-"]').first
+        newest = newest_card(page)
         newest.get_by_role("link", name=re.compile("Results")).click()
         chip = page.locator("button.chip img").first
-        expect(chip).to_be_visible(timeout=60_000)
+        expect(chip).to_be_visible()
         wait_for("a thumbnail", lambda: chip.evaluate("image => image.naturalWidth") > 0)
 
         page.goto(f"{site.origin}/work")
-        page.get_by_role("button", name="Stop").first.click()
-        page.get_by_role("button", name="Stop now").click()
-        expect(page.get_by_text("Ended: stopped").first).to_be_visible(timeout=40_000)
+        stop_newest(page)
     site.nothing_is_left()
 
 

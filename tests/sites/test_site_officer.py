@@ -47,11 +47,11 @@ def strict(site: Standing, thief: Thief) -> Iterator[None]:
         assert old in text
         text = text.replace(old, new)
     set_policy(site, text.replace("[listen]", f'stop_files = ["{STOP_FILE}"]\n\n[listen]', 1))
-    wait_for("the gate", lambda: thief.may(CONTROL), timeout_s=60)
+    wait_for("the gate", lambda: thief.may(CONTROL))
     yield
     site.login.run(["rm", "-f", STOP_FILE])
     set_policy(site, site.policy())
-    wait_for("the gate", lambda: thief.may(CONTROL), timeout_s=60)
+    wait_for("the gate", lambda: thief.may(CONTROL))
 
 
 # --- who did what -----------------------------------------------------------------------
@@ -155,7 +155,7 @@ def test_one_file_ends_the_gate_and_all_that_it_started(empty_site: Standing, th
         scheduled = thief.jobs()[job].job
     site.login.run(["touch", STOP_FILE])
     try:
-        wait_for("no gate", lambda: not gates(site), timeout_s=60)
+        wait_for("no gate", lambda: not gates(site))
         wait_for("no job", lambda: _state(site, scheduled) not in ("RUNNING", "COMPLETING"))
         assert not thief.may(TUNNEL)
     finally:
@@ -163,7 +163,7 @@ def test_one_file_ends_the_gate_and_all_that_it_started(empty_site: Standing, th
         with site.ada() as terminal:
             started = site.types(terminal, "gate", "start", CLUSTER)
     assert "[code 0]" in started
-    wait_for("the gate", lambda: thief.may(CONTROL), timeout_s=60)
+    wait_for("the gate", lambda: thief.may(CONTROL))
     ended = thief.ended(job)
     assert ended.end_reason in (EndReason.STOPPED, EndReason.CANCELLED)
     assert "kill switch" in ended.reason
@@ -186,11 +186,11 @@ def test_without_the_tunnel_the_portal_reaches_nothing(site: Standing, thief: Th
     assert "[code 0]" in said
     try:
         assert not thief.may(TUNNEL)
-        wait_for("the master's end", lambda: not thief.may(CONTROL), timeout_s=30)
+        wait_for("the master's end", lambda: not thief.may(CONTROL))
     finally:
         site.open_tunnel()
     assert thief.may(TUNNEL)
-    wait_for("the portal's own connection", lambda: thief.may(CONTROL), timeout_s=60)
+    wait_for("the portal's own connection", lambda: thief.may(CONTROL))
 
 
 def test_a_new_key_of_the_portal_s_locks_the_old_one_out(site: Standing, thief: Thief) -> None:
@@ -201,15 +201,15 @@ def test_a_new_key_of_the_portal_s_locks_the_old_one_out(site: Standing, thief: 
     key = site.portal_key()
     with site.ada() as terminal:
         told = ("gate", "deploy", CLUSTER, "--portal-key", key, "--wheels", "/home/ada/wheels")
-        said = site.types(terminal, *told, timeout_s=120)
+        said = site.types(terminal, *told, timeout_s=300)
     assert "[code 0]" in said, said
-    wait_for("the new key", lambda: thief.may(TUNNEL), timeout_s=60)
+    wait_for("the new key", lambda: thief.may(TUNNEL))
     options = [old if word == thief.key else word for word in thief.options(TUNNEL)]
     with thief.audited("key"):
         done = thief.run(["ssh", *options, "--", "gate", "scenebridge-1 info"], "{}\n")
     assert done.returncode == 255
     assert "Permission denied" in done.stderr
-    wait_for("the portal's own connection", lambda: thief.may(CONTROL), timeout_s=60)
+    wait_for("the portal's own connection", lambda: thief.may(CONTROL))
 
 
 def test_a_new_host_key_of_the_gate_is_refused_until_root_pins_it(
@@ -244,7 +244,7 @@ def test_a_new_host_key_of_the_gate_is_refused_until_root_pins_it(
     site.write_cluster_file()
     site.stop_portal()
     site.start_portal()
-    wait_for("the portal's own connection", lambda: thief.may(CONTROL), timeout_s=60)
+    wait_for("the portal's own connection", lambda: thief.may(CONTROL))
     assert thief.may(TUNNEL)
     assert through_a_tunnel("print(kept)") == "two keys long"
     with site.api() as api:

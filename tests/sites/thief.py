@@ -113,7 +113,7 @@ class Thief:
         self, argv: list[str], data: str = "", env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Any program, as the portal's account on the portal's host."""
-        return self.host.run(argv, ACCOUNT, env, input=data, timeout=60, check=False)
+        return self.host.run(argv, ACCOUNT, env, input=data, timeout=300, check=False)
 
     def may(self, way: str) -> bool:
         """The allowed sibling of every refusal: the same client may ask for `info`."""
@@ -124,7 +124,7 @@ class Thief:
         argv = ["ssh", *self.options(way), "-W", target, "--", "gate"]
         pipe = subprocess.PIPE
         with self.host.popen(argv, ACCOUNT, stdin=pipe, stdout=pipe, stderr=pipe) as process:
-            out, err = process.communicate(hello, timeout=60)
+            out, err = process.communicate(hello, timeout=300)
         return out, err.decode()
 
     @contextmanager
@@ -139,7 +139,7 @@ class Thief:
             yield process
         finally:
             process.kill()  # OpenSSH 9.2 may miss another signal before it polls
-            process.communicate(timeout=10)
+            process.communicate(timeout=300)
             if way == CONTROL:  # a forward of the master's outlives the client that asked
                 self.ssh(way, "-O", "cancel", flag, what, "--", "gate")
 
@@ -161,7 +161,7 @@ class Thief:
         pipe = subprocess.PIPE
         argv = ["ssh", *self.options(CONTROL), "--", "gate", f"{COMMAND} {verb.value}"]
         with self.host.popen(argv, ACCOUNT, stdin=pipe, stdout=pipe, stderr=pipe) as process:
-            out, err = process.communicate(data + body, timeout=60)
+            out, err = process.communicate(data + body, timeout=300)
         line, _, rest = out.partition(b"\n")
         assert line, err.decode()
         return read_reply(_REPLIES[verb], line), rest
@@ -193,7 +193,7 @@ class Thief:
             yield (WatchMessage(**json.loads(line)) for line in process.stdout)
         finally:
             process.kill()
-            process.communicate(timeout=10)
+            process.communicate(timeout=300)
 
     def ended(self, job_id: str) -> JobStatus:
         return self.job(job_id, lambda job: job.state is JobState.ENDED)

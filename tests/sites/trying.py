@@ -65,7 +65,7 @@ def scan(host, address, ports) -> set[int]:
 def scans(host, places) -> dict[str, set[int]]:
     """Of several addresses at once: address to its ports."""
     words = [" ".join([address, *map(str, ports)]) for address, ports in places.items()]
-    done = host.run(["/usr/bin/python3", "-c", SCAN, *words], timeout=100)
+    done = host.run(["/usr/bin/python3", "-c", SCAN, *words], timeout=300)
     found = {address: set() for address in places}
     for line in done.stdout.splitlines():
         address, port = line.split()

@@ -210,9 +210,9 @@ def test_two_set_ups_at_once_take_turns(tmp_path, monkeypatch):
         fcntl.flock(lock, fcntl.LOCK_EX)
         other = threading.Thread(target=other_set_up)
         other.start()
-        assert waiting.wait(timeout=60)
+        assert waiting.wait(timeout=300)
         assert told == ["Waiting for another set-up of this folder to finish."]
-    other.join(timeout=60)
+    other.join(timeout=300)
     assert told[1:] == ["its turn"]
 
 

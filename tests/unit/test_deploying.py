@@ -105,7 +105,7 @@ def test_every_shell_starts_the_program(shell: str, tmp_path: Path) -> None:
     line = connection.remote_command(sys.executable)
     asked = frames.pack_frame({"do": "look", "home": str(tmp_path)})
     done = subprocess.run(
-        [shell, "-c", line], input=connection.program() + asked, capture_output=True, timeout=60
+        [shell, "-c", line], input=connection.program() + asked, capture_output=True, timeout=300
     )
     assert done.stdout.startswith(b"\nscenebridge-dialogue-1 python\n"), done
     answer = frames.read_frame(io.BytesIO(done.stdout.split(b"python\n", 1)[1]))
@@ -124,7 +124,7 @@ def test_a_program_that_arrives_changed_does_not_run(tmp_path: Path) -> None:
     changed = connection.program().replace(b"def main()", b"def mayn()")
     done = subprocess.run(
         ["sh", "-c", connection.remote_command(sys.executable)],
-        input=changed, capture_output=True, timeout=60,
+        input=changed, capture_output=True, timeout=300,
     )  # fmt: skip
     assert b"the program arrived changed" in done.stderr
     assert done.returncode == 1

@@ -65,7 +65,7 @@ async def state(images: Images) -> ImageState:
     return await images.state("small", "1.0.0")
 
 
-async def settled(images: Images, timeout_s: float = 60.0) -> tuple[ImageState, list[str]]:
+async def settled(images: Images, timeout_s: float = 300.0) -> tuple[ImageState, list[str]]:
     """The state when nothing goes on any more, and what was said on the way."""
     said: list[str] = []
     async with asyncio.timeout(timeout_s):

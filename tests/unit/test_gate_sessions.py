@@ -309,7 +309,7 @@ class Forward:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.wait(timeout=10)
+        self._process.wait(timeout=300)
         self._socket.unlink(missing_ok=True)
 
 

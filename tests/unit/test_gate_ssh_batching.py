@@ -32,6 +32,23 @@ class Quick(asyncssh.SSHServer):
         return True
 
 
+OPTIONS = {"known_hosts": None, "username": "x", "client_keys": None, "config": None}
+
+
+async def listening(
+    cipher: str = "aes128-gcm@openssh.com", rekey_bytes: int = 2**30
+) -> asyncssh.SSHAcceptor:
+    return await asyncssh.listen(
+        HERE,
+        0,
+        server_factory=Quick,
+        server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
+        encryption_algs=[cipher],
+        compression_algs=None,
+        rekey_bytes=rekey_bytes,
+    )
+
+
 @pytest.mark.parametrize("rekey_bytes", [MIB, 2**30])
 @pytest.mark.parametrize("cipher", ["aes128-gcm@openssh.com", "aes256-gcm@openssh.com"])
 async def test_what_goes_through_is_what_comes_out(cipher: str, rekey_bytes: int) -> None:
@@ -47,17 +64,8 @@ async def test_what_goes_through_is_what_comes_out(cipher: str, rekey_bytes: int
         writer.close()
 
     sender = await asyncio.start_server(source, HERE, 0)
-    server = await asyncssh.listen(
-        HERE,
-        0,
-        server_factory=Quick,
-        server_host_keys=[asyncssh.generate_private_key("ssh-ed25519")],
-        encryption_algs=[cipher],
-        compression_algs=None,
-        rekey_bytes=rekey_bytes,
-    )
-    options = {"known_hosts": None, "username": "x", "client_keys": None, "config": None}
-    async with asyncssh.connect(HERE, server.get_port(), **options) as client:
+    server = await listening(cipher, rekey_bytes)
+    async with asyncssh.connect(HERE, server.get_port(), **OPTIONS) as client:
         port = sender.sockets[0].getsockname()[1]
         reader, writer = await client.open_connection(HERE, port)
         writer.write(b"send")
@@ -72,6 +80,19 @@ async def test_what_goes_through_is_what_comes_out(cipher: str, rekey_bytes: int
     await server.wait_closed()
     sender.close()
     await sender.wait_closed()
+
+
+async def test_what_a_forward_still_sends_on_a_connection_that_is_over_goes_nowhere() -> None:
+    Quick.made.clear()
+    server = await listening()
+    async with asyncssh.connect(HERE, server.get_port(), **OPTIONS):
+        inside = Quick.made[0]
+        inside.abort()
+        await inside.wait_closed()
+        assert inside._transport is None
+        inside.send_packet(94, b"late")
+    server.close()
+    await server.wait_closed()
 
 
 def test_asyncssh_is_the_version_that_this_was_written_for() -> None:

@@ -105,7 +105,7 @@ print(len(descendants(os.getpid())), sweep(grace_s=0.3), len(descendants(os.getp
 """
     done = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "ready")],
-        cwd=ROOT, capture_output=True, text=True, timeout=100, check=True,
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=True,
     )  # fmt: skip
     assert done.stdout.split() == ["2", "2", "0"]
 

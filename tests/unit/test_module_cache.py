@@ -37,7 +37,7 @@ async def test_the_cache_is_filled_once_and_modules_use_it(tmp_path: Path) -> No
     del environment["NUMBA_CACHE_DIR"]
     command = [sys.executable, "-m", "modules.offshore_objects", "warm"]
     warm = functools.partial(subprocess.run, command, cwd=PROJECT, env=environment)
-    await asyncio.to_thread(warm, check=True, timeout=110)
+    await asyncio.to_thread(warm, check=True, timeout=300)
     after = times_of(own)
     assert after.keys() == compiled.keys()
     assert there.items() <= after.items()

@@ -46,7 +46,7 @@ def detect(module: str, scene: Scene, folder: Path) -> list[Any]:
     command = [sys.executable, "-m", f"modules.{module}", "run",
                "--input", str(folder / "in"), "--output", str(folder / "out")]  # fmt: skip
     ended = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
     found = json.loads((folder / "out" / scene.id / "detections.geojson").read_text())

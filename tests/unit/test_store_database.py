@@ -105,7 +105,7 @@ def test_several_processes_may_open_a_new_store_at_once(tmp_path: Path) -> None:
         )
         for _ in range(3)
     ]
-    said = [p.communicate(timeout=60)[1] for p in together]
+    said = [p.communicate(timeout=300)[1] for p in together]
     assert [p.returncode for p in together] == [0, 0, 0], said
 
 

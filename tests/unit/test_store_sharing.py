@@ -33,7 +33,7 @@ def test_a_second_open_here_and_a_close_elsewhere_lose_nothing(tmp_path: Path) -
     Store(path).close()
     for other in ("first", "second"):
         command = [sys.executable, "-c", _OTHER, str(path), other]
-        subprocess.run(command, cwd=PROJECT, check=True, timeout=60)
+        subprocess.run(command, cwd=PROJECT, check=True, timeout=300)
         assert ours.people.user(UserId(other)) is not None
     ours.people.ensure_user(User(UserId("after"), "After"))
     ours.close()
