@@ -98,7 +98,7 @@ class LoginNode:
         self.sshd.stop()
         if self._agent is not None:
             self._agent.terminate()
-            self._agent.wait(10)
+            self._agent.wait(300)
         left = processes_of(self.root)
         for process in left:
             process.kill()

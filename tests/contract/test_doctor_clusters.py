@@ -63,7 +63,7 @@ def answering(tunnels: Path, says: bytes) -> Iterator[None]:
         thread = threading.Thread(target=answer)
         thread.start()
         yield
-        thread.join(10)
+        thread.join(300)
     path.unlink()
 
 

@@ -57,7 +57,7 @@ def master_of(runtime: Path) -> int:
 
 async def until(link: ClusterLink, job: str, state: JobState) -> JobStatus:
     """Watch until the job is in that state (a running one: until its endpoint is there)."""
-    async with asyncio.timeout(60), aclosing(link.watch({})) as messages:
+    async with asyncio.timeout(300), aclosing(link.watch({})) as messages:
         async for message in messages:
             for status in message.jobs:
                 over = status.state is JobState.ENDED
@@ -102,7 +102,7 @@ async def execute(ws: aiohttp.ClientWebSocketResponse, code: str) -> str:
         }
     )
     printed = ""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(300):
         while True:
             message = await ws.receive_json()
             if message["parent_header"].get("msg_id") != asked:

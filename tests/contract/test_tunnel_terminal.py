@@ -70,7 +70,7 @@ class LoginNode:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(300)
 
     @property
     def host_key(self) -> str:
@@ -93,7 +93,7 @@ class LoginNode:
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._end.set)
-        self._thread.join(10)
+        self._thread.join(300)
 
 
 class Terminal:
@@ -176,7 +176,7 @@ def test_password_and_code_are_typed_and_logging_out_leaves_it_open(site: Site) 
     terminal.until("You may log out now")
     assert "Not sealed: It was opened with a typed password" in terminal.text
     assert "secret" not in terminal.text
-    assert terminal.process.wait(20) == 0
+    assert terminal.process.wait(300) == 0
     record = site.record()
     assert record.seal is Seal.UNSEALED
 
@@ -192,7 +192,7 @@ def test_hanging_up_while_typing_leaves_nothing(site: Site) -> None:
     terminal = at_terminal(site)
     terminal.until("Password: ")
     terminal.hang_up()
-    terminal.process.wait(20)
+    terminal.process.wait(300)
     eventually(lambda: not processes(str(site.place.socket)))
     assert site.place.read() is None
     assert not site.place.socket.exists()
@@ -206,7 +206,7 @@ def test_ctrl_c_while_typing_leaves_nothing(site: Site, keys: str) -> None:
     if "\x1a" in keys:
         terminal.press("\x1a", then="Password: ")
     terminal.press("\x03", then="Interrupted.")
-    assert terminal.process.wait(20) == 130
+    assert terminal.process.wait(300) == 130
     eventually(lambda: not processes(str(site.place.socket)))
     assert site.place.read() is None
     terminal.hang_up()
@@ -225,7 +225,7 @@ def test_ctrl_c_afterwards_does_not_reach_it(site: Site) -> None:
     assert is_open(site.place, site.record())
     assert through(site.place.socket, PORTAL).endswith("hello\n")
     os.kill(terminal.process.pid, signal.SIGKILL)
-    terminal.process.wait(10)
+    terminal.process.wait(300)
     terminal.hang_up()
     assert is_open(site.place, site.record())
     assert through(site.place.socket, PORTAL).endswith("hello\n")

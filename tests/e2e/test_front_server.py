@@ -73,7 +73,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             yield it
         finally:
             front.process.terminate()
-            front.process.wait(20)
+            front.process.wait(300)
             process.send_signal(signal.SIGTERM)
             process.communicate(timeout=300)
             left = portal.leftovers()
@@ -208,7 +208,7 @@ def test_a_front_server_without_a_portal_says_so_and_keeps_its_secrets(
                     assert "Try again in a minute" in answer.text
     finally:
         front.process.terminate()
-        front.process.wait(20)
+        front.process.wait(300)
     log = (tmp_path / "caddy.log").read_text()
     assert ("/signin?-" in log) == log_errors
     assert "SECRET" not in log

@@ -112,7 +112,7 @@ def secure_site(certificates: dict[str, Issued]) -> Iterator[SecureSite]:
             yield site
         finally:
             over.set()
-            thread.join(10)
+            thread.join(300)
 
 
 def _serve(listener: socket.socket, site: SecureSite, over: threading.Event) -> None:

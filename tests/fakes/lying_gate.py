@@ -203,7 +203,7 @@ class LyingLink:
         self._info, self._lines = line(info), [line(message) for message in messages]
         self._told.clear()
         self._again.set()
-        await asyncio.wait_for(self._told.wait(), 60)
+        await asyncio.wait_for(self._told.wait(), 300)
 
     async def ensure(self) -> None:
         if self._told.is_set():  # what was said is not said again and again

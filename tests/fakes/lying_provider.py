@@ -167,4 +167,4 @@ def lying_provider() -> Iterator[LyingProvider]:
         yield it
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(300)

@@ -61,7 +61,7 @@ def provider(*arguments: str) -> Iterator[TestProvider]:
         yield it
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(300)
 
 
 def query_of(address: str) -> dict[str, str]:

@@ -60,7 +60,7 @@ def served_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield Served(site, f"http://localhost:{port}")
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(300)
         log.close()
         site.store.close()
 

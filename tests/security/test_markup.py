@@ -128,7 +128,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield Served(site, origin, run, paths)
     finally:
         process.terminate()
-        process.wait(15)
+        process.wait(300)
         site.store.close()
 
 

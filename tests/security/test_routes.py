@@ -402,7 +402,7 @@ async def raw(there: Crowd, path: str, cookie: str, host: str = "") -> tuple[str
         "Connection: close", "", "",
     )  # fmt: skip
     writer.write("\r\n".join(lines).encode("latin-1"))
-    answer = await asyncio.wait_for(reader.read(-1), 20)
+    answer = await asyncio.wait_for(reader.read(-1), 300)
     writer.close()
     head, _, body = answer.decode("latin-1").partition("\r\n\r\n")
     return head, body

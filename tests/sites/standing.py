@@ -249,7 +249,7 @@ class Standing:
     def stop_portal(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(60)
+            self.process.wait(300)
 
     def kill_portal(self) -> None:
         """SIGKILL to the portal alone, as the out-of-memory killer does."""
@@ -257,7 +257,7 @@ class Standing:
             ["pkill", "-KILL", "-u", "scenebridge", "-f", "lib.server.main"], check=False
         )
         assert self.process is not None
-        self.process.wait(20)
+        self.process.wait(300)
 
     def api(self) -> httpx.Client:
         """A client with a fresh token of the portal's owner."""
@@ -278,7 +278,7 @@ class Standing:
             terminal.read_until(_PROMPT, 20)
             yield terminal
             terminal.send("exit")
-            terminal.wait(20)
+            terminal.wait(300)
 
     def types(
         self,
@@ -398,10 +398,16 @@ class Standing:
         return found
 
     def nothing_is_left(self, timeout_s: float = 300.0) -> None:
-        """Ends when nothing is; fails with what still is."""
+        """Ends when nothing is; fails with what still is, and what portal and gate said last."""
         deadline = time.monotonic() + timeout_s
         while left := self.leftovers():
-            assert time.monotonic() < deadline, left
+            if time.monotonic() > deadline:
+                logs = self.login.path("/home").glob("*/.scenebridge/*/gate.log")
+                said = [
+                    *self.output,
+                    *(line for log in logs for line in log.read_text().split("\n")),
+                ]
+                raise AssertionError("\n".join([*left, *said[-60:]]))
             time.sleep(0.2)
 
 

@@ -201,13 +201,13 @@ def test_nothing_listens_on_the_login_node_for_the_thief(
     with thief.audited("remote-forward"):
         for where in (f"127.0.0.1:{port}", f"0.0.0.0:{port}", "127.0.0.1:0"):
             with thief.forward(way, "-R", f"{where}:127.0.0.1:{site.port}") as process:
-                assert process.wait(20) != 0
+                assert process.wait(300) != 0
     with pytest.raises(ConnectionRefusedError):
         site.login.connect("127.0.0.1", port)
     planted = f"/home/{USER}/planted.sock"
     asked = f"{planted}:127.0.0.1:{site.port}"
     with thief.audited("remote-socket"), thief.forward(way, "-R", asked) as process:
-        assert process.wait(20) != 0
+        assert process.wait(300) != 0
     assert not site.login.path(planted).exists()
     assert thief.may(way)
 

@@ -264,7 +264,7 @@ def impostor(node: Host, address: str, port: int) -> Iterator[list[str]]:
         yield heard
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(300)
         heard += log.read_text().splitlines()
         node.run(["rm", "-rf", f"/tmp/own-{OTHER}", "/tmp/impostor.log"])
 

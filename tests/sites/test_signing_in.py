@@ -118,7 +118,7 @@ def test_a_password_is_typed_where_there_is_no_agent(site: Standing) -> None:
         for host in ("jump", "login"):
             terminal.read_until(f"{USER}@scenebridge-{TRIAL}-{host}'s password: ", 30)
             terminal.send(password)
-        assert terminal.wait(60) == 0, terminal.seen
+        assert terminal.wait(300) == 0, terminal.seen
         assert password not in terminal.seen
     said = without_terminal(site, "", "tunnel", "down", TRIAL)
     assert "[code 0]" in said, said

@@ -425,7 +425,7 @@ async def test_a_poll_between_record_and_submit_submits_it_no_second_time(
     def add(self: JobTable, record: JobRecord) -> TrackedJob:
         job = real(self, record)
         recorded.set()
-        assert go_on.wait(30)
+        assert go_on.wait(300)
         return job
 
     monkeypatch.setattr(JobTable, "add", add)
@@ -561,7 +561,7 @@ async def test_nobody_waits_for_the_reading_of_what_another_job_wrote(
 
     def take(self: EventLog) -> bool:
         reading.set()
-        assert go_on.wait(30)
+        assert go_on.wait(300)
         return real(self)
 
     monkeypatch.setattr(EventLog, "take_piece", take)
@@ -838,7 +838,7 @@ async def test_nobody_waits_for_the_tree_of_another_job(
 
     def slow(*args: Any, **values: Any) -> Any:
         walking.set()
-        assert go_on.wait(30)
+        assert go_on.wait(300)
         return real(*args, **values)
 
     monkeypatch.setattr(f"{module}.{walk}", slow)
@@ -937,7 +937,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
     def wait(self: CheckedFiles, path: Path, progress: Callable[[int, int], None]) -> str:
         progress(45, 100)
-        assert go_on.wait(30)
+        assert go_on.wait(300)
         return real(self, path, progress)
 
     monkeypatch.setattr(CheckedFiles, "checksum", wait)

@@ -73,7 +73,7 @@ async def ask(port: int, context: ssl.SSLContext, data: bytes = b"hello\n") -> b
     try:
         writer.write(data)
         await writer.drain()
-        return await asyncio.wait_for(reader.read(), 20)
+        return await asyncio.wait_for(reader.read(), 300)
     finally:
         writer.close()
 

@@ -76,7 +76,7 @@ def test_a_notebook_takes_messages_as_long_as_the_proxy_does(started: New) -> No
         max_size=None,
     ) as ws:
         ws.send(json.dumps(["set_size", 24, 80, "x" * 11 * 2**20]))
-        assert ws.ping().wait(60)
+        assert ws.ping().wait(300)
         masked = b"\x82\xff" + (LARGEST_MESSAGE + 1).to_bytes(8, "big") + bytes(4)
         ws.socket.sendall(masked)
         with pytest.raises(ConnectionClosed) as closed:

@@ -47,7 +47,7 @@ async def test_a_list_that_was_read_too_early_submits_nothing_twice(
 
     def slow(cluster: Any) -> Any:
         found = live_sessions(cluster)
-        assert submitted.wait(10)
+        assert submitted.wait(300)
         return found
 
     await running.run(world.gate.info())

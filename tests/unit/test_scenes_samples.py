@@ -62,7 +62,7 @@ def base(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/data"
     server.shutdown()
-    thread.join(5)
+    thread.join(300)
     server.server_close()
 
 

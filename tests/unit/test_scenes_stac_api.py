@@ -119,7 +119,7 @@ def api() -> Iterator[Api]:
             yield found
         finally:
             server.should_exit = True
-            thread.join(10)
+            thread.join(300)
 
 
 def settings(api: Api, **changes: Any) -> ApiSettings:

@@ -65,7 +65,7 @@ def test_an_old_supervisor_is_ended(old: psutil.Popen, tmp_path: Path) -> None:
     reaper = threading.Thread(target=old.wait)  # it is a child of ours, not of init
     reaper.start()
     (closed,) = closing.close_tunnel(tmp_path, CLUSTER)
-    reaper.join(10)
+    reaper.join(300)
     assert closed.cluster == CLUSTER
     assert old.returncode == 0
     assert records.find(tmp_path, CLUSTER)[0].state is TunnelState.CLOSED
