@@ -100,7 +100,9 @@ def _scene(product: str, data: Path, work: Path) -> Scene:
         try:
             return LocalCatalog(data / "scenes").get(SceneId(product))
         except NotFound:
-            raise NotFound(f"There is no product {path}, and no scene of that id.") from None
+            raise NotFound(
+                f"There is no product {path}, and the portal on {data} has no scene of that id."
+            ) from None
     return LocalCatalog(work / "scenes").add(path)
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.cli.output import Commands, Output, command, plain
-from lib.cli.store_access import data_of
+from lib.cli.store_access import portal_of
 from lib.config.offerings import load_offerings
 from lib.config.settings import PROJECT
 from lib.config.site_paths import tunnel_folder
-from lib.errors import InvalidInput, NotFound, Refused
+from lib.errors import InvalidInput, Refused
 from lib.gate_deploy import host_key_pin, policy_edit, steps
 from lib.gate_deploy.login import refuse_portal, signed_in
 from lib.model import ClusterId, json_list, json_text
@@ -178,13 +178,9 @@ def _policy(options: argparse.Namespace) -> Output:
 
 
 def _key(options: argparse.Namespace) -> Output:
-    data = data_of(options)
+    data = portal_of(options)
     entry = _entry(options)
     login_of(entry)
-    if not data.is_dir():
-        raise NotFound(
-            f"There is no data folder {data}; start the portal once, or name it (--data)."
-        )
     if data.stat().st_uid != os.geteuid():
         raise Refused(
             f"{data} belongs to the portal's account: run this in that account, so that the "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from lib.auth import LINK_LIFETIME_S
 from lib.cli.output import Commands, Output, command, table
-from lib.cli.store_access import BY, auth_on, data_of, store_of
+from lib.cli.store_access import BY, auth_on, data_of, portal_of, store_of
 from lib.config import settings
 from lib.config.data_dir import running_portal
 from lib.model import JsonValue, SessionId, SessionState
@@ -66,7 +66,7 @@ def _stop(options: argparse.Namespace) -> Output:
 
 
 def _link(options: argparse.Namespace) -> Output:
-    data = data_of(options)
+    data = portal_of(options)
     running = running_portal(data)
     origin = running.origin if running else settings.load(data).origin
     with auth_on(options) as (_, auth):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib.cli.output import Commands, Output, command, plain, table
-from lib.config.data_dir import make_data_folder
+from lib.cli.store_access import portal_of, portal_or_new
 from lib.errors import InvalidProduct
 from lib.model import JsonObject, JsonValue, SceneId, SceneQuery, json_object
 from lib.scenes import samples
@@ -42,14 +42,12 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 def catalog_of(options: argparse.Namespace) -> LocalCatalog:
     """The portal's own scenes."""
-    data = options.data.expanduser().resolve()
-    make_data_folder(data)
-    return LocalCatalog(data / "scenes")
+    return LocalCatalog(portal_of(options) / "scenes")
 
 
 def _add(options: argparse.Namespace) -> Output:
     """Goes on after a product that cannot be read, so that one does not hold up the rest."""
-    catalog = catalog_of(options)
+    catalog = LocalCatalog(portal_or_new(options) / "scenes")
     added, broken = [], []
     for path in options.paths:
         try:
@@ -103,8 +101,7 @@ def _remove(options: argparse.Namespace) -> Output:
 
 
 def _samples(options: argparse.Namespace) -> Output:
-    data = options.data.expanduser().resolve()
-    make_data_folder(data)
+    data = portal_or_new(options)
 
     def say(line: str) -> None:
         print(plain(line), file=sys.stderr if options.json else sys.stdout, flush=True)

@@ -36,11 +36,14 @@ from lib.model import ClusterId, JsonObject, JsonValue
 from lib.protocol.messages import NAME_PATTERN
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 HOST_PATTERN = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
 ACCOUNT_PATTERN = re.compile(r"[a-z_][a-z0-9_.-]{0,31}", re.IGNORECASE)
 KEY_PATTERN = re.compile(r"[a-z0-9@.-]{4,64} [A-Za-z0-9+/]{20,4096}={0,3}")
+_ID = re.compile(r"""^id\s*=\s*["']([^"'\n]*)["']""", re.MULTILINE)
+_TABLE_HEAD = re.compile(r"\s*\[\s*([^\[\]]*?)\s*\]\s*(?:#.*)?")
 _REMOTE_PATH = re.compile(r"[A-Za-z0-9._/-]{1,200}")
 SSH_PORT = 22
 
@@ -94,13 +97,14 @@ def read_cluster(file: Path) -> ClusterEntry:
     """Read one file strictly.
 
     Raises:
-        InvalidInput: one sentence that names the file and the key.
+        InvalidInput: one sentence that names the file, the line where there is one, and the key.
     """
     try:
-        data = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as exc:
+        text = file.read_text("utf-8")
+        data = tomllib.loads(text)
+    except (OSError, ValueError) as exc:  # of TOML that is wrong it says the line
         raise InvalidInput(f"{file} cannot be read: {exc}") from exc
-    table = _Table(data, str(file))
+    table = _Table(data, str(file), text.splitlines())
     embedded = table.take("embedded", bool, False)
     entry = ClusterEntry(
         ClusterId(_name(table)),
@@ -117,10 +121,21 @@ def read_cluster(file: Path) -> ClusterEntry:
     return entry
 
 
+def cluster_of(file: Path) -> ClusterId:
+    """Which cluster a file is about that cannot be read otherwise: by its `id`, else its name."""
+    try:
+        found = _ID.search(file.read_text("utf-8", "replace"))
+    except OSError:
+        found = None
+    name = found[1] if found else file.stem
+    return ClusterId(name if NAME_PATTERN.fullmatch(name) else "unreadable")
+
+
 def _name(table: _Table) -> str:
     name = table.take("id", str, None)
     if NAME_PATTERN.fullmatch(name) is None:
-        raise InvalidInput(f"{table.where}: id may hold small letters, digits and hyphens only.")
+        where = table.at("id")
+        raise InvalidInput(f"{where}: id may hold small letters, digits and hyphens only.")
     return name
 
 
@@ -142,8 +157,8 @@ def _host(table: _Table) -> SshHost:
     )
     if not host.host_keys:
         raise InvalidInput(
-            f"{table.where} needs host_keys: the public host keys of {host.host}, which its "
-            f"operators publish (or: ssh-keyscan {host.host}, compared with what they say)."
+            f"{table.at('host_keys')} needs host_keys: the public host keys of {host.host}, which "
+            f"its operators publish (or: ssh-keyscan {host.host}, compared with what they say)."
         )
     table.close()
     return host
@@ -158,7 +173,7 @@ def _gate(table: _Table, cluster: str) -> GatePlace:
         table.text("home", _REMOTE_PATH, f".scenebridge/{cluster}"),
     )
     if ".." in gate.home.split("/"):
-        raise InvalidInput(f"{table.where}: home must not go upwards.")
+        raise InvalidInput(f"{table.at('home')}: home must not go upwards.")
     table.close()
     return gate
 
@@ -166,53 +181,73 @@ def _gate(table: _Table, cluster: str) -> GatePlace:
 class _Table:
     """One table of a cluster file; what nobody asked for is an error at `close`."""
 
-    def __init__(self, data: JsonObject, where: str) -> None:
+    def __init__(self, data: JsonObject, file: str, lines: Sequence[str], name: str = "") -> None:
+        """
+        Args:
+            lines: of the whole file.
+            name: of the table; "" for what stands before the first one.
+        """
         self.data = data
-        self.where = where
+        self.where = f"{file} [{name}]" if name else file
+        self._file, self._lines, self._name = file, lines, name
         self._asked: set[str] = set()
+
+    def at(self, key: str) -> str:
+        """`where`, with the line of this key: that of the table where the key is not there."""
+        is_key = re.compile(rf"""\s*["']?{re.escape(key)}["']?\s*[=.]""")
+        head = table = ""
+        for number, line in enumerate(self._lines, 1):
+            found = _TABLE_HEAD.fullmatch(line)
+            if found is not None:
+                table = found[1]
+                if table == self._name:
+                    head = f", line {number}"
+            elif table == self._name and is_key.match(line):
+                return f"{self.where}, line {number}"
+        return self.where + head
 
     def take(self, key: str, kind: type[T], default: T | None) -> T:
         self._asked.add(key)
         value = self.data.get(key, default)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise InvalidInput(f"{self.where} needs a {_KINDS[kind]} for {key!r}.")
+            raise InvalidInput(f"{self.at(key)} needs a {_KINDS[kind]} for {key!r}.")
         return value
 
     def text(self, key: str, like: re.Pattern[str], default: str | None = None) -> str:
         value = self.take(key, str, default)
         if value != default and like.fullmatch(value) is None:
-            raise InvalidInput(f"{self.where}: {key} = {value!r:.80} is not allowed.")
+            raise InvalidInput(f"{self.at(key)}: {key} = {value!r:.80} is not allowed.")
         return value
 
     def number(self, key: str, default: int | None) -> int:
         value = self.take(key, int, default)
         if not 0 < value < 65536:
-            raise InvalidInput(f"{self.where}: {key} must be a port, 1 to 65535.")
+            raise InvalidInput(f"{self.at(key)}: {key} must be a port, 1 to 65535.")
         return value
 
     def texts(self, key: str) -> tuple[str, ...]:
         values: list[JsonValue] = self.take(key, list, [])
         texts = tuple(v for v in values if isinstance(v, str))
         if len(texts) != len(values):
-            raise InvalidInput(f"{self.where} needs a list of texts for {key!r}.")
+            raise InvalidInput(f"{self.at(key)} needs a list of texts for {key!r}.")
         return texts
 
     def checked_key(self, key: str, text: str) -> str:
         """A public key without its comment."""
         plain = " ".join(text.split()[:2])
         if KEY_PATTERN.fullmatch(plain) is None:
-            raise InvalidInput(f"{self.where}: {key} holds no OpenSSH public key: {text!r:.60}.")
+            raise InvalidInput(f"{self.at(key)}: {key} holds no OpenSSH public key: {text!r:.60}.")
         return plain
 
     def table(self, key: str) -> _Table:
         if key not in self.data:
             raise InvalidInput(f"{self.where} needs the table [{key}].")
-        return _Table(self.take(key, dict, {}), f"{self.where} [{key}]")
+        return _Table(self.take(key, dict, {}), self._file, self._lines, key)
 
     def close(self) -> None:
         unknown = sorted(set(self.data) - self._asked)
         if unknown:
-            raise InvalidInput(f"{self.where} has an unknown key {unknown[0]!r:.60}.")
+            raise InvalidInput(f"{self.at(unknown[0])} has an unknown key {unknown[0]!r:.60}.")
 
 
 _KINDS = {

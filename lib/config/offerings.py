@@ -12,7 +12,7 @@ import tomllib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from lib.config.clusters import ClusterEntry, read_cluster
+from lib.config.clusters import ClusterEntry, cluster_of, read_cluster
 from lib.config.json_schema import faults, schema_fault
 from lib.config.site_paths import site_folder
 from lib.errors import InvalidInput, NotFound
@@ -48,15 +48,26 @@ _WITHHELD = (
 
 
 @dataclass(frozen=True, slots=True)
+class BrokenFile:
+    """A cluster file that is not taken: `fault` is a sentence with the file and the line."""
+
+    cluster: ClusterId
+    file: Path
+    fault: str
+
+
+@dataclass(frozen=True, slots=True)
 class Offerings:
     """All modules and clusters that this portal offers, by id; and by collection the
     groups that may read its scenes ("everyone" is one). `withheld`: what people who know this
-    installation may miss, and why it is not offered; a sentence or empty."""
+    installation may miss, and why it is not offered; a sentence or empty. `broken`: cluster
+    files that cannot be taken, each of which costs its own cluster alone."""
 
     modules: Mapping[ModuleId, Module]
     clusters: Mapping[ClusterId, ClusterEntry]
     readers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     withheld: str = ""
+    broken: tuple[BrokenFile, ...] = ()
 
     def module(self, module_id: ModuleId) -> Module:
         """Raises NotFound."""
@@ -65,8 +76,11 @@ class Offerings:
         return self.modules[module_id]
 
     def cluster(self, cluster_id: ClusterId) -> ClusterEntry:
-        """Raises NotFound."""
+        """Raises NotFound; InvalidInput where its file is broken."""
         if cluster_id not in self.clusters:
+            for broken in self.broken:
+                if broken.cluster == cluster_id:
+                    raise InvalidInput(broken.fault)
             raise NotFound(f"There is no cluster {cluster_id!r:.60} in this portal.")
         return self.clusters[cluster_id]
 
@@ -75,7 +89,7 @@ def load_offerings(project: Path) -> Offerings:
     """Read the catalogues of the project folder, and the site's own clusters.
 
     Raises:
-        InvalidInput: a file breaks the rules; the sentence names it.
+        InvalidInput: a file of a module or a collection breaks the rules; the sentence names it.
     """
     modules = {}
     for offer in sorted((project / "catalogs" / "modules").glob("*.toml")):
@@ -84,20 +98,35 @@ def load_offerings(project: Path) -> Offerings:
         if module.id != module_id:
             raise InvalidInput(f"{offer.name} offers {module_id}, but the module is {module.id}.")
         modules[module.id] = module
-    clusters: dict[ClusterId, ClusterEntry] = {}
-    for folder in (project / "catalogs" / "clusters", site_folder() / "clusters"):
-        for file in sorted(folder.glob("*.toml")):
-            entry = read_cluster(file)
-            if entry.id in clusters:
-                raise InvalidInput(
-                    f"{file} describes {entry.id}, as {clusters[entry.id].file} does."
-                )
-            clusters[entry.id] = entry
+    clusters, broken = _clusters(project)
     readers = {}
     for file in sorted((project / "catalogs").glob("*/collection.json")):
         collection, groups = _readers(file)
         readers[collection] = groups
-    return Offerings(modules, clusters, readers)
+    return Offerings(modules, clusters, readers, broken=broken)
+
+
+def _clusters(project: Path) -> tuple[dict[ClusterId, ClusterEntry], tuple[BrokenFile, ...]]:
+    """Those that can be taken, and the files that cannot. Of two of one id the first counts."""
+    clusters: dict[ClusterId, ClusterEntry] = {}
+    broken = []
+    for folder in cluster_folders(project):
+        for file in sorted(folder.glob("*.toml")):
+            try:
+                entry = read_cluster(file)
+                if entry.id in clusters:
+                    known = clusters[entry.id].file
+                    raise InvalidInput(f"{file} describes {entry.id}, as {known} does.")
+            except InvalidInput as exc:
+                broken.append(BrokenFile(cluster_of(file), file, exc.message))
+            else:
+                clusters[entry.id] = entry
+    return clusters, tuple(broken)
+
+
+def cluster_folders(project: Path) -> tuple[Path, ...]:
+    """Where cluster files lie: the project's own, and the site's."""
+    return project / "catalogs" / "clusters", site_folder() / "clusters"
 
 
 def offered(offerings: Offerings, settings: Settings) -> Offerings:
@@ -107,7 +136,8 @@ def offered(offerings: Offerings, settings: Settings) -> Offerings:
     that account's keys lead to every other cluster: so only the portal of one person that
     has no other cluster offers it unasked.
     """
-    alone = all(entry.embedded for entry in offerings.clusters.values())
+    # A file that cannot be taken may be another cluster's, whose key lies here already.
+    alone = not offerings.broken and all(entry.embedded for entry in offerings.clusters.values())
     if settings.single_user and alone:
         return offerings
     clusters = {

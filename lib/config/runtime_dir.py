@@ -12,12 +12,15 @@ import re
 import stat
 from pathlib import Path
 
-from lib.config.data_dir import read_record
+from lib.config.data_dir import PortalRecord, read_record, running_portal
 from lib.errors import Refused, Unavailable
+from lib.files.atomic import write_atomic
 
 #: The address of a UNIX socket ends at 104 characters on some systems; what lies below
 #: the runtime folder needs up to 62 of them (`CLUSTER.ctl` and ssh's temporary suffix).
 LONGEST_RUNTIME = 40
+#: The file of a runtime folder that says which data folder it belongs to.
+_OF = "data"
 #: ssh's options read nothing else in a path.
 _PLAIN = re.compile(r"/[A-Za-z0-9._/-]*")
 
@@ -57,6 +60,31 @@ def make_runtime_folder(runtime: Path) -> None:
             ) from None
     except OSError as exc:
         raise Unavailable(f"The folder {runtime} cannot be made: {exc.strerror}.") from exc
+
+
+def name_data_folder(runtime: Path, data: Path) -> None:
+    """Write down whose runtime folder this is, for `running_portals`."""
+    write_atomic(runtime / _OF, os.fsencode(data))
+
+
+def running_portals(beside: Path) -> dict[Path, PortalRecord]:
+    """The portals of this account that run now, by their data folders.
+
+    Args:
+        beside: some portal's runtime folder; those of the others lie next to it.
+    """
+    found = {}
+    for runtime in sorted(beside.parent.glob("sb-*")):
+        if not _is_private(runtime):
+            continue
+        try:
+            data = Path(os.fsdecode((runtime / _OF).read_bytes()))
+        except OSError:
+            continue
+        running = running_portal(data)
+        if running is not None:
+            found[data] = running
+    return found
 
 
 def _is_private(folder: Path) -> bool:

@@ -25,6 +25,12 @@ __all__ = ["Check", "examine"]
 def examine(data: Path) -> Iterator[Check]:
     """All checks, for one data folder."""
     yield from computer.checks()
+    if not data.is_dir():
+        yield Check(
+            "data folder", False, f"there is none at {data}: name the portal's with --data, or "
+            "start ./run, which makes it",
+        )  # fmt: skip
+        return
     try:
         chosen = settings.load(data)
         known = load_offerings(settings.PROJECT)

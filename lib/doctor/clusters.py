@@ -1,18 +1,23 @@
-"""The clusters: who may change their files, keys, tunnels, and whether a gate answers."""
+"""The clusters: who may change their files, keys, tunnels, and what their gates answer."""
 
 from __future__ import annotations
 
 import grp
+import json
 import os
 import socket
 import stat
 import time
 from typing import TYPE_CHECKING
 
-from lib.config.data_dir import account_name
+from lib.config.data_dir import account_name, running_portal
 from lib.config.site_paths import tunnel_folder
+from lib.doctor import gates
 from lib.doctor.check import Check
+from lib.model import Fault
+from lib.portal.advice import advice
 from lib.portal.tunnels import closed
+from lib.tunnels.gate_address import SocketAddress, TcpAddress
 from lib.tunnels.outer import records
 
 if TYPE_CHECKING:
@@ -22,18 +27,25 @@ if TYPE_CHECKING:
     from lib.config.clusters import ClusterEntry
     from lib.config.offerings import Offerings
     from lib.config.settings import Settings
+    from lib.model import Tunnel
 
 _ANSWER_S = 10.0
 _BANNER = b"SSH-2.0-"
 
 
 def checks(chosen: Settings, known: Offerings, offered: Offerings) -> Iterator[Check]:
-    """Nothing but what concerns clusters other than this computer.
+    """Each cluster that is configured; of tunnels only where one needs them.
 
     Args:
         known: what the catalogs hold; `offered`: what this portal offers of it.
     """
     others = [entry for entry in known.clusters.values() if not entry.embedded]
+    for broken in known.broken:
+        yield Check(f"cluster {broken.cluster}: file", False, f"this cluster is left out: "
+                    f"{broken.fault}")  # fmt: skip
+    for entry in offered.clusters.values():
+        if entry.embedded:
+            yield from here(chosen, entry)
     if not others:
         return
     if chosen.single_user:
@@ -43,7 +55,24 @@ def checks(chosen: Settings, known: Offerings, offered: Offerings) -> Iterator[C
         yield file(chosen, entry)
         yield host_key(entry)
         yield key(chosen, entry)
-        yield gate(entry, tunnel_folder())
+        yield from behind(chosen, entry, tunnel_folder())
+
+
+def here(chosen: Settings, entry: ClusterEntry) -> Iterator[Check]:
+    """The gate of this computer, which the portal starts and ends."""
+    name = f"cluster {entry.id}: gate"
+    if running_portal(chosen.data) is None:
+        yield Check(name, True, "it starts with the portal, which does not run")
+        return
+    try:
+        said = json.loads((chosen.data / "embedded" / "gate.json").read_text("utf-8"))
+        address, host_key = TcpAddress("127.0.0.1", int(said["port"])), str(said["host_key"])
+    except (OSError, ValueError, KeyError, TypeError):
+        yield Check(
+            name, False, "it does not run, although the portal does: the portal's log says why"
+        )
+        return
+    yield from gates.checks(chosen, entry, None, address, host_key)
 
 
 def own_computer(known: Offerings, offered: Offerings) -> Check:
@@ -142,12 +171,27 @@ def key(chosen: Settings, entry: ClusterEntry) -> Check:
     return Check(name, True, f"{private} is there")
 
 
-def gate(entry: ClusterEntry, folder: Path) -> Check:
-    """Whether something that speaks SSH answers at the other end of an open tunnel."""
-    name = f"cluster {entry.id}: gate"
+def behind(chosen: Settings, entry: ClusterEntry, folder: Path) -> Iterator[Check]:
+    """The tunnel, and the gate at its other end: each where the one before it is there."""
+    name = f"cluster {entry.id}: tunnel"
     tunnel, path = records.find(folder, entry.id)
     if path is None:
-        return Check(name, False, f"{closed(tunnel)}: admin.py tunnel up {entry.id}")
+        todo = advice(entry, tunnel, Fault.TUNNEL)[0][1]
+        yield Check(name, False, f"{closed(tunnel).rstrip('.')}: {todo}")
+        return
+    yield Check(name, True, f"{tunnel.account}'s, until {tunnel.until:%Y-%m-%d %H:%M} UTC")
+    listening = gate(entry, tunnel, path)
+    private = chosen.data / "keys" / entry.id
+    if not listening.ok or entry.gate is None or not entry.gate.host_key or not private.exists():
+        yield listening
+        return
+    address = SocketAddress(path)
+    yield from gates.checks(chosen, entry, tunnel, address, entry.gate.host_key)
+
+
+def gate(entry: ClusterEntry, tunnel: Tunnel, path: Path) -> Check:
+    """Whether something that speaks SSH answers at the other end of an open tunnel."""
+    name = f"cluster {entry.id}: gate"
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
             link.settimeout(_ANSWER_S)

@@ -36,7 +36,7 @@ from lib.auth import auth_of
 from lib.config import settings
 from lib.config.data_dir import PortalRecord, lock_data_folder, make_data_folder, running_portal
 from lib.config.offerings import load_offerings, offered
-from lib.config.runtime_dir import make_runtime_folder
+from lib.config.runtime_dir import make_runtime_folder, name_data_folder
 from lib.errors import SceneBridgeError, Unavailable
 from lib.http.hardening import allow_many_files
 from lib.http.listeners import check_notebook_port, listen
@@ -169,6 +169,7 @@ def _prepare(chosen: Settings, stack: ExitStack) -> list[socket.socket]:
     make_data_folder(chosen.data)
     stack.enter_context(lock_data_folder(chosen.data, running))
     make_runtime_folder(chosen.runtime)
+    name_data_folder(chosen.runtime, chosen.data)
     Store(chosen.data / "portal.sqlite").close()
     return listeners
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,9 @@ class SmallGate:
         self.announce: Callable[[int], int] = lambda size: size
         self.cut_get_after: int | None = None
         self.refuse_put = False
+        #: What it offers beside what `offer` says.
+        self.offers: dict[str, Any] = {}
+        self.scheduler_silent = ""
         self.watch_lines: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.watching = 0
         self._links: set[asyncssh.SSHServerConnection] = set()
@@ -127,7 +131,7 @@ class SmallGate:
         await process.stdout.drain()
 
     async def _info(self, request: Any, process: asyncssh.SSHServerProcess[bytes]) -> None:
-        process.stdout.write(reply_line(self.offer()))
+        process.stdout.write(reply_line(replace(self.offer(), **self.offers)))
 
     def offer(self) -> GateInfo:
         return GateInfo(
@@ -181,7 +185,10 @@ class SmallGate:
     async def _watch(self, r: Any, process: asyncssh.SSHServerProcess[bytes]) -> None:
         self.watching += 1
         try:
-            snapshot = WatchMessage("snapshot", time.time(), jobs=list(self.jobs.values()))
+            silent, jobs = self.scheduler_silent, list(self.jobs.values())
+            snapshot = WatchMessage(
+                "snapshot", time.time(), jobs=jobs, asked_ok=not silent, reason=silent
+            )
             process.stdout.write(encode(snapshot))
             closed = asyncio.ensure_future(process.wait_closed())
             while True:

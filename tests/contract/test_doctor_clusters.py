@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,10 +14,17 @@ from typing import Any
 
 import pytest
 
+from lib import __version__
+from lib.config.data_dir import PortalRecord, lock_data_folder
+from lib.config.runtime_dir import runtime_path
 from lib.config.settings import Settings
-from lib.doctor import clusters
-from lib.model import TunnelState
+from lib.doctor import Check, clusters
+from lib.model import ClusterId, Preset, TunnelState
+from lib.protocol.messages import ModuleOffer
+from lib.tunnels.portal_keys import portal_key
+from tests.contract.small_gate import SmallGate
 from tests.fakes.installation import bad, found, make_data_folder, private
+from tests.fakes.supervisor import Supervisor
 from tests.fakes.tunnels import write_record
 
 FAR = """
@@ -69,7 +78,13 @@ def answering(tunnels: Path, says: bytes) -> Iterator[None]:
 
 def test_without_another_cluster_nothing_is_said_of_tunnels(data: Path, tmp_path: Path) -> None:
     (tmp_path / "site" / "clusters" / "far.toml").unlink()
-    assert not any(name.startswith(("tunnels", "cluster")) for name in found(data))
+    said = found(data)
+    assert not any(name.startswith("tunnels") for name in said)
+    assert [name for name in said if name.startswith("cluster")] == ["cluster here: gate"]
+    assert said["cluster here: gate"].detail == "it starts with the portal, which does not run"
+    running = PortalRecord(os.getpid(), "http://localhost:8501", "/nowhere")
+    with lock_data_folder(data, running):
+        assert "although the portal does" in bad(data, "cluster here: gate")
 
 
 def test_this_computer_is_left_out_beside_another_cluster(data: Path) -> None:
@@ -141,10 +156,16 @@ def test_key_and_host_key(data: Path, tmp_path: Path) -> None:
 
 def test_the_tunnel_and_the_gate_behind_it(data: Path, tmp_path: Path) -> None:
     tunnels = tmp_path / "tunnels"
-    assert "No tunnel to far has been opened yet" in bad(data, "cluster far: gate")
+    said = bad(data, "cluster far: tunnel")
+    assert said.startswith("No tunnel to far has been opened yet")
+    assert said.endswith(": python admin.py tunnel up far --group GROUP")
+    assert "cluster far: gate" not in found(data), "nobody can ask it"
     more: dict[str, Any] = {"state": TunnelState.CLOSED, "reason": "Cut."}
     write_record(tunnels, "far", group="forest", **more)
-    assert "is closed. Cut. ada can open it again" in bad(data, "cluster far: gate")
+    said = bad(data, "cluster far: tunnel")
+    assert (
+        "is closed. Cut. ada can open it again: python admin.py tunnel up far --group for" in said
+    )
     write_record(tunnels, "far", group="forest")
     assert "admin.py tunnel status far" in bad(data, "cluster far: gate")
     with answering(tunnels, b""):
@@ -157,3 +178,69 @@ def test_the_tunnel_and_the_gate_behind_it(data: Path, tmp_path: Path) -> None:
         good = found(data)["cluster far: gate"]
     assert good.ok
     assert good.detail == "it answers through the tunnel of ada"
+
+
+def test_a_broken_file_is_said_and_the_others_are_looked_at(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "site" / "clusters"
+    (folder / "near.toml").write_text(FAR.replace('"far"', '"near"').replace("port =", "prt ="))
+    said = bad(data, "cluster near: file")
+    assert said.startswith("this cluster is left out: ")
+    assert "near.toml [gate], line 10 needs a whole number for 'port'" in said
+    assert found(data)["cluster far: host key"].ok
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="no OpenSSH client")
+async def test_what_the_gate_answers_by_the_portal_s_key(data: Path, tmp_path: Path) -> None:
+    """Its version, what its policy allows and whether its scheduler answers; each refused too."""
+    small = SmallGate(tmp_path / "gate")
+    await small.start()
+    supervisor = Supervisor(tmp_path / "tunnels", "far", small.port, group="forest")
+    file = tmp_path / "site" / "clusters" / "far.toml"
+    pinned = FAR.rpartition("host_key")[0] + f'host_key = "{small.host_key.strip()}"\n'
+    file.write_text(pinned)
+    shutil.copy(small.key, data / "keys" / "far")
+
+    async def look() -> dict[str, Check]:
+        said = await asyncio.to_thread(found, data)
+        return {n.split(": ")[1]: c for n, c in said.items() if n.startswith("cluster far: ")}
+
+    async def bad_one(name: str) -> str:
+        check = (await look())[name]
+        assert not check.ok
+        return check.detail
+
+    try:
+        assert (await bad_one("policy")).startswith("it allows no module and no preset, so noth")
+        preset = Preset("small", "Small", 2, 4000, 0, 3600, 600)
+        small.offers = {"modules": [ModuleOffer("active-fire", "1.0.0")], "presets": [preset]}
+        good = await look()
+        assert all(check.ok for name, check in good.items() if name != "file"), good
+        assert good["gate"].detail == (
+            "version 0 answers through the tunnel of ada; "
+            f"admin.py gate upgrade far brings {__version__}"
+        )
+        assert (
+            good["policy"].detail == "active-fire 1.0.0 in none, presets small, 0 of at most 4 jobs"
+        )
+        assert good["scheduler"].detail == "none answers"
+
+        small.offers["troubles"] = ["The image of active-fire is missing."]
+        said = await bad_one("policy")
+        assert said == "The image of active-fire is missing: admin.py gate status far"
+        small.offers["scheduler"] = "slurm"
+        said = await bad_one("scheduler")
+        assert said.startswith("slurm does not say how busy its queues are: ask the help desk of")
+        small.scheduler_silent = "The scheduler of the cluster does not answer: timed out."
+        assert "does not answer: timed out: ask the help" in await bad_one("scheduler")
+
+        file.write_text(FAR)
+        assert "compare the key that" in await bad_one("gate")
+        file.write_text(pinned)
+        (data / "keys" / "far").unlink()
+        portal_key(data, ClusterId("far"))
+        assert "admin.py gate key far" in await bad_one("gate")
+        assert small.watching == 0
+        assert not list(runtime_path(data).parent.glob("sb-*/far.ctl")), "a master was left"
+    finally:
+        supervisor.kill()
+        await small.stop()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from lib.auth import OWNER, Auth
 from lib.cli import detect, exit_code
 from lib.cli.output import table
 from lib.config.data_dir import PortalRecord, lock_data_folder
+from lib.config.runtime_dir import name_data_folder, runtime_path
 from lib.errors import Conflict, InvalidInput, InvalidProduct, NotFound
 from lib.model import (
     ClusterId,
@@ -117,8 +119,9 @@ def test_a_product_that_cannot_be_read_does_not_hold_up_the_others(capsys, tmp_p
     code, out, err = admin(capsys, "scenes", "add", *paths, "--data", data)
     assert code == 1
     assert out.startswith("Added ")
-    assert err.count("\n") == 1
-    assert "MTL" in err
+    which, broken = err.splitlines()
+    assert which.startswith(f"This is about the portal on {data}, which is made now.")
+    assert "MTL" in broken
 
 
 def test_a_hostile_path_does_not_drive_the_terminal(capsys, tmp_path):
@@ -140,7 +143,7 @@ def test_a_wrong_id_removes_nothing(capsys, filled):
 
 
 def test_an_unwritable_data_folder_is_one_sentence(capsys):
-    code, out, err = admin(capsys, "scenes", "list", "--data", "/proc/1/x")
+    code, out, err = admin(capsys, "samples", "get", "--data", "/proc/1/x")
     assert (code, out) == (1, "")
     assert "cannot be written to" in err
 
@@ -329,12 +332,62 @@ def test_a_link_leads_to_the_portal_that_runs(capsys, with_session):
     assert "once the portal runs" in out
 
 
-@pytest.mark.parametrize("command", [("sessions", "list"), ("token",), ("link",)])
-def test_where_no_portal_has_run_nothing_is_made_up(capsys, tmp_path, command):
-    code, out, err = admin(capsys, *command, "--data", tmp_path)
-    assert (code, out) == (1, "")
-    assert "start ./run first" in err
-    assert list(tmp_path.iterdir()) == []
+#: Each command that looks into a portal, or changes what is in one.
+IN_A_PORTAL = [
+    ("sessions", "list"), ("sessions", "stop", SESSION), ("link",), ("token",), ("tokens", "list"),
+    ("tokens", "withdraw", "x"), ("users", "list"), ("users", "block", "x"), ("audit",),
+    ("announce", "add", "x"), ("announce", "list"), ("announce", "end", "1"), ("backup", "b"),
+    ("scenes", "list"), ("scenes", "show", "x"), ("scenes", "remove", "x"), ("gate", "key", "far"),
+    ("doctor",),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", IN_A_PORTAL, ids=" ".join)
+def test_where_no_portal_has_run_nothing_is_made_up(capsys, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    for data in (tmp_path / "nothing", tmp_path / "empty"):
+        code, out, err = admin(capsys, *command, "--data", data)
+        assert code == 1
+        if command != ("doctor",):
+            assert out == ""
+            assert f"No portal has run on the data folder {data} yet; start ./run" in err
+        elif not data.exists():
+            assert f"BAD  data folder: there is none at {data}: name the portal's" in out
+        assert [path for path in tmp_path.rglob("*") if path.name != "empty"] == []
+        (tmp_path / "empty").mkdir(exist_ok=True)
+
+
+def test_another_portal_than_the_one_that_runs_is_named_first(capsys, with_session, tmp_path):
+    """Beside it one runs: it may be the one that was meant."""
+    other = tmp_path / "other"
+    other.mkdir()
+    new_store(other / "portal.sqlite").close()
+    (runtime := runtime_path(other)).mkdir(0o700)
+    name_data_folder(runtime, other)
+    running = PortalRecord(os.getpid(), "http://localhost:8642", str(runtime))
+    there = f"The portal at http://localhost:8642 has --data {other}."
+    mine = f"This is about the portal on {with_session}, which does not run."
+    try:
+        with lock_data_folder(other, running):
+            for command in (("sessions", "list"), ("scenes", "list"), ("token",), ("doctor",)):
+                _, out, err = admin(capsys, *command, "--data", with_session)
+                assert mine in err
+                assert there in err
+                assert err.count("This is about") == 1
+                _, out, err = admin(capsys, *command, "--data", other)
+                assert "This is about" not in err
+            code, out, err = admin(capsys, "sessions", "list", "--data", tmp_path / "nothing")
+            assert (code, out) == (1, "")
+            assert there in err
+            with lock_data_folder(
+                with_session, PortalRecord(os.getpid(), "http://localhost:8643", "/nowhere")
+            ):
+                _, _, err = admin(capsys, "sessions", "list", "--data", with_session)
+                assert "This is about" not in err, "both run, and this one was named"
+        _, _, err = admin(capsys, "sessions", "list", "--data", with_session)
+        assert there not in err, "it has ended, and what it left behind counts no more"
+    finally:
+        shutil.rmtree(runtime)
 
 
 # --- doctor ---------------------------------------------------------------------------------
@@ -345,8 +398,7 @@ def checks_of(data: Path) -> dict[str, doctor.Check]:
 
 
 def test_doctor_looks_at_everything(capsys, tmp_path):
-    data = tmp_path / "data"
-    code, out, _ = admin(capsys, "doctor", "--data", data, "--json")
+    code, out, _ = admin(capsys, "doctor", "--data", tmp_path, "--json")
     names = {check["name"] for check in json.loads(out)}
     assert {"packages", "ssh", "settings", "permissions", "disk", "port"} <= names
     assert code == (0 if all(check["ok"] for check in json.loads(out)) else 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,16 @@ minimum = 1
 default = 1
 """
 CLUSTER = 'id = "here"\ntitle = "This computer"\nembedded = true\ngroups = ["everyone"]\n'
+
+FAR = """id = "far"
+title = "Far"
+groups = ["everyone"]
+[login]
+host = "login.far.example"
+host_keys = ["ssh-ed25519 KEY"]
+[gate]
+port = 22022
+""".replace("KEY", "A" * 68)
 
 
 def project(folder: Path, module: str = MODULE, cluster: str = CLUSTER) -> Path:
@@ -102,16 +113,39 @@ def test_a_module_file_that_is_wrong_is_named(
 @pytest.mark.parametrize(
     ("cluster", "words"),
     [
-        ('id = "here"\n', "needs a text for 'title'"),
-        ('id = "../x"\ntitle = "x"\n', "small letters"),
+        ('id = "far"\n', "far.toml needs a text for 'title'"),
+        ('\nid = "../x"\ntitle = "x"\n', "far.toml, line 2: id may hold small letters"),
         ("\x00", "cannot be read"),
-        (CLUSTER.replace('groups = ["everyone"]\n', ""), "needs groups"),
-        (CLUSTER.replace('["everyone"]', '"everyone"'), "list of texts for 'groups'"),
+        ('id = "far"\ntitle "Far"\n', "line 2"),
+        (FAR.replace('groups = ["everyone"]\n', ""), "needs groups"),
+        (FAR.replace('["everyone"]', '"everyone"'), "line 3 needs a list of texts for 'groups'"),
+        (FAR + 'colour = "red"\n', r"\[gate\], line 9 has an unknown key 'colour'"),
+        (FAR.replace("22022", "0"), r"\[gate\], line 8: port must be a port"),
+        (FAR.replace("[login]", "[log]"), r"needs the table \[login\]"),
+        (FAR.replace('"ssh-ed25519', '"ssh'), r"\[login\], line 6: host_keys holds no OpenSSH"),
+        (FAR.replace('"far"', '"alpha"'), "describes alpha, as .*alpha.toml does"),
     ],
 )
-def test_a_cluster_file_that_is_wrong_is_named(tmp_path: Path, cluster: str, words: str) -> None:
-    with pytest.raises(InvalidInput, match=words):
-        load_offerings(project(tmp_path, cluster=cluster))
+def test_a_broken_cluster_file_costs_its_cluster_alone_and_says_where(
+    tmp_path: Path, cluster: str, words: str
+) -> None:
+    folder = project(tmp_path)
+    (folder / "catalogs/clusters/alpha.toml").write_text(FAR.replace('"far"', '"alpha"'))
+    (folder / "catalogs/clusters/far.toml").write_text(FAR)
+    assert set(load_offerings(folder).clusters) == {"here", "far", "alpha"}
+    (folder / "catalogs/clusters/far.toml").write_text(cluster)
+    offerings = load_offerings(folder)
+    assert set(offerings.clusters) == {"here", "alpha"}
+    (broken,) = offerings.broken
+    assert re.search(words, broken.fault), broken.fault
+    assert str(folder / "catalogs/clusters/far.toml") in broken.fault
+    if broken.cluster == "far":
+        with pytest.raises(InvalidInput, match=re.escape(broken.fault)):
+            offerings.cluster(ClusterId("far"))
+    (folder / "catalogs/clusters/alpha.toml").unlink()
+    alone = offered(load_offerings(folder), Settings(data=tmp_path, runtime=tmp_path))
+    left = set() if alone.broken else {"far" if cluster == FAR else "alpha"}
+    assert set(alone.clusters) == left, "the portal's key to the broken one may still lie here"
 
 
 def test_a_module_that_is_not_there_is_named(tmp_path: Path) -> None:
