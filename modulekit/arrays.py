@@ -10,7 +10,7 @@ Numbers = npt.NDArray[np.uint8 | np.uint16 | np.int16]
 #: Masks, flag bits, colours.
 Bits = npt.NDArray[np.uint8]
 Bools = npt.NDArray[np.bool_]
-#: One strength for each detected pixel.
+#: A strength, or a row of them, for each detected pixel.
 Strengths = npt.NDArray[np.float32]
 #: Calibrations.
 Reals = npt.NDArray[np.float64]

@@ -37,8 +37,8 @@ class Found:
     """What a detector says about one strip.
 
     mask: uint8 (rows, width), the strip's inner rows only; the bits are the module's.
-    strength: float32, one value for each pixel with `mask & object_bits`, in row-major
-        order; the detector gets them back per object.
+    strength: float32, a value (n,) or some values (n, m) for each pixel with
+        `mask & object_bits`, in row-major order; the detector gets them back per object.
     """
 
     mask: Bits
@@ -57,11 +57,12 @@ class ObjectPixels:
 
 @dataclass(frozen=True)
 class Description:
-    """What the module says of an object. `score` lies in 0..1."""
+    """What the module says of an object. `score` lies in 0..1; `flags` are words that warn."""
 
     kind: str
     score: float
     properties: JsonObject = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
 
 
 class SceneDetector(Protocol):

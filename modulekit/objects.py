@@ -50,6 +50,7 @@ class FoundObject:
     kind: str
     score: float
     properties: JsonObject
+    flags: tuple[str, ...]
     pixels: int
     box: tuple[int, int, int, int]
     outline: Outline
@@ -119,7 +120,7 @@ def object_pixels(mask: Bits, strength: Strengths, object_bits: int) -> Iterator
     Args:
         mask: uint8 (height, width).
         object_bits: pixels that share a bit with it belong to objects.
-        strength: one value for each of those pixels, in row-major order.
+        strength: a value, or a row of them, for each of those pixels, in row-major order.
     """
     at = np.flatnonzero(mask & np.uint8(object_bits))
     if not at.size:
@@ -153,6 +154,7 @@ def find_objects(
                 kind=described.kind,
                 score=round(min(max(float(described.score), 0.0), 1.0), 4),
                 properties=described.properties,
+                flags=described.flags,
                 pixels=len(pixels.rows),
                 box=(row0, column0, row1, column1),
                 outline=_outline(pixels, (row0, column0, row1, column1), transform),

@@ -258,7 +258,9 @@ def search(
     outlines = objects.to_lonlat([f.outline for f in found], scene.crs)
     area = scene.pixel_area_m2
     detections = [
-        results.Detection(n, f, outline, round(f.pixels * area, 1), flags_of(scene, f.box))
+        results.Detection(
+            n, f, outline, round(f.pixels * area, 1), [*f.flags, *flags_of(scene, f.box)]
+        )
         for n, (f, outline) in enumerate(zip(found, outlines, strict=True), start=1)
     ]
     return mask, detections

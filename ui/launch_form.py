@@ -102,7 +102,7 @@ def _module(fits: Sequence[Fit], chosen_scenes: bool) -> Fit | None:
     fit = offered[name]
     if not fit.ok:
         layout.notice(_misfit_text(fit, fits), "bad")
-    st.caption(md(fit.module.summary))
+    st.caption(md(f"{fit.module.summary} {fit.module.false_alarms}".strip()))
     others = [f for f in fits if not f.ok and f is not fit]
     if others:
         with st.expander(count(len(others), "module does", "modules do") + " not fit these scenes"):

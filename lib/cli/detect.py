@@ -51,6 +51,7 @@ def _list(_options: argparse.Namespace) -> Output:
             "version": m.version,
             "title": m.title,
             "summary": m.summary,
+            "false_alarms": m.false_alarms,
             "needs": [{"platform": n.platform, "bands": list(n.bands)} for n in m.needs],
             "params": dict(m.params_schema),
         }

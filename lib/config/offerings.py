@@ -235,7 +235,38 @@ def _module(file: Path) -> Module:
         classes=_titles(data, "classes", file),
         licence=str(data.get("licence", "")),
         source=str(data.get("source", "")),
+        false_alarms=_false_alarms(data, file),
     )
+
+
+def _false_alarms(data: JsonObject, file: Path) -> str:
+    """How many are to be expected, in two sentences; "" where the module does not say."""
+    if "false_alarms" not in data:
+        return ""
+    said = _table(data["false_alarms"], "false_alarms", file)
+    every, good = _rates(said, "all", file), _rates(said, "good", file)
+    if every.keys() != good.keys():
+        raise InvalidInput(f"{file} needs a figure of each sensor for 'all' and 'good'.")
+    sensors = [
+        f"{every[p]:g} with {PLATFORMS.get(p, p)} ({good[p]:g} of a score of 0.5 or more)"
+        for p in every
+    ]
+    return (
+        f"False alarms to expect per {_text(said, 'per', file)}: {', '.join(sensors)}. "
+        f"Measured on {_text(said, 'measured_on', file)}."
+    )
+
+
+def _rates(said: JsonObject, key: str, file: Path) -> dict[str, float]:
+    table = _table(said.get(key), key, file)
+    rates = {
+        sensor: float(rate)
+        for sensor, rate in table.items()
+        if isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate >= 0
+    }
+    if len(rates) != len(table):
+        raise InvalidInput(f"{file} needs a figure for each sensor of {key!r}.")
+    return rates
 
 
 def _readers(file: Path) -> tuple[str, tuple[str, ...]]:

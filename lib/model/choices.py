@@ -78,8 +78,8 @@ class Module:
     """A versioned detector as its `module.toml` describes it.
 
     `params_schema` is a JSON Schema (draft 2020-12) of type object whose
-    properties all have defaults. `score_meaning` says in one sentence what a
-    detection's score is.
+    properties all have defaults. `score_meaning` says what a detection's score is;
+    `false_alarms` how many are to be expected and how that was measured, "" where nobody has.
     """
 
     id: ModuleId
@@ -93,6 +93,7 @@ class Module:
     classes: Mapping[str, str] = field(default_factory=dict)
     licence: str = ""
     source: str = ""
+    false_alarms: str = ""
 
 
 @dataclass(frozen=True, slots=True)

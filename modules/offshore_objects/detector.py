@@ -18,6 +18,8 @@ BINS = 2048
 NDWI_LIMITS = (0.0, 0.3)
 #: Beyond this an exact count of the outer square does not suit the memory.
 MOST_REACH = 127
+#: An object says so when more than this part of its ring is of the kind.
+FLAGGED_SHARE = 0.1
 
 
 class OffshoreObjects:
@@ -54,8 +56,8 @@ class OffshoreObjects:
 class OffshoreDetector:
     """One scene. See `modulekit.detector.SceneDetector`.
 
-    `strength` of a pixel is z: how many standard deviations it stands above the water
-    around it.
+    `strength` of a pixel is z, how many standard deviations it stands above the water around
+    it, and which parts of its whole ring are water and have data.
     """
 
     def __init__(self, scene: SceneReader, params: Params, log: Callable[[str], None]) -> None:
@@ -92,7 +94,7 @@ class OffshoreDetector:
 
     def detect(self, strip: Strip) -> Found:
         """Mask bit 0 is an object, bit 1 is water."""
-        mask, z = detect(
+        mask, strength = detect(
             strip,
             self._nir,
             self._calibration,
@@ -106,16 +108,23 @@ class OffshoreDetector:
         green, nir = strip.bands["green"][inner], strip.bands[self._nir][inner]
         self._valid += int(np.count_nonzero(green | nir))
         self._water += int(np.count_nonzero(mask & 2))
-        return Found(mask, z[mask & 1 != 0])
+        return Found(mask, strength)
 
     def describe(self, pixels: ObjectPixels) -> Description | None:
-        """Score: z / (z + k) of the brightest pixel. Too small or too long: None."""
+        """Score and flags are those of the brightest pixel. Too small or too long: None."""
         length, width = _extent_m(pixels, self._pixel_m)
         if len(pixels.rows) < self._min_pixels or length > self._max_length_m:
             return None
-        z = float(pixels.strength.max())
-        properties = {"z": round(z, 2), "length_m": round(length), "width_m": round(width)}
-        return Description("offshore-object", z / (z + self._k), properties)
+        z, water, inside = map(float, pixels.strength[pixels.strength[:, 0].argmax()])
+        properties = {
+            "z": round(z, 2),
+            "length_m": round(length),
+            "width_m": round(width),
+            "water_around": round(water, 3),
+        }
+        return Description(
+            "offshore-object", score(z, self._k, water), properties, flags(water, inside)
+        )
 
     def searched(self) -> JsonObject:
         """Pixels with data, the part of them that is water, and the threshold."""
@@ -129,6 +138,27 @@ class OffshoreDetector:
         }
 
 
+def score(z: float, k: float, water: float) -> float:
+    """z / (z + k), lowered by as much of the ring as tells nothing of the water: it lies outside
+    the scene, or is land or cloud.
+
+    Args:
+        z: at least k.
+        water: part of the whole ring that is water within the scene, 0 to 1.
+    """
+    return z / (z + k) * water
+
+
+def flags(water: float, inside: float) -> tuple[str, ...]:
+    """What of the ring around an object is no water, where it is more than a tenth.
+
+    Args:
+        water, inside: parts of the whole ring that are water and that have data, 0 to 1.
+    """
+    kinds = {"scene-edge": 1 - inside, "near-land-or-cloud": inside - water}
+    return tuple(name for name, share in kinds.items() if share > FLAGGED_SHARE)
+
+
 def detect(
     strip: Strip,
     nir: str,
@@ -139,7 +169,7 @@ def detect(
     k: float = 8.0,
     water_share: float = 0.75,
 ) -> tuple[Bits, Strengths]:
-    """Mask (uint8) and z (float32) of the strip's inner rows."""
+    """Mask (uint8) of the strip's inner rows, and the strength of their objects' pixels."""
     from modules.offshore_objects import kernels
 
     green, infrared = strip.bands["green"], strip.bands[nir]

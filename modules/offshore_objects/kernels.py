@@ -112,7 +112,8 @@ def cfar(
     y0: int,
     y1: int,
 ) -> tuple[Bits, Strengths]:
-    """Bits OBJECT and WATER, uint8, and z, float32 (0 where no object); rows y0 to y1.
+    """Bits OBJECT and WATER, uint8, of rows y0 to y1; and float32 (objects' pixels, 3), in
+    row-major order: z, and which parts of a whole ring are water and have data.
 
     Args:
         reaches: of the outer square and of the guard square, pixels.
@@ -127,7 +128,8 @@ def cfar(
     second = table_of(water, nir, 2, np.zeros((rows + 1, width + 1), np.uint64))
     whole = (2 * outer + 1) ** 2 - (2 * guard + 1) ** 2
     mask = np.zeros((y1 - y0, width), np.uint8)
-    strength = np.zeros((y1 - y0, width), np.float32)
+    z = np.zeros((y1 - y0, width), np.float32)
+    found = 0
     for i in range(y0, y1):
         for j in range(width):
             if not valid[i, j]:
@@ -143,8 +145,18 @@ def cfar(
             if nir[i, j] <= mean:
                 continue
             variance = ring_sum(second, i, j, outer, guard, rows, width) / n - mean * mean
-            z = (nir[i, j] - mean) / np.sqrt(max(0.0, variance) + ROUNDING_VARIANCE)
-            if z >= k:
+            above = (nir[i, j] - mean) / np.sqrt(max(0.0, variance) + ROUNDING_VARIANCE)
+            if above >= k:
                 mask[i - y0, j] |= OBJECT
-                strength[i - y0, j] = z
+                z[i - y0, j] = above
+                found += 1
+    strength = np.empty((found, 3), np.float32)
+    at = 0
+    for i in range(y0, y1):
+        for j in range(width):
+            if mask[i - y0, j] & OBJECT:
+                strength[at, 0] = z[i - y0, j]
+                strength[at, 1] = ring_sum(sea, i, j, outer, guard, rows, width) / whole
+                strength[at, 2] = ring_sum(data, i, j, outer, guard, rows, width) / whole
+                at += 1
     return mask, strength

@@ -23,7 +23,8 @@ class Everything:
     object_bits = 1
 
     def describe(self, pixels: ObjectPixels) -> Description | None:
-        return Description("thing", 1 / len(pixels.rows), {"top": int(pixels.strength.max())})
+        top = {"top": int(pixels.strength.max())}
+        return Description("thing", 1 / len(pixels.rows), top, ("small",))
 
 
 def found_in(mask: np.ndarray, transform: Affine = GRID):
@@ -58,6 +59,11 @@ def test_pixels_come_back_with_their_values():
     mask[5, 0] = 5
     pixels = list(object_pixels(mask, np.array([7, 8, 9], np.float32), 1))
     assert [p.strength.tolist() for p in pixels] == [[7, 8], [9]]
+    rows = np.array([[7, 1], [8, 2], [9, 3]], np.float32)
+    assert [p.strength.tolist() for p in object_pixels(mask, rows, 1)] == [
+        [[7, 1], [8, 2]],
+        [[9, 3]],
+    ]
     assert [p.mask.tolist() for p in pixels] == [[3, 1], [5]]
     assert pixels[1].rows.tolist() == [5]
     assert pixels[1].columns.tolist() == [0]
@@ -66,7 +72,7 @@ def test_pixels_come_back_with_their_values():
 def test_best_first_and_dropped_ones():
     mask = np.zeros((10, 10), np.uint8)
     mask[0, 0:4] = mask[5, 0:2] = mask[9, 9] = 1
-    assert [o.pixels for o in found_in(mask)] == [1, 2, 4]
+    assert [(o.pixels, o.flags) for o in found_in(mask)] == [(n, ("small",)) for n in (1, 2, 4)]
     assert found_in(np.zeros((4, 4), np.uint8)) == []
 
 

@@ -73,6 +73,41 @@ def test_the_project_s_own_catalogues_are_right() -> None:
         assert complete_params(module, {}).keys() == module.params_schema["properties"].keys()
 
 
+EXPECTED = """
+[false_alarms]
+per = "1,000 km² of water"
+measured_on = "12 synthetic scenes"
+all = { landsat-8 = 4.8, formosat-2 = 33.0 }
+good = { landsat-8 = 2, formosat-2 = 0 }
+"""
+
+
+def test_a_module_says_how_many_false_alarms_to_expect_and_what_that_was_measured_on(
+    tmp_path: Path,
+) -> None:
+    ships = load_offerings(PROJECT).modules[ModuleId("offshore-objects")]
+    assert "per 1,000 km² of water" in ships.false_alarms
+    assert "synthetic" in ships.false_alarms
+    assert load_offerings(project(tmp_path)).module(ModuleId("active-fire")).false_alarms == ""
+    said = load_offerings(project(tmp_path, MODULE + EXPECTED)).module(ModuleId("active-fire"))
+    assert said.false_alarms == (
+        "False alarms to expect per 1,000 km² of water: 4.8 with Landsat 8 (2 of a score of 0.5 or "
+        "more), 33 with FORMOSAT-2 (0 of a score of 0.5 or more). Measured on 12 synthetic scenes."
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("4.8", "-1"), ("4.8", '"few"'), ("4.8", "true"), (", formosat-2 = 0", ""),
+        ("all = ", "most = "), ("per = ", "of = "), ("measured_on = ", "on = "),
+    ],
+)  # fmt: skip
+def test_figures_that_are_none_are_refused(tmp_path: Path, old: str, new: str) -> None:
+    with pytest.raises(InvalidInput, match=r"module\.toml needs a"):
+        load_offerings(project(tmp_path, MODULE + EXPECTED.replace(old, new)))
+
+
 def test_a_small_project(tmp_path: Path) -> None:
     offerings = load_offerings(project(tmp_path))
     module = offerings.module(ModuleId("active-fire"))

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import given
+from hypothesis import strategies as st
 from rasterio.transform import Affine
 
 from modulekit.cli import main
 from modulekit.raster import Strip
 from modules.offshore_objects import kernels
-from modules.offshore_objects.detector import BINS, detect, otsu
+from modules.offshore_objects.detector import BINS, detect, flags, otsu, score
 from tests.fixtures.module_scenes import (
     LIVERPOOL,
     sea,
@@ -76,10 +78,12 @@ def test_the_turbines_and_the_ship_off_liverpool(tmp_path):
 
 
 def plain_cfar(nir, valid, water, reaches, k, share):
-    """The same by its definition: every pixel's ring, one by one."""
+    """The same by its definition: every pixel's ring, one by one; and of each object's pixel the
+    parts of a whole ring that are water and that have data."""
     outer, guard = reaches
     whole = (2 * outer + 1) ** 2 - (2 * guard + 1) ** 2
     mask = np.where(water, 2, 0).astype(np.uint8)
+    parts = []
     for i, j in np.argwhere(valid):
         ring = np.zeros(nir.shape, bool)
         ring[max(0, i - outer) : i + outer + 1, max(0, j - outer) : j + outer + 1] = True
@@ -89,7 +93,9 @@ def plain_cfar(nir, valid, water, reaches, k, share):
         if enough and around.size >= share * np.count_nonzero(ring & valid):
             z = (nir[i, j] - around.mean()) / np.sqrt(around.var() + 1 / 12)
             mask[i, j] |= z >= k
-    return mask
+            if z >= k:
+                parts.append([around.size / whole, np.count_nonzero(ring & valid) / whole])
+    return mask, np.array(parts, np.float32)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
@@ -104,15 +110,16 @@ def test_the_kernel_equals_the_definition(kind, reaches):
     green[:5, :7] = nir[:5, :7] = 0
     calibration = np.array([1.0, 0.0, 1.0, 0.0])
     valid, water = kernels.find_water(green, nir, calibration, 0.2)
-    expected = plain_cfar(nir, valid, water, reaches, 4.0, 0.6)
+    expected, parts = plain_cfar(nir, valid, water, reaches, 4.0, 0.6)
     assert np.count_nonzero(expected & 1) > 10
     got = []
     for y0 in range(0, 50, 10):
         top, bottom = max(0, y0 - reaches[0]), min(50, y0 + 10 + reaches[0])
         bands = {"green": green[top:bottom], "nir": nir[top:bottom]}
         strip = Strip(y0, y0 + 10, top, bands)
-        got.append(detect(strip, "nir", calibration, 0.2, reaches, k=4.0, water_share=0.6)[0])
-    assert np.array_equal(np.concatenate(got), expected)
+        got.append(detect(strip, "nir", calibration, 0.2, reaches, k=4.0, water_share=0.6))
+    assert np.array_equal(np.concatenate([mask for mask, _ in got]), expected)
+    assert np.array_equal(np.concatenate([strength[:, 1:] for _, strength in got]), parts)
 
 
 def test_on_calm_water_one_count_is_no_object():
@@ -125,7 +132,36 @@ def test_on_calm_water_one_count_is_no_object():
         mask, strength = kernels.cfar(nir, everywhere, everywhere, (6, 1), 4.0, 0.6, 0, 30)
         assert bool(mask[15, 15] & kernels.OBJECT) is found
         assert np.count_nonzero(mask & kernels.OBJECT) == found
-    assert strength[15, 15] == pytest.approx(2 * math.sqrt(12), rel=0.01)
+    assert strength.tolist() == [[pytest.approx(2 * math.sqrt(12), rel=0.01), 1, 1]]
+
+
+@given(
+    z=st.floats(2, 1e6),
+    k=st.floats(2, 1000),
+    water=st.floats(0, 1),
+    less=st.floats(0, 1),
+)
+def test_a_score_falls_with_what_is_no_water_around(z, k, water, less):
+    assert 0 <= score(z, k, water) <= 1
+    assert score(z, k, 1) == z / (z + k)
+    assert score(z, k, water * less) <= score(z, k, water)
+    # What lies half outside the scene never comes before what stands in the open at the threshold.
+    assert score(z, k, min(water, 0.5)) <= score(k, k, 1)
+
+
+@pytest.mark.parametrize(
+    ("water", "inside", "said"),
+    [
+        (1, 1, ()),
+        (0.92, 1, ()),
+        (0.8, 1, ("near-land-or-cloud",)),
+        (0.5, 0.5, ("scene-edge",)),
+        (0.5, 0.7, ("scene-edge", "near-land-or-cloud")),
+        (0.91, 0.91, ()),
+    ],
+)
+def test_flags_say_what_of_the_ring_is_no_water(water, inside, said):
+    assert flags(water, inside) == said
 
 
 def test_otsu_splits_two_classes():
@@ -193,6 +229,25 @@ def test_level_1_scene_and_its_sizes(tmp_path):
     for event in objects_of(events):
         z = event["properties"]["z"]
         assert event["score"] == pytest.approx(z / (z + 8), abs=1e-3)
+
+
+def test_what_the_edge_or_land_is_beside_comes_last_and_is_flagged(tmp_path):
+    """The same spot three times: in the open, at the scene's edge, and a ring from the shore."""
+    bands = {name: band[:, :120].copy() for name, band in sea(spots=False).items()}
+    for name, row, column in (
+        (name, *at) for name in bands for at in ((70, 40), (159, 60), (20, 92))
+    ):
+        bands[name][row, column] = bands["nir08"][0, 119]
+    code, events = small(tmp_path, {}, bands)
+    assert code == 0
+    found = objects_of(events)
+    assert [e["flags"] for e in found] == [[], ["near-land-or-cloud"], ["scene-edge"]]
+    open_sea, shore, edge = (
+        e["score"] / (e["properties"]["z"] / (e["properties"]["z"] + 8)) for e in found
+    )
+    assert open_sea == pytest.approx(1, abs=1e-3)
+    assert shore == pytest.approx(475 / 600, abs=1e-3)
+    assert edge == pytest.approx(310 / 600, abs=1e-3)
 
 
 def test_a_higher_threshold_finds_less(tmp_path):

@@ -195,7 +195,7 @@ def test_modulekit_writes_what_the_schema_takes(tmp_path: Path) -> None:
     ring = [[179.9, 0.0], [180.0, 0.0], [180.0, 0.1], [179.9, 0.0]]
     back = [[-180.0, 0.0], [-179.8, 0.0], [-180.0, 0.1], [-180.0, 0.0]]
     outline = {"type": "MultiPolygon", "coordinates": [[ring], [back]]}
-    found = FoundObject("fire", 0.5, {"peak": 0.4}, 12, (0, 0, 3, 4), outline)
+    found = FoundObject("fire", 0.5, {"peak": 0.4}, (), 12, (0, 0, 3, 4), outline)
     detection = module_results.Detection(1, found, outline, 10800.0, ("cloud",))
     status.run_started("active-fire", "1.0.0", [SCENE])
     status.scene_started(SCENE)
