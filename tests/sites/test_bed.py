@@ -199,7 +199,11 @@ def test_a_node_that_dies_fails_its_job_and_comes_back_idle(bed):
         with pytest.raises(BedError, match="is off"):
             node.run(["true"])
         until(lambda: job_state(bed, job) == "NODE_FAIL", "the loss is seen")
-        until(lambda: state_of(bed, node.name).startswith("down"), "the node is down")
+        until(
+            lambda: state_of(bed, node.name).startswith("down"),
+            "the node is down",
+            lambda: bed.host(LOGIN).run(["scontrol", "show", "node", node.name]).stdout,
+        )
         assert state_of(bed, NODES[1]) == "idle"
     finally:
         node.start()

@@ -90,11 +90,12 @@ def running(host) -> list[tuple[str, ...]]:
     return [process.argv for process in host.processes()]
 
 
-def until(true, what):
-    """Wait until it is so, however busy the computer is: the bound only ends a wait in vain."""
+def until(true, what, instead=lambda: ""):
+    """Wait until it is so, however busy the computer is: the bound only ends a wait in vain.
+    `instead` says then what is so."""
     end = time.monotonic() + 600
     while not (value := true()):
-        assert time.monotonic() < end, what
+        assert time.monotonic() < end, f"{what}: {instead()}"
         time.sleep(0.2)
     return value
 
