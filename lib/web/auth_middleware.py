@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from lib.auth import CLIENT_HEADER, COOKIE, LOGIN_HEADER
 from lib.auth.authorization import Act
@@ -29,6 +29,7 @@ from lib.http.client_address import client_of
 from lib.http.html_pages import PLAIN_POLICY
 from lib.http.security_headers import portal_headers
 from lib.web import change_feed
+from lib.web.api.answers import error_answer
 from lib.web.websocket_sessions import WebSocketSessions
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class AuthMiddleware:
         try:
             refusal = await self._refuse(scope)
         except SceneBridgeError as exc:  # the store cannot say who this is
-            refusal = _plain(503, exc.message)
+            refusal = _told(scope, 503, exc.message)
         if refusal is not None and scope["type"] == "websocket":
             await _refuse_websocket(refusal, receive, send)
         elif refusal is not None:
@@ -114,7 +115,7 @@ class AuthMiddleware:
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         if len(hosts) != 1 or hosts[0].lower() not in self._hosts:
-            return _plain(421, "This address is not the portal's.")
+            return _told(scope, 421, "This address is not the portal's.")
         path: str = scope["path"]
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and scope["type"] == "http" and path not in OPEN_PATHS:
@@ -123,11 +124,11 @@ class AuthMiddleware:
             return RedirectResponse(self._origin + _onward(scope), 307)
         if not self._origin_allowed(scope, headers):
             await self._log(scope, "another site's page")
-            return _plain(403, "A page of another site may not do this.")
+            return _told(scope, 403, "A page of another site may not do this.")
         if path.startswith(CLOSED_PATHS):
-            return _plain(404, "There is nothing here.")
+            return _told(scope, 404, "There is nothing here.")
         if _too_large(headers):
-            return _plain(413, "The request is too large.")
+            return _told(scope, 413, "The request is too large.")
         if path in OPEN_PATHS or _WAY_IN.fullmatch(path):
             return None
         return await self._browser(scope, headers)
@@ -139,7 +140,7 @@ class AuthMiddleware:
             user = await run_in_threadpool(self._auth.tokens.user_of, token, client)
             if user is not None:
                 if _too_large(headers):
-                    return _plain(413, "The request is too large.")
+                    return _told(scope, 413, "The request is too large.")
                 return await self._enter(scope, user)
         await self._log(scope, "a token that does not count")
         return _no_token()
@@ -163,7 +164,7 @@ class AuthMiddleware:
         try:
             scope["state"]["user"] = await run_in_threadpool(self._access.require, user, Act.ENTER)
         except Refused as exc:
-            return _plain(403, exc.message)
+            return _told(scope, 403, exc.message)
         return None
 
     def _origin_allowed(self, scope: Scope, headers: Headers) -> bool:
@@ -181,7 +182,7 @@ class AuthMiddleware:
             never_keep = {"Cache-Control": "no-store", "Content-Security-Policy": PLAIN_POLICY}
             response = HTMLResponse(self._sign_in_page(_onward(scope)), 401, never_keep)
         else:
-            response = _plain(401, "You are not signed in.")
+            response = _told(scope, 401, "You are not signed in.")
         if COOKIE in headers.get("cookie", ""):  # it counts no more
             response.delete_cookie(COOKIE, secure=True, httponly=True, samesite="lax")
         return response
@@ -244,11 +245,22 @@ def _is_act(scope: Scope, headers: Headers) -> bool:
 
 
 def _no_token() -> Response:
-    error = {"code": "not-signed-in", "message": "Send a token that counts; see docs/api.md."}
-    return JSONResponse({"error": error}, 401, {"WWW-Authenticate": "Bearer"})
+    return error_answer(
+        401,
+        "not-signed-in",
+        "Send a token that counts; see docs/api.md.",
+        {"WWW-Authenticate": "Bearer"},
+    )
 
 
-def _plain(status: int, text: str) -> Response:
+#: The `code` of a refusal below /api, by its status.
+_CODES = {403: "refused", 404: "not-found", 503: "unavailable"}
+
+
+def _told(scope: Scope, status: int, text: str) -> Response:
+    """A refusal: as every error of the API below /api, else as plain text."""
+    if scope["path"].startswith("/api/"):
+        return error_answer(status, _CODES.get(status, "invalid"), text)
     return Response(text + "\n", status, media_type="text/plain")
 
 

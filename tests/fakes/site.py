@@ -73,6 +73,7 @@ class Site:
         self.reached: list[Any] = []
         inner = Starlette(
             routes=[
+                Route("/api/elsewhere", self._answer, methods=["GET", "POST", "DELETE"]),
                 *api.routes(),
                 Route("/signin", self._answer),
                 WebSocketRoute("/_stcore/stream", self._stream),

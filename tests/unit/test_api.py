@@ -95,7 +95,8 @@ QUERIES = [
     ("q=%25", 0),
     ("limit=1", 1),
     ('polygon={"type":"Polygon","coordinates":[[[-58,-19],[-57,-19],[-57,-18],[-58,-19]]]}', 2),
-    ("bbox=&polygon=&start=&cloud=", 2),
+    ("bbox=&polygon=&start=&cloud=&limit=&q=", 2),
+    ("q=" + "x" * 200, 0),
 ]
 
 
@@ -130,6 +131,12 @@ BAD_QUERIES = [
     ("limit=-1", "limit is a whole number"),
     ("limit=٣", "limit is a whole number"),
     ("limit=" + "9" * 6000, "limit is a whole number"),
+    ("limit=" + "0" * 8 + "99999", "limit is a whole number"),
+    ("limit=" + "0" * 6000 + "1", "limit is a whole number"),
+    ("limit=5&limit=", "limit may be given once only"),
+    ("bbox=x&bbox=", "bbox may be given once only"),
+    ("start=&start=2019-08-25", "start may be given once only"),
+    ("q=" + "x" * 201, "q has at most 200 characters"),
 ]
 
 
@@ -334,6 +341,12 @@ BAD_LAUNCHES: list[tuple[Any, int, str]] = [
     (7, 422, "wrong type"),
     (None, 422, "wrong type"),
 ]
+
+
+async def test_a_whole_number_of_json_schema_is_one(api: httpx.AsyncClient) -> None:
+    answer = await api.post("/api/runs", json=resources(walltime_s=60.0))
+    assert answer.status_code == 201, answer.text
+    assert answer.json()["resources"]["walltime_s"] == 60
 
 
 @pytest.mark.parametrize("path", ["/api/sessions", "/api/runs"])

@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 from starlette.routing import Route
 
 from lib.web.api import audit, offerings, runs, scenes, service, sessions
-from lib.web.api.answers import guarded
+from lib.web.api.answers import error_answer, guarded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
 
 
 def routes() -> list[Route]:
-    """All routes of the API, for the portal's own origin."""
+    """All routes of the API, for the portal's own origin; the last takes what no other does."""
     table: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
         ("GET", "/healthz", service.healthz),
         ("GET", "/api/openapi.yaml", service.openapi),
@@ -46,4 +47,24 @@ def routes() -> list[Route]:
         ("GET", "/api/runs/{run}/scenes/{scene}/overview.webp", runs.overview),
         ("GET", "/api/audit.jsonl", audit.audit),
     ]
-    return [Route(path, guarded(handler), methods=[method]) for method, path, handler in table]
+    known = [Route(path, guarded(handler), methods=[method]) for method, path, handler in table]
+    return [*known, Route("/api/{rest:path}", NoRoute(known))]
+
+
+class NoRoute:
+    """For what is below /api and no route: 405 with what the address takes, or 404. A program
+    that mistyped an address would get the page behind it otherwise."""
+
+    def __init__(self, known: list[Route]) -> None:
+        self._known = known
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        of_path = [route for route in self._known if route.path_regex.match(path)]
+        methods = sorted({method for route in of_path for method in route.methods or ()})
+        if methods:
+            why = f"This address takes {' and '.join(methods)} only."
+            answer = error_answer(405, "invalid", why, {"Allow": ", ".join(methods)})
+        else:
+            answer = error_answer(404, "not-found", "There is no such address; see docs/api.md.")
+        await answer(scope, receive, send)

@@ -51,7 +51,14 @@ def error_response(error: SceneBridgeError) -> JSONResponse:
     """The one table from errors to HTTP statuses."""
     status = next((code for kind, code in _STATUS if isinstance(error, kind)), 500)
     headers = {"Retry-After": "5"} if error.transient else None
-    return JSONResponse({"error": {"code": error.code, "message": error.message}}, status, headers)
+    return error_answer(status, error.code, error.message, headers)
+
+
+def error_answer(
+    status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """How every error below /api looks."""
+    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
 
 
 def guarded(handler: Endpoint) -> Endpoint:

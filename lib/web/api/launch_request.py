@@ -56,6 +56,8 @@ async def launch_request(request: Request) -> LaunchRequest:
 
 
 def _whole(value: JsonValue) -> int:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # 60.0 is an integer of JSON Schema
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"a whole number is expected, not {value!r:.60}")
     return value

@@ -15,33 +15,32 @@ if TYPE_CHECKING:
 
 _LAST_MOMENT = timedelta(days=1) - timedelta(microseconds=1)
 _DAY_S = 86_400.0
+_LONGEST_TEXT = 200
 
 
 def scene_query(request: Request, *, default_limit: int) -> SceneQuery:
     """A search for scenes; the last day is included whole. Raises InvalidInput."""
-    given = request.query_params
-    end = _date(given.get("end"), "end")
+    end = _date(request, "end")
     return SceneQuery(
-        area=_bbox(given.get("bbox")),
-        polygon=_polygon(given.get("polygon")),
-        start=_date(given.get("start"), "start"),
+        area=_bbox(_one(request, "bbox")),
+        polygon=_polygon(_one(request, "polygon")),
+        start=_date(request, "start"),
         end=end + _LAST_MOMENT if end else None,
-        max_cloud=_percent(given.get("cloud")),
-        platforms=tuple(given.getlist("platform")),
-        text=given.get("q", "")[:200],
+        max_cloud=_percent(_one(request, "cloud")),
+        platforms=tuple(request.query_params.getlist("platform")),
+        text=_text(request, "q"),
         limit=whole(request, "limit", default_limit, 1, 20_000),
     )
 
 
 def audit_query(request: Request) -> AuditQuery:
     """What to look for in the audit log; the last day is included whole. Raises InvalidInput."""
-    given = request.query_params
-    since, until = _date(given.get("since"), "since"), _date(given.get("until"), "until")
+    since, until = _date(request, "since"), _date(request, "until")
     return AuditQuery(
-        text=given.get("text", "")[:200],
-        user=given.get("user", "")[:200],
-        action=given.get("action", "")[:200],
-        refused=_yes(given.get("refused", ""), "refused"),
+        text=_text(request, "text"),
+        user=_text(request, "user"),
+        action=_text(request, "action"),
+        refused=_yes(request, "refused"),
         since=since.timestamp() if since else None,
         until=until.timestamp() + _DAY_S if until else None,
     )
@@ -52,13 +51,29 @@ def no_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _yes(text: str, name: str) -> bool:
+def _one(request: Request, name: str) -> str:
+    """What is given by that name; "" where nothing is. Raises InvalidInput where it comes twice."""
+    given = request.query_params.getlist(name)
+    if len(given) > 1:
+        raise InvalidInput(f"{name} may be given once only.")
+    return given[0] if given else ""
+
+
+def _text(request: Request, name: str) -> str:
+    text = _one(request, name)
+    if len(text) > _LONGEST_TEXT:
+        raise InvalidInput(f"{name} has at most {_LONGEST_TEXT} characters.")
+    return text
+
+
+def _yes(request: Request, name: str) -> bool:
+    text = _one(request, name)
     if text not in ("", "0", "1"):
         raise InvalidInput(f"{name} is 1 or 0.")
     return text == "1"
 
 
-def _bbox(text: str | None) -> tuple[float, float, float, float] | None:
+def _bbox(text: str) -> tuple[float, float, float, float] | None:
     if not text:
         return None
     try:
@@ -70,7 +85,7 @@ def _bbox(text: str | None) -> tuple[float, float, float, float] | None:
     return west, south, east, north
 
 
-def _polygon(text: str | None) -> JsonObject | None:
+def _polygon(text: str) -> JsonObject | None:
     if not text:
         return None
     try:
@@ -83,7 +98,8 @@ def _polygon(text: str | None) -> JsonObject | None:
     return {"type": "Polygon", "coordinates": coordinates}
 
 
-def _date(text: str | None, name: str) -> datetime | None:
+def _date(request: Request, name: str) -> datetime | None:
+    text = _one(request, name)
     if not text:
         return None
     try:
@@ -92,7 +108,7 @@ def _date(text: str | None, name: str) -> datetime | None:
         raise InvalidInput(f"{name} is a date like 2019-08-25.") from exc
 
 
-def _percent(text: str | None) -> float | None:
+def _percent(text: str) -> float | None:
     if not text:
         return None
     try:
@@ -105,10 +121,11 @@ def _percent(text: str | None) -> float | None:
 
 
 def whole(request: Request, name: str, default: int, low: int, high: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
+    text = _one(request, name)
+    if not text:
         return default
-    if not text.isascii() or not text.isdigit() or not low <= int(text[:9]) <= high:
+    known = text.isascii() and text.isdigit() and len(text) <= 9
+    if not known or not low <= int(text) <= high:
         raise InvalidInput(f"{name} is a whole number from {low} to {high}.")
     return int(text)
 
