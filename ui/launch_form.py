@@ -23,6 +23,7 @@ from lib.model import (
     Reachability,
     Resources,
     Scene,
+    SceneId,
     TunnelState,
     User,
 )
@@ -65,7 +66,7 @@ def show(portal: Portal, user: User, scenes: Sequence[Scene]) -> None:
         problems.append(f"{module.title} does not fit the chosen scenes.")
     if resources is None:
         problems.append(f"{module.title} cannot be started on {cluster.title} now.")
-    _buttons(portal, user, request, problems)
+    _buttons(portal, user, request, problems, f"{module.title} on {cluster.title}")
 
 
 # --- what -----------------------------------------------------------------------------
@@ -335,7 +336,9 @@ def preset_text(preset: Preset) -> str:
 # --- the buttons ---------------------------------------------------------------------
 
 
-def _buttons(portal: Portal, user: User, request: LaunchRequest, problems: Sequence[str]) -> None:
+def _buttons(
+    portal: Portal, user: User, request: LaunchRequest, problems: Sequence[str], what: str
+) -> None:
     stand = list(problems)
     try:
         if request.scenes and not stand:
@@ -347,27 +350,36 @@ def _buttons(portal: Portal, user: User, request: LaunchRequest, problems: Seque
     with st.container():
         for text in stand:
             layout.notice(text, "bad")
-        if not request.scenes:
-            st.caption("Choose at least one scene first.")
     ready = bool(request.scenes) and not stand
-    with st.container(horizontal=True):
-        note = st.button(
-            "Open notebook",
-            type="primary",
-            icon=":material/edit_note:",
-            disabled=not ready,
-            help="A JupyterLab on the cluster that holds the scenes; the module runs beside it.",
-        )
-        scenes = count(len(request.scenes), "scene") if request.scenes else "scenes"
-        run = st.button(
-            f"Run on {scenes}",
-            icon=":material/play_arrow:",
-            disabled=not ready,
-            key="run",
-            help="Only the module runs; the detections appear in Results.",
-        )
+    with st.container(key="launch"):  # stays on the screen: ui/style.css
+        st.html(_launch_line(what, request.scenes, stand))
+        with st.container(horizontal=True):
+            note = st.button(
+                "Open notebook",
+                type="primary",
+                icon=":material/edit_note:",
+                disabled=not ready,
+                help="A JupyterLab on the cluster that holds the scenes; "
+                "the module runs beside it.",
+            )
+            scenes = count(len(request.scenes), "scene") if request.scenes else "scenes"
+            run = st.button(
+                f"Run on {scenes}",
+                icon=":material/play_arrow:",
+                disabled=not ready,
+                key="run",
+                help="Only the module runs; the detections appear in Results.",
+            )
     if note or run:
         _start(portal, user, request, notebook=note)
+
+
+def _launch_line(what: str, scenes: Sequence[SceneId], stand: Sequence[str]) -> str:
+    """What stands beside the buttons, which may be all that is seen of the form."""
+    if not scenes:
+        return '<p class="sb-launch">Choose at least one scene first.</p>'
+    said = "Cannot be started: the form says why." if stand else f"{what}."
+    return f'<p class="sb-launch chosen">{esc(said)}</p>'
 
 
 def _start(portal: Portal, user: User, request: LaunchRequest, *, notebook: bool) -> None:

@@ -158,6 +158,12 @@ def test_a_copied_link_restores_the_choice_and_the_view(visit):
     assert image.evaluate("i => i.decode().then(() => i.naturalWidth)") > 0
     tiles = frame.locator(".leaflet-imagery-pane img.leaflet-tile-loaded")
     tiles.first.wait_for(state="attached")
+    # What starts the work is on the first screen, also where the form lies below map and table.
+    for width, height in ((1280, 800), (390, 844)):
+        page.set_viewport_size({"width": width, "height": height})
+        page.locator("[data-testid=stMain]").evaluate("main => main.scrollTo(0, 0)")
+        for name in ("Open notebook", "Run on 2 scenes"):
+            expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
 
 
 def test_hostile_titles_stay_text(visit):

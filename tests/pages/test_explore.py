@@ -65,6 +65,15 @@ def test_what_comes_and_goes_on_the_page_moves_no_button(open_page, site):
         assert place(open_page(**asked_for), "Open notebook") == where, asked_for
 
 
+def test_beside_the_buttons_stands_what_they_start_or_that_they_cannot(open_page):
+    for asked_for, said in (
+        ({}, "Choose at least one scene first."),
+        ({"scene": ["LC08_A"]}, "Active fire on This computer."),
+        ({"scene": ["FS2_A"], "module": "active-fire"}, "Cannot be started: the form says why."),
+    ):
+        assert said in all_html(open_page(**asked_for))
+
+
 def test_an_empty_page_says_what_to_do(open_page):
     app = open_page()
     text = all_html(app)
