@@ -21,6 +21,8 @@ from ui import (
 from ui.result_filter import ResultFilter
 from ui.text import md
 
+_PICKED = "results-run"
+
 
 def choose_run(portal: Portal, user: User) -> Run | None:
     """The run of the address, the newest where it names none; None where there is nothing to show.
@@ -42,32 +44,60 @@ def choose_run(portal: Portal, user: User) -> Run | None:
             layout.page(layout.EXPLORE), label="Go to Explore", icon=":material/travel_explore:"
         )
         return None
-    names = list(runs)
-    modules = {str(m.id): m for m in portal.modules(user)}
     state = layout.page_state()
     if state.get("run") != wish:
         state["run"] = wish
-        st.session_state["results-run"] = None if unknown else wish or names[0]
-    if st.session_state.get("results-run") not in runs and not unknown:
-        st.session_state["results-run"] = names[0]
+        state[_PICKED] = None if unknown else wish or next(iter(runs))
+    if state.get(_PICKED) not in runs and not unknown:
+        state[_PICKED] = next(iter(runs))
+    run = runs.get(str(state[_PICKED]))
+    run_list(portal, user, run)
+    return run
 
-    def pick() -> None:
-        name = st.session_state["results-run"]
-        state["run"] = name or ""
-        st.query_params.from_dict({"run": name} if name else {})
 
-    picked = st.selectbox(
-        "Run",
-        names,
-        format_func=lambda name: results_summary.run_title(
-            runs[name], modules.get(str(runs[name].module))
-        ),
-        key="results-run",
-        on_change=pick,
-        placeholder="Choose one of your runs",
-        label_visibility="collapsed",
-    )
-    return runs[picked] if picked else None
+@st.fragment
+def run_list(portal: Portal, user: User, shown: Run | None) -> None:
+    """All runs to pick from, as they are now.
+
+    The page is drawn again when another is picked, or the one that is shown has ended, goes on
+    after all, or was deleted.
+    """
+    with live.following(portal, user, "work", tells_times=False, part="list"):
+        try:
+            runs = {str(r.id): r for r in portal.runs(user)}
+            modules = {str(m.id): m for m in portal.modules(user)}
+        except SceneBridgeError as exc:
+            layout.show_error(exc)
+            return
+        if shown is not None and str(shown.id) not in runs:
+            st.rerun()  # it was deleted
+        titles = results_summary.run_titles(runs.values(), modules)
+        # The browser tells what is picked by its title (Streamlit 1.67): with other titles it
+        # is another widget, or an old title would pick the first of the list.
+        key = f"{_PICKED}-{hash(tuple(titles.items()))}"
+        st.session_state[key] = layout.page_state()[_PICKED]
+        st.selectbox(
+            "Run",
+            list(titles),
+            format_func=titles.__getitem__,
+            key=key,
+            on_change=_pick,
+            args=(key,),
+            placeholder="Choose one of your runs",
+            label_visibility="collapsed",
+        )
+    if _which(runs.get(str(layout.page_state()[_PICKED]))) != _which(shown):
+        st.rerun()
+
+
+def _pick(key: str) -> None:
+    state = layout.page_state()
+    state["run"] = state[_PICKED] = st.session_state[key]
+    st.query_params.from_dict({"run": state["run"]})
+
+
+def _which(run: Run | None) -> tuple[str, bool] | None:
+    return None if run is None else (str(run.id), run.state.over)
 
 
 def scenes_of(portal: Portal, user: User, run: Run) -> tuple[Scene, ...]:

@@ -38,6 +38,7 @@ _PAGE = "page"
 #: No emoji and no Material icon: for those the browser would ask a foreign host for a favicon.
 _ICON = str(_HERE / "icon.svg")
 _watch = components.load("sign_in_watch")
+_frame = components.load("frame")
 
 
 def set_up_page() -> None:
@@ -46,6 +47,7 @@ def set_up_page() -> None:
     st.set_page_config(page_title="SceneBridge", page_icon=_ICON, layout="wide")
     st.html(f"<style>{_style()}</style>")
     st.logo(_ICON, size="medium")
+    _frame(key="frame")
 
 
 def navigation_pages(user: User | None = None) -> list[StreamlitPage]:

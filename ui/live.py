@@ -28,16 +28,22 @@ class Following:
 
     Args:
         tells_times: it says how long ago or until when something is, in words that grow old.
+        again_s: it has more to show after so long; 0: no more until something changes.
     """
 
     tells_times: bool
+    again_s: float = 0.0
 
 
 @contextmanager
 def following(
-    portal: Portal, user: User, topic: str, *, tells_times: bool = True
+    portal: Portal, user: User, topic: str, *, tells_times: bool = True, part: str = ""
 ) -> Iterator[Following]:
-    """Around what a fragment draws of one topic."""
+    """Around what a fragment draws of one topic.
+
+    Args:
+        part: tells fragments of one page apart that follow the same topic.
+    """
     it = Following(tells_times)
     try:
         seen = portal.changes.stamp(user, topic)  # before what is drawn is read
@@ -47,10 +53,11 @@ def following(
     data = {
         "topic": topic,
         "seen": seen,
-        "again": AGAIN_S if it.tells_times else 0,
+        "again": it.again_s or (AGAIN_S if it.tells_times else 0),
         "drawn": now().timestamp(),
     }
-    _live(key=f"live-{topic.replace(':', '-')}", data=data, on_changed_change=_drawn)
+    key = f"live-{topic.replace(':', '-')}{part and f'-{part}'}"
+    _live(key=key, data=data, on_changed_change=_drawn)
 
 
 def _drawn() -> None:

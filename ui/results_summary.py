@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from lib.model import Module, Run, RunScene, RunState, SceneState
 from ui import run_params, work_status
@@ -29,15 +30,25 @@ _KNOWN = ("pixels", "valid_fraction", "algorithm")
 
 
 def run_title(run: Run, module: Module | None) -> str:
-    """How a run is listed: what, with which parameters, when, how far."""
+    """How a run is listed: what, with which parameters, when, how far.
+
+    It counts once the run is over: a list whose titles change closes while one picks from it.
+    """
     parts = (
         run.title or str(run.module),
         run_params.chosen_text(module, run.params),
         to_minute(run.created_at),
         _RUN_STATES[run.state],
-        count(run.objects, "object"),
+        count(run.objects, "object") if run.state.over else "",
     )
     return ", ".join(part for part in parts if part)
+
+
+def run_titles(runs: Iterable[Run], modules: Mapping[str, Module]) -> dict[str, str]:
+    """The title of each by its id, no two the same: where they would be, the id's end is in it."""
+    titles = {str(run.id): run_title(run, modules.get(str(run.module))) for run in runs}
+    said = Counter(titles.values())
+    return {name: f"{t} ({name[-6:]})" if said[t] > 1 else t for name, t in titles.items()}
 
 
 def parameters_text(run: Run, module: Module | None) -> str:

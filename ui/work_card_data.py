@@ -90,7 +90,8 @@ class CardData:
         again: what starts the same run once more.
         explore: the query of Explore with all that it was started with; once it is over.
         stop: what ending it is called; empty when it cannot be ended any more.
-        logs, log: which logs there are, and the one to show first.
+        logs: which logs there are.
+        logs_first: the same, in the order in which one looks for something that was said.
     """
 
     work: SessionId | RunId
@@ -110,7 +111,7 @@ class CardData:
     explore: Mapping[str, Sequence[str]] | None
     stop: Literal["", "cancel", "notebook", "run"]
     logs: tuple[str, ...]
-    log: str
+    logs_first: tuple[str, ...]
 
 
 def matches(context: CardContext, work: Work, text: str) -> bool:
@@ -155,7 +156,7 @@ def card_data(context: CardContext, work: Work, time: datetime) -> CardData:
         explore=run_params.explore_query(work, run, module) if over else None,
         stop=_stop(work),
         logs=("job", "module") if isinstance(work, Run) else ("job", "module", "notebook"),
-        log="module" if isinstance(work, Run) else "job",
+        logs_first=("module", "job") if isinstance(work, Run) else ("notebook", "module", "job"),
     )
 
 

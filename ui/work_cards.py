@@ -10,16 +10,15 @@ import streamlit as st
 from lib.errors import SceneBridgeError
 from lib.model import LaunchRequest, RunId, SessionId, User
 from lib.portal.facade import Portal
-from ui import clocks, confirm, layout, logs, work_status
+from ui import clocks, confirm, layout, live, logs, work_status
 from ui.text import esc, md
 from ui.work_card_data import CardData
 from ui.work_status import Work
 
 LOG_KINDS = {"job": "Job", "module": "Module", "notebook": "Notebook"}
-#: An open log is looked at so often.
-LOG_EVERY_S = 1.0
 _PROBLEM = "work-problem"
 _DESCRIBED = "work-described"
+_LOG_CHOSEN = "work-log-chosen"
 DELETE = "delete-work"
 _WARNINGS = {
     "notebook": "Running kernels end and what they hold in memory is lost. "
@@ -227,31 +226,60 @@ def _do_stop(portal: Portal, user: User, work: SessionId | RunId) -> None:
 def _toggle_log(work: str) -> None:
     was = st.session_state.get("log-open")
     st.session_state["log-open"] = None if was == work else work
+    layout.page_state().pop(_LOG_CHOSEN, None)
     for kind in LOG_KINDS:
         logs.forget(f"{work}-{kind}")
 
 
-@st.fragment(run_every=LOG_EVERY_S)
+def _choose_log(work: str) -> None:
+    layout.page_state()[_LOG_CHOSEN] = work
+
+
+@st.fragment
 def _log(portal: Portal, user: User, card: CardData) -> None:
-    kind = st.segmented_control(
+    """The open log; looked at again while its job lives, and when that has changed."""
+    part = f"log-{card.work}"
+    with live.following(portal, user, "work", tells_times=False, part=part) as follow:
+        follow.again_s = _show_log(portal, user, card)
+
+
+def _show_log(portal: Portal, user: User, card: CardData) -> float:
+    """Draw it; there may be more of it after so many seconds, 0: this is all."""
+    work, widget = card.work, f"logkind-{card.work}"
+
+    def read(kind: str) -> logs.Shown:
+        ask = partial(portal.log, user, work, kind)
+        return logs.read(f"{work}-{kind}", ask, live=not card.over)
+
+    looked_at: dict[str, logs.Shown] = {}
+    if layout.page_state().get(_LOG_CHOSEN) != work:
+        looked_at = {kind: read(kind) for kind in card.logs_first}
+        kind = logs.first_that_says_something(looked_at) or card.logs_first[0]
+        st.session_state[widget] = kind
+        if looked_at[kind].says_something:
+            _choose_log(work)  # nothing moves under a reader's eyes
+    picked = st.segmented_control(
         "Which log",
         card.logs,
-        default=card.log,
         format_func=LOG_KINDS.__getitem__,
-        key=f"logkind-{card.work}",
+        key=widget,
         required=True,
+        on_change=_choose_log,
+        args=(work,),
     )
-    work, name = card.work, str(kind or card.log)
-    shown = logs.read(f"{work}-{name}", lambda: portal.log(user, work, name), live=not card.over)
+    name = picked or card.logs_first[0]
+    shown = looked_at.get(name) or read(name)
     if shown.error is not None:
         layout.show_error(shown.error)
     if shown.log is None:
         if shown.error is None:
             st.caption("Asking the cluster for the log …")
-        return
-    if shown.log.truncated:
-        st.caption("Only the end of the log is shown.")
-    st.html(_log_html(shown.log.text, md(LOG_KINDS[name])))
+    else:
+        if shown.log.truncated:
+            st.caption("Only the end of the log is shown.")
+        st.html(_log_html(shown.log.text, LOG_KINDS[name]))
+    every = [log.again_s for log in (looked_at or {name: shown}).values()]
+    return min((s for s in every if s), default=0.0)
 
 
 def _log_html(text: str, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -91,9 +92,11 @@ def test_the_map_and_the_table_choose_the_same(visit):
     page.get_by_text("2 scenes chosen").wait_for()
 
 
-def test_a_filter_and_what_is_drawn_narrow_the_search(visit):
-    page = visit()
+def test_a_filter_and_what_is_drawn_narrow_the_search(visit, served):
+    page = visit("/healthz")
+    page.goto(served.origin)
     frame = with_footprints(page, 6)
+    page.wait_for_function("window[Symbol.for('scenebridge-frame')]")
     look(frame, 120.5, 23, 6)
     frame.evaluate("window.__same = true")
     # A filter changes the footprints but not the view.
@@ -116,6 +119,8 @@ def test_a_filter_and_what_is_drawn_narrow_the_search(visit):
     with_footprints(page, 3)
     page.wait_for_url("**bbox=**")
     page.get_by_text("3 scenes match").wait_for()
+    page.go_back()  # whatever was chosen, one step leaves the page
+    expect(page).to_have_url(f"{served.origin}/healthz")
 
 
 def test_a_polygon_drawn_on_the_map_refines_the_area(visit):
@@ -238,3 +243,8 @@ def test_new_chips_arrive_while_it_runs_and_kept_ones_stay(visit, served):
     assert first.get_attribute("data-seen") == "yes"
     served.site.store.work.update_run(run.id, RunChange(state=RunState.DONE))
     page.get_by_text("Done", exact=True).wait_for()
+    # The list goes on following, though the run that is shown is over.
+    picked = page.get_by_role("combobox", name="Run")
+    expect(picked).to_have_value(re.compile(r", done, "))
+    served.site.portal.describe(OWNER, run.id, "Renamed elsewhere", "")
+    expect(picked).to_have_value(re.compile(r"^Renamed elsewhere, "))

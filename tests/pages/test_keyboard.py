@@ -9,8 +9,8 @@ from playwright.sync_api import expect
 
 from lib.auth import OWNER
 from lib.model import RunState
-from tests.pages.browser_fixtures import Served, wait_until_drawn
-from tests.pages.keyboard import DEEP, focused, tab_to
+from tests.pages.browser_fixtures import Served, axe_violations, wait_until_drawn
+from tests.pages.keyboard import DEEP, focused, reached, tab_to
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -102,6 +102,30 @@ def test_the_audit_log_is_searched(visit: Any, served: Served):
     expect(page.locator(".data-table tbody tr")).to_contain_text("needle-thing")
     link = page.get_by_role("link", name="Download as JSON lines")
     assert link.get_attribute("href") == "/api/audit.jsonl?text=needle-act"
+
+
+def test_the_menu_of_a_narrow_window(visit: Any, served: Served):
+    page = visit("/work", width=390)
+    wait_until_drawn(page)
+    page.get_by_role("button", name="Menu").wait_for()
+    closed = reached(page)
+    assert "Menu" in closed
+    assert "Results" not in closed, "Tab goes where nothing is to be seen"
+    tab_to(page, "Menu")
+    page.keyboard.press("Enter")
+    close = page.get_by_role("button", name="Close menu")
+    expect(close).to_be_focused()
+    assert axe_violations(page) == []
+    close.click(trial=True)  # nothing lies over it
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("button", name="Menu", exact=True)).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(close).to_be_focused()
+    tab_to(page, "Clusters", most=10)
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/clusters")
+    page.go_back()
+    page.wait_for_url("**/work")
 
 
 def test_a_provider_is_chosen(visit: Any, served: Served):

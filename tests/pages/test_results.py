@@ -24,6 +24,10 @@ def asked(app):
     return {k: v if isinstance(v, str) else v[-1] for k, v in app.query_params.items()}
 
 
+def run_list(app):
+    return next(s for s in app.selectbox if s.label == "Run")
+
+
 @pytest.fixture
 def done(site):
     run = site.add_run(["LC08_A", "LC08_B"], RunState.PARTIAL)
@@ -84,7 +88,7 @@ def test_an_unknown_run_is_said_and_no_other_is_shown_in_its_place(open_page, do
     app = open_page("results", run="00000000-0000-0000-0000-000000000000")
     assert "not known here, or it is not yours" in all_html(app)
     assert chip_grid_data(app) is None
-    app.selectbox(key="results-run").set_value(done.id).run()
+    run_list(app).set_value(done.id).run()
     assert len(chip_grid_data(app)["chips"]) == 5
     assert asked(app) == {"run": done.id}
     assert "not known here" not in all_html(app)
@@ -98,12 +102,12 @@ def test_to_open_the_page_writes_no_address_and_so_needs_one_step_back(open_page
     assert asked(app) == {"run": done.id, "score": "0.7"}
     other = site.add_run(["LC08_A"], RunState.DONE)
     app.run()
-    assert app.selectbox(key="results-run").value == done.id
-    app.selectbox(key="results-run").set_value(other.id).run()
+    assert run_list(app).value == done.id
+    run_list(app).set_value(other.id).run()
     assert asked(app) == {"run": other.id}
     app.query_params["run"] = done.id  # Back
     app.run()
-    assert app.selectbox(key="results-run").value == done.id
+    assert run_list(app).value == done.id
 
 
 def test_failures_are_told_in_plain_words_and_as_text(open_page, done):
@@ -167,8 +171,18 @@ def test_results_show_their_parameters_and_the_list_tells_runs_apart(open_page, 
     app = open_page("results", run=other.id)
     said = " ".join(c.value for c in app.caption)
     assert "Parameters: decide goli; by default min pixels 1" in said
-    titles = app.selectbox(key="results-run").options
+    titles = run_list(app).options
     assert sum("decide goli" in title for title in titles) == 1
+
+
+def test_the_list_tells_equal_runs_apart_and_picks_the_one_that_was_picked(open_page, site, done):
+    same = [site.add_run(["LC08_A"], RunState.DONE, title="Twins") for _ in range(2)]
+    app = open_page("results", run=done.id)
+    assert len(set(run_list(app).options)) == 3
+    for run in same:
+        run_list(app).set_value(run.id).run()
+        assert asked(app) == {"run": run.id}
+        assert run_list(app).value == run.id
 
 
 def test_a_run_is_run_again_from_its_results(open_page, site, done):

@@ -13,7 +13,9 @@ from lib.auth import OWNER
 from lib.errors import ClusterUnreachable
 from lib.model import EndReason, RunState, SessionState
 from lib.portal import facade
+from lib.portal.facade import LogText
 from lib.store.changes import SessionChange
+from tests.pages.apptest_components import component_data
 from tests.pages.sample_portal import FAR, HOSTILE, all_html
 
 FULL = {"decide": "goli", "min_pixels": 1, "threshold": 0.5, "night": False}
@@ -205,26 +207,87 @@ def test_hostile_text_stays_text(open_page, site):
     assert text.count("&lt;img src=x") >= 2
 
 
-def test_a_log_is_fetched_beside_the_page(open_page, site, monkeypatch):
-    asked = []
+class Logs:
+    """What `portal.log` answers, and which logs were asked for."""
 
-    def log(user, work_id, kind):
-        asked.append(kind)
-        from lib.portal.facade import LogText
+    def __init__(self, site, monkeypatch, **texts):
+        self.texts, self.asked = texts, []
+        monkeypatch.setattr(site.portal, "log", self.log)
 
-        return LogText(f"{kind} says {HOSTILE}", truncated=True)
+    def log(self, user, work_id, kind):
+        self.asked.append(kind)
+        return LogText(self.texts.get(kind, ""), truncated=True)
 
-    monkeypatch.setattr(site.portal, "log", log)
-    site.add_session(["LC08_A"], SessionState.READY, started_at=at(-60), ends_at=at(3600))
-    app = press(open_page("work"), "Log")
-    deadline = time.monotonic() + 5
-    while "job says" not in all_html(app) and time.monotonic() < deadline:
+
+def open_log(open_page, says):
+    """Open the first card's log and wait until that stands in it."""
+    return run_until(says, press(open_page("work"), "Log"))
+
+
+def run_until(says, app):
+    """Look again until that stands on the page."""
+    deadline = time.monotonic() + 300
+    while says not in all_html(app):
+        assert time.monotonic() < deadline, all_html(app)
         app.run()
-    assert "job says &lt;img" in all_html(app)
+    return app
+
+
+def opened_log(app):
+    return next(g.value for g in app.get("button_group") if g.label == "Which log")
+
+
+def log_again_s(app):
+    """After how many seconds the page looks at its open log again."""
+    ids = [e.proto.id for e in app.get("bidi_component")]
+    (key,) = [f"live-work-log-{i.partition('-live-work-log-')[2]}" for i in ids if "work-log-" in i]
+    return component_data(app, key)["again"]
+
+
+def test_a_log_is_fetched_beside_the_page(open_page, site, monkeypatch):
+    Logs(site, monkeypatch, notebook=f"It says {HOSTILE}")
+    site.add_session(["LC08_A"], SessionState.READY, started_at=at(-60), ends_at=at(3600))
+    app = open_log(open_page, "It says &lt;img")
     assert any("Only the end" in c.value for c in app.caption)
     press(app, "Hide log")
-    assert "job says" not in all_html(app)
-    assert set(asked) == {"job"}
+    assert "It says" not in all_html(app)
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts", "opened"),
+    [
+        ("session", {"job": "a", "module": "b", "notebook": "c"}, "notebook"),
+        ("session", {"job": "a", "module": "b", "notebook": " "}, "module"),
+        ("session", {"job": "a"}, "job"),
+        ("run", {"job": "a", "module": "b"}, "module"),
+        ("run", {"job": "a"}, "job"),
+    ],
+)
+def test_the_log_that_opens_first_is_one_that_says_something(
+    open_page, site, monkeypatch, kind, texts, opened
+):
+    logs = Logs(site, monkeypatch, **texts)
+    add = site.add_session if kind == "session" else site.add_run
+    add(["LC08_A"], SessionState.READY if kind == "session" else RunState.RUNNING)
+    app = open_log(open_page, f">{texts[opened]}<")
+    assert opened_log(app) == opened
+    logs.texts = {"job": "a", "module": "b", "notebook": "c"}
+    assert opened_log(app.run()) == opened, "it moved under the reader's eyes"
+
+
+def test_an_open_log_is_left_alone_when_its_job_is_over(open_page, site, monkeypatch):
+    logs = Logs(site, monkeypatch, notebook="first words")
+    session = site.add_session(["LC08_A"], SessionState.READY)
+    app = open_log(open_page, "first words")
+    assert log_again_s(app) > 0
+    logs.texts["notebook"] = "last words"
+    over = SessionChange(state=SessionState.ENDED, end_reason=EndReason.FINISHED, ended_at=at(0))
+    site.store.work.update_session(session.id, over)
+    run_until("last words", app)
+    logs.asked.clear()
+    app.run()
+    assert log_again_s(app) == 0
+    assert logs.asked == []
 
 
 def test_a_log_that_cannot_be_fetched_says_so(open_page, site, monkeypatch):
@@ -233,11 +296,8 @@ def test_a_log_that_cannot_be_fetched_says_so(open_page, site, monkeypatch):
 
     monkeypatch.setattr(site.portal, "log", log)
     site.add_run(["LC08_A"], RunState.RUNNING)
-    app = press(open_page("work"), "Log")
-    deadline = time.monotonic() + 5
-    while "does not answer" not in all_html(app) and time.monotonic() < deadline:
-        app.run()
-    assert "The cluster does not answer." in all_html(app)
+    app = open_log(open_page, "The cluster does not answer.")
+    assert log_again_s(app) > 0
 
 
 def link(app, label):
