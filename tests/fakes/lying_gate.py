@@ -9,6 +9,7 @@ import asyncio
 import copy
 import dataclasses
 import json
+import re
 import time
 import types
 import typing
@@ -38,15 +39,17 @@ from lib.tunnels.link import watch_message as read_watch_message
 #: Stand for what `json.dumps` does not write.
 _RAW = {
     '"@digits@"': "9" * 5000,
-    '"@long@"': f'"{"x" * 2**22}"',
+    '"@long@"': f'"{"x" * 2**19}"',
     '"@deep@"': "[" * 5000 + "]" * 5000,
     '"@endless@"': "1e999",
+    '"@many@"': f"[{'true,' * 59_999}true]",
 }
-#: Of no field, whatever it is; `None` may be one where there is nothing to say.
+_STANDS_FOR = re.compile("|".join(_RAW))
+#: Of no field, whatever it is, but for the longest texts (`beyond`); `None` may be one where there
+#: is nothing to say.
 OUTRAGEOUS: tuple[Any, ...] = (
     10**400, -(10**400), "@digits@", "@deep@", "@endless@", float("nan"), float("-inf"), 1e308,
-    -1e308, 2**63, "@long@", "\ud800", {"a": [[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]},
-    [[]] * 60_000,
+    -1e308, 2**63, "@long@", "\ud800", {"a": [[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]}, "@many@",
 )  # fmt: skip
 #: May be in bounds.
 ODD: tuple[Any, ...] = (
@@ -98,9 +101,7 @@ def plain(message: Any) -> dict[str, Any]:
 
 def line(value: Any) -> bytes:
     """As a gate would write it, with numbers and depths that `json.dumps` refuses."""
-    text = json.dumps(value)
-    for stands_for, raw in _RAW.items():
-        text = text.replace(stands_for, raw)
+    text = _STANDS_FOR.sub(lambda found: _RAW[found[0]], json.dumps(value))
     return text.encode() + b"\n"
 
 
@@ -158,11 +159,23 @@ def edges(kind: Any) -> list[Any]:
     for bound in bounds:
         if isinstance(bound, Within):
             low, high = int(bound.low), int(bound.high)
-            found += [low, high, low - 1, high + 1]
+            found += [low, high]
         elif isinstance(bound, UpTo) and hint is str:
-            found += ["W" * bound.most, "W" * (bound.most + 1)]
+            found.append("W" * bound.most)
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         found += [word.value for word in hint]
+    return found + beyond(kind)
+
+
+def beyond(kind: Any) -> list[Any]:
+    """The first values outside of the bound of a number or text."""
+    hint, bounds = unwrapped(kind)
+    found: list[Any] = []
+    for bound in bounds:
+        if isinstance(bound, Within):
+            found += [int(bound.low) - 1, int(bound.high) + 1]
+        elif isinstance(bound, UpTo) and hint is str:
+            found.append("W" * (bound.most + 1))
     return found
 
 

@@ -51,7 +51,10 @@ def test_no_field_takes_what_is_out_of_bounds(kind: type[Any]) -> None:
     for path, hint in lying.places(kind):
         if CheckedByReader in map(type, lying.unwrapped(hint)[1]):
             continue
-        for lie in lying.OUTRAGEOUS:
+        beyond = lying.beyond(hint)
+        for lie in (*lying.OUTRAGEOUS, *beyond):
+            if lie == "@long@" and lying.unwrapped(hint)[0] is str:
+                continue  # one character too many is among `beyond`
             try:
                 taken = decode(kind, lying.line(lying.put(honest, path, lie)), newer=True)
             except InvalidInput as exc:
