@@ -41,13 +41,15 @@ _PYTEST = ("-P", "-m", "pytest", "-n", "4")
 #: The longest come first, which loadscope would turn round.
 _SPREAD = ("--dist", "loadscope", "--no-loadscope-reorder")
 _FAST = "not browser and not slow and not portal"
+#: Every test in these starts a portal or browser: they need not even be imported.
+NEVER_FAST = ("tests/e2e", "tests/pages")
 #: Each brings whole sites up, for a group of files (tests/sites/conftest.py).
 _SITES = ("-P", "-m", "pytest", "-n", "3")
 #: What each command becomes once everything is there; arguments follow.
 COMMANDS = {
     "run": ("-P", "-m", "lib.server.main"),
     "test": (*_PYTEST, *_SPREAD),
-    "fast": (*_PYTEST, *_SPREAD, "-m", _FAST),
+    "fast": (*_PYTEST, *_SPREAD, *(f"--ignore={folder}" for folder in NEVER_FAST), "-m", _FAST),
     "changed": ("-P", "-m", "tools.changed"),
     "sites": _SITES,
 }

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import HERE, STARTS, ByFile
 from tests.isolation import PROJECT
-from tools.bootstrap import COMMANDS
+from tools.bootstrap import COMMANDS, NEVER_FAST
 
 
 @pytest.mark.parametrize("name", STARTS)
@@ -15,20 +15,19 @@ def test_what_starts_programs_is_there(name):
     assert (HERE / name).is_file()
 
 
-#: A file for each way in which a test may use what starts programs.
-USERS = {
-    "security/test_page_takeover.py": "portal",  # has a fixture of a conftest
-    "contract/test_tunnel_ssh.py": "portal",  # imports what starts an sshd
-    "e2e/test_service.py": "portal",
-    "pages/test_keyboard.py": "browser",
-}
+#: A file for each way in which a test may use what starts programs, and what `fast` never imports.
+USERS = (
+    "tests/security/test_page_takeover.py",  # has a fixture of a conftest
+    "tests/contract/test_tunnel_ssh.py",  # imports what starts an sshd
+    *NEVER_FAST,
+)
 
 
 @pytest.mark.slow
 def test_nobody_has_to_remember():
     command = [sys.executable, "-P", "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", "-q"]
     command += ["--collect-only", "-m", "not portal and not browser"]
-    command += [f"tests/{file}" for file in USERS]
+    command += USERS
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 5, done.stdout + done.stderr  # none is left
     assert "deselected" in done.stdout
