@@ -136,7 +136,7 @@ class World:
     def refusals(self, user: User) -> list[tuple[str, str, str]]:
         """Action, object and result of what was refused to this sign-in or token, newest
         first; each line says who it was and from where."""
-        lines = [e for e in self.store.audit.latest(10_000) if e.via == user.via]
+        lines = [e for e in self.store.audit.latest(300) if e.via == user.via]
         refused = [e for e in lines if e.result in (NotFound.code, Refused.code)]
         assert {(e.user, e.client) for e in refused} <= {(user.id, user.client)}
         return [(e.action, e.object, e.result) for e in refused]

@@ -9,6 +9,7 @@ tests write the states of sessions and runs into the store, as the reconciler do
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 import sys
@@ -20,8 +21,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import rasterio
 from PIL import Image
+from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,8 +61,8 @@ from lib.protocol.messages import ArtifactKind, GateInfo, LogReply, ModuleOffer
 from lib.reconciler.cluster import ClusterHealth
 from lib.results.folder import ResultFolder
 from lib.scenes.local_catalog import LocalCatalog
-from lib.store import Store
 from lib.store.changes import RunChange, SessionChange
+from tests.fakes.stores import open_store
 from tests.fakes.tunnels import write_record
 from tests.pages import sample_people
 
@@ -185,7 +186,7 @@ class Site:
         self.folder = folder
         self.asking: User | None = None
         folder.mkdir(parents=True, exist_ok=True)
-        self.store = Store(folder / "portal.sqlite")
+        self.store = open_store(folder / "portal.sqlite")
         self.auth = Auth(self.store, sample_people.MEMBERSHIP)
         self.results = ResultFolder(folder / "results")
         self.catalog = LocalCatalog(folder / "scenes")
@@ -383,18 +384,26 @@ def plant_scene(
 def _write_bands(
     folder: Path, names: Iterable[str], box: tuple[float, float, float, float]
 ) -> None:
+    for i, name in enumerate(names):
+        (folder / f"{name}.tif").write_bytes(_band(i, box))
+
+
+@functools.cache
+def _band(i: int, box: tuple[float, float, float, float]) -> bytes:
     side = 256
     w, s, e, n = box
     grid = Affine((e - w) / side, 0, w, 0, (s - n) / side, n)
     yy, xx = np.mgrid[0:side, 0:side] / side
-    for i, name in enumerate(names):
-        rng = np.random.default_rng(i)
-        data = 7000 + 3000 * np.sin(6 * xx + i) * np.cos(5 * yy) + rng.normal(0, 250, (side, side))
-        with rasterio.open(
-            folder / f"{name}.tif", "w", driver="COG", height=side, width=side, count=1,
+    rng = np.random.default_rng(i)
+    data = 7000 + 3000 * np.sin(6 * xx + i) * np.cos(5 * yy) + rng.normal(0, 250, (side, side))
+    with MemoryFile() as file:
+        with file.open(
+            driver="COG", height=side, width=side, count=1,
             dtype="uint16", crs="EPSG:4326", transform=grid, nodata=0,
         ) as out:  # fmt: skip
             out.write(data.astype(np.uint16), 1)
+        written: bytes = file.read()
+        return written
 
 
 def plant_sample(root: Path) -> list[str]:

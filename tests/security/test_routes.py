@@ -28,10 +28,10 @@ from lib.portal import facade
 from lib.reconciler.reconciler import Reconciler
 from lib.scenes.local_catalog import LocalCatalog
 from lib.server import app
-from lib.store import Store
 from lib.store.audit import AuditQuery
 from lib.web.auth_middleware import CLOSED_PATHS, OPEN_PATHS
 from tests.crowd import Crowd
+from tests.fakes.stores import new_store
 from tests.fakes.things import a_run, a_session, new_id
 from tests.pages.sample_portal import plant_scene
 
@@ -84,8 +84,8 @@ class Whole:
 
     def __init__(self, data: Path) -> None:
         chosen = settings.load(data)
+        self.store = new_store(data / "portal.sqlite")
         self.it = app.Assembly(chosen)
-        self.store = Store(data / "portal.sqlite")
         self.origin = chosen.origin
         self.session = SessionId(new_id())
         run = a_run("LC08_A", owner=OWNER, session=self.session)
