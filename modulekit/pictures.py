@@ -1,12 +1,15 @@
 """Composites for eyes: chips of objects and an overview of the scene, as WebP.
 
 The stretch is fixed per scene (limits of the module, or percentiles of the whole
-scene), never per chip, so chips of one scene can be compared.
+scene), never per chip, so chips of one scene can be compared. It makes a dark scene readable: what
+half of the scene lies below is shown as a middle grey. The portal's map (`lib.imagery.render`)
+does the same.
 """
 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +28,10 @@ CHIP_MOST = 1024
 #: A chip's side is this many times the longer side of its object.
 CHIP_MARGIN = 2.0
 OVERVIEW_SIZE = 1024
-GAMMA = 1.2
+#: Of a scene that is not dark, and of the darkest.
+GAMMA, MOST_GAMMA = 1.2, 4.0
+#: How bright the middle of a dark scene becomes, 0..1.
+MIDDLE = 0.4
 _QUALITY = 82
 _SAMPLE_SIZE = 512
 
@@ -38,6 +44,7 @@ class Stretch:
     low: tuple[float, float, float]
     high: tuple[float, float, float]
     zero_is_fill: bool
+    gamma: float = GAMMA
 
     def apply(self, channels: Sequence[Numbers]) -> Bits:
         """Digital numbers (3 arrays of one shape) as uint8 (rows, columns, 3).
@@ -51,7 +58,7 @@ class Stretch:
             unit = (numbers.astype(np.float32) - self.low[k]) / (self.high[k] - self.low[k])
             if self.zero_is_fill:
                 unit[some & (numbers == 0)] = 1.0
-            rgb[..., k] = np.clip(unit, 0, 1) ** (1 / GAMMA) * 255 + 0.5
+            rgb[..., k] = np.clip(unit, 0, 1) ** (1 / self.gamma) * 255 + 0.5
         rgb[~some] = 0
         return rgb
 
@@ -60,20 +67,22 @@ def make_stretch(scene: SceneReader, composite: Composite) -> Stretch:
     """Limits in digital numbers for the composite of this scene.
 
     A channel without limits, or without a calibration to apply them, gets the 2nd and
-    98th percentile of a reduced copy of the whole scene.
+    98th percentile of a reduced copy of the whole scene, half a count further out.
     """
     scene.open([channel.band for channel in composite])
-    lows, highs = [], []
+    lows, highs, middles = [], [], []
     for channel in composite:
         band = scene.item.band(channel.band)
+        darkest, middle, brightest = _percentiles(scene, channel.band)
         if band.calibrated and channel.low is not None and channel.high is not None:
             sine = _sine(scene)
             low = (channel.low * sine - band.offset) / band.scale
             high = (channel.high * sine - band.offset) / band.scale
         else:
-            low, high = _percentiles(scene, channel.band)
+            low, high = darkest - 0.5, brightest + 0.5
         lows.append(low)
         highs.append(max(high, low + 1))
+        middles.append(middle)
     names = tuple(c.band for c in composite)
     calibrated = all(scene.item.band(n).calibrated for n in names)
     return Stretch(
@@ -81,7 +90,25 @@ def make_stretch(scene: SceneReader, composite: Composite) -> Stretch:
         (lows[0], lows[1], lows[2]),
         (highs[0], highs[1], highs[2]),
         calibrated,
+        gamma_for(list(zip(lows, highs, strict=True)), middles),
     )
+
+
+def gamma_for(limits: Sequence[tuple[float, float]], middles: Sequence[float]) -> float:
+    """The gamma that lifts a dark scene until its middle is `MIDDLE` bright.
+
+    Args:
+        limits: black and white of each channel.
+        middles: the median of each channel's valid pixels.
+    """
+    units = [
+        min(1.0, max(0.0, (middle - low) / (high - low)))
+        for (low, high), middle in zip(limits, middles, strict=True)
+    ]
+    unit = sum(units) / len(units)
+    if unit <= 0:
+        return MOST_GAMMA
+    return min(MOST_GAMMA, max(GAMMA, math.log(unit) / math.log(MIDDLE)))
 
 
 def _sine(scene: SceneReader) -> float:
@@ -92,14 +119,15 @@ def _sine(scene: SceneReader) -> float:
     return float(np.sin(np.radians(elevation)))
 
 
-def _percentiles(scene: SceneReader, name: str) -> tuple[float, float]:
+def _percentiles(scene: SceneReader, name: str) -> tuple[float, float, float]:
+    """2nd, 50th and 98th, of a reduced copy of the whole scene."""
     height, width = _fitted(scene.shape, _SAMPLE_SIZE)
     sample = scene.reduced(name, height, width)
     values = sample[sample != 0]
     if not values.size:
-        return 0.0, 1.0
-    low, high = np.percentile(values, (2, 98))
-    return float(low), float(high)
+        return 0.0, 0.0, 1.0
+    low, middle, high = map(float, np.percentile(values, (2, 50, 98)))
+    return low, middle, high
 
 
 def _fitted(shape: tuple[int, int], longest: int) -> tuple[int, int]:

@@ -22,6 +22,8 @@ from lib.model import BBox, Scene
 __all__ = ["Quicklook", "default_composite", "quicklook"]
 
 MAX_SIZE = 4096
+#: Part of a kept preview's name: another one when previews are drawn otherwise.
+_DRAWING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ def quicklook(scene: Scene, *, max_size: int = 512, composite: str | None = None
     bands = sources(scene, name)
     try:
         bounds, width, height = _frame(bands[0].path, max_size)
-        kept = bands[0].path.parent / f"quicklook-{name}-{max_size}.webp"
+        kept = bands[0].path.parent / f"quicklook-{name}-{max_size}-{_DRAWING}.webp"
         data = _kept(kept, bands, (width, height))
         if data is None:
             data = draw(bands, name, bounds, width, height)

@@ -1,12 +1,16 @@
 """Draw a composite of a scene on a Web Mercator frame.
 
-The stretch belongs to the whole scene and never to the frame, so neighbouring tiles match.
+The stretch belongs to the whole scene and never to the frame, so neighbouring tiles match. It makes
+a dark scene readable: what half of the scene lies below is shown as a middle grey.
+`modulekit.pictures`, which knows nothing of `lib`, does the same; tests compare them.
 """
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,7 +28,10 @@ from lib.model import BBox
 #: What a raster can hold (`lib.imagery.raster.DTYPES`).
 Pixels = npt.NDArray[np.uint8 | np.uint16 | np.int16]
 MERCATOR = "EPSG:3857"
-GAMMA = 1.2
+#: Of a scene that is not dark, and of the darkest.
+GAMMA, MOST_GAMMA = 1.2, 4.0
+#: How bright the middle of a dark scene becomes, 0..1.
+MIDDLE = 0.4
 _OVERVIEW_SIDE = 1024
 #: Flames reach far beyond land: the upper end of band 7 is fixed, as a reflectance.
 _FIRE_TOP = 0.8
@@ -33,6 +40,14 @@ _FIRE_TOP = 0.8
 _LAND_TOP = 0.25
 _LAND_MARGIN = 1.6
 _VISIBLE = ("blue", "green", "red")
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """From pixel values to brightness: for each band black and white, and for all the gamma."""
+
+    limits: tuple[tuple[float, float], ...]
+    gamma: float
 
 
 def draw(
@@ -47,9 +62,10 @@ def draw(
     west, south, east, north = bounds_m
     transform = Affine((east - west) / width, 0, west, 0, (south - north) / height, north)
     planes, valid = [], np.ones((height, width), dtype=bool)
-    for source in bands:
+    stretch = stretch_of(bands, composite)
+    for source, limits in zip(bands, stretch.limits, strict=True):
         values = _warped(source, transform, width, height)
-        planes.append(brightness(values, stretch_limits(source, composite)))
+        planes.append(brightness(values, limits, stretch.gamma))
         valid &= values != source.nodata
     return _webp(np.stack(planes), valid)
 
@@ -63,6 +79,30 @@ def _warped(source: BandSource, transform: Affine, width: int, height: int) -> P
         return values
 
 
+def stretch_of(bands: Sequence[BandSource], composite: str | None) -> Stretch:
+    """The stretch of the whole scene in this composite."""
+    limits = tuple(stretch_limits(band, composite) for band in bands)
+    middles = [_statistics(band)[1] for band in bands]
+    return Stretch(limits, gamma_for(limits, middles))
+
+
+def gamma_for(limits: Sequence[tuple[float, float]], middles: Sequence[float]) -> float:
+    """The gamma that lifts a dark scene until its middle is `MIDDLE` bright.
+
+    Args:
+        limits: black and white of each band.
+        middles: the median of each band's valid pixels.
+    """
+    units = [
+        min(1.0, max(0.0, (middle - low) / (high - low)))
+        for (low, high), middle in zip(limits, middles, strict=True)
+    ]
+    unit = sum(units) / len(units)
+    if unit <= 0:
+        return MOST_GAMMA
+    return min(MOST_GAMMA, max(GAMMA, math.log(unit) / math.log(MIDDLE)))
+
+
 def stretch_limits(source: BandSource, composite: str | None) -> tuple[float, float]:
     """The pixel values that become black and white, for the whole scene, never per tile.
 
@@ -71,8 +111,7 @@ def stretch_limits(source: BandSource, composite: str | None) -> tuple[float, fl
     reflectance of 0.8, so that flames stay apart from bare soil; in visible bands clouds
     do not darken the land.
     """
-    stamp = source.path.stat().st_mtime_ns
-    low, most, high = _percentiles(source.path, source.index, source.nodata, stamp)
+    low, _, most, high = _statistics(source)
     if math.isfinite(source.scale):
         if composite == "fire" and source.common_name == "swir22":
             high = max(high, (_FIRE_TOP - source.offset) / source.scale)
@@ -82,9 +121,17 @@ def stretch_limits(source: BandSource, composite: str | None) -> tuple[float, fl
     return low, max(high, low + 1)
 
 
+def _statistics(source: BandSource) -> tuple[float, float, float, float]:
+    stamp = source.path.stat().st_mtime_ns
+    return _percentiles(source.path, source.index, source.nodata, stamp)
+
+
 @lru_cache(maxsize=4096)
-def _percentiles(path: Path, index: int, nodata: int, stamp: int) -> tuple[float, float, float]:
-    """2nd, 75th and 98th."""
+def _percentiles(
+    path: Path, index: int, nodata: int, stamp: int
+) -> tuple[float, float, float, float]:
+    """2nd, 50th, 75th and 98th, the outer ones half a count further out: a band of one value is
+    a middle grey, not black."""
     del stamp  # part of the key: a file that was replaced is read again
     with opened(path) as ds:
         step = max(1.0, max(ds.width, ds.height) / _OVERVIEW_SIDE)
@@ -92,16 +139,18 @@ def _percentiles(path: Path, index: int, nodata: int, stamp: int) -> tuple[float
         data = ds.read(index, out_shape=shape)
     valid = data[data != nodata]
     if valid.size == 0:
-        return 0.0, 1.0, 1.0
-    low, most, high = np.percentile(valid, (2, 75, 98))
-    return float(low), float(most), float(high)
+        return 0.0, 0.0, 0.0, 1.0
+    low, middle, most, high = map(float, np.percentile(valid, (2, 50, 75, 98)))
+    return low - 0.5, middle, most, high + 0.5
 
 
-def brightness(values: Pixels, limits: tuple[float, float]) -> npt.NDArray[np.uint8]:
-    """Pixel values to 0..255 between the limits, with gamma 1.2; any shape."""
+def brightness(
+    values: Pixels, limits: tuple[float, float], gamma: float = GAMMA
+) -> npt.NDArray[np.uint8]:
+    """Pixel values to 0..255 between the limits; any shape."""
     low, high = limits
     unit = np.clip((values.astype(np.float32) - low) / (high - low), 0, 1)
-    return np.asarray(unit ** np.float32(1 / GAMMA) * 255 + 0.5, dtype=np.uint8)
+    return np.asarray(unit ** np.float32(1 / gamma) * 255 + 0.5, dtype=np.uint8)
 
 
 def _webp(rgb: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_], quality: int = 80) -> bytes:
