@@ -3,7 +3,8 @@
 The port is bound before anything else happens, so it is never probed and lost. Only the
 one pinned client certificate gets through the handshake; other users of the node cannot
 even send a request. Data is relayed with backpressure both ways, and what one side wrote
-before it closed reaches the other.
+before it closed reaches the other. A portal that asks for it in TLS gets streams that outlive
+a connection (`lib.jobs.streams`); of any other the bytes are relayed as they are.
 """
 
 from __future__ import annotations
@@ -11,15 +12,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-from lib.jobs.sockets import connect_unix
+from lib.jobs.sockets import connect_unix, unread_of
+from lib.jobs.streams import Streams
 from lib.loops import Loops
+from lib.protocol.resumable import ALPN
+from lib.protocol.stream_end import speaks_streams
 
 _HIGH_WATER = 512 * 1024
 _HANDSHAKE_TIMEOUT_S = 10.0
@@ -33,6 +36,7 @@ def server_context(cert: Path, key: Path, client_cert: Path) -> ssl.SSLContext:
     context.load_cert_chain(cert, key)
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(client_cert)
+    context.set_alpn_protocols([ALPN])
     return context
 
 
@@ -98,26 +102,13 @@ class _Side(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         peer, self.peer = self.peer, None
-        unread = self._unread() if exc is not None else b""
+        plain = self.transport if exc is not None and not isinstance(self, _Inbound) else None
+        unread = unread_of(plain)
         if peer is not None and unread:
             peer.write(unread)
         self.transport = None
         if peer is not None and peer.transport is not None:
             peer.transport.close()  # flushes first
-
-    def _unread(self) -> bytes:
-        """What a side said before it stopped to listen, which asyncio leaves in the socket.
-
-        A notebook's server that gets a WebSocket message it does not take says why and closes;
-        the error of the next write comes before that was read.
-        """
-        if self.transport is None or self.transport.get_extra_info("sslcontext") is not None:
-            return b""
-        parts = []
-        with contextlib.suppress(OSError):
-            while part := os.read(self.transport.get_extra_info("socket").fileno(), _HIGH_WATER):
-                parts.append(part)
-        return b"".join(parts)
 
 
 class _Inbound(_Side):
@@ -128,6 +119,11 @@ class _Inbound(_Side):
         self._relay = relay
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if speaks_streams(transport):
+            carrier = self._relay.streams.carrier()
+            cast(asyncio.Transport, transport).set_protocol(carrier)
+            carrier.connection_made(transport)
+            return
         super().connection_made(transport)
         self._relay.opened(self)
 
@@ -151,6 +147,7 @@ class Relay:
         self._context = context
         self._target = target
         self._server: asyncio.Server | None = None
+        self.streams = Streams(self._to_notebook, self._loops)
         self._open: set[_Inbound] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -188,6 +185,7 @@ class Relay:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.streams.close()
 
     def opened(self, side: _Inbound) -> None:
         self._open.add(side)
@@ -198,6 +196,9 @@ class Relay:
     def closed(self, side: _Inbound) -> None:
         self._open.discard(side)
 
+    async def _to_notebook(self) -> socket.socket:
+        return await connect_unix(self._target)
+
     async def _connect(self, side: _Inbound) -> None:
         """Pauses the client until the notebook's socket took the connection."""
         if side.transport is None:
@@ -205,7 +206,7 @@ class Relay:
         with contextlib.suppress(RuntimeError):
             side.transport.pause_reading()
         try:
-            sock = await connect_unix(self._target)
+            sock = await self._to_notebook()
             _, out = await asyncio.get_running_loop().create_unix_connection(_Side, sock=sock)
         except Exception as exc:  # of this connection; the others go on
             if not isinstance(exc, OSError):

@@ -1,4 +1,4 @@
-"""Connect to a UNIX socket in a folder that a container writes.
+"""Connect to a UNIX socket in a folder that a container writes, and read what is left in one.
 
 What runs there may put a symbolic link to any socket of the node in place of its own (a
 bus, another session's notebook) and would be connected to it with the account's rights.
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 _TIMEOUT_S = 10.0
+_READ = 512 * 1024
 
 
 async def connect_unix(path: Path) -> socket.socket:
@@ -46,3 +47,17 @@ async def connect_unix(path: Path) -> socket.socket:
             sock.close()
             raise
         return sock
+
+
+def unread_of(transport: asyncio.Transport | None) -> bytes:
+    """What the other side said before it stopped to listen, which asyncio leaves in the socket.
+
+    A notebook's server that gets a WebSocket message it does not take says why and closes;
+    the error of the next write comes before that was read.
+    """
+    parts = []
+    if transport is not None:
+        with contextlib.suppress(OSError):
+            while part := os.read(transport.get_extra_info("socket").fileno(), _READ):
+                parts.append(part)
+    return b"".join(parts)

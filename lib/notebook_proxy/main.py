@@ -50,7 +50,6 @@ class CommandHandler:
 
     def __init__(self, proxy: NotebookProxy) -> None:
         self._proxy = proxy
-        self._where: dict[SessionId, Open] = {}
         self._opening: dict[SessionId, asyncio.Task[int]] = {}
         self._handlers: dict[str, Callable[[Message], Awaitable[Message]]] = {
             "restore": self._restore,
@@ -105,15 +104,12 @@ class CommandHandler:
 
     async def _prove(self, wanted: Open) -> int:
         known = self._proxy.get(wanted.session)
-        before = self._where.get(wanted.session)
-        same = before is not None and before.endpoint == wanted.endpoint
-        if known is not None and same:
+        if known is not None and known.leads_to(Path(wanted.socket), wanted.endpoint):
             try:
                 await known.probe()
             except Unavailable:
-                pass  # its forward was made anew: connect afresh
-            else:
-                return self._proxy.port(wanted.session)
+                await known.renew()  # as its forward was
+            return self._proxy.port(wanted.session)
         fresh = Upstream(Path(wanted.socket), wanted.endpoint)
         try:
             await fresh.probe()
@@ -124,13 +120,11 @@ class CommandHandler:
 
     async def _let_in(self, wanted: Open, upstream: Upstream) -> int:
         await self._proxy.open(wanted.session, upstream, port=wanted.port)
-        self._where[wanted.session] = wanted
         return self._proxy.port(wanted.session)
 
     async def _close(self, request: Message) -> Message:
         session = SessionId(json_text(request["session"]))
         await self._give_up(session)
-        self._where.pop(session, None)
         await self._proxy.close(session, str(request["reason"]))
         return {}
 

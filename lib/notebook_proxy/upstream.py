@@ -6,9 +6,10 @@ import asyncio
 import os
 import ssl
 import tempfile
-from collections.abc import Callable
+import weakref
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import aiohttp
 from aiohttp.client_exceptions import UnixClientConnectorError
@@ -16,8 +17,12 @@ from yarl import URL
 
 from lib.errors import ProtocolError, Unavailable
 from lib.model import Endpoint
+from lib.notebook_proxy.streams import StreamTransport, open_stream
+from lib.protocol.resumable import ALPN
 
 if TYPE_CHECKING:
+    from aiohttp._websocket.reader import WebSocketDataQueue
+    from aiohttp._websocket.writer import WebSocketWriter
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.client_reqrep import ClientRequest
     from aiohttp.tracing import Trace
@@ -30,13 +35,15 @@ _KEEP_ALIVE_S = 30.0
 _SHUTDOWN_TIMEOUT_S = 2.0
 _READ_BUFFER = 2**18
 _MAX_ANSWER_LINE = 64 * 1024
+P = TypeVar("P", bound=asyncio.Protocol)
 
 
 class Upstream:
     """One running notebook: requests through its forward's socket.
 
     Nothing is connected before the first request. Connections are kept for
-    `_KEEP_ALIVE_S`; after the forward was rebuilt new ones take the new socket.
+    `_KEEP_ALIVE_S`; after the forward was rebuilt new ones take the new socket. WebSockets
+    go over resumable streams, which then look for it by themselves.
     """
 
     def __init__(self, socket: Path, endpoint: Endpoint) -> None:
@@ -47,8 +54,11 @@ class Upstream:
         self.token = endpoint.token
         self._base = f"https://{endpoint.name}"
         self._name = endpoint.name
-        self._connector = (str(socket), tls_context(endpoint, socket.parent))
+        self._socket = socket
+        self._endpoint = endpoint
+        self._context = tls_context(endpoint, socket.parent)
         self._session: aiohttp.ClientSession | None = None
+        self._websockets: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
         return f"Upstream({self._name})"
@@ -62,20 +72,42 @@ class Upstream:
     def session(self) -> aiohttp.ClientSession:
         """The client session; made on first use, since it belongs to an event loop."""
         if self._session is None or self._session.closed:
-            path, context = self._connector
-            self._session = aiohttp.ClientSession(
-                connector=TlsUnixConnector(path, context, self._name),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                read_bufsize=_READ_BUFFER,
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_S
-                ),
-                max_line_size=_MAX_ANSWER_LINE,
-                max_field_size=_MAX_ANSWER_LINE,
-                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-            )
+            self._session = self._new_session()
         return self._session
+
+    @property
+    def websockets(self) -> aiohttp.ClientSession:
+        """As `session`, for WebSockets: over resumable streams where the notebook has them."""
+        if self._websockets is None or self._websockets.closed:
+            context = tls_context(self._endpoint, self._socket.parent)
+            context.set_alpn_protocols([ALPN])
+            self._websockets = _client(StreamConnector(str(self._socket), context, self._name))
+        return self._websockets
+
+    def leads_to(self, socket: Path, endpoint: Endpoint) -> bool:
+        """Whether it is made of these."""
+        return (self._socket, self._endpoint) == (socket, endpoint)
+
+    async def renew(self, timeout_s: float = 5.0) -> None:
+        """The forward was made anew: prove this one, then close what went through the other.
+
+        Streams go on over the new one by themselves.
+
+        Raises as `probe`; nothing is closed then.
+        """
+        fresh = self._new_session()
+        try:
+            await self._ask(fresh, b"/api/status", timeout_s)
+        except BaseException:
+            await _close(fresh)
+            raise
+        old, self._session = self._session, fresh
+        await _close(old)
+        if self._websockets is not None and self._websockets.connector is not None:
+            cast(StreamConnector, self._websockets.connector).drop_plain()
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        return _client(TlsUnixConnector(str(self._socket), self._context, self._name))
 
     async def probe(self, timeout_s: float = 5.0) -> None:
         """Prove that the notebook answers: an authenticated request through the forward.
@@ -84,21 +116,21 @@ class Upstream:
             Unavailable: it cannot be reached (yet).
             ProtocolError: something answers, but not the notebook that was started.
         """
-        await self._ask(b"/api/status", timeout_s)
+        await self._ask(self.session, b"/api/status", timeout_s)
 
     async def keep(self, timeout_s: float = 5.0) -> None:
         """Somebody works there: a request that Jupyter counts, as it does not count `probe`'s.
 
         Raises as `probe`.
         """
-        await self._ask(b"/api/kernels", timeout_s)
+        await self._ask(self.session, b"/api/kernels", timeout_s)
 
-    async def _ask(self, path: bytes, timeout_s: float) -> None:
+    async def _ask(self, session: aiohttp.ClientSession, path: bytes, timeout_s: float) -> None:
         headers = {"Authorization": f"token {self.token}", "Host": self._name}
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                self.session.get(self.url(path, b""), headers=headers) as answer,
+                session.get(self.url(path, b""), headers=headers) as answer,
             ):
                 await answer.read()
         except aiohttp.ClientConnectorCertificateError as exc:
@@ -114,10 +146,30 @@ class Upstream:
 
     async def aclose(self) -> None:
         """Close every connection at once; the next request would open new ones."""
-        if self._session is not None:
-            if self._session.connector is not None:
-                await self._session.connector.close(abort_ssl=True)
-            await self._session.close()
+        await asyncio.gather(_close(self._session), _close(self._websockets))
+
+
+def _client(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        read_bufsize=_READ_BUFFER,
+        timeout=aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_S
+        ),
+        max_line_size=_MAX_ANSWER_LINE,
+        max_field_size=_MAX_ANSWER_LINE,
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        ws_response_class=NotebookWebSocket,
+    )
+
+
+async def _close(session: aiohttp.ClientSession | None) -> None:
+    if session is not None:
+        if session.connector is not None:
+            await session.connector.close(abort_ssl=True)
+        await session.close()
 
 
 class TlsUnixConnector(aiohttp.UnixConnector):
@@ -141,18 +193,79 @@ class TlsUnixConnector(aiohttp.UnixConnector):
         factory: Callable[[], ResponseHandler] = self._factory
         try:
             async with asyncio.timeout(timeout.sock_connect):
-                _, protocol = await self._loop.create_unix_connection(
-                    factory,
-                    self._path,
-                    ssl=self._context,
-                    server_hostname=self._server_name,
-                    ssl_shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
-                )
+                return await self._connected(factory)
         except ssl.SSLCertVerificationError as exc:
             raise aiohttp.ClientConnectorCertificateError(req.connection_key, exc) from exc
         except OSError as exc:
             raise UnixClientConnectorError(self._path, req.connection_key, exc) from exc
+
+    async def _connected(self, factory: Callable[[], ResponseHandler]) -> ResponseHandler:
+        _, protocol = await self._connect(factory)
         return protocol
+
+    async def _connect(self, factory: Callable[[], P]) -> tuple[asyncio.Transport, P]:
+        return await self._loop.create_unix_connection(
+            factory,
+            self._path,
+            ssl=self._context,
+            server_hostname=self._server_name,
+            ssl_shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
+        )
+
+
+class StreamConnector(TlsUnixConnector):
+    """Connections over resumable streams, where the session script knows them."""
+
+    def __init__(self, path: str, context: ssl.SSLContext, server_name: str) -> None:
+        """
+        Args:
+            context: asks for `lib.protocol.resumable.ALPN`.
+        """
+        super().__init__(path, context, server_name)
+        self._streams: set[StreamTransport] = set()
+        self._plain: weakref.WeakSet[ResponseHandler] = weakref.WeakSet()
+
+    async def _connected(self, factory: Callable[[], ResponseHandler]) -> ResponseHandler:
+        protocol, stream = await open_stream(self._dial, factory)
+        if stream is None:
+            self._plain.add(protocol)
+        else:
+            self._streams.add(stream)
+            stream.forget = lambda: self._streams.discard(stream)
+        return protocol
+
+    async def _dial(self, factory: Callable[[], asyncio.Protocol]) -> asyncio.Transport:
+        transport, _ = await self._connect(factory)
+        return transport
+
+    def drop_plain(self) -> None:
+        """Close connections that nothing can resume."""
+        for protocol in list(self._plain):
+            protocol.abort()
+
+    def close(self, *, abort_ssl: bool = False) -> Awaitable[None]:
+        for stream in list(self._streams):
+            stream.abort()
+        return super().close(abort_ssl=abort_ssl)
+
+
+class NotebookWebSocket(aiohttp.ClientWebSocketResponse):
+    """Without aiohttp's own heartbeat where a stream sees to it that the other side is there."""
+
+    def __init__(
+        self,
+        reader: WebSocketDataQueue,
+        writer: WebSocketWriter,
+        protocol: str | None,
+        response: aiohttp.ClientResponse,
+        *args: Any,
+        heartbeat: float | None = None,
+        **more: Any,
+    ) -> None:
+        connection = response.connection
+        if connection is not None and isinstance(connection.transport, StreamTransport):
+            heartbeat = None
+        super().__init__(reader, writer, protocol, response, *args, heartbeat=heartbeat, **more)
 
 
 def tls_context(endpoint: Endpoint, private: Path) -> ssl.SSLContext:

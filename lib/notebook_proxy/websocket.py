@@ -45,7 +45,7 @@ async def connect(scope: Scope, upstream: Upstream, *, origin: str) -> ClientWeb
     """
     try:
         async with asyncio.timeout(_HANDSHAKE_TIMEOUT_S):
-            return await upstream.session.ws_connect(
+            return await upstream.websockets.ws_connect(
                 upstream.url(scope["raw_path"], scope["query_string"]),
                 headers=headers.to_notebook(
                     scope, token=upstream.token, scheme=urlsplit(origin).scheme

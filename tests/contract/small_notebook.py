@@ -56,11 +56,15 @@ class Stage:
     proxy: NotebookProxy
     session: SessionId
     endpoint: Endpoint
-    socket: Path
+    forward: Forward
     port: int
     porter: Porter
     http: aiohttp.ClientSession
     cookie: str = ""
+
+    @property
+    def socket(self) -> Path:
+        return self.forward.path
 
     @property
     def host(self) -> str:
@@ -161,8 +165,40 @@ async def serving(app: Any, listener: socket.socket | None = None) -> AsyncItera
         await task
 
 
+class Forward:
+    """The UNIX socket that leads to a relay, as ssh makes it; it can be cut and made anew."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.port = 0
+        #: How many connections were made through it.
+        self.made = 0
+        self._server: asyncio.Server | None = None
+        self._carried: list[asyncio.StreamWriter] = []
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_unix_server(self._carry, str(self.path))
+
+    def cut(self) -> None:
+        """End it and what goes through it, at whatever byte that is."""
+        if self._server is not None:
+            self._server.close()
+            self.path.unlink(missing_ok=True)
+        for writer in self._carried:
+            writer.transport.abort()
+        self._carried.clear()
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.made += 1
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self._carried.extend((writer, far_writer))
+        await asyncio.gather(pipe(reader, far_writer), pipe(far_reader, writer))
+
+
 @asynccontextmanager
-async def relayed(target: Path, folder: Path, session: SessionId) -> AsyncIterator[Endpoint]:
+async def relayed(
+    target: Path, folder: Path, session: SessionId, forward: Forward | None = None
+) -> AsyncIterator[Endpoint]:
     """The session script's relay before `target`, and a UNIX socket that leads to it."""
     name = f"s-{session}"
     server, client = make_pair(name, server=True), make_pair(name, server=False)
@@ -171,15 +207,9 @@ async def relayed(target: Path, folder: Path, session: SessionId) -> AsyncIterat
     context = server_context(folder / "cert", folder / "key", folder / "client")
     relay = Relay(bind("127.0.0.1"), context, target)
     await relay.start()
-
-    carried: list[asyncio.StreamWriter] = []
-
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", relay.port)
-        carried.extend((writer, far_writer))
-        await asyncio.gather(pipe(reader, far_writer), pipe(far_reader, writer))
-
-    forward = await asyncio.start_unix_server(carry, str(folder / "f.sock"))
+    forward = forward or Forward(folder / "f.sock")
+    forward.port = relay.port
+    await forward.open()
     try:
         yield Endpoint(
             name=name,
@@ -189,10 +219,8 @@ async def relayed(target: Path, folder: Path, session: SessionId) -> AsyncIterat
             client_key=client.key.decode(),
         )
     finally:
-        forward.close()
         await relay.close()
-        for writer in carried:
-            writer.transport.abort()
+        forward.cut()
         await asyncio.sleep(0)
 
 
@@ -254,7 +282,9 @@ async def stage(
         else:
             server = await asyncio.start_unix_server(target, str(listening))
             stack.callback(server.close)
-        endpoint = await stack.enter_async_context(relayed(listening, folder, session))
+        forward = Forward(folder / "f.sock")
+        line = relayed(listening, folder, session, forward)
+        endpoint = await stack.enter_async_context(line)
         proxy = NotebookProxy(settings, porter, porter.active)
         app = beside(portal(proxy, session), proxy) if portal else proxy
         port = await stack.enter_async_context(serving(app, listener))
@@ -265,6 +295,6 @@ async def stage(
         )
         if notebooks == "port":
             port = int(proxy.origin(session).rsplit(":", 1)[1])
-        made = Stage(proxy, session, endpoint, folder / "f.sock", port, porter, http)
+        made = Stage(proxy, session, endpoint, forward, port, porter, http)
         await made.enter()
         yield made

@@ -24,10 +24,18 @@ from lib.notebook_proxy.upstream import Upstream
 from lib.protocol.messages import JobKind, JobStatus, Verb
 from lib.tunnels.gate_address import TcpAddress
 from lib.tunnels.link import ClusterLink
-from tests.contract.small_notebook import Porter, Stage, serving
+from tests.contract.small_notebook import Forward, Porter, Stage, serving
 from tests.fixtures.gate_site import GateSite, running_site
 
 ORIGIN = "http://localhost:8501"
+#: Most of it is printed while the line is cut.
+LINES = """
+import pathlib, time
+for number in range(30):
+    print(number, flush=True)
+    time.sleep(0.1)
+pathlib.Path({done!r}).touch()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +65,7 @@ def master_of(runtime: Path) -> int:
 
 async def until(link: ClusterLink, job: str, state: JobState) -> JobStatus:
     """Watch until the job is in that state (a running one: until its endpoint is there)."""
-    async with asyncio.timeout(300), aclosing(link.watch({})) as messages:
+    async with asyncio.timeout(60), aclosing(link.watch({})) as messages:
         async for message in messages:
             for status in message.jobs:
                 over = status.state is JobState.ENDED
@@ -82,13 +90,13 @@ async def portal(link: ClusterLink, session: SessionId, endpoint: Endpoint) -> A
         http = await stack.enter_async_context(
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         )
-        made = Stage(proxy, session, endpoint, socket, port, porter, http)
+        made = Stage(proxy, session, endpoint, Forward(socket), port, porter, http)
         await made.enter()
         yield made
 
 
-async def execute(ws: aiohttp.ClientWebSocketResponse, code: str) -> str:
-    """Run `code` in the kernel; what it printed."""
+async def begin(ws: aiohttp.ClientWebSocketResponse, code: str) -> str:
+    """Have the kernel run `code`; what its answers refer to."""
     asked = uuid.uuid4().hex
     header = {"msg_id": asked, "msg_type": "execute_request", "session": "t", "version": "5.3"}
     content = {"code": code, "silent": False, "stop_on_error": True}
@@ -101,18 +109,27 @@ async def execute(ws: aiohttp.ClientWebSocketResponse, code: str) -> str:
             "channel": "shell",
         }
     )
-    printed = ""
+    return asked
+
+
+async def printed(ws: aiohttp.ClientWebSocketResponse, asked: str) -> AsyncIterator[str]:
+    """What the kernel prints, until it is done."""
     async with asyncio.timeout(300):
         while True:
             message = await ws.receive_json()
             if message["parent_header"].get("msg_id") != asked:
                 continue
             if message["msg_type"] == "stream":
-                printed += message["content"]["text"]
+                yield message["content"]["text"]
             if message["msg_type"] == "execute_reply":
                 assert message["content"]["status"] == "ok", message
             if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
-                return printed
+                return
+
+
+async def execute(ws: aiohttp.ClientWebSocketResponse, code: str) -> str:
+    """Run `code` in the kernel; what it printed."""
+    return "".join([text async for text in printed(ws, await begin(ws, code))])
 
 
 async def new_kernel(on: Stage) -> str:
@@ -144,17 +161,18 @@ async def test_notebook_works_and_outlives_master_and_portal(site: GateSite, run
         channels = f"/api/kernels/{kernel}/channels?session_id=t"
         async with on.websocket(channels) as ws:
             assert await execute(ws, "x = 6 * 7; print(x)") == "42\n"
-
+            said = printed(ws, await begin(ws, LINES.format(done=str(runtime / "done"))))
+            lines = await anext(said)
             os.kill(master_of(runtime), signal.SIGKILL)
-            message = await ws.receive()
-            while message.type is aiohttp.WSMsgType.TEXT:
-                message = await ws.receive()
-            assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1011)
-        assert (await on.get("/api/status"))[0] == 502
-        link._answered_at = float("-inf")
-        await link.ensure()
-        assert (await on.get("/api/status"))[0] == 200
-        async with on.websocket(channels) as ws:
+            while not (runtime / "done").exists():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            assert (await on.get("/api/status"))[0] == 502
+            (runtime / "done").unlink()
+            link._answered_at = float("-inf")
+            await link.ensure()
+            assert (await on.get("/api/status"))[0] == 200
+            lines += "".join([text async for text in said])
+            assert lines.split() == [str(number) for number in range(30)]
             assert await execute(ws, "print(x)") == "42\n"
 
     pid = master_of(runtime)

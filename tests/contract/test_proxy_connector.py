@@ -13,6 +13,7 @@ import stat
 import tempfile
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from lib.errors import ProtocolError, Unavailable
 from lib.gate.certificates import make_pair
 from lib.model import Endpoint, SessionId
 from lib.notebook_proxy.upstream import Upstream
+from lib.protocol.resumable import ALPN
 from tests.contract.small_notebook import TOKEN, relayed
 
 SESSION = SessionId(str(uuid.uuid4()))
@@ -43,6 +45,12 @@ class Jupyter:
             return web.Response(status=403)
         return web.json_response({"kernels": 0}, status=self.status)
 
+    async def socket(self, request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        await ws.receive()
+        return ws
+
 
 @pytest.fixture
 def jupyter() -> Jupyter:
@@ -51,11 +59,18 @@ def jupyter() -> Jupyter:
 
 @pytest.fixture
 async def way(jupyter: Jupyter) -> AsyncIterator[tuple[Path, Endpoint]]:
+    async with a_way(jupyter) as made:
+        yield made
+
+
+@asynccontextmanager
+async def a_way(jupyter: Jupyter) -> AsyncIterator[tuple[Path, Endpoint]]:
     """The socket of a forward and the endpoint behind it."""
     with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as name:
         folder = Path(name)
         app = web.Application()
         app.router.add_get("/api/status", jupyter.status_of)
+        app.router.add_get("/socket", jupyter.socket)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.UnixSite(runner, str(folder / "n.sock")).start()
@@ -136,6 +151,20 @@ async def test_unreadable_certificates_are_told(way: tuple[Path, Endpoint], fiel
         await probe(way, **{field: "-----BEGIN RUBBISH-----"})
     with pytest.raises(ProtocolError, match="cannot be used"):
         await probe(way, **{field: "é"})
+
+
+@pytest.mark.parametrize(("alpn", "heartbeat"), [(ALPN, None), ("an older script's", 30.0)])
+async def test_a_stream_s_websocket_is_not_ended_by_a_missing_pong(
+    jupyter: Jupyter, monkeypatch: pytest.MonkeyPatch, alpn: str, heartbeat: float | None
+) -> None:
+    monkeypatch.setattr("lib.jobs.relay.ALPN", alpn)
+    async with a_way(jupyter) as way:
+        upstream = Upstream(*way)
+        async with upstream.websockets.ws_connect(
+            upstream.url(b"/socket", b""), heartbeat=30
+        ) as ws:
+            assert ws._heartbeat == heartbeat
+        await upstream.aclose()
 
 
 async def test_client_key_stays_in_no_file(

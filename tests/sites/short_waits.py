@@ -1,9 +1,10 @@
-"""A checkout whose programs wait for a shorter time: what tests of whole sites would wait for.
+"""A checkout whose programs wait for another time: what tests of whole sites would wait for.
 
 The hosts of a bed show a checkout. This one is a copy in which the product's own intervals, of
 which none can be set, are some times shorter: how often a connection is asked for a sign of
 life, and how long something that failed is left alone. Nothing else differs; the proportions
-between them stay as they are.
+between them stay as they are. One is longer: how long a stream is kept for who has to open a
+tunnel meanwhile, on a computer that is busy.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from testbed.project import LEFT_OUT
 #: File to constants and what they are in the copy.
 INTERVALS: dict[str, dict[str, str]] = {
     "lib/protocol/messages.py": {"WATCH_PING_S": "2.0"},
+    "lib/protocol/resumable.py": {"KEEP_S": "900.0"},
     "lib/tunnels/link.py": {"_PROBE_S": "5.0"},
     "lib/tunnels/master.py": {"CONTROL_TIMEOUT_S": "4.0"},
     "lib/tunnels/ssh_options.py": {"ALIVE_INTERVAL_S": "2"},

@@ -21,6 +21,7 @@ from playwright.sync_api import Browser, expect
 from testbed.hosts import Process
 from testbed.places import PROJECT
 from tests.chromium import fresh_context
+from tests.e2e.test_main_job import run_in_console
 from tests.running import wait_for
 from tests.sites import faults
 from tests.sites.faults import Breakable, mends, ready, unreachable
@@ -29,6 +30,7 @@ from tests.sites.standing import CLUSTER, Standing, begin
 
 pytestmark = [pytest.mark.site]
 
+_LINE = "nchc-jump:wan"
 UP = f"python admin.py tunnel up {CLUSTER} --person owner"
 
 
@@ -217,6 +219,39 @@ def test_a_tunnel_that_ended_is_told_of_and_opened_again(
         goes_on(api, alive)
     finally:
         site.open_tunnel()
+
+
+_LINES = 150
+
+
+def test_a_cut_of_the_line_loses_no_line_of_a_cell(
+    site: Standing, api: httpx.Client, alive: Notebook, browser: Browser
+) -> None:
+    """Longer than anything in between bears: the connections of ada and of the portal both end.
+    The browser's own does not."""
+    closed: list[str] = []
+    with fresh_context(browser) as context:
+        page = context.new_page()
+        page.on("websocket", lambda ws: ws.on("close", lambda ended: closed.append(ended.url)))
+        page.goto(faults.sign_in_link(site))
+        page.goto(f"{site.origin}/open/{alive.session}")
+        expect(page.locator(".jp-Notebook").first).to_be_visible()
+        # One line of text: the editor would indent what follows a block.
+        line = "print('line', n, flush=True) or time.sleep(0.1)"
+        run_in_console(page, f"import time; [{line} for n in range({_LINES})];", "line 3\n")
+        printed = page.locator(".jp-OutputArea-output", has_text="line 3\n").first
+        site.bed.cut(_LINE)
+        try:
+            wait_for(
+                "both connections to end", lambda: not faults.outer(site) + faults.master(site)
+            )
+        finally:
+            site.bed.heal(_LINE)
+            site.open_tunnel()
+        expect(printed).to_contain_text(f"line {_LINES - 1}")
+        lines = printed.inner_text().rstrip("\n").split("\n")
+        assert lines == [f"line {n}" for n in range(_LINES)]
+        assert not [url for url in closed if "/channels" in url]
 
 
 # --- the scheduler ----------------------------------------------------------------------------

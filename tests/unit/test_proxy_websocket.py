@@ -24,7 +24,9 @@ from lib.errors import Unavailable
 from lib.model import SessionId, UserId, json_object
 from lib.notebook_proxy.activity import REPORT_EVERY_S
 from lib.notebook_proxy.main import CommandHandler, _obey
+from lib.notebook_proxy.messages import Message, Open
 from lib.notebook_proxy.upstream import Upstream
+from lib.protocol.resumable import ALPN
 from tests.contract.small_notebook import Stage, stage, stalled
 
 SMALL = 2000
@@ -45,6 +47,7 @@ class Notebook:
         self.app.router.add_get("/refuse", self.refuse)
         self.app.router.add_get("/long/{size}", self.long)
         self.app.router.add_get("/no-code", self.no_code)
+        self.app.router.add_get("/api/status", self.status)
 
     async def _prepared(self, request: web.Request) -> web.WebSocketResponse:
         ws = web.WebSocketResponse(protocols=("v1.kernel.example",), max_msg_size=0)
@@ -108,6 +111,9 @@ class Notebook:
         await ws.receive()
         return ws
 
+    async def status(self, request: web.Request) -> web.Response:
+        return web.json_response({})
+
     async def refuse(self, request: web.Request) -> web.Response:
         return web.Response(status=403)
 
@@ -157,8 +163,13 @@ class Jupyters(tornado.websocket.WebSocketHandler):
         self.write_message(message, binary=True)
 
 
-@pytest.mark.parametrize("size", [SMALL + 1, 11 * 2**20])
-async def test_a_message_too_big_for_the_notebook_is_told_to_the_browser(size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "alpn"), [(SMALL + 1, ALPN), (11 * 2**20, ALPN), (11 * 2**20, "an older script's")]
+)
+async def test_a_message_too_big_for_the_notebook_is_told_to_the_browser(
+    size: int, alpn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.jobs.relay.ALPN", alpn)
     settings = {"websocket_max_message_size": SMALL}
     server = HTTPServer(tornado.web.Application([("/", Jupyters)], **settings))
     with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as folder:
@@ -264,6 +275,115 @@ async def test_signing_out_ends_its_websockets(on: Stage) -> None:
         assert await ws.receive_str() == "still here"
         on.proxy.sign_out("login-1")
         assert (await ws.receive()).data == 1008
+
+
+# --- cuts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [100, 300_000])
+async def test_cuts_lose_and_double_no_message(on: Stage, size: int) -> None:
+    """In the middle of whatever is under way, and also while another connection is made."""
+    sent = [f"{number:06}" * (size // 6) for number in range(60)]
+    cut_at = {10, 11, 30, 45}
+    async with on.websocket("/echo") as ws:
+
+        async def send() -> None:
+            for text in sent:
+                await ahead.acquire()
+                await ws.send_str(text)
+
+        ahead = asyncio.Semaphore(4)
+        sending = asyncio.ensure_future(send())
+        for number, text in enumerate(sent):
+            if number in cut_at:
+                on.forward.cut()
+                await asyncio.sleep(0)
+                await on.forward.open()
+            assert await ws.receive_str() == text, number
+            ahead.release()
+        await sending
+    assert on.forward.made > 3
+
+
+async def test_what_is_said_while_the_line_is_cut_arrives_after_it(
+    on: Stage, notebook: Notebook
+) -> None:
+    """Also that the browser has closed."""
+    async with on.websocket("/echo") as ws, on.websocket("/echo") as leaving:
+        for each in (ws, leaving):
+            await each.send_str("before")
+            await each.receive_str()
+        on.forward.cut()
+        await ws.send_str("meanwhile")
+        await leaving.close(code=4321)
+        assert notebook.closed.empty()
+        await on.forward.open()
+        assert await ws.receive_str() == "meanwhile"
+        assert (await notebook.closed.get())[0] == 4321
+    assert (await on.get("/absent"))[0] == 404
+
+
+async def test_a_line_that_stays_cut_is_told_to_browser_and_notebook(
+    on: Stage, notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for end in ("lib.notebook_proxy.streams", "lib.jobs.streams"):
+        monkeypatch.setattr(f"{end}.KEEP_S", 0.3)
+    async with on.websocket("/flood") as ws:
+        on.forward.cut()
+        while (message := await ws.receive()).type is WSMsgType.BINARY:
+            pass
+        assert (message.type, message.data) == (WSMsgType.CLOSE, 1011)
+        await notebook.closed.get()
+
+
+async def test_a_notebook_that_ends_while_the_line_is_cut_ends_its_websockets(on: Stage) -> None:
+    async with on.websocket("/echo") as ws:
+        on.forward.cut()
+        await on.proxy.close(on.session, "Stopped.")
+        assert (await ws.receive()).data == 1008
+    names = {task.get_coro().__qualname__ for task in asyncio.all_tasks()}
+    assert not [name for name in names if "_reconnect" in name]
+
+
+async def test_a_forward_that_was_made_anew_leaves_websockets_open(on: Stage) -> None:
+    """And what the portal orders then: to prove the notebook again."""
+    handler = CommandHandler(on.proxy)
+    wanted = Open(on.session, str(on.socket), on.endpoint)
+
+    async def prove() -> Message:
+        return await handler.handle({"n": 1, "do": "open", **wanted.values()})
+
+    async with on.websocket("/echo") as ws:
+        on.forward.cut()
+        answer = await prove()
+        assert json_object(answer["error"])["code"] == "unavailable"
+        await ws.send_str("still here")
+        await on.forward.open()
+        assert "ok" in await prove()
+        assert await ws.receive_str() == "still here"
+        on.forward.cut()
+        await on.forward.open()
+        assert "ok" in await prove()
+        await ws.send_str("and here")
+        assert await ws.receive_str() == "and here"
+
+
+async def test_a_session_script_that_knows_no_streams_is_spoken_to_as_before(
+    notebook: Notebook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was begun by an older gate. A cut is the end of its WebSockets."""
+    monkeypatch.setattr("lib.jobs.relay.ALPN", "another")
+    async with stage(notebook.app) as on, on.websocket("/echo") as ws:
+        await ws.send_str("hello")
+        assert await ws.receive_str() == "hello"
+        on.forward.cut()
+        assert (await ws.receive()).data == 1011
+        await on.forward.open()
+        upstream = on.proxy.get(on.session)
+        assert upstream is not None
+        async with on.websocket("/echo") as again:
+            await upstream.renew()
+            assert (await again.receive()).data == 1011, "its forward is not there any more"
 
 
 async def test_visitor_who_may_no_longer_is_cut_off(
