@@ -20,6 +20,7 @@ from lib.jobs.control_files import ROOT
 from lib.jobs.interfaces import Runtime, Scheduler
 from lib.jobs.runtimes import make_runtime
 from lib.jobs.schedulers import make_scheduler
+from lib.jobs.scratch import USUAL, check_place
 from lib.model import Preset
 from lib.protocol.messages import NAME_PATTERN, ModuleOffer
 
@@ -89,6 +90,7 @@ class Policy:
     Args:
         users: owners whose jobs are taken; `*` is everybody.
         stop_files: see `lib.gate.kill_switch`.
+        scratch: where on a node a job's own folder is made (`lib.jobs.scratch`).
     """
 
     cluster: str
@@ -105,6 +107,7 @@ class Policy:
     modules: tuple[AllowedModule, ...]
     presets: tuple[AllowedPreset, ...]
     limits: Limits
+    scratch: str = USUAL
 
     def scheduler(self, state_dir: Path) -> Scheduler:
         """The scheduler that this policy names."""
@@ -193,6 +196,7 @@ def parse(data: Mapping[str, object], state_dir: Path, *, where: str = "policy.t
         modules=modules,
         presets=presets,
         limits=_limits(table.table("limits")),
+        scratch=_scratch(table.get("scratch", str, USUAL), scheduler, state_dir, where),
     )
     listen.close()
     table.close()
@@ -304,6 +308,24 @@ def _closed(path: Path, state_dir: Path, what: str) -> Path:
     if real == gate or real in gate.parents or gate in real.parents:
         raise InvalidInput(f"{what} entry {path} would open the gate's own folder.")
     return real
+
+
+def _scratch(text: str, scheduler: str, state_dir: Path, where: str) -> str:
+    """Where a job's own folder is made; what only a node can tell is asked there."""
+    try:
+        check_place(text)
+    except InvalidInput as exc:
+        raise InvalidInput(f"{where}: scratch {exc.message}") from exc
+    if "$" in text and scheduler == "local":
+        raise InvalidInput(
+            f"{where}: scratch {text!r:.80} names a variable, and jobs of the scheduler local "
+            "have none of their own. Name a folder."
+        )
+    fixed = Path(text.partition("/$")[0]).resolve() if text.startswith("/") else None
+    for kept in (Path.home().resolve(), state_dir.resolve()):
+        if fixed is not None and kept != Path("/") and (fixed == kept or kept in fixed.parents):
+            raise InvalidInput(f"{where}: scratch {text!r:.80} lies in {kept}.")
+    return text
 
 
 def _stop_file(text: str, where: str) -> Path:

@@ -27,7 +27,6 @@ from lib.jobs.interfaces import JobSpec, Scheduler
 from lib.protocol.messages import JobKind, SubmitRequest
 
 _STAC_VERSION = "1.1.0"
-_SCRATCH_ROOT = Path("/tmp")  # noqa: S108 (private folder of an unguessable name, made 0700)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +161,7 @@ class SessionDirBuilder:
     def _spec(
         self, request: SubmitRequest, validated: ValidatedSubmit, notebook: str
     ) -> SessionSpec:
-        scratch = _SCRATCH_ROOT / f"sb-{request.id[:8]}-{secrets.token_hex(6)}"
+        scratch = Path(self.policy.scratch, f"sb-{request.id[:8]}-{secrets.token_hex(6)}")
         return SessionSpec(
             kind=request.kind.value,
             work=str(self.folders.session(request.id) / "work"),

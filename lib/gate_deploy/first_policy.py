@@ -25,6 +25,7 @@ stop_files = []            # kill switches of the site beside STOP in this folde
 portal_origins = {origins}   # the portal as browsers see it: may show notebooks in a frame
 data_paths = []            # folders of this cluster with scenes that jobs may read
 https_hosts = []           # hosts that jobs may read scenes from
+# scratch = "/tmp"         # where on a node a job's own folder is made, e.g. "$SLURM_TMPDIR"
 """
 _LIMITS = {
     "max_live": 8,

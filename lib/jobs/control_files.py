@@ -51,7 +51,7 @@ class SessionSpec:
     Args:
         kind: "session" or "run".
         work: the work folder, absolute.
-        scratch: node-local folder to make, a short path.
+        scratch: node-local folder to make, a short path; may name variables of the job.
         host: address to bind the endpoint to; "" for the node's own name.
         entry: Python module of the detector.
         notebook: file name in `work` to open first; "" for none.

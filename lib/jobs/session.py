@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lib.errors import Refused, SceneBridgeError
 from lib.files.atomic import text_of
 from lib.jobs import control_files
 from lib.jobs.control_files import SessionSpec, restarts, write_report
@@ -32,15 +33,17 @@ from lib.jobs.jupyter import SOCKET, NotebookClient, notebook_task
 from lib.jobs.processes import become_subreaper, sweep, terminal_programs
 from lib.jobs.relay import Relay, bind, server_context
 from lib.jobs.runtimes import make_runtime
-from lib.jobs.scratch import Scratch
+from lib.jobs.scratch import Scratch, located, room
 from lib.jobs.tasks import RunningTask
 from lib.loops import Loops
-from lib.model import EndReason
+from lib.model import EndReason, Isolation
 
 _START_TIMEOUT_S = 180.0
 _START_POLL_S = 0.03
 _STOP_GRACE_S = 5.0
 _IDLE_POLL_S = 30.0
+#: Addresses of UNIX sockets end at 107 bytes, and those of kernels lie 52 below.
+_LONGEST_PRIVATE = 55
 #: A module that ends with one of these did its work (some scenes may have failed).
 _MODULE_DONE = (0, 3)
 
@@ -59,7 +62,8 @@ class Job:
 
     def __init__(self, control: Path) -> None:
         self._control = control
-        self._spec = _of_this_run(SessionSpec.read(control))
+        spec = _of_this_run(SessionSpec.read(control))
+        self._spec = replace(spec, scratch=str(located(spec.scratch, os.environ)))
         self._work = Path(self._spec.work)
         self._private = Path(self._spec.scratch)
         self._runtime: Runtime = make_runtime(self._spec.runtime, self._spec.runtime_options)
@@ -73,6 +77,7 @@ class Job:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, stop.set)
+        self._check_sockets()
         self._scratch.make("config", "r", "ipython")
         body = asyncio.ensure_future(self._session() if self._is_session else self._run_only())
         stopped = asyncio.ensure_future(stop.wait())
@@ -119,7 +124,7 @@ class Job:
         client = NotebookClient(self._private, token)
         try:
             if not await self._becomes_ready(client, ended):
-                return _not_started(server)
+                return self._said(_not_started(server))
             await relay.start()
             self._report_endpoint(relay)
             idle = asyncio.ensure_future(self._until_idle(client, module))
@@ -127,7 +132,7 @@ class Job:
             if idle.done():
                 return Outcome(EndReason.IDLE, "It was not used for a while.", 0)
             idle.cancel()
-            return _notebook_ended(server, ended.result())
+            return self._said(_notebook_ended(server, ended.result()))
         finally:
             for future in (module, ended):
                 future.cancel()
@@ -164,9 +169,25 @@ class Job:
         env = {"SCENEBRIDGE_WORK": inside(self._work), "PYTHONUNBUFFERED": "1"}
         running = await self._start(self._spec.task(args, env), control_files.MODULE_LOG)
         code = await running.wait()
-        message = "" if code in _MODULE_DONE else _module_broke(running, code)
+        message = "" if code in _MODULE_DONE else self._with_room(_module_broke(running, code))
         self._report_module(code, message)
         return code, message
+
+    def _check_sockets(self) -> None:
+        """Raises `Refused` where the addresses of kernels' sockets would be too long."""
+        contained = self._runtime.isolation is Isolation.CONTAINER  # with a place of its own
+        if self._is_session and not contained and len(str(self._private)) > _LONGEST_PRIVATE:
+            raise Refused(
+                f"The path {self._private.parent} is too long for notebooks' sockets. The gate's "
+                "policy (scratch) has to name a shorter one."
+            )
+
+    def _said(self, outcome: Outcome) -> Outcome:
+        return replace(outcome, text=self._with_room(outcome.text)) if outcome.text else outcome
+
+    def _with_room(self, text: str) -> str:
+        """What broke, with the disk that is full now, which may be why."""
+        return f"{room(self._private, self._work)} {text}".strip()
 
     def _report_module(self, code: int, message: str) -> None:
         report = {"exit_code": code, "message": message, "time": time.time()}
@@ -262,6 +283,8 @@ def main() -> int:
     try:
         job = Job(control)
         outcome = asyncio.run(job.run())
+    except SceneBridgeError as exc:
+        outcome = Outcome(EndReason.FAILED_TO_START, exc.message, 1)
     except Exception as exc:
         traceback.print_exc()  # the job's log is ours and stays in `control`
         text = f"The session script failed: {type(exc).__name__}: {exc}"[:500]

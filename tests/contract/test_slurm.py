@@ -20,10 +20,13 @@ from tests.single_slurm import SingleSlurm, missing, single_slurm
 
 
 @pytest.fixture(scope="module")
-def slurm() -> Iterator[SingleSlurm]:
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SingleSlurm]:
     if missing():
         pytest.skip(missing())
-    with single_slurm(cores=2) as made:
+    prolog = tmp_path_factory.mktemp("prolog") / "prolog"
+    prolog.write_text("#!/bin/sh\necho export SITE_TMP=/local/$SLURM_JOB_ID\n")
+    prolog.chmod(0o755)
+    with single_slurm(cores=2, conf=f"TaskProlog={prolog}") as made:
         yield made
 
 
@@ -79,6 +82,14 @@ async def test_slurm_jobs_inherit_neither_the_callers_environment_nor_a_profile(
     assert found.pop("CUDA_VISIBLE_DEVICES") == "0"
     assert found.pop("SLURM_JOB_ID") == view.id
     assert found.keys() - {"ROCR_VISIBLE_DEVICES", "PWD", "OLDPWD", "_", "SHLVL"} == spec.env.keys()
+
+
+async def test_slurm_hands_on_where_the_site_has_scratch(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    spec = JobSpec(**{**fields_of(job(tmp_path, "env > env")), "scratch": Path("$SITE_TMP/sb-1")})
+    view = await ended(scheduler, await scheduler.submit(spec))
+    assert f"SITE_TMP=/local/{view.id}" in (tmp_path / "env").read_text().splitlines()
 
 
 async def test_slurm_holds_are_told(

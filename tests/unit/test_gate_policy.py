@@ -222,6 +222,26 @@ def test_what_lies_above_the_account_is_refused_wherever_the_gate_lies(
             parse({**copy.deepcopy(GOOD), "modules": [], "runtime": runtime}, gate)
 
 
+def test_where_scratch_lies_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only a node can tell is asked there (tests/unit/test_jobs_scratch.py)."""
+    home, gate = tmp_path / "home", tmp_path / "gate"
+    monkeypatch.setenv("HOME", str(home))
+    slurm = {"name": "slurm"}
+
+    def scratch(to: object, **scheduler: Any) -> str:
+        data = {**copy.deepcopy(GOOD), "scratch": to}
+        return parse({**data, **scheduler}, gate).scratch
+
+    assert policy(gate).scratch == "/tmp"
+    assert scratch("/local/scratch") == "/local/scratch"
+    assert scratch("$SLURM_TMPDIR/sb", scheduler=slurm) == "$SLURM_TMPDIR/sb"
+    for bad in ("tmp", "/tmp/..", "$HOME/x", str(home), str(home / "x"), str(gate / "x"), 7):
+        with pytest.raises(InvalidInput, match="scratch"):
+            scratch(bad, scheduler=slurm)
+    with pytest.raises(InvalidInput, match="have none of their own"):
+        scratch("$TMPDIR")
+
+
 def test_data_that_would_hide_the_image_is_refused_for_containers_only(tmp_path: Path) -> None:
     data = {**copy.deepcopy(GOOD), "modules": [], "data_paths": ["/opt/data"]}
     assert parse(data, tmp_path).data_paths == (Path("/opt/data"),)

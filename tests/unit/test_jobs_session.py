@@ -205,6 +205,21 @@ def test_a_run_ends_as_its_module(started: New, code: int, reason: str) -> None:
 
 
 @in_a_process
+def test_scratch_lies_where_a_variable_of_the_job_says(new: New, tmp_path: Path) -> None:
+    script = new(kind="run")
+    script.change(scratch=f"$JOB_TMP/{script.scratch.name}")
+    assert script.start(JOB_TMP="/tmp").end()["end_reason"] == "finished"
+    assert script.left() == []
+    (script.control / "exit.json").unlink()
+    end = script.start().end()
+    assert end["end_reason"] == "failed to start"
+    assert "no JOB_TMP is set for its jobs" in end["reason"]
+    (script.control / "exit.json").unlink()
+    script.change(kind="session", scratch=f"{tmp_path}/{'x' * 60}/sb-1")
+    assert "too long for notebooks' sockets" in script.start().end()["reason"]
+
+
+@in_a_process
 def test_a_scratch_folder_that_somebody_made_before_is_not_used(new: New) -> None:
     script = new()
     script.scratch.mkdir(mode=0o777)

@@ -16,6 +16,7 @@ from lib.jobs.interfaces import RESTARTS, JobSpec
 _ENV = "/usr/bin/env"
 _TIMEOUT = "/usr/bin/timeout"
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAMED = re.compile(r"\$([A-Z_][A-Z0-9_]*)")
 #: What Slurm tells a job about itself; never taken from the gate's own environment.
 _FROM_SLURM = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "SLURM_JOB_ID")
 
@@ -87,9 +88,11 @@ def script(job: JobSpec) -> bytes:
     """The batch script: the job's environment, and `exec` of its command.
 
     `exec` makes the command the batch step itself, so that the TERM of scancel and of the
-    time limit reaches it. `env -i` drops whatever a site's prolog or a user's profile set.
+    time limit reaches it. `env -i` drops whatever a site's prolog or a user's profile set, but
+    for what the policy's `scratch` names.
     """
-    told = {**{name: name for name in _FROM_SLURM}, RESTARTS: "SLURM_RESTART_COUNT"}
+    names = (*_FROM_SLURM, *_NAMED.findall(str(job.scratch)))
+    told = {**{name: name for name in names}, RESTARTS: "SLURM_RESTART_COUNT"}
     kept = [f'${{{theirs}+"{ours}=${theirs}"}}' for ours, theirs in told.items()]
     given = [quoted(f"{name}={value}") for name, value in _passed_on(job.env).items()]
     command = [quoted(word) for word in job.argv]
