@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -73,9 +73,21 @@ class RecordUpdater:
 
     `refresh` and `take_endpoint` change records: call them with the table's lock held. `look`
     takes as long as reading takes: call it without.
+
+    Args:
+        clock: by which the scheduler is given time to list a job again, seconds.
     """
 
-    def __init__(self, table: JobTable, policy: Policy, scheduler: Scheduler, audit: Audit) -> None:
+    def __init__(
+        self,
+        table: JobTable,
+        policy: Policy,
+        scheduler: Scheduler,
+        audit: Audit,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._clock = clock
         self._table = table
         self._folders = table.folders
         self._policy = policy
@@ -196,12 +208,12 @@ class RecordUpdater:
             return view
         since = self._missing_since.get(record.id)
         if since is None:  # that answer may be older than the job
-            self._missing_since[record.id] = time.monotonic()
+            self._missing_since[record.id] = self._clock()
             return None
         patience_s = self._scheduler.gone_after_s
         if view is not None:  # it is certain
             patience_s = min(patience_s, _CERTAIN_S)
-        if time.monotonic() - since < patience_s:
+        if self._clock() - since < patience_s:
             return None
         return view or JobView(record.job, record.name, JobState.UNKNOWN, reason=_NOT_LISTED)
 

@@ -55,11 +55,23 @@ _DISK_LATE_S = 900.0
 
 
 class Jobs:
-    """All jobs of one gate. One per process (the gate's lock sees to that)."""
+    """All jobs of one gate. One per process (the gate's lock sees to that).
+
+    Args:
+        clock: by which jobs that are missing are asked for again, and given up; as
+            `time.monotonic`.
+    """
 
     def __init__(
-        self, folders: SessionFolders, policy: Policy, scheduler: Scheduler, audit: Audit
+        self,
+        folders: SessionFolders,
+        policy: Policy,
+        scheduler: Scheduler,
+        audit: Audit,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
         self.images = Images(folders.images, policy)
         self._policy = policy
         self._scheduler = scheduler
@@ -67,7 +79,7 @@ class Jobs:
         self.loops = Loops("The gate", _log)
         self._table = JobTable(folders, self.loops)
         self._builder = SessionDirBuilder(folders, policy, scheduler)
-        self._updater = RecordUpdater(self._table, policy, scheduler, audit)
+        self._updater = RecordUpdater(self._table, policy, scheduler, audit, clock=clock)
         self._endpoint_watch = EndpointWatch(self._table, self._updater.take_endpoint)
         self._submitter = Submitter(
             self._table, self._builder, scheduler, audit, self.images, keep_s=policy.limits.keep_s
@@ -254,9 +266,9 @@ class Jobs:
 
     def _lost_due(self, *, now: bool) -> list[JobRecord]:
         """Jobs that were lost and are looked for again, now or because it is time."""
-        if time.monotonic() < self._lost_at and not now:
+        if self._clock() < self._lost_at and not now:
             return []
-        self._lost_at = time.monotonic() + _LOST_EVERY_S
+        self._lost_at = self._clock() + _LOST_EVERY_S
         return [r for r in self._table.records() if r.may_turn_up(time.time())]
 
     async def _recall_missing(
@@ -266,9 +278,9 @@ class Jobs:
         live = [r for r in self._table.records() if r.live and r.job]
         missing = {r.id: r.key for r in [*live, *lost] if not _lists(views, r)}
         self._recalled = {i: view for i, view in self._recalled.items() if i in missing}
-        if not missing or (time.monotonic() < self._recall_at and not lost):
+        if not missing or (self._clock() < self._recall_at and not lost):
             return
-        self._recall_at = time.monotonic() + _RECALL_EVERY_S
+        self._recall_at = self._clock() + _RECALL_EVERY_S
         found: Mapping[JobKey, JobView] = {}
         silent = contextlib.suppress(Unavailable, asyncio.TimeoutError)
         with self.loops.item("recalling jobs"), silent:

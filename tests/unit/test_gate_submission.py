@@ -18,8 +18,8 @@ from lib.gate.session_dir import _comment
 from lib.jobs.interfaces import JobKey, JobSpec, JobView
 from lib.model import EndReason, JobState
 from lib.protocol.messages import JobKind, JobStatus
+from tests.fakes.gate_jobs import Site, SmallScheduler
 from tests.fakes.reconciler_harness import until
-from tests.unit.test_gate_jobs import Site, SmallScheduler
 
 
 class SlowScheduler(SmallScheduler):
