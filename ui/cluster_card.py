@@ -48,7 +48,8 @@ def show(cluster: Cluster, modules: Sequence[Module]) -> None:
     with st.container(border=True, key=f"cluster-{cluster.id}"):
         st.html(_head(cluster, time) + _trouble(cluster))
         _mend(cluster)
-        st.html(_facts(cluster, modules, time))
+        if cluster.configured:
+            st.html(_facts(cluster, modules, time))
         if cluster.load:
             st.html(queues.table(cluster, time))
 
@@ -63,7 +64,11 @@ def _head(cluster: Cluster, time: datetime) -> str:
     marks = [tag(word, kind)]
     if cluster.runtime and cluster.isolation is Isolation.NONE:
         marks.append(tag(NO_ISOLATION, "warn"))
-    if cluster.refused:
+    if not cluster.configured:
+        marks.append(tag("not configured", "warn"))
+    elif cluster.lacks_tunnel:
+        marks.append(tag("for you, once its tunnel is open", "warn"))
+    elif cluster.refused:
         marks.append(tag("not for you", "warn"))
     else:
         marks.append(tag("you may start work here", "good"))
@@ -85,7 +90,7 @@ def _trouble(cluster: Cluster) -> str:
     if cluster.reachability is Reachability.UNKNOWN and cluster.unreachable_reason:
         said.append(("bad", cluster.unreachable_reason))
     said += [("warn", trouble) for trouble in cluster.troubles]
-    if cluster.refused:
+    if cluster.refused and cluster.configured:
         said.append(("info", cluster.refused))
     return "".join(
         f'<div class="sb-problem {kind}" role="status">{esc(text)}</div>' for kind, text in said

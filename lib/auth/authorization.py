@@ -187,6 +187,15 @@ class Access:
             return exc.message
         return ""
 
+    @property
+    def one_person(self) -> bool:
+        """Whether nobody but the portal's owner can come."""
+        return self._auth.membership.one_person
+
+    def in_its_groups(self, user: User, cluster: ClusterEntry) -> bool:
+        """Whether the cluster's file names them, whatever its tunnel; for showing alone."""
+        return _among(self._auth.again(user), cluster.groups)
+
     def belongs_to(self, tunnel: Tunnel) -> str:
         """Whose a tunnel is, as people know them; "" where it is nobody's."""
         if tunnel.person is not None:
@@ -226,6 +235,11 @@ class Access:
         if not groups:
             raise Refused(f"{title} is closed: no group may start work there.")
         known = self._auth.membership.groups
+        if self.one_person:
+            raise Refused(
+                f"{title} is for groups ({', '.join(groups)}), and this portal has none: "
+                'groups = ["everyone"] in the file of the cluster lets its people in.'
+            )
         if not any(group in known for group in groups):
             raise Refused(
                 f"{title} is for groups that no longer exist ({', '.join(groups)}). "

@@ -42,6 +42,11 @@ class Membership:
         """Title of every group that there is, by id."""
         return {group.id: group.title for group in self._groups}
 
+    @property
+    def one_person(self) -> bool:
+        """Whether nobody but `OWNER` can come."""
+        return not self._providers
+
     def may_come(self, account: Account) -> bool:
         """Whether this account may sign in, by the settings of the moment."""
         if account.blocked:

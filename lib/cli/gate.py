@@ -194,7 +194,7 @@ def _key(options: argparse.Namespace) -> Output:
 
 
 def _entry(options: argparse.Namespace) -> ClusterEntry:
-    return load_offerings(PROJECT).cluster(ClusterId(options.cluster))
+    return load_offerings(PROJECT).configured(ClusterId(options.cluster))
 
 
 def _connection(

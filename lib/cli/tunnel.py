@@ -65,7 +65,7 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _up(options: argparse.Namespace) -> Output:
-    entry = load_offerings(PROJECT).cluster(ClusterId(options.cluster))
+    entry = load_offerings(PROJECT).configured(ClusterId(options.cluster))
     if options.group:
         name(options.group, "--group")
     elif not options.person.isprintable() or not options.person.strip():

@@ -57,17 +57,35 @@ class BrokenFile:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A cluster that is shown and not offered: as it was last known, and why.
+
+    `fault` is what is wrong with its file, for whoever can mend it; "" where there is none.
+    """
+
+    entry: ClusterEntry
+    reason: str
+    fault: str
+
+
+@dataclass(slots=True)
 class Offerings:
     """All modules and clusters that this portal offers, by id; and by collection the
     groups that may read its scenes ("everyone" is one). `withheld`: what people who know this
     installation may miss, and why it is not offered; a sentence or empty. `broken`: cluster
-    files that cannot be taken, each of which costs its own cluster alone."""
+    files that cannot be taken, each of which costs its own cluster alone. `left_out`: those of
+    them, and of clusters whose file is gone, that are shown.
+
+    What concerns clusters changes while a portal runs (`take_over`), each part of it at once;
+    everything else stays.
+    """
 
     modules: Mapping[ModuleId, Module]
     clusters: Mapping[ClusterId, ClusterEntry]
     readers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     withheld: str = ""
     broken: tuple[BrokenFile, ...] = ()
+    left_out: Mapping[ClusterId, LeftOut] = field(default_factory=dict)
 
     def module(self, module_id: ModuleId) -> Module:
         """Raises NotFound."""
@@ -76,13 +94,30 @@ class Offerings:
         return self.modules[module_id]
 
     def cluster(self, cluster_id: ClusterId) -> ClusterEntry:
-        """Raises NotFound; InvalidInput where its file is broken."""
-        if cluster_id not in self.clusters:
-            for broken in self.broken:
-                if broken.cluster == cluster_id:
-                    raise InvalidInput(broken.fault)
+        """Raises NotFound."""
+        entry = self.clusters.get(cluster_id)
+        if entry is None:
             raise NotFound(f"There is no cluster {cluster_id!r:.60} in this portal.")
-        return self.clusters[cluster_id]
+        return entry
+
+    def configured(self, cluster_id: ClusterId) -> ClusterEntry:
+        """The same for whoever looks after its file.
+
+        Raises:
+            InvalidInput: the file is broken; the sentence says where.
+        """
+        for broken in self.broken:
+            if broken.cluster == cluster_id and cluster_id not in self.clusters:
+                raise InvalidInput(broken.fault)
+        return self.cluster(cluster_id)
+
+    def take_over(self, new: Offerings) -> None:
+        """Offer the clusters of `new`. No reader misses one that only moves to `left_out`."""
+        self.left_out = {**self.left_out, **new.left_out}
+        self.clusters = new.clusters
+        self.left_out = new.left_out
+        self.broken = new.broken
+        self.withheld = new.withheld
 
 
 def load_offerings(project: Path) -> Offerings:
@@ -98,7 +133,7 @@ def load_offerings(project: Path) -> Offerings:
         if module.id != module_id:
             raise InvalidInput(f"{offer.name} offers {module_id}, but the module is {module.id}.")
         modules[module.id] = module
-    clusters, broken = _clusters(project)
+    clusters, broken = load_clusters(project)
     readers = {}
     for file in sorted((project / "catalogs").glob("*/collection.json")):
         collection, groups = _readers(file)
@@ -106,27 +141,43 @@ def load_offerings(project: Path) -> Offerings:
     return Offerings(modules, clusters, readers, broken=broken)
 
 
-def _clusters(project: Path) -> tuple[dict[ClusterId, ClusterEntry], tuple[BrokenFile, ...]]:
+def load_clusters(
+    project: Path,
+) -> tuple[dict[ClusterId, ClusterEntry], tuple[BrokenFile, ...]]:
     """Those that can be taken, and the files that cannot. Of two of one id the first counts."""
     clusters: dict[ClusterId, ClusterEntry] = {}
     broken = []
-    for folder in cluster_folders(project):
-        for file in sorted(folder.glob("*.toml")):
-            try:
-                entry = read_cluster(file)
-                if entry.id in clusters:
-                    known = clusters[entry.id].file
-                    raise InvalidInput(f"{file} describes {entry.id}, as {known} does.")
-            except InvalidInput as exc:
-                broken.append(BrokenFile(cluster_of(file), file, exc.message))
-            else:
-                clusters[entry.id] = entry
+    for file in _cluster_files(project):
+        try:
+            entry = read_cluster(file)
+            if entry.id in clusters:
+                known = clusters[entry.id].file
+                raise InvalidInput(f"{file} describes {entry.id}, as {known} does.")
+        except InvalidInput as exc:
+            broken.append(BrokenFile(cluster_of(file), file, exc.message))
+        else:
+            clusters[entry.id] = entry
     return clusters, tuple(broken)
 
 
-def cluster_folders(project: Path) -> tuple[Path, ...]:
-    """Where cluster files lie: the project's own, and the site's."""
-    return project / "catalogs" / "clusters", site_folder() / "clusters"
+def cluster_files(project: Path) -> tuple[tuple[str, int, int, int, int], ...]:
+    """What differs once a cluster file was added, changed or removed."""
+    found = []
+    for file in _cluster_files(project):
+        try:
+            status = file.stat()
+        except OSError:
+            found.append((str(file), 0, 0, 0, 0))
+        else:
+            seen = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+            found.append((str(file), *seen))
+    return tuple(found)
+
+
+def _cluster_files(project: Path) -> list[Path]:
+    """The project's own, and the site's."""
+    folders = project / "catalogs" / "clusters", site_folder() / "clusters"
+    return [file for folder in folders for file in sorted(folder.glob("*.toml"))]
 
 
 def offered(offerings: Offerings, settings: Settings) -> Offerings:

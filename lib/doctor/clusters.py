@@ -176,7 +176,7 @@ def behind(chosen: Settings, entry: ClusterEntry, folder: Path) -> Iterator[Chec
     name = f"cluster {entry.id}: tunnel"
     tunnel, path = records.find(folder, entry.id)
     if path is None:
-        todo = advice(entry, tunnel, Fault.TUNNEL)[0][1]
+        todo = advice(entry, tunnel, Fault.TUNNEL, one_person=chosen.single_user)[0][1]
         yield Check(name, False, f"{closed(tunnel).rstrip('.')}: {todo}")
         return
     yield Check(name, True, f"{tunnel.account}'s, until {tunnel.until:%Y-%m-%d %H:%M} UTC")

@@ -51,7 +51,7 @@ def checks(
             )
             info, now = asyncio.run(_ask(link))
     except SceneBridgeError as exc:
-        what = advice(entry, tunnel, getattr(exc, "fault", ""))
+        what = advice(entry, tunnel, getattr(exc, "fault", ""), one_person=chosen.single_user)
         todo = what[0][1] if what else f"admin.py gate status {entry.id}"
         yield Check(f"{name}: gate", False, f"{exc.message.rstrip('.')}: {todo}")
         return

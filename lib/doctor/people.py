@@ -39,6 +39,11 @@ def groups(chosen: Settings, offerings: Offerings) -> Check:
         for name in named
         if name != EVERYONE and name not in known
     ]
+    if wrong and chosen.single_user:
+        return Check(
+            "groups", False, f"{'; '.join(wrong)}, and a portal of one person cannot have: write "
+            '"everyone" into its file instead',
+        )  # fmt: skip
     if wrong:
         return Check("groups", False, f"{'; '.join(wrong)}: add a [[group]], or change catalogs/")
     empty = [group.id for group in chosen.group if not group.members and not group.leads]

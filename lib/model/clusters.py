@@ -48,6 +48,7 @@ class Fault(StrEnum):
     KEY_REFUSED = "portal's key refused"
     SCHEDULER = "scheduler silent"
     NOT_SET_UP = "gate never set up"
+    NOT_CONFIGURED = "no file of it, or a broken one"
     OTHER = ""
 
 
@@ -119,7 +120,9 @@ class Cluster:
     cluster account that jobs run under, `node` the login node of its gate. `mend` says
     who can do what while the cluster cannot be asked: (for whom, command or sentence).
     `belongs_to` names whose the tunnel is; `refused` says why whoever asked may not start
-    work there, and is empty where they may.
+    work there, and is empty where they may. `lacks_tunnel`: they could, if somebody opened its
+    tunnel. `configured` is false for one that is not offered and shown for the work it still has,
+    or since its file is broken.
     """
 
     id: ClusterId
@@ -146,6 +149,8 @@ class Cluster:
     reachable_since: datetime | None = None
     belongs_to: str = ""
     refused: str = ""
+    lacks_tunnel: bool = False
+    configured: bool = True
 
     @property
     def own_computer(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lib.auth import OWNER
 from lib.model import Fault, TunnelState
 
 if TYPE_CHECKING:
@@ -14,16 +15,19 @@ if TYPE_CHECKING:
 Advice = tuple[str, str]
 
 _ANYBODY = "An administrator of the portal's computer"
-_PORTAL = "Whoever looks after this portal"
+LOOKS_AFTER_PORTAL = "Whoever looks after this portal"
 _GATE = "Whoever looks after the cluster's gate"
 
 
-def advice(entry: ClusterEntry, tunnel: Tunnel | None, fault: str) -> tuple[Advice, ...]:
+def advice(
+    entry: ClusterEntry, tunnel: Tunnel | None, fault: str, *, one_person: bool = False
+) -> tuple[Advice, ...]:
     """What to do, most likely first; empty where there is nothing but to wait.
 
     Args:
         tunnel: None for this computer, whose gate the portal starts by itself.
         fault: why the cluster cannot be asked.
+        one_person: the portal has no groups, so a tunnel can only be its owner's.
     """
     if fault == Fault.SCHEDULER:
         site = entry.institute or entry.title
@@ -35,12 +39,12 @@ def advice(entry: ClusterEntry, tunnel: Tunnel | None, fault: str) -> tuple[Advi
             ),
         )
     if tunnel is None:
-        return ((_PORTAL, "python admin.py doctor"),)
+        return ((LOOKS_AFTER_PORTAL, "python admin.py doctor"),)
     if fault == Fault.NOT_SET_UP:
         return _set_up(entry, _ANYBODY)
     if tunnel.state is not TunnelState.OPEN:
         who = f"The administrator who opened it ({tunnel.account})" if tunnel.account else _ANYBODY
-        return ((who, _tunnel_up(entry, tunnel)),)
+        return ((who, _tunnel_up(entry, tunnel, one_person=one_person)),)
     return _through_an_open_tunnel(entry, tunnel, fault)
 
 
@@ -54,15 +58,15 @@ def _through_an_open_tunnel(entry: ClusterEntry, tunnel: Tunnel, fault: str) -> 
                 (
                     _GATE,
                     "Was the gate set up again? If so, compare the key that `admin.py gate "
-                    f"status {entry.id}` shows, put it into the cluster's file as host_key, and "
-                    "start the portal again. If not, somebody else answers there: pin nothing.",
+                    f"status {entry.id}` shows, put it into the cluster's file as host_key. "
+                    "If not, somebody else answers there: pin nothing.",
                 ),
                 (opener, f"python admin.py gate status {entry.id}"),
             )
         case Fault.KEY_REFUSED:
             return _set_up(entry, opener)
         case Fault.KEY:
-            return ((_PORTAL, "python admin.py doctor"),)
+            return ((LOOKS_AFTER_PORTAL, "python admin.py doctor"),)
         case Fault.SOCKET | Fault.TUNNEL:
             return ((opener, f"python admin.py tunnel status {entry.id}"),)
     return (
@@ -74,19 +78,21 @@ def _through_an_open_tunnel(entry: ClusterEntry, tunnel: Tunnel, fault: str) -> 
 def _set_up(entry: ClusterEntry, who: str) -> tuple[Advice, ...]:
     """The gate has to admit the portal's key, and the portal to know the gate's."""
     return (
-        (_PORTAL, f"python admin.py gate key {entry.id}"),
+        (LOOKS_AFTER_PORTAL, f"python admin.py gate key {entry.id}"),
         (who, f"python admin.py gate deploy {entry.id} --portal-key KEY"),
         (
-            _PORTAL,
+            LOOKS_AFTER_PORTAL,
             "If another host key was printed than the cluster's file has, write it there as "
-            "host_key, and start the portal again.",
+            "host_key; the portal takes it over.",
         ),
     )
 
 
-def _tunnel_up(entry: ClusterEntry, tunnel: Tunnel) -> str:
+def _tunnel_up(entry: ClusterEntry, tunnel: Tunnel, *, one_person: bool) -> str:
     """As it was opened last, or for the first group that the cluster's file names."""
-    if tunnel.person is not None:
+    if one_person:
+        owner = f"--person {OWNER.id}"
+    elif tunnel.person is not None:
         owner = f"--person {tunnel.person}"
     else:
         named = [group for group in entry.groups if group != "everyone"]

@@ -148,7 +148,7 @@ class Changes:
     def _clusters_stamp(self) -> str:
         known = self._of_clusters.get(None)
         if known is None:
-            known = self._of_clusters[None] = _hash(self._clusters.views())
+            known = self._of_clusters[None] = _hash(self._clusters.stamp())
         return known
 
 

@@ -7,8 +7,8 @@ import time
 from typing import TYPE_CHECKING
 
 from lib.auth.authorization import Act
-from lib.model import Cluster, ClusterId, Fault, Isolation, Reachability, TunnelState
-from lib.portal.advice import advice
+from lib.model import Cluster, ClusterId, Fault, Isolation, Reachability, Tunnel, TunnelState
+from lib.portal.advice import LOOKS_AFTER_PORTAL, advice
 from lib.portal.tunnels import closed
 from lib.reconciler.cluster import ClusterHealth
 from lib.store.times import maybe_datetime, to_datetime
@@ -18,12 +18,17 @@ if TYPE_CHECKING:
 
     from lib.auth.authorization import Access
     from lib.config.clusters import ClusterEntry
-    from lib.config.offerings import Offerings
-    from lib.model import Tunnel, User
+    from lib.config.offerings import LeftOut, Offerings
+    from lib.model import User
     from lib.protocol.messages import GateInfo
     from lib.reconciler.reconciler import Reconciler
 
 _LEFT_OUT_TOLD = 3
+ROOT = "Root of the portal's computer"
+_PUT_BACK = (
+    "Put the cluster's file back, or have its work stopped on the cluster. No restart is needed."
+)
+_ASK_DOCTOR = ((LOOKS_AFTER_PORTAL, "python admin.py doctor"),)
 _NOT_LINKED = "This portal is not connected to it; the portal's log says why."
 
 
@@ -45,7 +50,7 @@ class ClusterViews:
     def launchable(self, user: User) -> tuple[Cluster, ...]:
         """Those on which the user may start work."""
         return tuple(
-            self.view(entry.id)
+            self._view(entry)
             for entry in self._offerings.clusters.values()
             if self._access.may(user, Act.LAUNCH, entry)
         )
@@ -59,30 +64,74 @@ class ClusterViews:
         found = []
         for entry in self._offerings.clusters.values():
             refused = self._access.why_not(user, Act.LAUNCH, entry)
-            view = dataclasses.replace(self.view(entry.id), refused=refused)
+            view = self._view(entry)
+            tunnel = view.tunnel
+            missing = tunnel is not None and tunnel.state is TunnelState.NONE
+            view = dataclasses.replace(
+                view,
+                refused=refused,
+                lacks_tunnel=missing and self._access.in_its_groups(user, entry),
+            )
             found.append(_without_names(view) if refused and not now.administrator else view)
+        for left_out in self._left_out():
+            view = self._view_left_out(left_out)
+            if not now.administrator:
+                view = dataclasses.replace(view, mend=_ASK_DOCTOR)
+            found.append(view)
         return tuple(found)
 
-    def views(self) -> tuple[Cluster, ...]:
-        """Every one, as nobody in particular sees them."""
-        return tuple(self.view(entry) for entry in self._offerings.clusters)
+    def stamp(self) -> object:
+        """Differs where anything differs that is shown of clusters to anybody."""
+        offerings = self._offerings
+        return (
+            [(entry.groups, self._view(entry)) for entry in offerings.clusters.values()],
+            [self._view_left_out(left_out) for left_out in self._left_out()],
+            offerings.withheld,
+        )
 
     def view(self, cluster_id: ClusterId) -> Cluster:
         """Raises NotFound."""
-        entry = self._offerings.cluster(cluster_id)
+        return self._view(self._offerings.cluster(cluster_id))
+
+    def _left_out(self) -> list[LeftOut]:
+        offered = self._offerings.clusters
+        return [left for c, left in self._offerings.left_out.items() if c not in offered]
+
+    def _view_left_out(self, left_out: LeftOut) -> Cluster:
+        entry = left_out.entry
+        try:
+            since = self._reconciler.health(entry.id).since
+        except KeyError:
+            since = self._begun
+        return Cluster(
+            id=entry.id,
+            title=entry.title,
+            institute=entry.institute,
+            reachability=Reachability.UNKNOWN,
+            unreachable_since=to_datetime(since),
+            unreachable_reason=left_out.reason,
+            tunnel=Tunnel(entry.id, TunnelState.NONE),
+            mend=((ROOT, left_out.fault),) if left_out.fault else ((ROOT, _PUT_BACK),),
+            refused=left_out.reason,
+            configured=False,
+        )
+
+    def _view(self, entry: ClusterEntry) -> Cluster:
         tunnel = self._access.tunnel(entry)
         health = self._health(entry, tunnel)
         cluster = Cluster(
             id=entry.id,
             title=entry.title,
             institute=entry.institute,
-            reachability=self.reachability(cluster_id),
+            reachability=self.reachability(entry.id),
             unreachable_since=None if health.reachable else to_datetime(health.since),
             unreachable_reason=health.reason,
             reachable_since=to_datetime(health.since) if health.reachable else None,
             tunnel=tunnel,
             belongs_to=self._access.belongs_to(tunnel) if tunnel is not None else "",
-            mend=() if health.reachable else advice(entry, tunnel, health.fault),
+            mend=()
+            if health.reachable
+            else advice(entry, tunnel, health.fault, one_person=self._access.one_person),
         )
         if health.info is None:
             return cluster

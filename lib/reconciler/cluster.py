@@ -161,6 +161,12 @@ class ClusterReconciler:
         await self._connections.close()
         await self._runs.close()
 
+    async def turn_visitors_away(self, reason: str) -> None:
+        """Nobody gets to its notebooks any more, although they run. After `close` alone."""
+        for session in await asyncio.to_thread(self._work.live_sessions, self._cluster):
+            with self._loops.item(session.id):
+                await self._connections.drop(session.id, reason)
+
     # --- submitting ---------------------------------------------------------
 
     async def _submit_due(self) -> None:

@@ -63,12 +63,34 @@ class Reconciler:
                 loops,
             )
 
+        self._reconciler = reconciler
         self._clusters = {cluster: reconciler(cluster, link) for cluster, link in links.items()}
 
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         for reconciler in self._clusters.values():
             reconciler.start()
+
+    def follow(self, cluster: ClusterId, link: Link) -> None:
+        """From now on, this cluster too; one of that id must have been left before."""
+        assert cluster not in self._clusters  # noqa: S101 - a fault of ours
+        self._clusters[cluster] = reconciler = self._reconciler(cluster, link)
+        if self._loop is not None:
+            reconciler.start()
+
+    async def leave(self, cluster: ClusterId, reason: str = "") -> None:
+        """Follow it no more, and end the connection to it. Idempotent; its jobs go on.
+
+        Args:
+            reason: what visitors of its notebooks read from now on; "" where they may wait.
+        """
+        reconciler = self._clusters.pop(cluster, None)
+        if reconciler is None:
+            return
+        await reconciler.close()
+        if reason:
+            await reconciler.turn_visitors_away(reason)
+        await reconciler.link.disconnect()
 
     async def close(self) -> None:
         """Stop following all clusters; nothing on them is touched."""

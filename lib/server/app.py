@@ -31,6 +31,7 @@ from lib.portal.tunnels import OuterTunnels
 from lib.reconciler.reconciler import Reconciler
 from lib.results.folder import ResultFolder
 from lib.scenes.local_catalog import LocalCatalog
+from lib.server.cluster_files import ClusterFiles
 from lib.server.gate_links import links
 from lib.store import Store
 from lib.web import api
@@ -84,6 +85,9 @@ class Assembly:
             self._offerings.modules,
             settings.origin,
             self._refusal,
+        )
+        self._cluster_files = ClusterFiles(
+            PROJECT, settings, self._offerings, tunnels, self._reconciler, self._store
         )
         self.portal = facade.Portal(
             self._store,
@@ -153,11 +157,13 @@ class Assembly:
         self.auth.logins.on_end(end_visits)
         await self.proxy.start()
         self._reconciler.start()
+        self._cluster_files.start()
         facade.use(self.portal)
         try:
             yield
         finally:
             facade.use(None)
+            await self._cluster_files.close()
             await self._reconciler.close()
             await self.proxy.aclose()
             self._store.close()

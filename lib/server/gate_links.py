@@ -44,7 +44,7 @@ def links(
             found[cluster] = _embedded(settings, offerings, cluster)
             continue
         try:
-            link = _through_a_tunnel(settings, entry, tunnels)
+            link = through_a_tunnel(settings, entry, tunnels)
         except (Unavailable, InvalidInput) as exc:
             log.error("cluster %s is left out: %s", cluster, exc)
             continue
@@ -65,10 +65,14 @@ async def end_masters(settings: Settings) -> None:
             await Master(places, settings.data / "keys" / cluster).end()
 
 
-def _through_a_tunnel(
+def through_a_tunnel(
     settings: Settings, entry: ClusterEntry, tunnels: OuterTunnels
 ) -> ClusterLink | None:
-    """None while the cluster file has no host key to trust."""
+    """The link, and the key that it needs; None while the file has no host key to trust.
+
+    Raises:
+        Unavailable, InvalidInput: there is no key, or no link can be made with this file.
+    """
     key = portal_key(settings.data, entry.id)
     if entry.gate is None or not entry.gate.host_key:
         return None

@@ -45,6 +45,10 @@ if TYPE_CHECKING:
 _S = TypeVar("_S", SessionState, RunState, SceneState)
 
 _RUN_OVER = [s.value for s in RunState if s.over]
+_LIVE_SESSIONS = (
+    select(sessions.c.cluster).where(sessions.c.state != SessionState.ENDED.value).distinct()
+)
+_LIVE_RUNS = select(runs.c.cluster).where(runs.c.state.not_in(_RUN_OVER)).distinct()
 #: What may still change of a session that has ended.
 _AFTER_THE_END = frozenset(("files_until", "continued_as"))
 #: What every page asks for: made once, newest first.
@@ -134,6 +138,12 @@ class SessionsRuns:
         return self._sessions(
             (sessions.c.cluster == cluster) & (sessions.c.state != SessionState.ENDED.value)
         )
+
+    def live_clusters(self) -> frozenset[ClusterId]:
+        """Where something lives."""
+        with self._engine.connect() as connection:
+            found = [*connection.execute(_LIVE_SESSIONS), *connection.execute(_LIVE_RUNS)]
+        return frozenset(ClusterId(cluster) for (cluster,) in found)
 
     def sessions_with_files(self, cluster: ClusterId) -> tuple[Session, ...]:
         """Ended, with files on the cluster that are still kept."""

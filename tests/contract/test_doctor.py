@@ -14,7 +14,7 @@ import pytest
 from lib.config.clusters import ClusterEntry
 from lib.config.offerings import Offerings
 from lib.config.runtime_dir import runtime_path
-from lib.config.settings import Group, Rule, Settings
+from lib.config.settings import Group, Provider, Rule, Settings
 from lib.doctor import folders, people
 from lib.model import ClusterId
 from tests.fakes.installation import bad, found, make_data_folder, private, write_settings
@@ -182,6 +182,9 @@ def test_groups_that_are_not_there_or_that_nobody_can_be_in_are_found(tmp_path: 
     gone = people.groups(chosen, offerings("forest", "coast"))
     assert not gone.ok
     assert "cluster abci is for the group 'coast'" in gone.detail
+    assert gone.detail.endswith('write "everyone" into its file instead')
+    many = Settings(tmp_path, tmp_path, provider=(Provider("a", "A", "https://a.example", "p"),))
+    assert "add a [[group]]" in people.groups(many, offerings("coast")).detail
     gone = people.groups(chosen, offerings(readers=("coast",)))
     assert "collection landsat8 is for the group 'coast'" in gone.detail
     nobody = people.groups(Settings(tmp_path, tmp_path, group=(Group("x", "X"),)), offerings())

@@ -158,14 +158,12 @@ def test_the_tunnel_and_the_gate_behind_it(data: Path, tmp_path: Path) -> None:
     tunnels = tmp_path / "tunnels"
     said = bad(data, "cluster far: tunnel")
     assert said.startswith("No tunnel to far has been opened yet")
-    assert said.endswith(": python admin.py tunnel up far --group GROUP")
+    assert said.endswith(": python admin.py tunnel up far --person owner")
     assert "cluster far: gate" not in found(data), "nobody can ask it"
     more: dict[str, Any] = {"state": TunnelState.CLOSED, "reason": "Cut."}
     write_record(tunnels, "far", group="forest", **more)
     said = bad(data, "cluster far: tunnel")
-    assert (
-        "is closed. Cut. ada can open it again: python admin.py tunnel up far --group for" in said
-    )
+    assert "is closed. Cut. ada can open it again: python admin.py tunnel up far --per" in said
     write_record(tunnels, "far", group="forest")
     assert "admin.py tunnel status far" in bad(data, "cluster far: gate")
     with answering(tunnels, b""):

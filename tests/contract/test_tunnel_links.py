@@ -3,12 +3,13 @@ and the record that says whose it is and until when."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from lib.portal.tunnels import OuterTunnels
 from lib.server.gate_links import end_masters, links
 from lib.tunnels.link import ClusterLink
 from tests.contract.small_gate import SmallGate
+from tests.fakes.reconciler_harness import until
 from tests.fakes.supervisor import Supervisor
+from tests.running import RunningPortal, first_start_is_over
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no OpenSSH client")
 SMALL = ClusterId("small")
@@ -219,3 +222,79 @@ def test_every_cluster_gets_a_key_and_those_with_a_host_key_a_link(
     pinned = Offerings({}, {SMALL: entry("ssh-ed25519 " + "A" * 68)}, {})
     assert set(links(settings, pinned, tunnels)) == {SMALL}
     assert private.read_bytes() == made, "the key stays"
+
+
+# --- cluster files while a portal runs ---------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_a_running_portal_follows_its_cluster_files(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Added, changed, broken, mended and removed: no restart, and open pages are told."""
+    monkeypatch.setenv("SCENEBRIDGE_SITE", str(tmp_path / "site"))
+    monkeypatch.setenv("SCENEBRIDGE_TUNNELS", str(place.tunnels))
+    file = tmp_path / "site" / "clusters" / "small.toml"
+    file.parent.mkdir(parents=True)
+    data = tmp_path / "data"
+    data.mkdir(0o700)
+    first_start_is_over(data)
+    (data / "keys").mkdir(0o700)
+    shutil.copy(place.gate.key, data / "keys" / "small")
+    known = "ssh-ed25519 " + "A" * 68
+    text = f"""
+        id = "small"
+        title = "Small cluster"
+        groups = ["forest"]
+        [login]
+        host = "login.example"
+        host_keys = ["{known}"]
+        [gate]
+        port = 22022
+        host_key = "{place.gate.host_key.strip()}"
+    """
+    place.open()
+    portal = RunningPortal(data)
+    await asyncio.to_thread(portal.start)
+    client = await asyncio.to_thread(portal.api)
+
+    def shown() -> dict[str, Any]:
+        answer = client.get("/api/clusters", params={"all": 1})
+        return {cluster["id"]: cluster for cluster in answer.json()}
+
+    async def becomes(what: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        last: dict[str, Any] = {}
+
+        async def holds() -> bool:
+            nonlocal last
+            last = await asyncio.to_thread(shown)
+            return what(last)
+
+        await until(holds, lambda: str(last))
+        return last
+
+    try:
+        assert set(await asyncio.to_thread(shown)) == {"here"}
+        file.write_text(text)
+        now = await becomes(lambda c: c.get("small", {}).get("reachability") == "REACHABLE")
+        assert 'groups = ["everyone"] in the file' in now["small"]["refused"], "it has no groups"
+        assert "here" not in now, "work there could read the key to the new one"
+        assert place.gate.connections == 1
+        file.write_text(text.replace("Small cluster", "Smaller"))
+        await becomes(lambda c: c["small"]["title"] == "Smaller")
+        assert place.gate.connections == 1, "it is reached as before"
+        file.write_text(text.replace(place.gate.host_key.strip(), known))
+        await becomes(lambda c: "compare the key" in str(c["small"]["mend"]))
+        file.write_text(text.replace("port = 22022", "port = none"))
+        now = await becomes(lambda c: not c["small"]["configured"])
+        assert "line 9" in now["small"]["mend"][0][1]
+        assert (await asyncio.to_thread(client.get, "/healthz")).is_success
+        file.write_text(text)
+        await becomes(lambda c: c["small"]["reachability"] == "REACHABLE")
+        file.unlink()
+        await becomes(lambda c: set(c) == {"here"})
+        await until(lambda: place.gate.watching == 0)
+    finally:
+        client.close()
+        await asyncio.to_thread(portal.stop)
+    assert portal.leftovers() == []

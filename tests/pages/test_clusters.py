@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from lib.auth import OWNER
+from lib.config.offerings import LeftOut
 from lib.model import (
     Cluster,
     ClusterId,
@@ -128,8 +129,25 @@ def test_a_tunnel_that_was_never_opened(open_page, site):
     (site.tunnels / "ada" / "far.json").unlink()
     app = open_page("clusters")
     assert "never opened" in all_html(app)
+    assert "for you, once its tunnel is open" in all_html(app)
+    assert "not for you" not in all_html(app)
     assert "An administrator of the portal&#x27;s computer" in all_html(app)
     assert commands(app) == ["python admin.py tunnel up far --group GROUP"]
+
+
+def test_one_that_is_left_out_says_why_and_to_administrators_where(open_page, site):
+    offerings = site.portal._offerings
+    entry = offerings.clusters[FAR]
+    fault = "/etc/scenebridge/clusters/far.toml cannot be read: Invalid value (at line 3, column 9)"
+    offerings.clusters = {c: e for c, e in offerings.clusters.items() if c != FAR}
+    offerings.left_out = {FAR: LeftOut(entry, "Its file cannot be taken.", fault)}
+    text = all_html(open_page("clusters"))
+    for says in ("<h2>Far cluster</h2>", "not configured", "Its file cannot be taken.", "line 3"):
+        assert says in text, says
+    app = open_page("clusters", who=site.person("user"))
+    assert "Its file cannot be taken." in all_html(app)
+    assert "/etc/scenebridge" not in all_html(app)
+    assert commands(app) == ["python admin.py doctor"]
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,8 @@ def test_a_broken_cluster_file_costs_its_cluster_alone_and_says_where(
     assert str(folder / "catalogs/clusters/far.toml") in broken.fault
     if broken.cluster == "far":
         with pytest.raises(InvalidInput, match=re.escape(broken.fault)):
+            offerings.configured(ClusterId("far"))
+        with pytest.raises(NotFound):
             offerings.cluster(ClusterId("far"))
     (folder / "catalogs/clusters/alpha.toml").unlink()
     alone = offered(load_offerings(folder), Settings(data=tmp_path, runtime=tmp_path))
