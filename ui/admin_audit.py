@@ -95,8 +95,8 @@ def _filter(names: Mapping[str, str], actions: Sequence[str]) -> AuditFilter:
             on_change=_go_to,
             args=(None,),
         )
-        since = _day("From", "audit-since")
-        until = _day("To", "audit-until")
+        since = _day("From (UTC)", "audit-since")
+        until = _day("To (UTC)", "audit-until")
         refused = st.checkbox("Refused only", key="audit-refused", on_change=_go_to, args=(None,))
     filters = AuditFilter(text.strip(), who or _ANY, action or _ANY, refused, since, until)
     return replace(filters, before=st.session_state[_BEFORE])
@@ -122,13 +122,14 @@ def _go_to(before: int | None) -> None:
 def _row(entry: AuditEntry, names: Mapping[str, str]) -> Row:
     name = names.get(entry.user, "")
     ok = entry.result == "ok"
+    about = names.get(entry.object, "")
     return Row(
         str(entry.id),
         (
-            to_second(entry.time).removesuffix(" UTC"),
+            to_second(entry.time),
             Cell(name or entry.user or "a stranger", entry.user if name else ""),
             entry.action,
-            entry.object,
+            Cell(about, entry.object) if about else entry.object,
             Cell("", tags=((entry.result, "good" if ok else "bad"),)),
             entry.detail,
             Cell(entry.client, entry.via),

@@ -7,23 +7,29 @@ person who may come is nobody.
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from cachetools import TTLCache
+
 from lib.auth.groups import OWNER, Membership
 from lib.auth.links import SignInLinks
 from lib.auth.logins import LOGIN_LIFETIME_S, Logins
+from lib.auth.names import names_of
 from lib.auth.tokens import AccessTokens
 from lib.errors import NotFound, Refused, SignInEnded
 from lib.model import User, UserId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from lib.model import JsonObject
     from lib.store import Store
 
+#: What everybody is called counts for so long, seconds: it is asked for at each act.
+_NAMES_COUNT_S = 5.0
 _ENDED = "Your sign-in has ended. Sign in again; nothing was changed."
 
 
@@ -57,6 +63,8 @@ class Auth:
         )
         self.tokens = AccessTokens(store, lambda: self.membership, clock)
         self._people.ensure_user(OWNER)
+        self._names: TTLCache[None, Mapping[UserId, str]] = TTLCache(1, _NAMES_COUNT_S, clock)
+        self._naming = threading.Lock()  # of them
 
     # --- signing in -----------------------------------------------------------
 
@@ -133,7 +141,7 @@ class Auth:
             return user
         if now is None or now.id != user.id:
             raise SignInEnded(_ENDED)
-        return replace(now, client=user.client)
+        return replace(now, name=self.name_of(now.id), client=user.client)
 
     def groups_of(self, user_id: UserId) -> frozenset[str]:
         """The groups of anybody, at this moment; none of whom is not known."""
@@ -144,10 +152,18 @@ class Auth:
 
     def name_of(self, user_id: UserId) -> str:
         """What anybody is called; the id of whom is not known."""
-        try:
-            return self._people.account(user_id).name
-        except NotFound:
-            return str(user_id)
+        name = self.names().get(user_id)
+        if name is None and self._people.user(user_id) is not None:  # they came a moment ago
+            name = self.names(anew=True).get(user_id)
+        return str(user_id) if name is None else name
+
+    def names(self, *, anew: bool = False) -> Mapping[UserId, str]:
+        """What everybody is called, at most some seconds old."""
+        with self._naming:
+            known = None if anew else self._names.get(None)
+            if known is None:
+                known = self._names[None] = names_of(self._people.accounts())
+            return known
 
     # --- ending -------------------------------------------------------------------
 

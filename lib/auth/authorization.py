@@ -133,7 +133,7 @@ class Access:
         except SceneBridgeError as exc:
             act.failed(exc)
             raise
-        self._write(user, action, act.object)
+        self._write(user, action, act.object, detail=act.detail)
 
     @contextmanager
     def attempted(self, user: User, action: str, object_id: str = "") -> Iterator[AuditedAct]:
@@ -146,14 +146,20 @@ class Access:
             raise
 
     def _write(
-        self, user: User, action: str, thing: str, failure: SceneBridgeError | None = None
+        self,
+        user: User,
+        action: str,
+        thing: str,
+        failure: SceneBridgeError | None = None,
+        *,
+        detail: str = "",
     ) -> None:
         self._audit.write(
             user.id,
             action,
             thing,
             result="ok" if failure is None else failure.code,
-            detail="" if failure is None else failure.message,
+            detail=detail if failure is None else failure.message,
             client=user.client,
             via=user.via,
         )
@@ -309,6 +315,7 @@ class AuditedAct:
     """An act that has a name of its own in the audit log, while it is done.
 
     `object` is what its line names: what it was asked for, until there is something new.
+    `detail` is what is said of it if it is done.
     """
 
     def __init__(self, access: Access, user: User, action: str, object_id: str) -> None:
@@ -316,6 +323,7 @@ class AuditedAct:
         self._user = user
         self._action = action
         self.object = object_id
+        self.detail = ""
         self._refused = False
 
     def require(self, act: Act, thing: Thing = None) -> User:

@@ -11,10 +11,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lib.auth.names import names_of
 from lib.cli.output import Commands, Output, command, plain_json, table
 from lib.cli.store_access import BY, store_of
 from lib.errors import Conflict, InvalidInput
-from lib.portal.admin import json_line
+from lib.model import UserId
+from lib.portal.admin import by_names, json_line
 from lib.store.audit import AuditQuery
 
 if TYPE_CHECKING:
@@ -30,9 +32,9 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the command."""
     about = "Search the audit log, newest first."
     audit = command(commands, "audit", _audit, common, about)
-    audit.add_argument("text", nargs="?", default="", help="part of any column")
+    audit.add_argument("text", nargs="?", default="", help="part of any column, or of a name")
     audit.add_argument("--user", default="", metavar="ID", help="what one person did")
-    audit.add_argument("--action", default="", help="such as sign-in, launch, stop, block")
+    audit.add_argument("--action", default="", help="such as open-notebook, start-run, stop, block")
     audit.add_argument("--refused", action="store_true", help="what did not succeed")
     audit.add_argument("--since", default="", metavar="TIME", help=_TIME)
     audit.add_argument("--until", default="", metavar="TIME", help="before this time")
@@ -60,29 +62,32 @@ def _audit(options: argparse.Namespace) -> Output:
             raise InvalidInput("--jsonl writes all lines that match: leave --limit out.")
         return _export(options, query)
     with store_of(options) as store:
-        entries = store.audit.search(query, limit=options.limit or 100)
+        names = names_of(store.people.accounts())
+        entries = store.audit.search(by_names(query, names), limit=options.limit or 100)
     rows = [
-        (f"{e.time:%Y-%m-%d %H:%M:%S}", e.user or "-", e.action, e.object or "-", e.result,
-         e.client or "-", e.via or "-", e.detail)
+        (f"{e.time:%Y-%m-%d %H:%M:%S}", e.user or "-", names.get(UserId(e.user), "-"), e.action,
+         e.object or "-", e.result, e.client or "-", e.via or "-", e.detail)
         for e in entries
     ]  # fmt: skip
-    head = ("TIME (UTC)", "USER", "ACTION", "OBJECT", "RESULT", "CLIENT", "VIA", "DETAIL")
-    value = [json.loads(json_line(entry)) for entry in entries]
+    head = ("TIME (UTC)", "USER", "NAME", "ACTION", "OBJECT", "RESULT", "CLIENT", "VIA", "DETAIL")
+    value = [json.loads(json_line(entry, names)) for entry in entries]
     return Output(value, table(head, rows) if rows else "No line matches.")
 
 
 def _export(options: argparse.Namespace, query: AuditQuery) -> Output:
     """The export is a line of the log too, as on the page for administrators."""
     with store_of(options) as store:
+        names = names_of(store.people.accounts())
+        query = by_names(query, names)
         if options.jsonl == "-":
             store.audit.write(BY.id, "audit-export", "", detail=query.text, via=BY.via)
             for entry in store.audit.export(query):
-                sys.stdout.write(plain_json(json_line(entry).decode()))
+                sys.stdout.write(plain_json(json_line(entry, names).decode()))
             return Output(None, "")
         file = Path(options.jsonl).expanduser()
         descriptor = _new_file(file)
         store.audit.write(BY.id, "audit-export", "", detail=query.text, via=BY.via)
-        count = _write(descriptor, (json_line(entry) for entry in store.audit.export(query)))
+        count = _write(descriptor, (json_line(e, names) for e in store.audit.export(query)))
     return Output({"file": str(file), "lines": count}, f"{count} lines are in {file}.")
 
 

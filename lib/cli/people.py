@@ -75,7 +75,9 @@ def _sign_out(options: argparse.Namespace) -> Output:
     with auth_on(options) as (store, auth):
         account = store.people.account(UserId(options.user))
         ended = auth.logins.sign_out_everywhere(account.id, by=BY)
-    return Output({"id": account.id, "ended": ended}, f"{account.name}: {ended} sign-ins ended.")
+    return Output(
+        {"id": account.id, "ended": ended}, f"{auth.name_of(account.id)}: {ended} sign-ins ended."
+    )
 
 
 def _block(options: argparse.Namespace) -> Output:
@@ -90,12 +92,13 @@ def _set_blocked(options: argparse.Namespace, *, blocked: bool) -> Output:
     with auth_on(options) as (store, auth):
         account = store.people.account(UserId(options.user))
         auth.block(account.id, blocked=blocked, by=BY)
+        name = auth.name_of(account.id)
     said = (
         "is blocked: sign-ins and tokens have ended. Work goes on; to end it: admin.py sessions"
         if blocked
         else "may sign in again. Tokens that were withdrawn stay so"
     )
-    return Output({"id": account.id, "blocked": blocked}, f"{account.name} {said}.")
+    return Output({"id": account.id, "blocked": blocked}, f"{name} {said}.")
 
 
 def _token(options: argparse.Namespace) -> Output:

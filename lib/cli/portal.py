@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lib.auth import LINK_LIFETIME_S
+from lib.auth.names import names_of
 from lib.cli.output import Commands, Output, command, table
 from lib.cli.store_access import BY, auth_on, data_of, portal_of, store_of
 from lib.config import settings
 from lib.config.data_dir import running_portal
 from lib.model import JsonValue, SessionId, SessionState
+from lib.portal.audit_words import told
 from lib.store.changes import RunChange, SessionChange
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
 def _list(options: argparse.Namespace) -> Output:
     with store_of(options) as store:
         sessions = store.work.sessions_of_all(None, ended=_ALL if options.all else 0)
-        names = {account.id: account.name for account in store.people.accounts()}
+        names = names_of(store.people.accounts())
     shown = [s for s in sessions if options.user in ("", s.owner)]
     rows = [
         (s.id, s.state, f"{s.created_at:%Y-%m-%d %H:%M}", s.cluster, s.module,
@@ -57,7 +59,9 @@ def _stop(options: argparse.Namespace) -> Output:
             run = store.work.run(session.run)
             if run.session == session.id and not run.state.over:
                 store.work.update_run(run.id, RunChange(stopping=True))
-            store.audit.write(BY.id, "stop", session.id, via=BY.via)
+            names = names_of(store.people.accounts())
+            said = f"{told(session, run)}, of {names.get(session.owner, session.owner)}"
+            store.audit.write(BY.id, "stop", session.id, detail=said, via=BY.via)
     lines = [f"Stopping {s.title} ({s.id})" for s in live]
     lines += [f"{s.title} ({s.id}) had ended already" for s in sessions if s not in live]
     if live and running_portal(data_of(options)) is None:

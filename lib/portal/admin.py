@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cachetools import TTLCache
@@ -14,7 +15,7 @@ from lib.errors import InvalidInput
 from lib.model import Announcement, AnnouncementKind, Person, UserId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from lib.auth import Auth
     from lib.model import Run, Session, User
@@ -25,6 +26,8 @@ LONGEST_TEXT = 500
 LONGEST_SHOWN_S = 90 * 86400
 #: A new announcement of another process is seen after this time.
 _TOLD_AGAIN_S = 1.0
+#: So many people of one name are searched for.
+_MOST_NAMED = 200
 
 
 class Administration:
@@ -54,9 +57,9 @@ class Administration:
     def names(self, user: User) -> dict[UserId, str]:
         """The names of those whose work this user may see."""
         now = self._access.require(user, Act.LEAD)
-        accounts = self._store.people.accounts()
+        names = self._auth.names(anew=True)
         known = None if now.administrator else self._members(now.leads)
-        return {a.id: a.name for a in accounts if known is None or a.id in known}
+        return {who: name for who, name in names.items() if known is None or who in known}
 
     def _members(self, groups: frozenset[str]) -> frozenset[UserId]:
         membership = self._auth.membership
@@ -137,7 +140,8 @@ class Administration:
     def audit(self, user: User, query: AuditQuery, *, limit: int = 100) -> tuple[AuditEntry, ...]:
         """Lines that match, newest first."""
         self._access.require(user, Act.ADMINISTER)
-        return self._store.audit.search(query, limit=limit)
+        named = by_names(query, self._auth.names(anew=True))
+        return self._store.audit.search(named, limit=limit)
 
     def audit_actions(self, user: User) -> tuple[str, ...]:
         """What can be looked for."""
@@ -148,7 +152,9 @@ class Administration:
         """All lines that match as JSON lines (UTF-8), oldest first. The export is logged."""
         now = self._access.require(user, Act.ADMINISTER)
         _write(self._store, now, "audit-export", "", detail=query.text)
-        return (json_line(entry) for entry in self._store.audit.export(query))
+        names = self._auth.names(anew=True)
+        lines = self._store.audit.export(by_names(query, names))
+        return (json_line(entry, names) for entry in lines)
 
 
 def announce_as(store: Store, user: User, text: str, kind: AnnouncementKind, lasts_s: float) -> int:
@@ -176,9 +182,10 @@ def _write(store: Store, user: User, action: str, thing: str, *, detail: str = "
 def people_of(store: Store, auth: Auth) -> tuple[Person, ...]:
     """Everybody, by name, with what the settings of the moment make of them."""
     counts = store.people.login_counts(idle_s=auth.logins.idle_s)
+    names = auth.names(anew=True)
     return tuple(
         Person(
-            auth.membership.user(account),
+            replace(auth.membership.user(account), name=names.get(account.id, account.name)),
             account.provider,
             str(account.claims.get("email", "")),
             account.created_at,
@@ -190,12 +197,22 @@ def people_of(store: Store, auth: Auth) -> tuple[Person, ...]:
     )
 
 
-def json_line(entry: AuditEntry) -> bytes:
+def by_names(query: AuditQuery, names: Mapping[UserId, str]) -> AuditQuery:
+    """The same question; what is searched for may be a part of a name too."""
+    text = query.text.casefold()
+    if not text:
+        return query
+    named = sorted(who for who, name in names.items() if text in name.casefold())
+    return replace(query, named=tuple(named[:_MOST_NAMED]))
+
+
+def json_line(entry: AuditEntry, names: Mapping[UserId, str]) -> bytes:
     """One line of the export; times as RFC 3339 in UTC."""
     line = {
         "id": entry.id,
         "time": entry.time.isoformat().replace("+00:00", "Z"),
         "user": entry.user,
+        "name": names.get(UserId(entry.user), ""),
         "action": entry.action,
         "object": entry.object,
         "result": entry.result,

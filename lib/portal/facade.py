@@ -16,10 +16,11 @@ from lib import __version__
 from lib.auth import CLIENT_HEADER
 from lib.auth.authorization import Access, Act
 from lib.config.offerings import PLATFORMS, complete_params, fit
-from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound
+from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound, SceneBridgeError
 from lib.imagery.quicklook import Quicklook, quicklook
 from lib.imagery.tiles import tile
 from lib.model import Cluster, JsonValue, Reachability, Run, RunId, Session, SessionId, SessionState
+from lib.portal import audit_words
 from lib.portal.admin import Administration
 from lib.portal.asking import ask
 from lib.portal.changes import Changes
@@ -113,7 +114,7 @@ class Portal:
         if login is None:
             return None
         self._auth.logins.touch(login.id)
-        return login.user
+        return dataclasses.replace(login.user, name=self._auth.name_of(login.user.id))
 
     def me(self, user: User) -> dict[str, JsonValue]:
         """Who asks, as a program may know it."""
@@ -232,7 +233,7 @@ class Portal:
         with self._access.audited(user, "open-notebook", request.cluster) as act:
             self._may_launch(act.require, request)
             session = self._launcher.open_notebook(user, request)
-            act.object = session.id
+            act.object, act.detail = session.id, self._told(user, session)
         self._reconciler.wake(request.cluster)
         return session
 
@@ -241,7 +242,7 @@ class Portal:
         with self._access.audited(user, "start-run", request.cluster) as act:
             self._may_launch(act.require, request)
             run = self._launcher.start_run(user, request)
-            act.object = run.id
+            act.object, act.detail = run.id, self._told(user, run)
         self._reconciler.wake(request.cluster)
         return run
 
@@ -258,7 +259,7 @@ class Portal:
             for scene in self._launcher.still_there(old.scenes):
                 act.require(Act.READ_SCENE, scene)
             session = self._launcher.start_again(old)
-            act.object = session.id
+            act.object, act.detail = session.id, self._told(user, session)
         self._reconciler.wake(session.cluster)
         return session
 
@@ -297,6 +298,7 @@ class Portal:
         with self._access.audited(user, "stop", work_id) as act:
             work = self._work(act.require, work_id)
             act.require(Act.STOP, work)
+            act.detail = self._told(user, work)
             if isinstance(work, Session):
                 if work.state is not SessionState.ENDED:
                     self._stop_session(work)
@@ -316,6 +318,7 @@ class Portal:
         with self._access.audited(user, "keep", session_id) as act:
             session = self._session(act.require, session_id)
             act.require(Act.STOP, session)
+            act.detail = self._told(user, session)
             if session.state is not SessionState.READY:
                 raise Conflict("This notebook is not ready, so that nothing can keep it running.")
             ask(self._reconciler, lambda: self._reconciler.keep(session.cluster, session.id))
@@ -333,8 +336,9 @@ class Portal:
         if len(note) > LONGEST_NOTE:
             raise InvalidInput(f"A note may have {LONGEST_NOTE} characters; this has {len(note)}.")
         with self._access.audited(user, "describe", work_id) as act:
-            self._own_work(act.require, work_id)
+            work = self._own_work(act.require, work_id)
             self._store.work.describe(work_id, title, note)
+            act.detail = self._told(user, dataclasses.replace(work, title=title))
 
     def delete(self, user: User, work_id: SessionId | RunId) -> None:
         """Take away a notebook or run that is over, with its results. It cannot be undone.
@@ -343,7 +347,8 @@ class Portal:
             Conflict: it is not over, or a run belongs to a session.
         """
         with self._access.audited(user, "delete", work_id) as act:
-            self._own_work(act.require, work_id)
+            work = self._own_work(act.require, work_id)
+            act.detail = self._told(user, work)
             run = self._store.work.delete(work_id)
             if run is not None:
                 self._known.pop(run, None)
@@ -374,6 +379,7 @@ class Portal:
         with self._access.audited(user, "open", session_id) as act:
             session = self._session(act.require, session_id)
             act.require(Act.OPEN, session)
+            act.detail = self._told(user, session)
         return session
 
     def notebook_path(self, session: Session) -> str:
@@ -447,11 +453,23 @@ class Portal:
         except NotFound:
             return self._run(ask, RunId(work_id))
 
-    def _own_work(self, ask: Ask, work_id: SessionId | RunId) -> None:
+    def _own_work(self, ask: Ask, work_id: SessionId | RunId) -> Session | Run:
         work = self._work(ask, work_id)
         ask(Act.EDIT, work)
         if isinstance(work, Run) and work.session is not None:
             raise Conflict("This run belongs to a notebook: choose the notebook.")
+        return work
+
+    def _told(self, user: User, work: Session | Run) -> str:
+        """What stands in the audit log of it; whose it is, where it is somebody else's."""
+        try:
+            run = work if isinstance(work, Run) else self._store.work.run(work.run, deleted=True)
+        except SceneBridgeError:  # a row that cannot be read keeps nobody from ending its work
+            return ""
+        said = audit_words.told(work, run)
+        if work.owner == user.id:
+            return said
+        return f"{said}, of {self._auth.name_of(work.owner)}"
 
     def _may_read(self, user: User, run_id: RunId) -> None:
         if len(self._known) > _MOST_KNOWN:  # for its owner, who never changes

@@ -50,6 +50,7 @@ class AuditQuery:
 
     Args:
         text: part of any column, case-insensitive.
+        named: ids of people who are called so; their lines match `text` too.
         since, until: Unix seconds, `until` exclusive.
         before: only lines older than the one with this id, for paging.
     """
@@ -61,6 +62,7 @@ class AuditQuery:
     since: float | None = None
     until: float | None = None
     before: int | None = None
+    named: tuple[str, ...] = ()
 
 
 class Audit:
@@ -158,7 +160,8 @@ def _condition(query: AuditQuery) -> ColumnElement[bool]:
             audit.c.user_id, audit.c.action, audit.c.object, audit.c.result, audit.c.detail,
             audit.c.client, audit.c.via,
         )  # fmt: skip
-        wanted.append(or_(*(column.ilike(pattern, escape="\\") for column in columns)))
+        has = [column.ilike(pattern, escape="\\") for column in columns]
+        wanted.append(or_(*has, audit.c.user_id.in_(query.named)))
     if query.user:
         wanted.append(audit.c.user_id == query.user)
     if query.action:

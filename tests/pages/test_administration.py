@@ -47,7 +47,7 @@ def test_anybody_else_reads_a_sentence_and_nothing_more(open_page, site, people,
     assert "This page is for leads of groups and administrators." in all_html(app)
     assert not app.button
     shown = [e.proto.id.split("-", 2)[2] for e in app.get("bidi_component")]
-    assert shown == ["sign-in-watch", "live-announcements"]
+    assert shown == ["frame", "sign-in-watch", "live-announcements"]
     assert "SECRET" not in all_html(app)
 
 
@@ -291,6 +291,29 @@ def test_the_log_is_filtered_and_the_download_holds_the_same(open_page, site, pe
     assert link.proto.url == (f"/api/audit.jsonl?user={people['user'].id}&action=try&refused=1")
     assert app.query_params["person"] == people["user"].id
     assert app.query_params["part"] == "audit"
+
+
+def test_somebody_has_one_name_wherever_they_are_shown(open_page, site, people):
+    """Two are called alike here: each is shown with what they sign in with, and always so."""
+    site.person("twin", name="uma user", claims={"groups": ["fires"]})
+    user = people["user"]
+    called = f"Uma User ({user.id}, campus)"
+    site.add_run(["LC08_A"], RunState.RUNNING, owner=user, title="mine")
+    site.store.audit.write(user.id, "try", user.id)
+    app = open_page("administration", people["administrator"])
+    assert [cells[1] for cells, _ in rows(app, "admin-live")] == [called]
+    app = open_page("administration", people["administrator"], part="people")
+    assert [c[0] for c, _ in rows(app, "admin-people") if user.id in c[0]] == [
+        f"{called} | {user.id}"
+    ]
+    app = open_page("administration", people["administrator"], part="audit", action="try")
+    ((cells, _),) = rows(app, "admin-audit")
+    assert cells[0].endswith(" UTC")
+    assert cells[1] == cells[3] == f"{called} | {user.id}"
+    assert called in app.selectbox(key="audit-user").options
+    app.text_input(key="audit-text").input("Uma U").run()
+    assert len(rows(app, "admin-audit")) == 1, "what is shown is found"
+    assert site.portal.me(user)["name"] == called
 
 
 def test_another_filter_begins_with_the_newest_line(open_page, site, people):

@@ -109,7 +109,7 @@ def written(there: Crowd) -> Iterator[tuple[str, bytes]]:
         said = b""
     yield "stdout", said
     lines = there.store.audit.export(AuditQuery())
-    yield "audit export", b"".join(json_line(line) for line in lines)
+    yield "audit export", b"".join(json_line(line, {}) for line in lines)
 
 
 def test_no_secret_was_written_down(there: Crowd, used: Used) -> None:

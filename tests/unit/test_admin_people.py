@@ -19,6 +19,7 @@ import pytest
 from lib import cli
 from lib.auth import OWNER, Auth, auth_of
 from lib.auth.authentication import user_id_of
+from lib.auth.names import names_of
 from lib.cli.output import plain, plain_json, table
 from lib.config import settings
 from lib.model import TokenScope
@@ -292,7 +293,8 @@ def test_the_export_is_the_log_itself(told: Place, tmp_path: Path) -> None:
     assert code == 0
     assert out == f"{len(lines)} lines are in {file}.\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert lines == [json_line(entry) for entry in told.store.audit.export(AuditQuery())]
+    names = names_of(told.store.people.accounts())
+    assert lines == [json_line(entry, names) for entry in told.store.audit.export(AuditQuery())]
     assert told.last() == (OWNER.id, "audit-export", "", "admin.py")
     assert json.loads(lines[-1])["action"] == "audit-export"
     code, _, err = told.admin("audit", "--jsonl", file)

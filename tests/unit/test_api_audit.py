@@ -65,6 +65,19 @@ async def test_an_administrator_gets_what_matches(here: Site, query: str, object
     assert [line["object"] for line in found if line["action"] != "audit-export"] == objects
 
 
+async def test_a_line_says_what_somebody_is_called_and_is_found_by_it(here: Site) -> None:
+    async with browser(here, OWNER) as client:
+        found = await lines(client, "text=ALICE&action=launch")
+        assert [(line["user"], line["name"]) for line in found] == [("alice", "Alice")]
+        assert str(found[0]["time"]).endswith("Z"), "in UTC, and it says so"
+        here.world.store.people.came(
+            ALICE.id, name="Somebody Else", provider="test", subject="alice", claims={}
+        )
+        found = await lines(client, "text=body el&action=launch")
+        assert [line["name"] for line in found] == ["Somebody Else"]
+        assert await lines(client, "text=body el&action=launch&user=bob") == []
+
+
 async def test_the_export_is_logged(here: Site) -> None:
     async with browser(here, OWNER) as client:
         await lines(client, "text=needle")

@@ -11,10 +11,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from lib.auth import COOKIE, OWNER, Auth
+from lib.auth.names import names_of
 from lib.auth.secret import digest
 from lib.errors import Refused
+from lib.model import JsonValue, UserId
 from lib.store import Store
+from lib.store.people import Account
 from tests.fakes.stores import new_store
+from tests.fakes.things import ALICE, MEMBERSHIP, TIME, introduce
 
 
 @pytest.fixture
@@ -167,3 +171,39 @@ def test_nothing_secret_is_in_the_file(auth: Auth, store: Store, tmp_path: Path)
     assert digest(secrets[0]).encode() in content
     for secret in secrets:
         assert secret.encode() not in content
+
+
+# --- names ------------------------------------------------------------------------------------
+
+
+def an_account(ident: str, name: str, provider: str = "aist", **claims: JsonValue) -> Account:
+    return Account(UserId(ident), name, provider, claims, TIME, None, blocked=False)
+
+
+def test_two_that_could_be_confused_are_told_apart() -> None:
+    kato = an_account("u-1", "Kato Ken", email="ken@aist.example", email_verified=True)
+    other = an_account("u-2", " KATO  Ken", email="ken@aist.example")
+    wide = an_account("u-3", "Ｋato Ken", "nspo", email="kato@nspo.example", email_verified=True)
+    lin = an_account("u-4", "Lin Li")
+    nameless = an_account("u-5", " ", email="x@aist.example", email_verified=True)
+    owner = an_account("owner", "Owner of this portal", "")
+    would_be = an_account("u-6", "Owner of this Portal")
+    assert names_of([kato, lin]) == {"u-1": "Kato Ken", "u-4": "Lin Li"}
+    assert names_of([kato, other, wide, lin, nameless, owner, would_be]) == {
+        "u-1": "Kato Ken (ken@aist.example, aist)",
+        "u-2": " KATO  Ken (u-2, aist)",
+        "u-3": "Ｋato Ken (kato@nspo.example, nspo)",
+        "u-4": "Lin Li",
+        "u-5": "x@aist.example, aist",
+        "owner": "Owner of this portal (this portal's computer)",
+        "u-6": "Owner of this Portal (u-6, aist)",
+    }
+
+
+def test_who_has_just_come_has_a_name(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "portal.sqlite")
+    auth = Auth(store, MEMBERSHIP)
+    assert auth.name_of(UserId("alice")) == "alice", "nobody knows them"
+    introduce(store, ALICE)
+    assert auth.name_of(ALICE.id) == "Alice"
+    store.close()

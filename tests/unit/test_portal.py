@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lib.auth import CLIENT_HEADER, COOKIE
+from lib.auth import CLIENT_HEADER, COOKIE, OWNER
 from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound, Refused
 from lib.model import (
     ClusterId,
@@ -25,12 +25,12 @@ from lib.model import (
     Session,
     SessionState,
 )
-from lib.portal import asking, facade
+from lib.portal import asking, audit_words, facade
 from lib.protocol.messages import ArtifactKind
 from lib.store.changes import SessionChange
 from tests.fakes.reconciler_harness import hurry, until
 from tests.fakes.site import ALICE, BOB, Site, serve_site
-from tests.fakes.things import HERE, a_detection, a_picture, module_event, new_id
+from tests.fakes.things import HERE, a_detection, a_picture, a_run, module_event, new_id
 
 REQUEST = LaunchRequest(
     scenes=(SceneId("LC08_A"),),
@@ -118,6 +118,44 @@ async def test_what_a_card_shows_from_click_to_end(here: Site) -> None:
         ("bob", "open", session.id, "not-found"),
         ("alice", "open-notebook", session.id, "ok"),
     ]
+
+
+async def test_the_audit_says_what_it_was(here: Site) -> None:
+    """An id alone tells nobody anything, and the row that it names may be gone."""
+    long = dataclasses.replace(
+        REQUEST, scenes=tuple(SceneId(s) for s in ("LC08_A", "LC08_B")), params={"min_pixels": 7}
+    )
+    session = await ask(here.portal.open_notebook, ALICE, REQUEST)
+    run = await ask(here.portal.start_run, ALICE, long)
+    await ask(here.portal.describe, ALICE, run.id, "Dry season", "")
+    await ask(here.portal.notebook, ALICE, session.id)
+    await ask(here.portal.stop, ALICE, session.id)
+    await ask(here.portal.stop, OWNER, run.id)
+    await until(lambda: here.world.run(run.id).state.over)
+    await ask(here.portal.delete, ALICE, run.id)
+    said = {(e.action, e.object): e.detail for e in here.world.store.audit.latest()}
+    what = (
+        f"notebook “{session.title}” on here, active-fire 1.0.0, 1 scene (LC08_A), "
+        "factor=0.5, min_pixels=1"
+    )
+    for action in ("open-notebook", "open", "stop"):
+        assert said[action, session.id] == what
+    rest = "active-fire 1.0.0, 2 scenes (LC08_A, LC08_B), factor=0.5, min_pixels=7"
+    assert said["start-run", run.id] == f"run “{run.title}” on here, {rest}"
+    for action in ("describe", "delete"):
+        assert said[action, run.id] == f"run “Dry season” on here, {rest}"
+    assert said["stop", run.id] == f"run “Dry season” on here, {rest}, of Alice"
+
+
+def test_however_much_there_is_of_it_the_audit_stays_a_line() -> None:
+    scenes = [f"LC08_{i}" for i in range(200)]
+    run = a_run(*scenes, title="x" * 300 + "\ny", params={"a": "y" * 9000, "b": ["\n", None]})
+    said = audit_words.told(run, run)
+    assert len(said) < 900
+    assert "200 scenes (LC08_0, LC08_1, LC08_2, …), a=" in said
+    assert "\n" not in said
+    none = audit_words.told(run, dataclasses.replace(run, params={}))
+    assert none.endswith("(LC08_0, LC08_1, LC08_2, …), no parameters")
 
 
 async def test_stopping_an_ended_session_leaves_its_arriving_results_alone(here: Site) -> None:
