@@ -1,7 +1,7 @@
 """Real sites on one machine: hosts as namespaces, OpenSSH, Slurm, Apptainer.
 
 `python3 -m testbed up` as root on Debian 12; docs/testbed.md says what stands in it. This
-package needs the system's Python 3.11 and nothing else.
+package needs the system's Python 3.11 and nothing else, but for `testbed.standing`.
 """
 
 from testbed.bed import Bed

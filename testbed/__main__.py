@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -13,6 +15,8 @@ from testbed import image, install
 from testbed.bed import DEFAULT_STATE, VARIABLE, Bed
 from testbed.errors import BedError
 from testbed.places import IMAGE
+
+PROJECT = Path(__file__).resolve().parents[1]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,6 +31,10 @@ def main(arguments: Sequence[str]) -> int:
     commands.add_parser("up", help="bring it, or those of its hosts that are off, up")
     commands.add_parser("down", help="end it and leave nothing behind")
     commands.add_parser("status", help="what is there, and what is missing")
+    look = commands.add_parser("portal", help="start a portal with a site, for a browser here")
+    look.add_argument(
+        "--port", type=int, default=8501, help="on this machine's loopback (default: 8501)"
+    )
     shell = commands.add_parser("shell", help="a shell, or a command after --, on a host")
     shell.add_argument("host")
     shell.add_argument("--user", default="root")
@@ -100,6 +108,41 @@ def status(options: argparse.Namespace) -> int:
     return 0 if bed.complete and on and not lacks else 1
 
 
+def portal(options: argparse.Namespace) -> int:
+    """Until Ctrl-C, or until the portal ends by itself."""
+    use_environment()
+    from testbed.standing import ADMIN, DATA, shown  # with packages of the project
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    began = time.monotonic()
+    try:
+        with shown(bed_of(options), options.port, print) as it:
+            print(f"The portal stands ({time.monotonic() - began:.0f} s). Open in a browser here:")
+            print(f"  {it.link}")
+            state = f" --state {options.state}" if options.state else ""
+            link = shlex.join([*ADMIN, "link", "--data", DATA])
+            print("The link signs in one browser. Another one, while this runs:")
+            print(f"  python3 -m testbed{state} shell portal --user scenebridge -- {link}")
+            print("Ctrl-C ends it, and all that it runs.", flush=True)
+            code = it.process.wait() if it.process is not None else 0
+            raise BedError(f"the portal has ended ({code}):\n" + "\n".join(it.output[-20:]))
+    except KeyboardInterrupt:
+        print("The portal has ended, and nothing of it is left.")
+        return 0
+
+
+def use_environment() -> None:
+    """Go on with the Python that `./run` has set up: the portal's side needs its packages."""
+    environment = PROJECT / ".venv"
+    python = environment / "bin" / "python"
+    if Path(sys.prefix).resolve() == environment.resolve():
+        return
+    if not python.exists():
+        raise BedError("the project is not set up: start ./run --help once, as its owner")
+    os.chdir(PROJECT)
+    os.execv(python, [str(python), "-m", "testbed", *sys.argv[1:]])  # noqa: S606 - argv, no shell
+
+
 def shell(options: argparse.Namespace) -> int:
     host = bed_of(options).host(options.host)
     argv = options.argv or ["/bin/bash", "-l"]
@@ -133,6 +176,7 @@ COMMANDS = {
     "up": up,
     "down": down,
     "status": status,
+    "portal": portal,
     "shell": shell,
     "cut": change,
     "heal": change,

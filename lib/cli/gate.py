@@ -1,7 +1,7 @@
-"""`gate deploy|start|stop|status|upgrade|policy|key`: the gates on clusters' login nodes.
+"""`gate deploy|start|stop|status|upgrade|policy|key|wheels`: the gates on clusters' login nodes.
 
-All but `key` are run by an administrator in an account of their own, on the portal host or
-on their own computer, and sign in to the cluster once each. They need no data folder.
+All but `key` and `wheels` are run by an administrator in an account of their own, on the portal
+host or on their own computer, and sign in to the cluster once each. They need no data folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lib.config.offerings import load_offerings
 from lib.config.settings import PROJECT
 from lib.config.site_paths import tunnel_folder
 from lib.errors import InvalidInput, Refused
-from lib.gate_deploy import host_key_pin, policy_edit, steps
+from lib.gate_deploy import host_key_pin, policy_edit, steps, wheels
 from lib.gate_deploy.login import refuse_portal, signed_in
 from lib.model import ClusterId, json_list, json_text
 from lib.tunnels.outer.admin_ssh import login_of
@@ -55,6 +55,15 @@ def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
             parser.add_argument(
                 "--user", default="", metavar="ACCOUNT", help="your account on the cluster"
             )
+    about = "Fetch the packages that a gate is deployed with, for where there is no internet."
+    fetching = command(part, "wheels", _wheels, common, about)
+    fetching.add_argument("folder", metavar="DIR", type=Path)
+    fetching.add_argument(
+        "--python", default="3.11", metavar="X.Y", help="of the login node (default: 3.11)"
+    )
+    fetching.add_argument(
+        "--machine", default="x86_64", choices=wheels.MACHINES, help="its processor, as uname -m"
+    )
     for name in ("deploy", "upgrade"):
         parsers[name].add_argument(
             "--wheels", type=Path, metavar="DIR", help="take the packages from there, not from pip"
@@ -188,6 +197,17 @@ def _key(options: argparse.Namespace) -> Output:
         )
     public = portal_key(data, entry.id).with_suffix(".pub").read_text("utf-8").strip()
     return Output({"cluster": entry.id, "key": public}, public)
+
+
+def _wheels(options: argparse.Namespace) -> Output:
+    known = {f"{major}.{minor}": (major, minor) for major, minor in wheels.PYTHONS}
+    if options.python not in known:
+        raise InvalidInput(f"--python must be one of {', '.join(known)}.")
+    target = wheels.Target(known[options.python], options.machine)
+    folder = options.folder.expanduser().absolute()
+    names = wheels.bring(target, folder)
+    text = f"{len(names)} packages for Python {options.python} on {options.machine} are in {folder}"
+    return Output({"folder": str(folder), "files": list(names)}, f"{text}.")
 
 
 # --- inside ---------------------------------------------------------------------------------

@@ -138,6 +138,22 @@ def wheels_for(target: Target, folder: Path | None) -> list[BundleFile]:
         return _select(pins, target, cache)
 
 
+def bring(target: Target, into: Path) -> list[str]:
+    """Bring the wheels of a target into a folder, for `--wheels` where there is no internet.
+
+    Raises:
+        Unavailable: pip could not get them, or the folder cannot be written.
+    """
+    pieces = wheels_for(target, None)
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        for piece in pieces:
+            (into / Path(piece.path).name).write_bytes(piece.data)
+    except OSError as exc:
+        raise Unavailable(f"The folder {into} cannot be written: {exc.strerror}.") from exc
+    return [Path(piece.path).name for piece in pieces]
+
+
 def cache_folder() -> Path:
     """Where wheels are kept for the next time."""
     base = os.environ.get("XDG_CACHE_HOME", "")

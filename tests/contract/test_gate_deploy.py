@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
 from lib.config.clusters import read_cluster
-from lib.errors import Conflict, NotFound, ProtocolError, Refused, StorageFull, Unavailable
-from lib.gate_deploy import host_key_pin, steps
+from lib.errors import (
+    Conflict,
+    InvalidInput,
+    NotFound,
+    ProtocolError,
+    Refused,
+    StorageFull,
+    Unavailable,
+)
+from lib.gate_deploy import host_key_pin, steps, wheels
 from lib.gate_deploy.bundle import BundleFile
 from lib.gate_deploy.login import signed_in
 from lib.jobs.processes import start_of
@@ -49,6 +59,24 @@ def test_deploy_from_nothing_and_again(node: LoginNode, packages: Path) -> None:
     assert not again["first_policy"]
     with signed_in(entry, "", print) as connection:
         assert steps.version_here(connection, str(node.gate)) == node.current()
+
+
+def test_packages_are_fetched_for_where_there_is_no_internet(
+    packages: Path, tmp_path: Path
+) -> None:
+    """What `gate wheels` leaves is what `--wheels` takes, checked by the same pins."""
+    version, machine = ".".join(map(str, sys.version_info[:2])), os.uname().machine
+    into = tmp_path / "usb" / "wheels"
+    done = admin(["gate", "wheels", str(into), "--python", version, "--machine", machine])
+    assert f"packages for Python {version} on {machine} are in {into}" in done.text
+    target = wheels.Target((sys.version_info[0], sys.version_info[1]), machine)
+    taken = wheels.wheels_for(target, into)
+    assert {Path(piece.path).name for piece in taken} == {file.name for file in into.iterdir()}
+    assert all((packages / file.name).read_bytes() == file.read_bytes() for file in into.iterdir())
+    with pytest.raises(InvalidInput, match=r"--python must be one of 3\.10"):
+        admin(["gate", "wheels", str(into), "--python", "2.7"])
+    with pytest.raises(Unavailable, match="cannot be written"):
+        wheels.bring(target, next(into.glob("*.whl")))
 
 
 def test_another_portal_key_counts_at_once(deployed: LoginNode, packages: Path) -> None:

@@ -9,10 +9,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from testbed import Bed
 from testbed.sites import every_site
+from tests.running import NO_TLS, free_port
 from tests.sites.trying import JUMP, LOGIN, scan, submit, until
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -154,3 +156,39 @@ def test_others_than_root_are_told_so(tmp_path):
     )
     assert done.returncode == 2
     assert "needs root" in done.stderr
+
+
+@pytest.mark.slow
+def test_one_command_shows_a_portal_to_a_browser_here_and_leaves_nothing(bed, tmp_path):
+    """What it prints signs in, the cluster can be asked, and Ctrl-C ends all of it."""
+    state, port = tmp_path / "shown", free_port()
+    before = around()
+    program = command(state, "portal", "--port", str(port))
+    said = []
+    try:
+        for line in program.stdout:
+            said.append(line)
+            if line.startswith("Ctrl-C ends it"):
+                break
+        text = "".join(said)
+        (link,) = re.findall(rf"  (http://localhost:{port}/signin\?key=\S+)", text)
+        (again,) = re.findall(r"  python3 (-m testbed .*)", text)
+        with httpx.Client(verify=NO_TLS, timeout=300) as browser:
+            signed_in = browser.get(link)
+            assert signed_in.status_code == 303
+            cookie, _, _ = signed_in.headers["set-cookie"].partition(";")
+            asked = f"http://localhost:{port}/api/clusters"
+            (cluster,) = browser.get(asked, headers={"cookie": cookie}).json()
+            assert (cluster["id"], cluster["reachability"]) == ("nchc", "REACHABLE")
+        done = subprocess.run(
+            [sys.executable, *again.split()], cwd=PROJECT, capture_output=True, text=True,
+            timeout=300, check=True,
+        )  # fmt: skip
+        assert f"http://localhost:{port}/signin?key=" in done.stdout
+    finally:
+        program.send_signal(signal.SIGINT)
+        said.append(finish(program))
+    assert program.returncode == 0, "".join(said)
+    assert "nothing of it is left" in said[-1]
+    assert left_of(state) == []
+    assert around() == before
