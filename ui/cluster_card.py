@@ -90,7 +90,7 @@ def _trouble(cluster: Cluster) -> str:
     if cluster.reachability is Reachability.UNKNOWN and cluster.unreachable_reason:
         said.append(("bad", cluster.unreachable_reason))
     said += [("warn", trouble) for trouble in cluster.troubles]
-    if cluster.refused and cluster.configured:
+    if cluster.refused and cluster.configured and not cluster.lacks_tunnel:
         said.append(("info", cluster.refused))
     return "".join(
         f'<div class="sb-problem {kind}" role="status">{esc(text)}</div>' for kind, text in said
