@@ -175,13 +175,15 @@ def show_run(portal: Portal, user: User, run_id: RunId) -> None:
         if run.note:
             st.caption(f"Note: {md(run.note)}")
         if module and module.score_meaning:
-            st.caption(md(f"Score: {module.score_meaning} {module.false_alarms}".strip()))
+            st.caption(f"Score: {md(module.score_meaning)}")
     results_view.show(portal, user, run, filters, scenes, module)
     if st.query_params and "run" not in st.query_params:
         st.query_params["run"] = str(run.id)  # a filter or a mark is one of this run's
     with st.expander("Scenes and what was searched", expanded=run.objects == 0):
         synthetic = frozenset(str(s.id) for s in scenes if s.synthetic)
         st.html(results_summary.scenes_table(run, titles, synthetic))
+        if module and module.false_alarms:
+            st.caption(md(module.false_alarms))
 
 
 @st.fragment

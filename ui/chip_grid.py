@@ -43,7 +43,8 @@ def show(
             on_mark(name)
 
     chips = [_chip(d, module, str(d.scene) in synthetic) for d in detections]
-    _component(key=key, data={"chips": chips, "marked": marked}, on_marked_change=pressed)
+    data = {"chips": chips, "marked": marked, "colours": module.colours if module else ""}
+    _component(key=key, data=data, on_marked_change=pressed)
 
 
 class _Chip(TypedDict):

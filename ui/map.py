@@ -8,6 +8,7 @@ as `ui.component_events`, see `ui/components/map/core.js`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,6 +25,13 @@ from ui import assets, component_events
 from ui.component_events import Event
 
 MAX_DRAPED = 8
+#: A marked object's surroundings: this many times its larger side, and so many metres at least.
+VIEW_MARGIN, LEAST_VIEW_M = 6.0, 800.0
+METRES_PER_DEGREE = 111_195.0
+#: Where Web Mercator ends, degrees.
+_MAP_END = 85.0
+#: Tiles of finer zooms would show no more of a sensor; 8 m of FORMOSAT, 15 and 30 m of Landsat.
+_FINEST_TILES = {"formosat-2": 16, "formosat-5": 16}
 _SCRIPTS = ("core.js", "base.js", "scenes.js", "results.js")
 
 
@@ -40,7 +48,8 @@ class MapState:
         view, view_seq: (west, south, east, north) to show whenever `view_seq` changes.
         detections: address of a run's GeoJSON, "" for none.
         filter: class, scene and lowest score of the detections to show.
-        mark: one detection to ring and centre: scene, n, lon, lat.
+        mark: one detection to ring and fly to: scene, n, its `box` (west, south, east, north)
+            and the `view` around it, as `mark_of` makes them.
     """
 
     footprints: str = ""
@@ -99,13 +108,47 @@ def _to_json(state: MapState, key: str) -> dict[str, object]:
         "footprints": state.footprints,
         "pick": state.pick,
         "chosen": [feature_of(s) for s in state.chosen],
-        "drape": [{"id": i, "bbox": by_id[i].bbox} for i in state.drape[:MAX_DRAPED] if i in by_id],
+        "drape": [
+            {"id": i, "bbox": by_id[i].bbox, "max_zoom": _FINEST_TILES.get(by_id[i].platform, 14)}
+            for i in state.drape[:MAX_DRAPED]
+            if i in by_id
+        ],
         "area": state.area,
         "view": {"bbox": state.view, "seq": state.view_seq} if state.view else None,
         "detections": state.detections,
         "filter": dict(state.filter),
         "mark": state.mark,
     }
+
+
+def mark_of(scene: str, n: int, box: BBox) -> dict[str, object]:
+    """The mark of a detection whose outline lies in `box`."""
+    return {"scene": scene, "n": n, "box": box, "view": view_around(box)}
+
+
+def view_around(box: BBox) -> BBox:
+    """What to show of the map so that an object is well visible, with something around it: so
+    many times the object's larger side, and no less than `LEAST_VIEW_M`, around its middle.
+
+    Args:
+        box: (west, south, east, north), west > east over the antimeridian.
+    Returns:
+        the same, but with an east beyond 180 there; north and south end where the map does.
+    """
+    west, south, east, north = box
+    east = east + 360 if east < west else east
+    lon, lat = (west + east) / 2, (south + north) / 2
+    lat = min(_MAP_END, max(-_MAP_END, lat))
+    shrink = math.cos(math.radians(lat))
+    side = max(north - south, (east - west) * shrink)  # degrees of a meridian
+    reach = max(VIEW_MARGIN * side, LEAST_VIEW_M / METRES_PER_DEGREE) / 2
+    reach = min(reach, 90.0)
+    return (
+        lon - reach / shrink,
+        max(-_MAP_END, lat - reach),
+        lon + reach / shrink,
+        min(_MAP_END, lat + reach),
+    )
 
 
 def union_bbox(boxes: Sequence[BBox]) -> BBox | None:

@@ -9,6 +9,7 @@ import pandas as pd
 import streamlit as st
 
 from lib.model import Detection, Module, Run, Scene, SceneId, User
+from lib.model.position import box_of
 from lib.portal.facade import Portal
 from ui import chip_grid, layout, results_summary
 from ui import map as result_map
@@ -68,7 +69,7 @@ def show(
                     "scene": filters.scene,
                     "min_score": filters.min_score,
                 },
-                mark={"scene": marked.scene, "n": marked.n, "lon": marked.lon, "lat": marked.lat}
+                mark=result_map.mark_of(marked.scene, marked.n, box_of(marked.geometry))
                 if marked
                 else None,
             ),

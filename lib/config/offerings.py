@@ -287,6 +287,7 @@ def _module(file: Path) -> Module:
         licence=str(data.get("licence", "")),
         source=str(data.get("source", "")),
         false_alarms=_false_alarms(data, file),
+        colours=str(data.get("colours", "")),
     )
 
 

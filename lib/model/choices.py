@@ -79,6 +79,7 @@ class Module:
 
     `params_schema` is a JSON Schema (draft 2020-12) of type object whose
     properties all have defaults. `score_meaning` says what a detection's score is;
+    `colours` what the colours of its thumbnails show, "" where it does not say;
     `false_alarms` how many are to be expected and how that was measured, "" where nobody has.
     """
 
@@ -94,6 +95,7 @@ class Module:
     licence: str = ""
     source: str = ""
     false_alarms: str = ""
+    colours: str = ""
 
 
 @dataclass(frozen=True, slots=True)

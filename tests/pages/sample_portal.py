@@ -102,6 +102,7 @@ FIRE = Module(
     },
     score_meaning="Share of the three tests that agree.",
     classes={"fire": "Active fire", "maybe": "Possible fire"},
+    colours="red shows heat.",
 )
 SHIPS = Module(
     id=ModuleId("offshore-objects"),

@@ -10,6 +10,7 @@ from playwright.sync_api import Frame, Page, expect
 
 from lib.auth import OWNER
 from lib.model import RunState, SceneId, SceneState, SessionState
+from lib.model.position import box_of
 from lib.store.changes import RunChange, SceneChange, SessionChange
 from tests.pages.browser_fixtures import Served
 
@@ -207,7 +208,39 @@ def run_id(served: Served) -> str:
     return str(run.id)
 
 
-def test_one_click_on_a_chip_marks_it_on_the_map(visit, run_id):
+def found_at(served: Served, run_id: str, n: int) -> dict[str, object]:
+    """The box of a detection on the ground: west, south, east, north, degrees."""
+    (found,) = (d for d in served.site.portal.detections(OWNER, run_id) if d.n == n)
+    return dict(zip("wsen", box_of(found.geometry), strict=True))
+
+
+#: The object in the middle of the map, at least 12 pixels long there and wholly in view; the
+#: outline is cut out where it is, its dot is unseen, and the ring goes around it.
+SHOWN_LARGE = """({ w, s, e, n }) => {
+  const size = map.getSize();
+  const [a, b] = [map.latLngToContainerPoint([n, w]), map.latLngToContainerPoint([s, e])];
+  const middle = { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2 };
+  if (Math.abs(middle.x - size.x / 2) > 20 || Math.abs(middle.y - size.y / 2) > 20) return false;
+  const wide = b.x - a.x, high = b.y - a.y;
+  if (Math.max(wide, high) < 12 || wide > size.x / 2 || high > size.y / 2) return false;
+  const circles = [], canvas = document.querySelector(".leaflet-outline-pane canvas");
+  map.eachLayer((l) => { if (l instanceof L.CircleMarker) circles.push(l); });
+  const placed = (l) => map.latLngToContainerPoint(l.getLatLng());
+  const here = (l) => placed(l).distanceTo([middle.x, middle.y]) < 3;
+  const rings = circles.filter((l) => !l.options.fill && here(l));
+  const dots = circles.filter((l) => l.options.fill && here(l));
+  if (!canvas || rings.length !== 2 || dots.length !== 1) return false;
+  const around = rings.every((l) => 2 * l.getRadius() > Math.hypot(wide, high) + 16);
+  const box = canvas.getBoundingClientRect(), ratio = canvas.width / box.width;
+  const painted = canvas.getContext("2d");
+  const at = (x, y) => [(x - box.x) * ratio, (y - box.y) * ratio];
+  const alpha = (x, y) => painted.getImageData(...at(x, y), 1, 1).data[3];
+  const beside = alpha(middle.x, b.y + 3) > 0 && alpha(middle.x, middle.y) === 0;
+  return around && beside && dots[0].options.fillOpacity === 0;
+}"""
+
+
+def test_one_click_on_a_chip_marks_it_on_the_map(visit, run_id, served):
     page = visit(f"/results?run={run_id}")
     frame = the_map(page)
     frame.wait_for_function("document.documentElement.dataset.detections === '30'")
@@ -218,6 +251,29 @@ def test_one_click_on_a_chip_marks_it_on_the_map(visit, run_id):
     expect(chip).to_have_attribute("aria-pressed", "true")
     page.wait_for_url("**mark=LC08_A%2F3**")
     page.get_by_text("Marked:").wait_for()
+    # The map has flown to the object, not to the scene: it is large, in the middle, and neither
+    # its outline nor the ring nor its dot lies on it.
+    frame.wait_for_function(SHOWN_LARGE, arg=found_at(served, run_id, 3))
+    legend = frame.locator(".sb-legend", has_text="score 0 to 1")
+    expect(legend).to_contain_text("marked")
+    expect(legend).to_contain_text("synthetic scene")
+    # On a phone, where the map lies below: a tap brings it on the screen, and a press back.
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.locator("[data-testid=stMain]").evaluate("main => main.scrollTo(0, 0)")
+    other = page.locator(".chip").nth(1)
+    map_ = page.locator("iframe[title^=streamlit_folium]")
+    other.click()
+    expect(map_).to_be_in_viewport(ratio=0.75)
+    frame.wait_for_function(SHOWN_LARGE, arg=found_at(served, run_id, 2))
+    back = page.get_by_role("button", name="Back to the thumbnail")
+    back.click()
+    expect(other).to_be_focused()
+    expect(other).to_be_in_viewport(ratio=0.9)
+    expect(back).to_be_hidden()
+    # To press it again unmarks it, and nothing moves.
+    other.click()
+    expect(other).to_have_attribute("aria-pressed", "false")
+    expect(back).to_be_hidden()
 
 
 def test_a_click_on_the_map_marks_the_chip(visit, run_id, served):

@@ -58,6 +58,7 @@ def test_the_chip_grid_is_best_first_and_says_everything_of_a_chip(open_page, do
     assert best["size"] == "6 px, 5,400 m²"
     assert best["meaning"] == "Share of the three tests that agree."
     assert best["synthetic"] is True
+    assert data["colours"] == "red shows heat."
     assert data["chips"][2]["flags"] == ["cloud"]
 
 

@@ -1,10 +1,13 @@
 // The grid of thumbnails (chips). Every chip is a button; pressing it marks the object on the map.
+// Where the map is out of sight, as below the grid on a phone, it is brought there, with a way back.
 // A chip that is already in the grid is kept, so new ones arrive without flicker.
 export default function (component) {
   const { parentElement, data, setTriggerValue } = component;
   const root = parentElement.querySelector(".sb-chip-grid");
   root.__chips = root.__chips || new Map();
   root.__pick = (key) => setTriggerValue("marked", key);
+  root.__back = parentElement.querySelector(".back");
+  root.querySelector(".colours").textContent = data.colours ? `. Thumbnails: ${data.colours}` : "";
   const old = root.__chips, kept = new Map();
   const nodes = data.chips.map((chip) => {
     const before = old.get(chip.key);
@@ -22,6 +25,29 @@ export default function (component) {
   return () => {};
 }
 
+/** Bring the map on the screen unless its middle is there, and offer the way back to a chip that
+ *  is not on it any more. */
+function showMap(root, chip) {
+  const map = document.querySelector("iframe[title^=streamlit_folium]");
+  if (!map) return;
+  const { top, height } = map.getBoundingClientRect();
+  if (top + height / 4 >= 0 && top + (3 * height) / 4 <= window.innerHeight) return;
+  map.scrollIntoView({ block: "center" });
+  const now = chip.getBoundingClientRect();
+  if (now.top > 0 && now.bottom < window.innerHeight) return;
+  const back = root.__back;
+  back.hidden = false;
+  let left = false;
+  const watch = new IntersectionObserver(([seen]) => {
+    const here = seen.intersectionRatio > 0.9;
+    if (here && left) done();
+    left = left || !here;
+  }, { threshold: [0, 0.9, 1] });
+  const done = () => { back.hidden = true; watch.disconnect(); };
+  watch.observe(chip);
+  back.onclick = () => { done(); chip.scrollIntoView({ block: "center" }); chip.focus({ preventScroll: true }); };
+}
+
 function el(tag, className, text) {
   const node = document.createElement(tag);
   if (className) node.className = className;
@@ -33,7 +59,11 @@ function make(root, chip) {
   const button = el("button", "chip");
   button.type = "button";
   button.dataset.key = chip.key;
-  button.onclick = () => root.__pick(chip.key);
+  button.onclick = () => {
+    const marks = button.getAttribute("aria-pressed") !== "true";
+    root.__pick(chip.key);
+    if (marks) showMap(root, button);
+  };
   const frame = el("span", "frame");
   if (chip.src) {
     const image = el("img");

@@ -39,19 +39,21 @@
       sb.each("apply", state, before);
     },
 
-    /** Show (west, south, east, north). */
-    show(bbox, maxZoom = 11) {
+    /** Show (west, south, east, north); `fly` there where the browser's user likes what moves. */
+    show(bbox, maxZoom = 11, fly = false) {
       const [w, s, e, n] = bbox;
       const east = e < w ? e + 360 : e;
       // A frame that is still being laid out has not its size yet: fit again with each new
       // size, until the map is moved otherwise.
-      sb.refit = () => {
+      const fit = (how) => {
         fitting = true;
-        sb.map.fitBounds([[s, w], [n, east]], { padding: [36, 36], maxZoom, animate: false });
+        how.call(sb.map, [[s, w], [n, east]], { padding: [36, 36], maxZoom, animate: how !== sb.map.fitBounds, duration: 0.8 });
         fitting = false;
       };
+      sb.refit = () => fit(sb.map.fitBounds);
       sb.map.invalidateSize({ pan: false });
-      sb.refit();
+      const still = matchMedia("(prefers-reduced-motion: reduce)").matches || sb.map.getSize().y < 50;
+      fit(fly && !still ? sb.map.flyToBounds : sb.map.fitBounds);
     },
 
     refit() {},

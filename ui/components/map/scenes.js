@@ -21,6 +21,7 @@
     return p.startsWith("landsat") ? "landsat" : p.startsWith("formosat") ? "formosat" : "other";
   };
   const colour = (name) => COLOURS[sb.theme][name];
+  sb.chosenColour = () => colour("chosen");
   const baseStyle = (f) => ({
     color: colour(family(f)), weight: 1.2, fillOpacity: 0.06, opacity: 0.85,
     dashArray: f.properties.synthetic ? "5 4" : null,
