@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine, delete, func, select, update
+from sqlalchemy import Engine, Executable, Integer, bindparam, delete, func, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from lib.model import Detection, RunId, SceneId
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, RowMapping
 
 _CHUNK = 500
+#: The limit of SQLite that is none.
+_ALL = -1
 _REPLACED = ("kind", "score", "lon", "lat", "geometry", "pixels", "area_m2", "flags", "properties")
 
 
@@ -92,38 +95,52 @@ class Detections:
         offset: int = 0,
     ) -> tuple[Detection, ...]:
         """Best first."""
-        query = (
-            select(detections, run_scenes.c.time)
-            .join(
-                run_scenes,
-                (run_scenes.c.run_id == detections.c.run_id)
-                & (run_scenes.c.scene_id == detections.c.scene_id),
-            )
-            .where(detections.c.run_id == run, detections.c.score >= min_score)
-            .order_by(
-                detections.c.score.desc(),
-                detections.c.pixels.desc(),
-                detections.c.scene_id,
-                detections.c.n,
-            )
-            .limit(limit)
-            .offset(offset)
-        )
-        if scene is not None:
-            query = query.where(detections.c.scene_id == scene)
-        if kind is not None:
-            query = query.where(detections.c.kind == kind)
+        values = {
+            "run": run, "scene": scene, "kind": kind, "min_score": min_score,
+            "limit": _ALL if limit is None else limit, "offset": offset,
+        }  # fmt: skip
+        query = _best(of_scene=scene is not None, of_kind=kind is not None)
         with self._engine.connect() as connection:
-            return tuple(_detection(row) for row in connection.execute(query).mappings())
+            return tuple(_detection(row) for row in connection.execute(query, values).mappings())
 
     def counts(self, run: RunId) -> dict[tuple[SceneId, str], int]:
-        query = (
-            select(detections.c.scene_id, detections.c.kind, func.count())
-            .where(detections.c.run_id == run)
-            .group_by(detections.c.scene_id, detections.c.kind)
-        )
         with self._engine.connect() as connection:
-            return {(SceneId(s), k): n for s, k, n in connection.execute(query)}
+            return {(SceneId(s), k): n for s, k, n in connection.execute(_COUNTS, {"run": run})}
+
+
+_OF_RUN = detections.c.run_id == bindparam("run")
+_COUNTS = (
+    select(detections.c.scene_id, detections.c.kind, func.count())
+    .where(_OF_RUN)
+    .group_by(detections.c.scene_id, detections.c.kind)
+)
+
+
+@functools.cache
+def _best(*, of_scene: bool, of_kind: bool) -> Executable:
+    """Those of a run, best first. Made once: to make it takes as long as to ask it."""
+    query = (
+        select(detections, run_scenes.c.time)
+        .join(
+            run_scenes,
+            (run_scenes.c.run_id == detections.c.run_id)
+            & (run_scenes.c.scene_id == detections.c.scene_id),
+        )
+        .where(_OF_RUN, detections.c.score >= bindparam("min_score"))
+        .order_by(
+            detections.c.score.desc(),
+            detections.c.pixels.desc(),
+            detections.c.scene_id,
+            detections.c.n,
+        )
+        .limit(bindparam("limit", type_=Integer))
+        .offset(bindparam("offset", type_=Integer))
+    )
+    if of_scene:
+        query = query.where(detections.c.scene_id == bindparam("scene"))
+    if of_kind:
+        query = query.where(detections.c.kind == bindparam("kind"))
+    return query
 
 
 def _upsert(connection: Connection, rows: Sequence[dict[str, object]]) -> None:

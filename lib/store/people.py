@@ -100,7 +100,7 @@ class People:
     def account(self, user_id: UserId) -> Account:
         """Raises NotFound."""
         with self._engine.connect() as connection:
-            row = connection.execute(select(users).where(users.c.id == user_id)).mappings().first()
+            row = connection.execute(_ACCOUNT, {"key": user_id}).mappings().first()
         if row is None:
             raise NotFound(f"There is no person {user_id!r:.80} in this portal.")
         return _account(row)
@@ -269,24 +269,15 @@ class People:
             )
 
     def token_by_hash(self, digest: str) -> LivingToken | None:
-        return self._token(api_tokens.c.hash == digest)
+        return self._token(_TOKEN_BY_HASH, digest)
 
     def token_by_id(self, token_id: str) -> LivingToken | None:
-        return self._token(api_tokens.c.id == token_id)
+        return self._token(_TOKEN_BY_ID, token_id)
 
-    def _token(self, condition: ColumnElement[bool]) -> LivingToken | None:
-        query = (
-            select(api_tokens.c.id.label("token_id"), api_tokens.c.scopes, users)
-            .join(users, users.c.id == api_tokens.c.user_id)
-            .where(
-                condition,
-                api_tokens.c.revoked_at.is_(None),
-                api_tokens.c.expires_at > time.time(),
-                users.c.blocked_at.is_(None),
-            )
-        )
+    def _token(self, query: Select[tuple[object, ...]], key: str) -> LivingToken | None:
         with self._engine.connect() as connection:
-            row = connection.execute(query).mappings().first()
+            values = {"key": key, "now": time.time()}
+            row = connection.execute(query, values).mappings().first()
         if row is None:
             return None
         scopes = _scopes(rows.text(row, "scopes"))
@@ -360,6 +351,18 @@ _LOGINS = (
 )
 _BY_HASH = _LOGINS.where(logins.c.hash == bindparam("key"))
 _BY_ID = _LOGINS.where(logins.c.id == bindparam("key"))
+_TOKENS = (
+    select(api_tokens.c.id.label("token_id"), api_tokens.c.scopes, users)
+    .join(users, users.c.id == api_tokens.c.user_id)
+    .where(
+        api_tokens.c.revoked_at.is_(None),
+        api_tokens.c.expires_at > bindparam("now"),
+        users.c.blocked_at.is_(None),
+    )
+)
+_TOKEN_BY_HASH = _TOKENS.where(api_tokens.c.hash == bindparam("key"))
+_TOKEN_BY_ID = _TOKENS.where(api_tokens.c.id == bindparam("key"))
+_ACCOUNT = select(users).where(users.c.id == bindparam("key"))
 
 
 def _moments(idle_s: float | None) -> dict[str, float]:

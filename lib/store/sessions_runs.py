@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from sqlalchemy import Engine, Table, bindparam, delete, insert, select, true, update
+from sqlalchemy import Engine, Table, bindparam, delete, insert, select, update
 
 from lib.errors import Conflict, NotFound
 from lib.model import (
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from sqlalchemy import ColumnElement, Connection, RowMapping
+    from sqlalchemy import ColumnElement, Connection, Executable, RowMapping
 
     from lib.model import JsonValue, Scene
 
@@ -54,6 +54,13 @@ _AFTER_THE_END = frozenset(("files_until", "continued_as"))
 #: What every page asks for: made once, newest first.
 _SESSIONS = select(sessions).order_by(sessions.c.created_at.desc())
 _RUNS = select(runs).order_by(runs.c.created_at.desc())
+_SESSION = _SESSIONS.where(sessions.c.id == bindparam("id"), sessions.c.deleted_at.is_(None))
+_SESSIONS_OF = _SESSIONS.where(
+    sessions.c.owner == bindparam("owner"), sessions.c.deleted_at.is_(None)
+)
+_RUN_OR_ITS_MARK = _RUNS.where(runs.c.id == bindparam("id"))
+_RUN = _RUN_OR_ITS_MARK.where(runs.c.deleted_at.is_(None))
+_RUNS_OF = _RUNS.where(runs.c.owner == bindparam("owner"), runs.c.deleted_at.is_(None))
 _SCENES = (
     select(*(c for c in run_scenes.c if c.name != "item"))
     .where(run_scenes.c.run_id.in_(bindparam("run_ids", expanding=True)))
@@ -113,31 +120,31 @@ class SessionsRuns:
 
     def session(self, session_id: SessionId) -> Session:
         """Raises NotFound."""
-        found = self._sessions((sessions.c.id == session_id) & sessions.c.deleted_at.is_(None))
+        found = self._sessions(_SESSION, id=session_id)
         if not found:
             raise NotFound("There is no such notebook session.")
         return found[0]
 
     def sessions_of(self, owner: UserId) -> tuple[Session, ...]:
         """Newest first."""
-        return self._sessions((sessions.c.owner == owner) & sessions.c.deleted_at.is_(None))
+        return self._sessions(_SESSIONS_OF, owner=owner)
 
     def sessions_of_all(
         self, owners: frozenset[UserId] | None, *, ended: int
     ) -> tuple[Session, ...]:
         """All that live and the last `ended` others, of these owners or, with None, of all."""
         over = sessions.c.state == SessionState.ENDED.value
-        return self._sessions(_recent(sessions, owners, over, ended))
+        return self._sessions(_SESSIONS.where(_recent(sessions, owners, over, ended)))
 
     def runs_of_all(self, owners: frozenset[UserId] | None, *, ended: int) -> tuple[Run, ...]:
         """As `sessions_of_all`, of runs that are in no session."""
         over = runs.c.state.in_(_RUN_OVER)
-        return self._runs(runs.c.session.is_(None) & _recent(runs, owners, over, ended))
+        alone = runs.c.session.is_(None)
+        return self._runs(_RUNS.where(alone, _recent(runs, owners, over, ended)))
 
     def live_sessions(self, cluster: ClusterId) -> tuple[Session, ...]:
-        return self._sessions(
-            (sessions.c.cluster == cluster) & (sessions.c.state != SessionState.ENDED.value)
-        )
+        live = sessions.c.state != SessionState.ENDED.value
+        return self._sessions(_SESSIONS.where(sessions.c.cluster == cluster, live))
 
     def live_clusters(self) -> frozenset[ClusterId]:
         """Where something lives."""
@@ -148,26 +155,27 @@ class SessionsRuns:
     def sessions_with_files(self, cluster: ClusterId) -> tuple[Session, ...]:
         """Ended, with files on the cluster that are still kept."""
         return self._sessions(
-            (sessions.c.cluster == cluster)
-            & (sessions.c.state == SessionState.ENDED.value)
-            & (sessions.c.files_until > time.time())
-            & sessions.c.deleted_at.is_(None)
+            _SESSIONS.where(
+                sessions.c.cluster == cluster,
+                sessions.c.state == SessionState.ENDED.value,
+                sessions.c.files_until > time.time(),
+                sessions.c.deleted_at.is_(None),
+            )
         )
 
     def run(self, run_id: RunId, *, deleted: bool = False) -> Run:
         """Raises NotFound."""
-        here = true() if deleted else runs.c.deleted_at.is_(None)
-        found = self._runs((runs.c.id == run_id) & here)
+        found = self._runs(_RUN_OR_ITS_MARK if deleted else _RUN, id=run_id)
         if not found:
             raise NotFound("There is no such run.")
         return found[0]
 
     def runs_of(self, owner: UserId) -> tuple[Run, ...]:
         """Newest first."""
-        return self._runs((runs.c.owner == owner) & runs.c.deleted_at.is_(None))
+        return self._runs(_RUNS_OF, owner=owner)
 
     def live_runs(self, cluster: ClusterId) -> tuple[Run, ...]:
-        return self._runs((runs.c.cluster == cluster) & runs.c.state.not_in(_RUN_OVER))
+        return self._runs(_RUNS.where(runs.c.cluster == cluster, runs.c.state.not_in(_RUN_OVER)))
 
     def items(self, run_id: RunId) -> list[dict[str, JsonValue]]:
         """The STAC items that the run was started with, in order."""
@@ -379,15 +387,15 @@ class SessionsRuns:
 
     # --- inside -----------------------------------------------------------
 
-    def _sessions(self, condition: ColumnElement[bool]) -> tuple[Session, ...]:
+    def _sessions(self, query: Executable, **values: str) -> tuple[Session, ...]:
         with self._engine.connect() as connection:
-            found = connection.execute(_SESSIONS.where(condition)).mappings().all()
+            found = connection.execute(query, values).mappings().all()
             scenes = _scenes(connection, [read.text(row, "run_id") for row in found])
         return tuple(_session(row, scenes.get(read.text(row, "run_id"), [])) for row in found)
 
-    def _runs(self, condition: ColumnElement[bool]) -> tuple[Run, ...]:
+    def _runs(self, query: Executable, **values: str) -> tuple[Run, ...]:
         with self._engine.connect() as connection:
-            found = connection.execute(_RUNS.where(condition)).mappings().all()
+            found = connection.execute(query, values).mappings().all()
             scenes = _scenes(connection, [read.text(row, "id") for row in found])
         return tuple(_run(row, scenes.get(read.text(row, "id"), [])) for row in found)
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
     PoolProxiedConnection,
     Select,
     Table,
+    bindparam,
     func,
     select,
     type_coerce,
@@ -77,25 +78,16 @@ class Stamps:
 
     def run(self, run: RunId) -> list[Hashable]:
         """Of one run, its scenes and what was found."""
-        here = detections.c.run_id == run
-        return [
-            tuple(map(str, row))
-            for query in (
-                select(*_others(runs)).where(runs.c.id == run),
-                _scenes(select().where(run_scenes.c.run_id == run), run_scenes.c.run_id),
-                select(func.count(), _how_many(detections.c.has_chip)).where(here),
-            )
-            for row in self._rows(query)
-        ]
+        return [tuple(map(str, row)) for query in _RUN for row in self._rows(query, run=run)]
 
     def announcements(self) -> list[tuple[str, float]]:
         """(id, until) of each; `until` in Unix seconds."""
         query = select(announcements.c.id, announcements.c.until).order_by(announcements.c.id)
         return [(str(number), float(str(until))) for number, until in self._rows(query)]
 
-    def _rows(self, query: Executable) -> Sequence[tuple[object, ...]]:
+    def _rows(self, query: Executable, **values: str) -> Sequence[tuple[object, ...]]:
         with self._engine.connect() as connection:
-            return [tuple(row) for row in connection.execute(query)]
+            return [tuple(row) for row in connection.execute(query, values)]
 
 
 def _others(table: Table) -> list[Column[object]]:
@@ -162,4 +154,11 @@ _READY_ONES = (
     select(sessions.c.owner, sessions.c.cluster, sessions.c.id)
     .where(sessions.c.state == _READY)
     .order_by(sessions.c.id)
+)
+_RUN = (
+    select(*_others(runs)).where(runs.c.id == bindparam("run")),
+    _scenes(select().where(run_scenes.c.run_id == bindparam("run")), run_scenes.c.run_id),
+    select(func.count(), _how_many(detections.c.has_chip)).where(
+        detections.c.run_id == bindparam("run")
+    ),
 )
