@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import re
 import shutil
 import subprocess
@@ -51,6 +52,7 @@ def packages(project: Path) -> Check:
     return Check("packages", not wrong, detail)
 
 
+@functools.cache
 def _installed(name: str) -> str:
     try:
         return version(name)

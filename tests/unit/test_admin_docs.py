@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -29,9 +30,14 @@ def calls(text: str) -> list[list[str]]:
     return found
 
 
+@functools.cache
+def admin() -> argparse.ArgumentParser:
+    return cli._parser()
+
+
 def fault(words: list[str]) -> str:
     """What is wrong with a call; empty where nothing is."""
-    parser = cli._parser()
+    parser = admin()
     left = list(words)
     while True:
         below = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import shutil
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -48,13 +49,19 @@ def write(path: Path, data: npt.NDArray[Any], grid: Grid = GRID) -> Path:
 
 
 def make_scene(folder: Path, bands: dict[str, npt.NDArray[Any]]) -> Scene:
+    for name, data in bands.items():
+        write(folder / f"{name}.tif", data)
+    return scene_in(folder, *bands)
+
+
+def scene_in(folder: Path, *bands: str) -> Scene:
     assets = {
         name: {
-            "href": str(write(folder / f"{name}.tif", data)),
+            "href": str(folder / f"{name}.tif"),
             "bands": [{"eo:common_name": name, "nodata": 0, "unit": "1", "raster:scale": 2e-5,
                        "raster:offset": -0.1}],
         }
-        for name, data in bands.items()
+        for name in bands
     }  # fmt: skip
     return Scene(
         SceneId("S"), "c", "landsat-8", datetime(2024, 1, 1, tzinfo=timezone.utc), {}, (0, 0, 1, 1),
@@ -62,9 +69,10 @@ def make_scene(folder: Path, bands: dict[str, npt.NDArray[Any]]) -> Scene:
     )  # fmt: skip
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Scene:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Red grows to the east, green to the south, a bright square in blue; no data in a corner."""
+    folder = tmp_path_factory.mktemp("made")
     cols, rows = np.meshgrid(np.arange(600), np.arange(500))
     blue = np.full((500, 600), 9000)
     blue[100:150, 300:350] = 30000
@@ -72,7 +80,15 @@ def scene(tmp_path: Path) -> Scene:
     data |= dict.fromkeys(("nir08", "swir16", "swir22"), 8000 + 10 * cols)
     for values in data.values():
         values[400:, :100] = 0
-    return make_scene(tmp_path, {name: values.astype(np.uint16) for name, values in data.items()})
+    make_scene(folder, {name: values.astype(np.uint16) for name, values in data.items()})
+    return folder
+
+
+@pytest.fixture
+def scene(tmp_path: Path, made: Path) -> Scene:
+    """The scene that was made, in a folder of the test's own."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return scene_in(tmp_path, *BANDS)
 
 
 def pixels(webp: bytes) -> npt.NDArray[np.uint8]:
