@@ -346,6 +346,9 @@ class _Anyone:
     async def may_open(self, session: SessionId, user: UserId, login: str) -> bool:  # noqa: ARG002
         return True
 
+    async def ends_at(self, session: SessionId) -> float | None:  # noqa: ARG002
+        return None
+
 
 async def serve() -> None:
     """The proxy's own process: read where the notebook is, say where we are, serve."""

@@ -50,9 +50,20 @@ class NotebookAccess:
         self._answers[question] = answer
         return answer
 
+    async def ends_at(self, session: SessionId) -> float | None:
+        """When the job of that notebook ends; Unix seconds, None where it is not known."""
+        return await run_in_threadpool(self._ends_at, session)
+
     async def active(self, login: str) -> None:
         """Somebody works in a notebook under that sign-in: its idle time starts again."""
         await run_in_threadpool(self._auth.logins.touch, login)
+
+    def _ends_at(self, session: SessionId) -> float | None:
+        try:
+            ends = self._work.session(session).ends_at
+        except NotFound:
+            return None
+        return ends.timestamp() if ends is not None else None
 
     def _ask(self, session_id: SessionId, user_id: UserId, login_id: str) -> bool:
         login = self._auth.logins.by_id(login_id)

@@ -142,6 +142,10 @@ class NotebookProxy:
         """Those of this process, for whoever asks whether they turn."""
         return self._requests.loops
 
+    def idle(self, session: SessionId, at: float | None) -> None:
+        """When it is ended because nobody works in it, once that is near: its page says so."""
+        self._notebooks.idle(session, at)
+
     def sign_out(self, login: str) -> None:
         """End whatever is open under that sign-in at once; the access check refuses the rest."""
         self._requests.end(login=login)

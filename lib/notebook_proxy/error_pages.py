@@ -47,6 +47,10 @@ class ErrorPages:
             kind = b"application/json"
         await self._send(scope, send, status, [(b"content-type", kind)], body)
 
+    async def own(self, scope: Scope, send: Send, kind: bytes, body: bytes) -> None:
+        """200, with something of ours of that media type."""
+        await self._send(scope, send, 200, [(b"content-type", kind)], body)
+
     async def redirect(
         self, scope: Scope, send: Send, location: str, *extra: tuple[bytes, bytes]
     ) -> None:

@@ -81,15 +81,20 @@ def size(scope: Scope) -> int:
     return headers + len(scope["query_string"]) + len(scope.get("raw_path") or scope["path"])
 
 
-def to_notebook(scope: Scope, *, token: str, scheme: str) -> list[tuple[str, str]]:
+def to_notebook(
+    scope: Scope, *, token: str, scheme: str, plain: bool = False
+) -> list[tuple[str, str]]:
     """The headers of the request to the notebook's server, the token among them.
 
     Args:
         scheme: of the notebook's origin as the browser sees it.
+        plain: the answer is wanted whole and not compressed.
     """
     websocket = scope["type"] == "websocket"
     raw: RawHeaders = scope["headers"]
     dropped = _HOP_BY_HOP | _NOT_FROM_BROWSER | _named_by_connection(raw)
+    if plain:
+        dropped |= {b"accept-encoding", b"range"}
     if websocket:
         dropped |= _HANDSHAKE
     kept = [(_text(name), _text(value)) for name, value in raw if name not in dropped]
@@ -145,6 +150,21 @@ def to_browser(status: int, raw: RawHeaders, *, portal_origin: str) -> list[tupl
         kept.append((name, value))
     caching = _private(value for name, value in lowered if name == b"cache-control")
     return [*kept, (b"cache-control", caching), *of_every_answer(portal_origin)]
+
+
+def is_plain_html(raw: RawHeaders) -> bool:
+    """Whether an answer with these headers is an HTML page that is not compressed."""
+    said = dict(raw)
+    html = said.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"text/html"
+    return html and b"content-encoding" not in said
+
+
+def lengthened(raw: RawHeaders, by: int) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer to which so many bytes are added."""
+    return [
+        (name, b"%d" % (int(value) + by) if name == b"content-length" else value)
+        for name, value in raw
+    ]
 
 
 def _check_field(name: bytes, value: bytes) -> None:

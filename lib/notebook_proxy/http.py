@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INVALID_ANSWER = "The notebook gave an answer that is not valid."
+UNREACHABLE = "The notebook cannot be reached at the moment."
 
 
 class UpstreamError(Exception):
@@ -33,6 +34,11 @@ class UpstreamError(Exception):
         super().__init__(sentence)
         self.status = status
         self.sentence = sentence
+
+    @property
+    def line_away(self) -> bool:
+        """Nothing answered at all: the way to the cluster is interrupted, or the node is gone."""
+        return self.sentence == UNREACHABLE
 
 
 class ProxiedRequest:
@@ -47,7 +53,13 @@ class ProxiedRequest:
         *,
         origin: str,
         portal_origin: str,
+        tail: bytes = b"",
     ) -> None:
+        """
+        Args:
+            tail: added behind the end of the answer, where that is a whole HTML page.
+        """
+        self._tail = tail
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -95,7 +107,7 @@ class ProxiedRequest:
             raise UpstreamError(504, "The notebook did not answer in time.") from error
         if isinstance(error, aiohttp.ClientResponseError):
             raise UpstreamError(502, INVALID_ANSWER) from error
-        raise UpstreamError(502, "The notebook cannot be reached at the moment.") from error
+        raise UpstreamError(502, UNREACHABLE) from error
 
     async def _pass(self) -> None:
         scope = self._scope
@@ -105,7 +117,9 @@ class ProxiedRequest:
         async with self._upstream.session.request(
             scope["method"],
             self._upstream.url(scope["raw_path"], scope["query_string"]),
-            headers=headers.to_notebook(scope, token=self._upstream.token, scheme=self._scheme),
+            headers=headers.to_notebook(
+                scope, token=self._upstream.token, scheme=self._scheme, plain=bool(self._tail)
+            ),
             data=self._body() if has_body else None,
             allow_redirects=False,
         ) as answer:
@@ -117,13 +131,15 @@ class ProxiedRequest:
                 log.info("%r: %s", self._upstream, exc)
                 answer.close()
                 raise UpstreamError(502, INVALID_ANSWER) from exc
+            tail = self._tail if answer.status == 200 and headers.is_plain_html(out) else b""
+            out = headers.lengthened(out, len(tail))
             self._started = True
             await self._send(
                 {"type": "http.response.start", "status": answer.status, "headers": out}
             )
             async for chunk in answer.content.iter_any():
                 await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send({"type": "http.response.body", "body": tail, "more_body": False})
 
     async def _body(self) -> AsyncIterator[bytes]:
         more = True

@@ -29,7 +29,7 @@ from lib.errors import Conflict, InvalidInput, ProtocolError, SceneBridgeError, 
 from lib.http.hardening import allow_many_files
 from lib.http.server_settings import server_settings
 from lib.loops import Loops
-from lib.model import JsonValue, SessionId, UserId, json_list, json_object, json_text
+from lib.model import JsonValue, SessionId, UserId, json_list, json_number, json_object, json_text
 from lib.notebook_proxy import messages
 from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
 from lib.notebook_proxy.messages import Message, Open, Start
@@ -59,6 +59,7 @@ class CommandHandler:
             "sign_out": self._sign_out,
             "probe": self._probe,
             "keep": self._keep,
+            "idle": self._idle,
         }
 
     async def handle(self, request: Message) -> Message:
@@ -89,6 +90,8 @@ class CommandHandler:
                 log.warning("session %s: %s", wanted.session, exc)
                 continue
             ports[wanted.session] = self._proxy.port(wanted.session)
+        for name, at in json_object(request["idle"]).items():
+            self._proxy.idle(SessionId(name), json_number(at))
         return {"ports": ports}
 
     async def _open(self, request: Message) -> Message:
@@ -133,6 +136,12 @@ class CommandHandler:
         if upstream is None:
             raise Conflict("This notebook is not open.")
         await upstream.keep()
+        return {}
+
+    async def _idle(self, request: Message) -> Message:
+        at = request["at"]
+        session = SessionId(json_text(request["session"]))
+        self._proxy.idle(session, None if at is None else json_number(at))
         return {}
 
     async def _give_up(self, session: SessionId) -> None:

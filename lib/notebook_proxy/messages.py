@@ -12,9 +12,11 @@ do        with                                  answer
 ========  ====================================  =================================================
 start     `Start`                               ``{}`` when it listens; first, once
 restore   open: [`Open`], closed: {id: reason}  ports: {id: port}; nothing is proved
+          idle: {id: time}
 open      `Open`                                port, when the notebook has answered a request
 close     session, reason                       ``{}``
 keep      session                               ``{}`` when the notebook knows that it is in use
+idle      session, at                           ``{}``; its page says when it is ended, None: never
 ticket    session, user, login, onward          url, of one use
 sign_out  login                                 ``{}``
 probe                                           notebooks, requests: how many are open

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import time
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote
 
-from lib.errors import Refused, SceneBridgeError
+from lib.errors import ProtocolError, Refused, SceneBridgeError, Unavailable
 from lib.model import SessionId
-from lib.notebook_proxy import csrf, headers, websocket
+from lib.notebook_proxy import csrf, headers, lab_bar, websocket
 from lib.notebook_proxy.activity import SignInActivity
 from lib.notebook_proxy.error_pages import ErrorPages
 from lib.notebook_proxy.http import ProxiedRequest, UpstreamError
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 OWN_PATHS = "/_portal/"
 ENTER = "/_portal/enter"
 ENTERED = "/_portal/entered"
+NOTHING_HERE = "There is nothing at this address."
+OPEN_AGAIN = "Open this notebook from the portal again."
 
 
 class NotebookApp:
@@ -57,6 +61,8 @@ class NotebookApp:
             await self._pages.send(scope, send, 400, "This address is not valid.")
         elif (refused := csrf.refusal(scope, own)) is not None:
             await self._pages.send(scope, send, 403, refused)
+        elif scope["path"] in lab_bar.METHODS:
+            await self._bar(session, scope, send)
         elif scope["path"].startswith(OWN_PATHS):
             await self._own(session, scope, send)
         else:
@@ -85,6 +91,8 @@ class NotebookApp:
                     heard = self._heard(receive, grant)
                     await websocket.join(scope, heard, send, upstream, origin=own, ended=ended)
                 else:
+                    portal = self._addresses.portal_origin
+                    bar = lab_bar.tail(portal, session) if lab_bar.belongs_to(scope) else b""
                     if scope["method"] not in csrf.SAFE_METHODS:
                         self._activity.note(grant.login)
                     await ProxiedRequest(
@@ -93,10 +101,14 @@ class NotebookApp:
                         send,
                         upstream,
                         origin=own,
-                        portal_origin=self._addresses.portal_origin,
+                        portal_origin=portal,
+                        tail=bar,
                     ).run(ended)
+                    self._notebooks.note(session, away=False)
         except UpstreamError as error:
             still_open = self._notebooks.get(session) is not None
+            if still_open:
+                self._notebooks.note(session, away=error.line_away)
             sentence = error.sentence if still_open else self._notebooks.closed_reason(session)
             again = 5 if still_open and error.status == 502 else 0
             await self._pages.send(scope, send, error.status, sentence, refresh_s=again)
@@ -124,22 +136,74 @@ class NotebookApp:
     async def _send_to_portal(self, session: SessionId, scope: Scope, send: Send) -> None:
         """Somebody without a valid cookie: the portal knows who they are, we do not."""
         if not csrf.is_navigation(scope):
-            await self._pages.send(scope, send, 401, "Open this notebook from the portal again.")
+            await self._pages.send(scope, send, 401, OPEN_AGAIN)
             return
         query = scope["query_string"].decode("latin-1")
         wanted = _raw_path(scope).decode("latin-1") + (f"?{query}" if query else "")
         await self._pages.redirect(scope, send, self._portal_url(session, local_path(wanted)))
 
+    async def _bar(self, session: SessionId, scope: Scope, send: Send) -> None:
+        """What the bar in JupyterLab's page is made of, and asks."""
+        path = scope["path"]
+        if scope.get("method") != lab_bar.METHODS[path]:
+            await self._pages.send(scope, send, 404, NOTHING_HERE)
+            return
+        if path == lab_bar.SCRIPT:
+            await self._pages.own(scope, send, b"text/javascript; charset=utf-8", lab_bar.script())
+            return
+        try:
+            grant = await self._grant(session, scope)
+            if grant is None:
+                await self._pages.send(scope, send, 401, OPEN_AGAIN)
+                return
+            said = await (self._keep(grant) if path == lab_bar.KEEP else self._state(session))
+        except SceneBridgeError as exc:
+            await self._pages.send(scope, send, 503, exc.message)
+            return
+        await self._pages.own(scope, send, b"application/json", json.dumps(said).encode())
+
+    async def _state(self, session: SessionId) -> dict[str, float | str | None]:
+        """The times that are left, as the portal has them, and what is wrong with the line."""
+        return {
+            "now": time.time(),
+            "ends_at": await self._access_check.ends_at(session),
+            "idle_at": self._notebooks.idle_at(session),
+            "line": await self._line(session),
+        }
+
+    async def _line(self, session: SessionId) -> str:
+        """One sentence on why the notebook cannot be reached; empty where it can."""
+        upstream = self._notebooks.get(session)
+        if upstream is None:
+            return self._notebooks.closed_reason(session)
+        if self._notebooks.away(session):  # until it is seen to be there again
+            try:
+                await upstream.probe(timeout_s=2.0)
+            except (Unavailable, ProtocolError):
+                return lab_bar.LINE_AWAY
+            self._notebooks.note(session, away=False)
+        return ""
+
+    async def _keep(self, grant: Grant) -> dict[str, float | str | None]:
+        """Somebody says in the notebook's page that they work there."""
+        upstream = self._notebooks.get(grant.session)
+        if upstream is None:
+            raise Unavailable(self._notebooks.closed_reason(grant.session))
+        await upstream.keep()
+        self._activity.note(grant.login)
+        self._notebooks.idle(grant.session, None)
+        return {}
+
     async def _own(self, session: SessionId, scope: Scope, send: Send) -> None:
         query = parse_qs(scope["query_string"].decode("latin-1"))
         if not csrf.is_navigation(scope) or scope["method"] != "GET":
-            await self._pages.send(scope, send, 404, "There is nothing at this address.")
+            await self._pages.send(scope, send, 404, NOTHING_HERE)
         elif scope["path"] == ENTER:
             await self._enter(session, query.get("t", [""])[0], scope, send)
         elif scope["path"] == ENTERED:
             await self._entered(session, local_path(query.get("next", ["/"])[0]), scope, send)
         else:
-            await self._pages.send(scope, send, 404, "There is nothing at this address.")
+            await self._pages.send(scope, send, 404, NOTHING_HERE)
 
     async def _enter(self, session: SessionId, ticket: str, scope: Scope, send: Send) -> None:
         """Change a ticket into the cookie."""

@@ -34,6 +34,9 @@ class OpenNotebooks:
     def __init__(self) -> None:
         self._open: dict[SessionId, Upstream] = {}
         self._closed_reason: OrderedDict[SessionId, str] = OrderedDict()
+        #: Those to which the last request found no way.
+        self._away: set[SessionId] = set()
+        self._idle_at: dict[SessionId, float] = {}
 
     def get(self, session: SessionId) -> Upstream | None:
         return self._open.get(session)
@@ -51,6 +54,7 @@ class OpenNotebooks:
         previous = self._open.get(session)
         self._open[session] = upstream
         self._closed_reason.pop(session, None)
+        self._away.discard(session)
         return previous
 
     def remove(self, session: SessionId, reason: str) -> Upstream | None:
@@ -58,7 +62,27 @@ class OpenNotebooks:
         self._closed_reason[session] = reason or _CLOSED
         while len(self._closed_reason) > _REMEMBERED:
             self._closed_reason.popitem(last=False)
+        self._away.discard(session)
+        self._idle_at.pop(session, None)
         return self._open.pop(session, None)
+
+    def note(self, session: SessionId, *, away: bool) -> None:
+        """Whether a request has just found no way to it."""
+        (self._away.add if away else self._away.discard)(session)
+
+    def away(self, session: SessionId) -> bool:
+        """Whether the last request found no way to it."""
+        return session in self._away
+
+    def idle(self, session: SessionId, at: float | None) -> None:
+        """When it is ended because nobody works in it, once that is near; Unix seconds."""
+        if at is None:
+            self._idle_at.pop(session, None)
+        else:
+            self._idle_at[session] = at
+
+    def idle_at(self, session: SessionId) -> float | None:
+        return self._idle_at.get(session)
 
     def sessions(self) -> frozenset[SessionId]:
         return frozenset(self._open)

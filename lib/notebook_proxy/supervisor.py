@@ -63,6 +63,7 @@ class NotebookProcess:
         self._listeners: list[socket.socket] = []
         self._open: dict[SessionId, Open] = {}
         self._closed: OrderedDict[SessionId, str] = OrderedDict()
+        self._idle_at: dict[SessionId, float] = {}
         self._channel: _Channel | None = None
         self._up = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
@@ -120,6 +121,7 @@ class NotebookProcess:
     async def close(self, session: SessionId, reason: str = "") -> None:
         """Let nobody in any more and cut what is open; `reason` is what visitors read."""
         self._open.pop(session, None)
+        self._idle_at.pop(session, None)
         self._closed[session] = reason
         while len(self._closed) > _REASONS_KEPT:
             self._closed.popitem(last=False)
@@ -135,15 +137,30 @@ class NotebookProcess:
         """
         await self._call("keep", session=session)
 
+    def idle(self, session: SessionId, at: float | None) -> None:
+        """When that notebook is ended because nobody works in it, once that is near; its page
+        says so. Unix seconds, None: nobody ends it."""
+        if self._idle_at.get(session) == at:
+            return
+        if at is None:
+            del self._idle_at[session]
+        else:
+            self._idle_at[session] = at
+        self._tell("idle", session=session, at=at)
+
     def sign_out(self, login: str) -> None:
         """End at once what is open under that sign-in; the access check refuses the rest."""
-        task = asyncio.create_task(self._sign_out(login))
+        self._tell("sign_out", login=login)
+
+    def _tell(self, do: str, **values: JsonValue) -> None:
+        """Without waiting for the answer."""
+        task = asyncio.create_task(self._call_in_vain(do, **values))
         self._asides.add(task)
         task.add_done_callback(self._asides.discard)
 
-    async def _sign_out(self, login: str) -> None:
-        with suppress(SceneBridgeError):  # a process that is started again has nothing open
-            await self._call("sign_out", login=login)
+    async def _call_in_vain(self, do: str, **values: JsonValue) -> None:
+        with suppress(SceneBridgeError):  # a process that is started again is told what it needs
+            await self._call(do, **values)
 
     async def entry_url(
         self, session: SessionId, user: UserId, login: str, onward: str = "/"
@@ -218,6 +235,7 @@ class NotebookProcess:
             CALL_S,
             open=known,
             closed={str(s): reason for s, reason in self._closed.items()},
+            idle={str(s): at for s, at in self._idle_at.items()},
         )
         for name, port in json_object(answer["ports"]).items():
             session = SessionId(name)

@@ -44,6 +44,9 @@ class NotebookAccessCheck(Protocol):
     async def may_open(self, session: SessionId, user: UserId, login: str) -> bool:
         """Whether that sign-in is still valid and the session still theirs to use."""
 
+    async def ends_at(self, session: SessionId) -> float | None:
+        """When the job of that notebook ends; Unix seconds, None where it is not known."""
+
 
 class Tickets:
     """Tickets of one use each, kept in memory: whoever loses one asks for another."""

@@ -17,7 +17,7 @@ from aiohttp import ClientWebSocketResponse, WSMsgType
 from lib.http.server_settings import LARGEST_MESSAGE
 from lib.notebook_proxy import headers
 from lib.notebook_proxy.error_pages import refuse_handshake
-from lib.notebook_proxy.http import INVALID_ANSWER, UpstreamError
+from lib.notebook_proxy.http import INVALID_ANSWER, UNREACHABLE, UpstreamError
 from lib.notebook_proxy.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ async def connect(scope: Scope, upstream: Upstream, *, origin: str) -> ClientWeb
         raise
     except (aiohttp.ClientError, OSError, TimeoutError) as exc:
         log.info("%r: %s", upstream, type(exc).__name__)
-        raise UpstreamError(502, "The notebook cannot be reached at the moment.") from exc
+        raise UpstreamError(502, UNREACHABLE) from exc
 
 
 async def join(

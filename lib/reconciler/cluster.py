@@ -146,7 +146,14 @@ class ClusterReconciler:
     async def keep(self, session: SessionId) -> None:
         """Somebody works in it. Raises `Conflict`, `Unavailable`."""
         await self._connections.keep(session)
-        self._idle_at.pop(session, None)
+        self._know_idle(session, None)
+
+    def _know_idle(self, session: SessionId, at: float | None) -> None:
+        if at is None:
+            self._idle_at.pop(session, None)
+        else:
+            self._idle_at[session] = at
+        self._connections.idle(session, at)
 
     def wake(self) -> None:
         """Something new is in the store for this cluster."""
@@ -270,9 +277,8 @@ class ClusterReconciler:
                 await self._runs.events(message)
 
     async def _status(self, status: JobStatus) -> None:
-        self._idle_at.pop(SessionId(status.id), None)
-        if status.idle_at is not None and status.state is JobState.RUNNING:
-            self._idle_at[SessionId(status.id)] = status.idle_at
+        running = status.state is JobState.RUNNING
+        self._know_idle(SessionId(status.id), status.idle_at if running else None)
         await self._send_back(status)
         await self._runs.status(status)
         if status.kind is JobKind.RUN:

@@ -52,6 +52,10 @@ class Connections:
             raise Unavailable("The notebook cannot be reached now. Try again in a moment.")
         await self._routes.keep(session)
 
+    def idle(self, session: SessionId, at: float | None) -> None:
+        """When it is ended because nobody works in it, once that is near."""
+        self._routes.idle(session, at)
+
     def want(self, session: SessionId, endpoint: Endpoint) -> None:
         """See to it that this notebook gets connected. Idempotent."""
         if session not in self._proved and session not in self._tasks:

@@ -65,6 +65,9 @@ class NotebookRoutes(Protocol):
     async def keep(self, session: SessionId) -> None:
         """Tell an open notebook that somebody works there. Raises `Conflict`, `Unavailable`."""
 
+    def idle(self, session: SessionId, at: float | None) -> None:
+        """When it is ended because nobody works in it, once that is near: its page says so."""
+
     async def close(self, session: SessionId, reason: str) -> None:
         """Let nobody in any more and cut open connections; `reason` is what visitors
         read from now on. Idempotent."""

@@ -42,9 +42,13 @@ class Porter:
     allowed: bool = True
     asked: list[tuple[SessionId, UserId, str]] = field(default_factory=list)
     in_use: list[str] = field(default_factory=list)
+    ends: float | None = None
 
     async def active(self, login: str) -> None:
         self.in_use.append(login)
+
+    async def ends_at(self, session: SessionId) -> float | None:
+        return self.ends
 
     async def may_open(self, session: SessionId, user: UserId, login: str) -> bool:
         self.asked.append((session, user, login))

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from lib.notebook_proxy.messages import Start
 from lib.notebook_proxy.origins import PortAddresses
 from lib.notebook_proxy.port_listeners import PortListeners
 from lib.notebook_proxy.supervisor import NotebookProcess
+from lib.store.changes import SessionChange
 from tests.contract.small_notebook import relayed
 from tests.pages import sample_portal
 from tests.running import PROJECT, free_port, wait_for
@@ -109,6 +111,13 @@ class Stage:
         async with self.http.get(self.url(path), headers=headers, allow_redirects=False) as answer:
             return answer.status
 
+    async def state(self, headers: dict[str, str]) -> dict[str, Any]:
+        """What the bar in JupyterLab's page is told."""
+        async with self.http.get(self.url("/_portal/state"), headers=headers) as answer:
+            assert answer.status == 200
+            told: dict[str, Any] = await answer.json()
+            return told
+
     def websocket(self, headers: dict[str, str]) -> Any:
         return self.http.ws_connect(self.url("/echo"), headers=headers)
 
@@ -186,6 +195,25 @@ async def test_a_notebook_is_told_that_somebody_works_there(shared: Stage) -> No
     await shared.process.keep(shared.session)
     with pytest.raises(Conflict, match="not open"):
         await shared.process.keep(SessionId("0f0e0d0c-0b0a-0908-0706-050403020100"))
+
+
+@in_its_loop
+async def test_a_notebook_s_page_is_told_how_long_it_has(shared: Stage) -> None:
+    on = shared
+    inside = await on.enter()
+    told = await on.state(inside)
+    assert (told["ends_at"], told["idle_at"]) == (None, None)
+    ends, idle = int(time.time()) + 3600.0, int(time.time()) + 300.0
+    on.site.store.work.update_session(on.session, SessionChange(ends_at=ends))
+    on.process.idle(on.session, idle)
+    while (told := await on.state(inside))["idle_at"] != idle:
+        pass
+    assert told["ends_at"] == ends
+    assert told["line"] == ""
+    async with on.http.post(on.url("/_portal/keep"), headers=inside) as answer:
+        assert answer.status == 200
+    assert (await on.state(inside))["idle_at"] is None
+    assert await on.status({**inside, "Cookie": "x=1"}, "/_portal/state") == 401
 
 
 @in_its_loop
@@ -279,6 +307,8 @@ async def test_a_process_that_died_is_started_again_and_told_all(
         inside = await on.enter()
         other = site.add_session(["LC08_A"], SessionState.READY).id
         await on.process.close(other, "It was stopped.")
+        idle = int(time.time()) + 300.0
+        on.process.idle(on.session, idle)
         before, port = on.process.pid, on.port
         async with on.websocket(inside) as ws:
             os.kill(before or 0, signal.SIGKILL)
@@ -290,6 +320,7 @@ async def test_a_process_that_died_is_started_again_and_told_all(
         assert on.process.pid not in (None, before)
         assert on.port == port
         assert await on.status(await on.enter()) == 200
+        assert (await on.state(inside))["idle_at"] == idle
         assert on.process._closed[other] == "It was stopped."
 
 

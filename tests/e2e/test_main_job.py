@@ -64,6 +64,11 @@ def open_lab(page: Page) -> Page:
     return lab
 
 
+def bar_of(lab: Page) -> Locator:
+    """What the portal adds to JupyterLab's page."""
+    return lab.get_by_role("navigation", name="SceneBridge")
+
+
 def newest_card(page: Page) -> Locator:
     """The card of what was started last, by its own class: others may come before it."""
     classes = page.locator('[class*="st-key-card-"]').first.get_attribute("class") or ""
@@ -113,6 +118,7 @@ def test_from_the_map_to_the_notebook_and_back(portal: RunningPortal, browser: B
 
         lab = open_lab(page)
         requests_outside(lab, outside)
+        expect(bar_of(lab)).to_have_text(re.compile(r"^Back to SceneBridge.*\d.* left$"))
         run_in_console(lab, "print('forty-two is', 6 * 7)", "forty-two is 42")
         run_in_console(lab, _COUNT_SCENES, "1 scene")
 
@@ -171,8 +177,12 @@ def test_a_killed_portal_loses_no_kernel(portal: RunningPortal, browser: Browser
         page.bring_to_front()
         away = page.get_by_text("The portal does not answer")
         expect(away).to_be_visible()
+        away_in_lab = lab.get_by_role("status").get_by_text("The portal does not answer.")
+        expect(away_in_lab).to_be_visible()
+        expect(lab.locator(".jp-Dialog")).to_have_count(0)  # Lab's own, which says less
         portal.start()
         expect(away).to_have_count(0)
+        expect(away_in_lab).to_have_count(0)
 
         wait_for("READY again", lambda: _ready(sessions()))
         (after,) = sessions()
@@ -182,6 +192,8 @@ def test_a_killed_portal_loses_no_kernel(portal: RunningPortal, browser: Browser
         lab.wait_for_url(_LAB)
         expect(lab.locator(".jp-Notebook").first).to_be_visible()
         run_in_console(lab, "print('found', kept)", "found still here")
+        bar_of(lab).get_by_role("link", name="Back to SceneBridge").click()
+        expect(lab.get_by_role("heading", name="Work", exact=True)).to_be_visible()
 
 
 def _ready(sessions: list[dict[str, str]]) -> bool:

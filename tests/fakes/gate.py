@@ -298,6 +298,7 @@ class MemoryRoutes:
         self.answers = True
         self.let_in: dict[SessionId, Path] = {}
         self.kept: list[SessionId] = []
+        self.idle_at: dict[SessionId, float | None] = {}
         self.tries = 0
 
     async def open(self, session: SessionId, socket: Path, where: Endpoint) -> None:
@@ -313,6 +314,9 @@ class MemoryRoutes:
         if not self.answers:
             raise Unavailable("The notebook does not answer.")
         self.kept.append(session)
+
+    def idle(self, session: SessionId, at: float | None) -> None:
+        self.idle_at[session] = at
 
     async def close(self, session: SessionId, reason: str) -> None:
         self.let_in.pop(session, None)

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from lib.errors import InvalidInput, Unavailable
 from lib.model import SessionId, UserId
+from lib.notebook_proxy import lab_bar
 from lib.notebook_proxy.origins import HostAddresses, PortAddresses
 from lib.notebook_proxy.tickets import TICKET_LIFE_S, Cookies, Grant
 from tests.contract.small_notebook import LOGIN, USER, Stage, stage
@@ -198,6 +199,37 @@ async def test_page_without_cookie_goes_to_the_portal_and_comes_back(on: Stage) 
 async def test_script_without_cookie_is_unauthorised(on: Stage) -> None:
     assert (await ask(on, "GET", "/api/contents", Cookie=None)).status == 401
     assert (await ask(on, "GET", "/api/contents")).status == 200
+
+
+async def test_the_bar_is_told_of_the_visitor_s_own_notebook_alone(on: Stage) -> None:
+    on.porter.ends = 1234.5
+    told = await ask(on, "GET", lab_bar.STATE)
+    assert told.status == 200
+    assert told.headers["Cache-Control"] == "no-store"
+    assert (await told.json())["ends_at"] == on.porter.ends
+    for cookie in (None, forged(on, session=SessionId(str(uuid.uuid4())))):
+        assert (await ask(on, "GET", lab_bar.STATE, Cookie=cookie)).status == 401
+        assert (await ask(on, "POST", lab_bar.KEEP, Cookie=cookie)).status == 401
+    on.porter.allowed = False
+    assert (await ask(on, "GET", lab_bar.STATE)).status == 401
+    assert (await ask(on, "POST", lab_bar.KEEP)).status == 401
+
+
+async def test_the_bar_s_requests_come_from_the_own_page_only(on: Stage) -> None:
+    for path in (lab_bar.SCRIPT, lab_bar.STATE):
+        assert (await ask(on, "GET", path, Sec_Fetch_Site="cross-site")).status == 403
+        assert (await ask(on, "GET", path, Origin=OTHERS[0])).status == 403
+        assert (await ask(on, "POST", path)).status == 404
+    for origin in (*OTHERS, None):
+        assert (await ask(on, "POST", lab_bar.KEEP, Origin=origin)).status == 403
+    assert (await ask(on, "GET", lab_bar.KEEP)).status == 404
+    assert (await ask(on, "POST", lab_bar.KEEP)).status == 200
+    script = await ask(on, "GET", lab_bar.SCRIPT, Cookie=None)
+    assert script.headers["Content-Type"].startswith("text/javascript")
+    assert await script.read() == lab_bar.script()
+    with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+        await on.websocket(lab_bar.STATE)
+    assert refused.value.status == 404
 
 
 async def test_websocket_without_cookie_is_unauthorised(on: Stage) -> None:

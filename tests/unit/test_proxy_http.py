@@ -8,13 +8,17 @@ import hashlib
 import json
 import logging
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from lib.notebook_proxy import lab_bar
 from lib.notebook_proxy.upstream import Upstream
 from tests.contract.small_notebook import TOKEN, Stage, stage, stalled
+
+HTML = b"<!doctype html><html><body>lab</body></html>\n"
 
 
 class Notebook:
@@ -24,6 +28,7 @@ class Notebook:
         self.asked = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.sent = 0
+        self.accepted: str | None = None
         app = web.Application(client_max_size=2**30)
         for path, handler in (
             ("/slow", self.slow),
@@ -33,6 +38,8 @@ class Notebook:
             ("/upload", self.upload),
             ("/early", self.early),
             ("/status/{code}", self.status),
+            ("/lab{rest:.*}", self.html),
+            ("/files/{rest:.*}", self.html),
         ):
             app.router.add_route("*", path, handler)
         app.router.add_route("*", "/{rest:.*}", self.echo)
@@ -108,6 +115,20 @@ class Notebook:
 
     async def early(self, request: web.Request) -> web.Response:
         return web.Response(status=413, text="too large")
+
+    async def html(self, request: web.Request) -> web.Response:
+        self.accepted = request.headers.get("Accept-Encoding")
+        kind = request.query.get("kind", "text/html; charset=utf-8")
+        code = int(request.query.get("code", "200"))
+        body, headers = HTML, {"Content-Type": kind}
+        if "packed" in request.query:
+            body, headers["Content-Encoding"] = gzip.compress(HTML), "gzip"
+        if "chunked" not in request.query:
+            return web.Response(body=body, headers=headers, status=code)
+        answer = web.StreamResponse(headers=headers)
+        await answer.prepare(request)
+        await answer.write(body)
+        return answer
 
     async def status(self, request: web.Request) -> web.Response:
         return web.Response(status=int(request.match_info["code"]))
@@ -366,6 +387,70 @@ async def test_notebook_that_is_gone_is_told_plainly(on: Stage) -> None:
         page = await answer.text()
     assert "cannot be reached" in page
     assert 'http-equiv="refresh"' in page
+
+
+# --- the bar in JupyterLab's page ---------------------------------------------------------
+
+
+async def page_of(on: Stage, path: str, **extra: Any) -> bytes:
+    """What a browser gets that asks for a page; its length is as it was said to be."""
+    headers = on.navigation(**{"Accept_Encoding": "gzip", **extra})
+    async with on.http.get(on.url(path), headers=headers) as answer:
+        body = await answer.read()
+        assert int(answer.headers.get("Content-Length", len(body))) == len(body)
+        return body
+
+
+@pytest.mark.parametrize("path", ["/lab", "/lab/tree/a.ipynb?reset", "/lab/tree/x?chunked"])
+async def test_lab_s_page_gets_the_bar_behind_its_end(
+    on: Stage, notebook: Notebook, path: str
+) -> None:
+    page = await page_of(on, path)
+    assert page.startswith(HTML)
+    assert page[len(HTML) :] == lab_bar.tail("http://localhost:8501", on.session)
+    assert b'data-work="http://localhost:8501/work"' in page
+    assert notebook.accepted is None, "what is compressed cannot be added to"
+    page = await page_of(on, path, Sec_Fetch_Dest="iframe", Range="bytes=0-3")
+    assert page.endswith(b"</script>")
+
+
+@pytest.mark.parametrize(
+    ("path", "extra"),
+    [
+        ("/files/a.html", {}),
+        ("/labyrinth", {}),
+        ("/lab?kind=application/json", {}),
+        ("/lab?code=404", {}),
+        ("/lab", {"Sec_Fetch_Mode": "cors", "Sec_Fetch_Site": "same-origin"}),
+    ],
+)
+async def test_nothing_else_is_added_to(on: Stage, path: str, extra: dict[str, str]) -> None:
+    assert await page_of(on, path, **extra) == HTML
+
+
+async def test_a_page_that_is_compressed_all_the_same_is_not_touched(on: Stage) -> None:
+    assert gzip.decompress(await page_of(on, "/lab?packed")) == HTML
+
+
+async def test_the_bar_says_while_the_line_to_the_cluster_is_away(
+    on: Stage, tmp_path: Path
+) -> None:
+    async def line() -> str:
+        return str((await seen(on, "/_portal/state"))["line"])
+
+    await seen(on, "/x")
+    assert await line() == ""
+    kept = tmp_path / "kept"
+    on.socket.rename(kept)
+    await on.proxy.open(on.session, Upstream(on.socket, on.endpoint))
+    assert (await on.get("/x"))[0] == 502
+    assert await line() == lab_bar.LINE_AWAY
+    kept.rename(on.socket)
+    assert await line() == "", "it is looked for until it is there again"
+    assert (await on.get("/status/502"))[0] == 502
+    assert await line() == "", "an answer of the notebook's is an answer"
+    await on.proxy.close(on.session, "It was stopped.")
+    assert await line() == "It was stopped."
 
 
 async def close_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -108,6 +108,7 @@ async def test_a_notebook_that_nobody_uses_is_told_of_and_can_be_kept(
     soon = time.time() + 300
     world.gate.change(session, idle_at=soon)
     await until(lambda: world.reconciler.idle_at(HERE, session) == soon)
+    assert world.routes.idle_at[session] == soon, "the notebook's own page says so too"
     world.routes.answers = False
     with pytest.raises(Unavailable):
         await world.reconciler.keep(HERE, session)
@@ -116,6 +117,7 @@ async def test_a_notebook_that_nobody_uses_is_told_of_and_can_be_kept(
     await world.reconciler.keep(HERE, session)
     assert world.routes.kept == [session]
     assert world.reconciler.idle_at(HERE, session) is None
+    assert world.routes.idle_at[session] is None
     world.gate.change(session, idle_at=soon + 600)  # nobody came after all
     await until(lambda: world.reconciler.idle_at(HERE, session) == soon + 600)
     world.gate.end(session, EndReason.IDLE)
