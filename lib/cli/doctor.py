@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_to(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the command."""
-    about = "Check this computer, the data folder and, where there are providers, the network."
+    about = "Check this computer, the data folder, each cluster and, with providers, the network."
     command(commands, "doctor", _doctor, common, about)
 
 

@@ -1,7 +1,8 @@
-"""What a portal needs, looked at one by one: this computer, its folders, who may come in, and
-for a portal on the internet its names, certificates and providers.
+"""What a portal needs, looked at one by one: this computer, its folders, who may come in, each
+cluster with its gate, and for a portal on the internet its names, certificates and providers.
 
-Nothing is mended here. For a portal of one person no network is used.
+Nothing is mended here. For a portal of one person nothing is asked but the gates of its clusters,
+through their tunnels.
 """
 
 from __future__ import annotations

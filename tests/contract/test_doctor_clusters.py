@@ -225,11 +225,12 @@ async def test_what_the_gate_answers_by_the_portal_s_key(data: Path, tmp_path: P
         small.offers["troubles"] = ["The image of active-fire is missing."]
         said = await bad_one("policy")
         assert said == "The image of active-fire is missing: admin.py gate status far"
+        small.scheduler_silent = "The scheduler of the cluster does not answer: timed out."
+        assert "does not answer: timed out: ask the help" in await bad_one("scheduler")
+        small.scheduler_silent = ""
         small.offers["scheduler"] = "slurm"
         said = await bad_one("scheduler")
         assert said.startswith("slurm does not say how busy its queues are: ask the help desk of")
-        small.scheduler_silent = "The scheduler of the cluster does not answer: timed out."
-        assert "does not answer: timed out: ask the help" in await bad_one("scheduler")
 
         file.write_text(FAR)
         assert "compare the key that" in await bad_one("gate")
