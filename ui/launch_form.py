@@ -161,13 +161,16 @@ def _cluster(portal: Portal, user: User, module: Module, chosen_scenes: bool) ->
     st.html('<h2 class="sb-section">Cluster</h2>')
     wish = explore_state.current().cluster
     if wish and wish not in clusters:
+        refused = {str(c.id): c.refused for c in portal.all_clusters(user)}.get(wish, "")
         explore_state.add_problem(
-            f"The link's cluster “{wish}” is not known here and was left out."
+            f"The link's cluster “{wish}” was left out: {refused}"
+            if refused
+            else f"The link's cluster “{wish}” is not known here and was left out."
         )
         explore_state.update(cluster="")
         wish = ""
     if not clusters:
-        layout.notice("You may start work on no cluster. The page Clusters says why.")
+        _wait_for_cluster(portal, user)
         return None
     offering = [name for name, cluster in clusters.items() if _offers(cluster, module)]
     name = wish or (offering or list(clusters))[0]
@@ -194,6 +197,23 @@ def _cluster(portal: Portal, user: User, module: Module, chosen_scenes: bool) ->
 
 def _offers(cluster: Cluster, module: Module) -> bool:
     return (str(module.id), module.version) in cluster.modules
+
+
+@st.fragment
+def _wait_for_cluster(portal: Portal, user: User) -> None:
+    """Say why there is none, and draw the page again once there is one."""
+    with live.following(portal, user, "clusters", tells_times=False):
+        some = bool(portal.clusters(user))
+        lacking = [c.title for c in portal.all_clusters(user) if c.lacks_tunnel]
+    if some:
+        st.rerun()
+    if lacking:
+        layout.notice(
+            f"You can start work on {', '.join(lacking)} once somebody has opened the tunnel to "
+            "it. The page Clusters says who can."
+        )
+    else:
+        layout.notice("You may start work on no cluster. The page Clusters says why.")
 
 
 @st.fragment

@@ -8,7 +8,7 @@ import pytest
 
 from lib.auth import OWNER
 from lib.model import Fit, Reachability, RunState, SessionState
-from tests.pages.sample_portal import FIRE, HERE, all_html
+from tests.pages.sample_portal import FAR, FIRE, HERE, all_html
 
 
 def asked(app, name):
@@ -403,6 +403,25 @@ def test_a_cluster_that_is_missed_is_not_passed_over_in_silence(open_page, site,
     monkeypatch.setattr(site.portal, "withheld", lambda user: "“This computer” is not offered.")
     assert "the page Clusters says why" in captions(open_page())
     assert "“This computer” is not offered." in all_html(open_page("clusters"))
+
+
+def test_a_cluster_without_its_tunnel_is_not_called_unknown(open_page, site):
+    """Whoever could use it is told so, and the form is there as soon as it is open."""
+    offerings, record = site.portal._offerings, site.tunnels / "ada" / "far.json"
+    offerings.clusters = {FAR: offerings.clusters[FAR]}
+    opened = record.read_bytes()
+    record.unlink()
+    site.access.tunnel.__self__._known.clear()
+    app = open_page(scene=["LC08_A"], cluster=FAR)
+    text = all_html(app)
+    assert "You can start work on Far cluster once somebody has opened the tunnel to it." in text
+    assert "was left out: No tunnel to Far cluster has been opened yet" in text
+    assert "not known here" not in text
+    record.write_bytes(opened)
+    site.access.tunnel.__self__._known.clear()
+    app.run()
+    assert "once somebody has opened" not in all_html(app)
+    assert any("Far cluster" in option for radio in app.radio for option in radio.options)
 
 
 def test_a_browser_that_lags_behind_takes_nothing_back(open_page, monkeypatch):
