@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,20 @@ from lib.loops import Loops
 _EXEC_LIMITS = Path(__file__).with_name("exec_limits.py")
 _HALF_LOG_BYTES = 2 * 2**20
 _TAIL_BYTES = 8 * 1024
+_COLOURS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+#: How Apptainer begins what it says; what is fatal, and what is none of the reader's business.
+_WORST, _LEAST = re.compile(r"FATAL *:\s*"), re.compile(r"(?:WARNING|INFO|DEBUG) *:")
+
+
+def last_words(data: bytes, count: int) -> list[str]:
+    """The last lines that are not empty, as text fit to show; why it failed, where a runtime has
+    said so, and no warnings of one where anything else was said."""
+    text = _COLOURS.sub("", data.decode("utf-8", "replace"))
+    lines = ["".join(c for c in line if c.isprintable()).strip() for line in text.split("\n")]
+    lines = [line for line in lines if line]
+    worst = [_WORST.sub("", line, count=1) for line in lines if _WORST.match(line)]
+    said = worst or [line for line in lines if not _LEAST.match(line)] or lines
+    return [line[:300] for line in said][-count:]
 
 
 class BoundedLog:
@@ -39,10 +54,8 @@ class BoundedLog:
             self._size += os.write(self._file, data)
 
     def last_lines(self, count: int) -> list[str]:
-        """The last lines that are not empty, as text fit to show."""
-        text = self._tail.decode("utf-8", "replace")
-        lines = ["".join(c for c in line if c.isprintable()).strip() for line in text.split("\n")]
-        return [line[:300] for line in lines if line][-count:]
+        """The end of it, as `last_words`."""
+        return last_words(self._tail, count)
 
     def close(self) -> None:
         os.close(self._file)

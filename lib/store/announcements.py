@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Engine, RowMapping, insert, select, update
 
 from lib.errors import NotFound
 from lib.model import Announcement, AnnouncementKind
@@ -25,16 +25,7 @@ class Announcements:
             .order_by(announcements.c.id)
         )
         with self._engine.connect() as connection:
-            return tuple(
-                Announcement(
-                    rows.whole(row, "id"),
-                    rows.text(row, "text"),
-                    AnnouncementKind(rows.text(row, "kind")),
-                    rows.moment(row, "since"),
-                    rows.moment(row, "until"),
-                )
-                for row in connection.execute(query).mappings()
-            )
+            return tuple(rows.each(connection.execute(query).mappings(), _announcement))
 
     def add(self, text: str, kind: AnnouncementKind, until: float) -> int:
         """From now on; its id."""
@@ -55,3 +46,13 @@ class Announcements:
             )
         if done.rowcount != 1:
             raise NotFound("This announcement has ended already.")
+
+
+def _announcement(row: RowMapping) -> Announcement:
+    return Announcement(
+        rows.whole(row, "id"),
+        rows.text(row, "text"),
+        AnnouncementKind(rows.text(row, "kind")),
+        rows.moment(row, "since"),
+        rows.moment(row, "until"),
+    )

@@ -126,7 +126,7 @@ class Audit:
         """Lines that match, newest first."""
         statement = select(audit).where(_condition(query)).order_by(audit.c.id.desc()).limit(limit)
         with self._engine.connect() as connection:
-            return tuple(_entry(row) for row in connection.execute(statement).mappings())
+            return tuple(rows.each(connection.execute(statement).mappings(), _entry))
 
     def actions(self) -> tuple[str, ...]:
         """Every action that stands in the log."""
@@ -136,20 +136,19 @@ class Audit:
 
     def export(self, query: AuditQuery) -> Iterator[AuditEntry]:
         """All lines that match, oldest first, read a page at a time."""
+        matching = _condition(query)
         last = 0
         while True:
-            statement = (
-                select(audit)
-                .where(_condition(query), audit.c.id > last)
-                .order_by(audit.c.id)
-                .limit(_PAGE)
-            )
+            ids = select(audit.c.id).where(matching, audit.c.id > last).order_by(audit.c.id)
             with self._engine.connect() as connection:
-                page = [_entry(row) for row in connection.execute(statement).mappings()]
+                of_page = connection.execute(ids.limit(_PAGE)).scalars().all()
+                if not of_page:
+                    return
+                here = audit.c.id.between(of_page[0], of_page[-1])
+                statement = select(audit).where(matching, here).order_by(audit.c.id)
+                page = rows.each(connection.execute(statement).mappings(), _entry)
             yield from page
-            if len(page) < _PAGE:
-                return
-            last = page[-1].id
+            last = of_page[-1]
 
 
 def _condition(query: AuditQuery) -> ColumnElement[bool]:

@@ -101,7 +101,7 @@ class Detections:
         }  # fmt: skip
         query = _best(of_scene=scene is not None, of_kind=kind is not None)
         with self._engine.connect() as connection:
-            return tuple(_detection(row) for row in connection.execute(query, values).mappings())
+            return tuple(read.each(connection.execute(query, values).mappings(), _detection))
 
     def counts(self, run: RunId) -> dict[tuple[SceneId, str], int]:
         with self._engine.connect() as connection:

@@ -109,7 +109,7 @@ class People:
         """Everybody, by name."""
         with self._engine.connect() as connection:
             found = connection.execute(select(users).order_by(func.lower(users.c.name)))
-            return tuple(_account(row) for row in found.mappings())
+            return tuple(rows.each(found.mappings(), _account))
 
     def block(self, user_id: UserId, *, blocked: bool) -> None:
         """Whether no sign-in and no token of theirs counts any more. Raises NotFound."""
@@ -209,7 +209,7 @@ class People:
         )
         with self._engine.connect() as connection:
             found = connection.execute(query, _moments(idle_s)).mappings()
-            return tuple(_sign_in(row) for row in found)
+            return tuple(rows.each(found, _sign_in))
 
     def login_counts(self, *, idle_s: float | None = None) -> dict[UserId, int]:
         """How many living sign-ins everybody has."""
@@ -295,17 +295,7 @@ class People:
             .order_by(api_tokens.c.created_at.desc())
         )
         with self._engine.connect() as connection:
-            return tuple(
-                AccessToken(
-                    rows.text(row, "id"),
-                    rows.text(row, "name"),
-                    _scopes(rows.text(row, "scopes")),
-                    rows.moment(row, "created_at"),
-                    rows.moment(row, "expires_at"),
-                    rows.maybe_moment(row, "used_at"),
-                )
-                for row in connection.execute(query).mappings()
-            )
+            return tuple(rows.each(connection.execute(query).mappings(), _token))
 
     def token_used(self, token_id: str) -> None:
         with transaction(self._engine) as connection:
@@ -398,3 +388,14 @@ def _sign_in(row: RowMapping) -> SignIn:
 def _scopes(text: str) -> frozenset[TokenScope]:
     known = {scope.value for scope in TokenScope}
     return frozenset(TokenScope(word) for word in text.split() if word in known)
+
+
+def _token(row: RowMapping) -> AccessToken:
+    return AccessToken(
+        rows.text(row, "id"),
+        rows.text(row, "name"),
+        _scopes(rows.text(row, "scopes")),
+        rows.moment(row, "created_at"),
+        rows.moment(row, "expires_at"),
+        rows.maybe_moment(row, "used_at"),
+    )

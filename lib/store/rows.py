@@ -2,11 +2,13 @@
 
 A column of another type than its table says is a fault of the database: TypeError. What a
 gate or module said is bounded before it is written, but an older version wrote what it was
-told: numbers and texts that are out of bounds are read as ones that can be shown.
+told: numbers and texts that are out of bounds are read as ones that can be shown. In a list, a
+row that cannot be read costs itself alone (`each`).
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,9 +16,10 @@ from lib.model import StrEnum
 from lib.store.times import to_datetime
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
-    from sqlalchemy import Column, RowMapping
+    from sqlalchemy import Column, MappingResult, RowMapping
 
     from lib.model import JsonValue
 
@@ -25,6 +28,28 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _E = TypeVar("_E", bound=StrEnum)
 _LONGEST_TEXT = 20_000
+_log = logging.getLogger(__name__)
+_MOST_NOTED = 1000
+_noted: set[str] = set()
+
+
+def each(rows: MappingResult, make: Callable[[RowMapping], _T]) -> list[_T]:
+    """What `make` makes of each row. One that holds something else than its table says is left
+    out, and logged once."""
+    found: list[_T] = []
+    while True:
+        row: RowMapping | None = None
+        try:
+            row = rows.fetchone()
+            if row is None:
+                return found
+            found.append(make(row))
+        except (TypeError, ValueError) as exc:  # of the columns' types, or of `make`
+            which = dict(row).get("id", "") if row is not None else ""
+            fault = f"A row {which} of the store cannot be read and is left out: {exc}"[:500]
+            if fault not in _noted and len(_noted) < _MOST_NOTED:
+                _noted.add(fault)
+                _log.error("%s", fault)
 
 
 def text(row: RowMapping, key: Key) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from sqlalchemy import Engine, Table, bindparam, delete, insert, select, update
@@ -207,10 +208,11 @@ class SessionsRuns:
             run_scenes.c.run_id == run_id
         )
         with self._engine.connect() as connection:
-            return {
-                SceneId(read.text(row, "scene_id")): read.moment(row, "time")
-                for row in connection.execute(query).mappings()
-            }
+            rows = connection.execute(query).mappings()
+            times = read.each(
+                rows, lambda row: (SceneId(read.text(row, "scene_id")), read.moment(row, "time"))
+            )
+        return dict(times)
 
     def events_of_cluster(self, cluster: ClusterId) -> dict[str, tuple[int, bool]]:
         """(events here, nothing more is wanted) of every run that began, by its job's id."""
@@ -218,13 +220,8 @@ class SessionsRuns:
             runs.c.cluster == cluster, runs.c.state != RunState.NEW.value
         )
         with self._engine.connect() as connection:
-            return {
-                read.maybe_text(row, "session") or read.text(row, "id"): (
-                    read.whole(row, "events_have"),
-                    RunState(read.text(row, "state")).over,
-                )
-                for row in connection.execute(query).mappings()
-            }
+            rows = connection.execute(query).mappings()
+            return dict(read.each(rows, _events_of))
 
     def events_have(self, run_id: RunId) -> int:
         with self._engine.connect() as connection:
@@ -389,15 +386,19 @@ class SessionsRuns:
 
     def _sessions(self, query: Executable, **values: str) -> tuple[Session, ...]:
         with self._engine.connect() as connection:
-            found = connection.execute(query, values).mappings().all()
-            scenes = _scenes(connection, [read.text(row, "run_id") for row in found])
-        return tuple(_session(row, scenes.get(read.text(row, "run_id"), [])) for row in found)
+            rows = connection.execute(query, values).mappings()
+            found = read.each(rows, lambda row: (read.text(row, "run_id"), _session(row)))
+            scenes = _scenes(connection, [run for run, _ in found])
+        return tuple(
+            replace(session, scenes=tuple(scene.scene for scene in scenes.get(run, ())))
+            for run, session in found
+        )
 
     def _runs(self, query: Executable, **values: str) -> tuple[Run, ...]:
         with self._engine.connect() as connection:
-            found = connection.execute(query, values).mappings().all()
-            scenes = _scenes(connection, [read.text(row, "id") for row in found])
-        return tuple(_run(row, scenes.get(read.text(row, "id"), [])) for row in found)
+            found = read.each(connection.execute(query, values).mappings(), _run)
+            scenes = _scenes(connection, [run.id for run in found])
+        return tuple(replace(run, scenes=tuple(scenes.get(run.id, ()))) for run in found)
 
 
 def _recent(
@@ -492,8 +493,9 @@ def _set_scene(connection: Connection, run_id: RunId, scene: SceneId, change: Sc
 
 def _scenes(connection: Connection, run_ids: Sequence[str]) -> dict[str, list[RunScene]]:
     found: dict[str, list[RunScene]] = {}
-    for row in connection.execute(_SCENES, {"run_ids": run_ids}).mappings():
-        found.setdefault(read.text(row, "run_id"), []).append(_scene(row))
+    rows = connection.execute(_SCENES, {"run_ids": run_ids}).mappings()
+    for run, scene in read.each(rows, lambda row: (read.text(row, "run_id"), _scene(row))):
+        found.setdefault(run, []).append(scene)
     return found
 
 
@@ -508,7 +510,14 @@ def _scene(row: RowMapping) -> RunScene:
     )
 
 
-def _session(row: RowMapping, scenes: Sequence[RunScene]) -> Session:
+def _events_of(row: RowMapping) -> tuple[str, tuple[int, bool]]:
+    over = RunState(read.text(row, "state")).over
+    job = read.maybe_text(row, "session") or read.text(row, "id")
+    return job, (read.whole(row, "events_have"), over)
+
+
+def _session(row: RowMapping) -> Session:
+    """Without its scenes."""
     continued_from = read.maybe_text(row, "continued_from")
     continued_as = read.maybe_text(row, "continued_as")
     return Session(
@@ -518,7 +527,7 @@ def _session(row: RowMapping, scenes: Sequence[RunScene]) -> Session:
         cluster=ClusterId(read.text(row, "cluster")),
         module=ModuleId(read.text(row, "module")),
         run=RunId(read.text(row, "run_id")),
-        scenes=tuple(scene.scene for scene in scenes),
+        scenes=(),
         resources=Resources(read.text(row, "preset"), read.whole(row, "walltime_s")),
         state=SessionState(read.text(row, "state")),
         reachability=Reachability.REACHABLE,
@@ -541,7 +550,8 @@ def _session(row: RowMapping, scenes: Sequence[RunScene]) -> Session:
     )
 
 
-def _run(row: RowMapping, scenes: Sequence[RunScene]) -> Run:
+def _run(row: RowMapping) -> Run:
+    """Without its scenes."""
     session = read.maybe_text(row, "session")
     return Run(
         id=RunId(read.text(row, "id")),
@@ -552,7 +562,7 @@ def _run(row: RowMapping, scenes: Sequence[RunScene]) -> Run:
         module_version=read.text(row, "module_version"),
         params=read.table(row, "params"),
         resources=Resources(read.text(row, "preset"), read.whole(row, "walltime_s")),
-        scenes=tuple(scenes),
+        scenes=(),
         state=RunState(read.text(row, "state")),
         reachability=Reachability.REACHABLE,
         created_at=read.moment(row, "created_at"),

@@ -18,6 +18,15 @@ from tests.contract.test_schedulers import ended, fields_of, gone, job, key, run
 from tests.running import wait_for
 from tests.single_slurm import SingleSlurm, missing, single_slurm
 
+#: Of `low`, jobs give way to those of `high`, after a minute of grace.
+_QUEUES = """\
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
+PartitionName=low Nodes=ALL PriorityTier=1 GraceTime=60 MaxTime=60 State=UP
+PartitionName=high Nodes=ALL PriorityTier=10 MaxTime=60 State=UP
+PartitionName=accounts Nodes=ALL AllowAccounts=forest MaxTime=60 State=UP
+"""
+
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SingleSlurm]:
@@ -26,7 +35,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SingleSlurm]:
     prolog = tmp_path_factory.mktemp("prolog") / "prolog"
     prolog.write_text("#!/bin/sh\necho export SITE_TMP=/local/$SLURM_JOB_ID\n")
     prolog.chmod(0o755)
-    with single_slurm(cores=2, conf=f"TaskProlog={prolog}") as made:
+    with single_slurm(cores=2, conf=f"TaskProlog={prolog}\n{_QUEUES}") as made:
         yield made
 
 
@@ -90,6 +99,47 @@ async def test_slurm_hands_on_where_the_site_has_scratch(
     spec = JobSpec(**{**fields_of(job(tmp_path, "env > env")), "scratch": Path("$SITE_TMP/sb-1")})
     view = await ended(scheduler, await scheduler.submit(spec))
     assert f"SITE_TMP=/local/{view.id}" in (tmp_path / "env").read_text().splitlines()
+
+
+async def test_slurm_tells_that_a_job_is_to_give_way_while_it_has_grace(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    def spec(name: str, queue: str) -> JobSpec:
+        flags = (f"--partition={queue}", "--exclusive")
+        more = {"flags": flags, "walltime_s": 1800}
+        return JobSpec(**{**fields_of(job(tmp_path, "sleep 60", job_name=name)), **more})
+
+    low = await scheduler.submit(spec("sb-low", "low"))
+    begun = await running(scheduler, low)
+    assert begun.reason == ""
+    high = await scheduler.submit(spec("sb-high", "high"))
+    warned = await until(scheduler, low, lambda v: "more urgent job" in v.reason)
+    assert warned.state is JobState.RUNNING
+    assert begun.ends_at is not None
+    assert warned.ends_at is not None
+    assert warned.ends_at < begun.ends_at
+    await scheduler.cancel(key(high, "sb-high"))
+    await ended(scheduler, high)
+    await scheduler.cancel(warned.key)
+    await ended(scheduler, low)
+
+
+async def test_slurm_tells_whom_a_queue_is_for_and_that_nodes_are_drained(
+    scheduler: Scheduler, slurm: SingleSlurm, tmp_path: Path
+) -> None:
+    spec = JobSpec(**{**fields_of(job(tmp_path, "exit 0")), "flags": ("--partition=accounts",)})
+    closed = await scheduler.submit(spec)
+    told = await until(scheduler, closed, lambda v: "never start" in v.reason)
+    assert (told.state, "(accounts allows forest)" in told.reason) == (JobState.QUEUED, True)
+    await scheduler.cancel(key(closed))
+    slurm.run("scontrol", "update", f"nodename={slurm.node}", "state=drain", "reason=test")
+    try:
+        waits = await scheduler.submit(job(tmp_path, "exit 0", job_name="sb-2"))
+        await until(scheduler, waits, lambda v: "down, drained, or reserved" in v.reason)
+    finally:
+        slurm.run("scontrol", "update", f"nodename={slurm.node}", "state=resume")
+        slurm.wait_idle()
+    await ended(scheduler, waits)
 
 
 async def test_slurm_holds_are_told(
@@ -221,7 +271,7 @@ async def test_slurm_load_counts_what_is_free(
     spec = JobSpec(**{**fields_of(job(tmp_path, "sleep 60")), "gpus": 1})
     job_id = await scheduler.submit(spec)
     await running(scheduler, job_id)
-    debug, short = await scheduler.load()
+    debug, short, *_ = await scheduler.load()
     assert (debug.name, debug.nodes, debug.nodes_free) == ("debug", 1, 0)
     assert (debug.cores, debug.cores_free, debug.gpus, debug.gpus_free) == (2, 1, 2, 1)
     assert (debug.longest_s, short.longest_s) == (0, 600)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -179,7 +180,8 @@ async def test_a_job_that_is_begun_anew_gets_the_endpoint_of_the_run_that_runs(
     seen = site.status(status.id)
     assert (seen.state, seen.endpoint, seen.module_exit_code) == (JobState.QUEUED, None, None)
     assert (seen.started_at, site.jobs.where(status.id)) == (None, None)
-    site.scheduler.jobs[status.job] = replace(again, state=JobState.RUNNING)
+    begun = time.time() + 5  # what lies there was written before
+    site.scheduler.jobs[status.job] = replace(again, state=JobState.RUNNING, started_at=begun)
     await site.jobs.poll()
     assert site.status(status.id).state is JobState.RUNNING
     assert site.status(status.id).endpoint is None
@@ -189,6 +191,23 @@ async def test_a_job_that_is_begun_anew_gets_the_endpoint_of_the_run_that_runs(
     await site.jobs.poll()
     assert site.jobs.where(status.id) == ("n2", 4712)
     assert site.status(status.id).endpoint is not None
+
+
+async def test_a_script_of_an_older_gate_that_is_begun_anew_is_known_by_when_it_wrote(
+    site: SlowSite,
+) -> None:
+    """It does not say which run it is."""
+    status = await started_session(site)
+    endpoint = site.folders.control(status.id) / "endpoint.json"
+    begun = time.time()
+    view = replace(site.scheduler.jobs[status.job], state=JobState.RUNNING, restarts=1)
+    site.scheduler.jobs[status.job] = replace(view, started_at=begun)
+    for written, taken in ((begun - 60, None), (begun + 1, ("n1", 4711))):
+        report_endpoint(site, status.id)
+        os.utime(endpoint, (written, written))
+        for _ in range(2):  # when it began is known first
+            await site.jobs.poll()
+        assert site.jobs.where(status.id) == taken
 
 
 async def test_when_a_notebook_is_ended_for_want_of_use_is_told_while_it_is_near(

@@ -28,7 +28,7 @@ from lib.jobs.interfaces import Invocation
 from lib.jobs.jupyter import Activity, NotebookClient
 from lib.jobs.local_runner import Runner
 from lib.jobs.session import Job
-from lib.jobs.tasks import BoundedLog, RunningTask
+from lib.jobs.tasks import BoundedLog, RunningTask, last_words
 from lib.loops import Loops
 from tests.fixtures.session_script import RUNTIMES, TOKEN, New, Script, new_scripts
 from tests.running import wait_for
@@ -370,3 +370,24 @@ def test_the_end_of_a_job_is_written_when_there_is_room_again(
     Runner(tmp_path)._end("exited", 0)
     assert read_json(tmp_path / "end.json")["exit_code"] == 0
     assert [r.levelname for r in caplog.records].count("ERROR") == 1
+
+
+@pytest.mark.parametrize(
+    ("printed", "told"),
+    [
+        ("a\n\nb\nc\nd\n", ["b", "c", "d"]),
+        (
+            "\x1b[33mWARNING:\x1b[0m no nv files\nTraceback\nKeyError: 1\n",
+            ["Traceback", "KeyError: 1"],
+        ),
+        ("FATAL:   could not open image\nINFO:    Cleaning up\nx\n", ["could not open image"]),
+        ("\x1b[31mFATAL:  \x1b[0m no space left\nWARNING: y\n", ["no space left"]),
+        ("WARNING: only this\n", ["WARNING: only this"]),
+        ("", []),
+    ],
+)
+def test_why_it_failed_is_told_and_not_what_a_runtime_warned_of(
+    printed: str, told: list[str]
+) -> None:
+    """As Apptainer 1.4.5 begins its lines, with and without colours."""
+    assert last_words(printed.encode(), 3) == told

@@ -17,26 +17,30 @@ from lib.model import EndReason, JobState
 # --- captured from 22.05.8: squeue -h --user=0 -t all -O JobID:20|,...,Name:512| ------
 
 JOBS = """\
-15|CANCELLED|n/a|2026-11-26T01:40:45|2026-11-26T01:40:45|Priority|0|2026-11-26T01:40:37|0|canc|
-1|COMPLETED|vm|2026-11-26T01:40:38|2026-11-26T01:40:40|None|0|2026-11-26T01:40:37|0|na|me|
-4|FAILED|vm|2026-11-26T01:40:42|2026-11-26T01:40:42|NonZeroExitCode|1792|2026-11-26T01:40:37|0|fail|
-5|FAILED|vm|2026-11-26T01:40:42|2026-11-26T01:40:42|JobLaunchFailure|9|2026-11-26T01:40:37|0|kill|
-6|FAILED|vm|2026-11-26T01:40:43|2026-11-26T01:40:43|NonZeroExitCode|32512|2026-11-26T01:40:37|0|missing|
-18|FAILED|n/a|2026-11-26T01:40:45|2026-11-26T01:40:45|BadConstraints|1|2026-11-26T01:40:37|0|sbatch|
-8|PENDING|n/a|2026-11-26T01:41:44|2026-11-26T01:42:44|Resources|0|2026-11-26T01:40:37|0|prio|
-12|PENDING|n/a|2026-11-26T02:40:43|NONE|BeginTime|0|2026-11-26T01:40:37|0|begin|
-9|PENDING|n/a|N/A|N/A|JobHeldUser|0|2026-11-26T01:40:37|0|held|
-7|RUNNING|vm|2026-11-26T01:40:44|2026-11-26T01:41:44|None|0|2026-11-26T01:40:37|2|long|
-26|COMPLETING|vm|2026-11-26T01:41:10|2026-11-26T01:41:11|None|0|2026-11-26T01:40:37|0|stop|
-27|CANCELLED|vm|2026-11-26T01:41:10|2026-11-26T01:41:11|None|9|2026-11-26T01:40:37|0|stopped|
-25|TIMEOUT|vm|2026-11-26T01:41:10|2026-11-26T01:42:17|TimeLimit|9|2026-11-26T01:40:37|0|wall|
-372|OUT_OF_MEMORY|vm|2026-11-26T01:42:12|2026-11-26T01:42:13|OutOfMemory|253|2026-11-26T01:40:37|0|oom|
+15|CANCELLED|n/a|2026-11-26T01:40:45|2026-11-26T01:40:45|Priority|0|2026-11-26T01:40:37|0|N/A|canc|
+1|COMPLETED|vm|2026-11-26T01:40:38|2026-11-26T01:40:40|None|0|2026-11-26T01:40:37|0|N/A|na|me|
+4|FAILED|vm|2026-11-26T01:40:42|2026-11-26T01:40:42|NonZeroExitCode|1792|2026-11-26T01:40:37|0|N/A|fail|
+5|FAILED|vm|2026-11-26T01:40:42|2026-11-26T01:40:42|JobLaunchFailure|9|2026-11-26T01:40:37|0|N/A|kill|
+6|FAILED|vm|2026-11-26T01:40:43|2026-11-26T01:40:43|NonZeroExitCode|32512|2026-11-26T01:40:37|0|N/A|missing|
+18|FAILED|n/a|2026-11-26T01:40:45|2026-11-26T01:40:45|BadConstraints|1|2026-11-26T01:40:37|0|N/A|sbatch|
+8|PENDING|n/a|2026-11-26T01:41:44|2026-11-26T01:42:44|Resources|0|2026-11-26T01:40:37|0|N/A|prio|
+12|PENDING|n/a|2026-11-26T02:40:43|NONE|BeginTime|0|2026-11-26T01:40:37|0|N/A|begin|
+9|PENDING|n/a|N/A|N/A|JobHeldUser|0|2026-11-26T01:40:37|0|N/A|held|
+7|RUNNING|vm|2026-11-26T01:40:44|2026-11-26T01:41:44|None|0|2026-11-26T01:40:37|2|N/A|long|
+26|COMPLETING|vm|2026-11-26T01:41:10|2026-11-26T01:41:11|None|0|2026-11-26T01:40:37|0|N/A|stop|
+27|CANCELLED|vm|2026-11-26T01:41:10|2026-11-26T01:41:11|None|9|2026-11-26T01:40:37|0|N/A|stopped|
+25|TIMEOUT|vm|2026-11-26T01:41:10|2026-11-26T01:42:17|TimeLimit|9|2026-11-26T01:40:37|0|N/A|wall|
+372|OUT_OF_MEMORY|vm|2026-11-26T01:42:12|2026-11-26T01:42:13|OutOfMemory|253|2026-11-26T01:40:37|0|N/A|oom|
+30|RUNNING|vm|2026-11-26T01:41:12|2026-11-26T01:41:18|None|0|2026-11-26T01:40:37|0|2026-11-26T01:41:14|pre|
+31|SIGNALING|vm|2026-11-26T01:41:13|2026-11-26T01:41:19|None|0|2026-11-26T01:40:37|0|2026-11-26T01:41:15|pre2|
+32|PREEMPTED|vm|2026-11-26T01:41:12|2026-11-26T01:41:30|None|15|2026-11-26T01:40:37|0|2026-11-26T01:41:30|gone|
+33|RUNNING|vm|2026-11-26T01:42:12|2026-11-26T01:43:12|None|0|2026-11-26T01:40:37|1|2026-11-26T01:41:30|again|
 """
 
 
 def test_jobs_as_squeue_prints_them() -> None:
     views = {view.name: view for view in parsing.jobs(JOBS)}
-    assert len(views) == 14
+    assert len(views) == 18
     ends = {n: (v.end_reason, v.exit_code) for n, v in views.items() if v.end_reason}
     assert ends == {
         "canc": (EndReason.CANCELLED, None),
@@ -48,6 +52,7 @@ def test_jobs_as_squeue_prints_them() -> None:
         "stopped": (EndReason.STOPPED, 137),
         "wall": (EndReason.WALLTIME, 137),
         "oom": (EndReason.OUT_OF_MEMORY, 253),
+        "gone": (EndReason.PREEMPTED, 143),
     }
     running, ending = views["long"], views["stop"]
     assert (running.state, running.node, running.reason) == (JobState.RUNNING, "vm", "")
@@ -62,12 +67,17 @@ def test_jobs_as_squeue_prints_them() -> None:
     assert waiting.reason == "Waiting for free nodes."
     assert views["held"].state is JobState.HELD
     assert views["held"].starts_at is None
+    for name in ("pre", "pre2"):  # in their time of grace
+        assert views[name].state is JobState.RUNNING
+        assert "more urgent job" in views[name].reason
+    assert views["pre"].ends_at == 1795657278.0
+    assert views["again"].reason == "", "it was preempted in the run before"
     assert views["canc"].started_at is None
 
 
 def test_the_names_of_other_jobs_spoil_nothing() -> None:
     """Of the same account, but not ours: a line break, separators, an array."""
-    line = "7|RUNNING|vm|2026-11-26T01:40:44|2026-11-26T01:41:44|None|0|2026-11-26T01:40:37|0|"
+    line = "7|RUNNING|vm|2026-11-26T01:40:44|2026-11-26T01:41:44|None|0|2026-11-26T01:40:37|0|N/A|"
     views = parsing.jobs(f"{line}two\nlines|\n\n{line.replace('7', '8')}a|b|c|\n12_[1-3]|PENDING\n")
     assert [(v.id, v.name) for v in views] == [("7", "two"), ("8", "a|b|c")]
 
@@ -146,6 +156,15 @@ def test_a_folder_that_the_node_cannot_write_is_told() -> None:
     assert "share" in view.reason
 
 
+def test_a_hold_is_one_however_it_is_written() -> None:
+    for reason in ("job requeued in held state", "job_requeued_in_held_state", "JobHeldAdmin"):
+        assert parsing.view(raw("PENDING", reason=reason, node="")).state is JobState.HELD
+    assert parsing.view(raw("PENDING", reason=DOWN, node="")).state is JobState.QUEUED
+
+
+#: As Slurm 22.05.8 words it, in squeue; scontrol puts underscores for the blanks.
+DOWN = "Nodes required for job are DOWN, DRAINED or reserved for jobs in higher priority partitions"
+
 # --- reasons --------------------------------------------------------------------------
 
 
@@ -183,6 +202,25 @@ def test_a_folder_that_the_node_cannot_write_is_told() -> None:
         ("AssocMaxJobsLimit", "this account has reached its limit of jobs"),
         ("AssocMaxWallDurationPerJobLimit", "asks for more time than this account allows"),
         ("BrandNewReason", "Slurm says: BrandNewReason."),
+        ("(Brand new (a,b))", "Slurm says: Brand new (a,b)."),
+        (DOWN, "The nodes that it needs are down, drained, or reserved for more urgent jobs."),
+        (DOWN.replace(" ", "_"), "are down, drained, or reserved for more urgent jobs."),
+        (
+            "Job's account not known, so it can't use this partition (acct allows forest)",
+            "does not take jobs of this account; it will never start (acct allows forest).",
+        ),
+        (
+            "Job's_account_not_permitted_to_use_this_partition_(acct_allows_a_b_not_c)",
+            "does not take jobs of this account; it will never start",
+        ),
+        (
+            "Job's QOS not permitted to use this partition (q allows gold not normal)",
+            "does not allow this quality of service; it will never start (q allows gold not",
+        ),
+        ("User's group not permitted to use this partition", "for other groups of users"),
+        ("launch failed requeued held", "is held because it failed to start"),
+        ("job requeued in held state", "The job is held."),
+        ("user env retrieval failed requeued held", "held because its account's environment"),
     ],
 )
 def test_reasons_are_plain_sentences(reason: str, words: str) -> None:

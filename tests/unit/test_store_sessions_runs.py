@@ -320,3 +320,35 @@ def test_a_row_that_an_older_version_let_in_is_shown_and_deleted(
     store.work.delete(session.id)
     store.work.delete(run.id)
     assert store.work.sessions_of(ALICE.id) == store.work.runs_of(ALICE.id) == ()
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        *(("sessions", column, "x") for column in ("walltime_s", "created_at", "started_at")),
+        *(("sessions", column, b"x") for column in ("title", "reason", "state")),
+        ("sessions", "state", "NONE"),
+        *(("runs", column, "{") for column in ("params", "objects", "created_at", "state")),
+        *(("runs", column, b"\xff") for column in ("params", "title")),
+        *(("run_scenes", column, "{") for column in ("searched", "fraction", "state", "time")),
+    ],
+)
+def test_a_row_of_other_types_costs_itself_alone(
+    store: Store, tmp_path: Path, table: str, column: str, value: object
+) -> None:
+    bad, good = ended(store), ended(store)
+    of = {"sessions": ("id", bad.id), "runs": ("id", bad.run), "run_scenes": ("run_id", bad.run)}
+    key, row = of[table]
+    with sqlite3.connect(tmp_path / "portal.sqlite") as raw:
+        raw.execute("pragma ignore_check_constraints = on")
+        raw.execute(f"update {table} set {column} = ? where {key} = ?", (value, row))
+    raw.close()
+    sessions = {s.id for s in store.work.sessions_of(ALICE.id)}
+    runs = {r.id: r for r in store.work.runs_of(ALICE.id)}
+    assert sessions - {bad.id} == {good.id}
+    assert runs.keys() - {bad.run} == {good.run}
+    assert (bad.id in sessions) is (table != "sessions")
+    assert (bad.run in runs) is (table != "runs")
+    assert store.work.sessions_of_all(None, ended=10)
+    assert store.work.scene_times(good.run)
+    assert good.id in store.work.events_of_cluster(HERE)

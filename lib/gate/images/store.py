@@ -25,6 +25,7 @@ from lib.gate.image_reference import ImageName, Kind
 from lib.gate.images.checksum import CheckedFiles, Progress
 from lib.gate.images.download import download
 from lib.gate.policy import AllowedModule, Policy
+from lib.jobs.tasks import last_words
 
 _log = logging.getLogger(__name__)
 _PULL_TIMEOUT_S = 6 * 3600.0
@@ -255,7 +256,8 @@ class Images:
                     os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
             if process.returncode != 0:
-                raise Unavailable(f"{name.host} did not give it: {_last_line(output)}")
+                said = next(iter(last_words(output, 1)), "it said nothing")
+                raise Unavailable(f"{name.host} did not give it: {said}")
             made = scratch / "image.sif"
             sha256 = await asyncio.to_thread(self._checked.checksum, made, _quiet)
             made.replace(target)
@@ -286,13 +288,6 @@ async def _follow(process: asyncio.subprocess.Process, progress: Progress) -> by
             progress(int(said[-1]), 100)
     await process.wait()
     return tail
-
-
-def _last_line(output: bytes) -> str:
-    plain = re.sub(rb"\x1b\[[0-9;]*m", b"", output).decode("utf-8", "replace")
-    lines = ["".join(c for c in line if c.isprintable()).strip() for line in plain.splitlines()]
-    said = [line for line in lines if line][-1:] or ["it said nothing"]
-    return said[0].removeprefix("FATAL:").strip()[-300:]
 
 
 def _renew(folder: Path) -> None:

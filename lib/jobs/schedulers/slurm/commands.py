@@ -32,6 +32,7 @@ JOB_FIELDS = (
     ("exit_code", 16),
     ("SubmitTime", 32),
     ("RestartCnt", 12),
+    ("PreemptTime", 32),
     ("Name", 512),
 )
 NODE_FIELDS = (

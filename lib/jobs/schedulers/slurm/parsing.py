@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 
 from lib.jobs.interfaces import JobView
 from lib.jobs.schedulers.slurm.commands import JOB_FIELDS, NODE_FIELDS, SEPARATOR
-from lib.jobs.schedulers.slurm.reasons import HELD, sentence
+from lib.jobs.schedulers.slurm.reasons import is_held, sentence
 from lib.model import EndReason, JobState, QueueLoad
 from lib.model.bounds import EARLIEST, LATEST
 
@@ -60,6 +60,9 @@ _END_TEXTS = {
     EndReason.NODE_FAILURE: "The node that it ran on failed.",
     EndReason.PREEMPTED: "The cluster gave its place to another job.",
 }
+_PREEMPTED = (
+    "The cluster gives its place to a more urgent job, and ends it soon: save what you need now."
+)
 #: Node states in which idle cores can be had; not so in `maint`, `reserved` or `drained`.
 _TAKES_JOBS = frozenset({"idle", "mixed", "allocated", "completing", "planned"})
 #: slurmstepd ends a step with this "signal" when it cannot open the output or the folder.
@@ -72,7 +75,10 @@ class NotUnderstood(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Raw:
-    """One job as Slurm words it. Times are Unix seconds; `node` "" where it has none."""
+    """One job as Slurm words it. Times are Unix seconds; `node` "" where it has none.
+
+    `preempted`: since when another job is to have its place; it has a time of grace.
+    """
 
     id: str
     name: str
@@ -84,6 +90,7 @@ class Raw:
     exit_code: int | None
     submitted: float | None = None
     restarts: int = 0
+    preempted: float | None = None
 
 
 def submitted(output: str) -> str | None:
@@ -142,6 +149,7 @@ def shown(output: str, uid: int) -> JobView | None:
             exit_code(found.get("ExitCode", "")),
             when(found.get("SubmitTime", "")),
             _count(found.get("Restarts", "")),
+            when(found.get("PreemptTime", "")),
         )
     )
 
@@ -162,7 +170,7 @@ def view(raw: Raw) -> JobView:
     if end is not None:
         return _ended(raw, end)
     state = STATES.get(raw.state, JobState.UNKNOWN)
-    if state is JobState.QUEUED and raw.reason in HELD:
+    if state is JobState.QUEUED and is_held(raw.reason):
         state = JobState.HELD
     waits = state in (JobState.QUEUED, JobState.HELD)
     begun = bool(raw.node) and not waits
@@ -249,7 +257,7 @@ def _job(line: str) -> Raw | None:
     parts = [part.strip() for part in line.split(SEPARATOR, len(JOB_FIELDS) - 1)]
     if len(parts) != len(JOB_FIELDS) or _ID.fullmatch(parts[0]) is None:
         return None
-    job_id, state, node, start, end, reason, code, taken, restarts, name = parts
+    job_id, state, node, start, end, reason, code, taken, restarts, preempted, name = parts
     name = name.removesuffix(SEPARATOR).strip()
     return Raw(
         job_id,
@@ -262,6 +270,7 @@ def _job(line: str) -> Raw | None:
         exit_code(code),
         when(taken),
         _count(restarts),
+        when(preempted),
     )
 
 
@@ -289,7 +298,9 @@ def _reason(raw: Raw, state: JobState) -> str:
     if state is JobState.SUSPENDED:
         return "The cluster has suspended it for now."
     if state is JobState.RUNNING:
-        return ""
+        # A run before this one may have been preempted.
+        now = raw.preempted is not None and raw.preempted >= (raw.start or 0.0)
+        return _PREEMPTED if now else ""
     return sentence(raw.reason)
 
 

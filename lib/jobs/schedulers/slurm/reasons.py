@@ -12,7 +12,11 @@ HELD = {
     "launch_failed_requeued_held": "The job is held because it failed to start.",
     "job_requeued_in_held_state": "The job is held.",
     "ReservationDeleted": "The job is held because its reservation was deleted.",
+    "user_env_retrieval_failed_requeued_held": (
+        "The job is held because its account's environment could not be had."
+    ),
 }
+_HELD = {name.replace("_", " "): text for name, text in HELD.items()}
 
 _NEVER = "asks for more {} than the queue allows and will never start; stop it and ask for less."
 _REASONS = {
@@ -26,9 +30,6 @@ _REASONS = {
     "DependencyNeverSatisfied": "It depends on a job that failed, and will never start; stop it.",
     "Licenses": "Waiting for a free licence.",
     "NodeDown": "A node that it needs is down.",
-    "Nodes required for job are DOWN, DRAINED or reserved": (
-        "The nodes that it needs are down, drained or reserved."
-    ),
     "Prolog": "The node is being prepared.",
     "Reservation": "Waiting for its reservation to begin.",
     "FrontEndDown": "The cluster's front end is down.",
@@ -52,6 +53,16 @@ _REASONS = {
     "QOSNotAllowed": "The queue does not allow this quality of service; it will never start.",
     "QOSUsageThreshold": "The quality of service asks for more remaining quota than there is.",
     "QOSTimeLimit": "The quality of service has used up its time.",
+}
+#: How sentences of Slurm's own begin (captured from 22.05.8), which squeue prints with blanks and
+#: scontrol with underscores; what follows names queues, accounts or nodes.
+_SENTENCES = {
+    "Nodes required for job are DOWN, DRAINED or reserved": (
+        "The nodes that it needs are down, drained, or reserved for more urgent jobs."
+    ),
+    "Job's account not": "The queue does not take jobs of this account; it will never start{}.",
+    "Job's QOS not": "The queue does not allow this quality of service; it will never start{}.",
+    "User's group not": "The queue is for other groups of users; it will never start{}.",
 }
 #: Limits of an association or quality of service: their names are made of parts, whose
 #: spelling differs (QOSMaxCpuPerUserLimit, AssocGrpCPUMinutesLimit, QOSGrpGRES).
@@ -79,12 +90,22 @@ _WHAT = {
 }
 
 
+def is_held(reason: str) -> bool:
+    """Whether only a person can lift it."""
+    return _plain(reason) in _HELD
+
+
 def sentence(reason: str) -> str:
     """A sentence about why a job is not running; unknown reasons are shown as they are."""
-    word = reason.strip().strip("()").strip()
-    known = HELD.get(word) or _REASONS.get(word)
+    word = reason.strip()
+    word = word[1:-1].strip() if word.startswith("(") and word.endswith(")") else word
+    known = _HELD.get(_plain(word)) or _REASONS.get(word)
     if known is not None:
         return known
+    for begin, told in _SENTENCES.items():
+        if _plain(word).startswith(begin):
+            names = re.search(r"\([^()]*\)\Z", _plain(word))
+            return told.format(f" {names[0]}" if names else "")
     head = re.split(r"[,(:]", word, maxsplit=1)[0].strip()
     if "maintenance" in word.lower():
         return f"{_REASONS['Maintenance'][:-1]} ({word})."
@@ -92,6 +113,10 @@ def sentence(reason: str) -> str:
         return f"{_REASONS[head][:-1]}: {word[len(head) :].strip(' ,')}."
     limit = _LIMIT.match(word)
     return _limit(limit, word) if limit else f"Waiting; Slurm says: {word}."
+
+
+def _plain(reason: str) -> str:
+    return reason.strip().replace("_", " ")
 
 
 def _limit(found: re.Match[str], word: str) -> str:
