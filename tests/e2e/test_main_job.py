@@ -173,15 +173,18 @@ def test_a_killed_portal_loses_no_kernel(portal: RunningPortal, browser: Browser
             return [session for session in found if session["state"] != "ENDED"]
 
         (before,) = sessions()
+        page.evaluate("addEventListener('scenebridge:back', () => { window.isBack = true; })")
         portal.kill()
         page.bring_to_front()
         away = page.get_by_text("The portal does not answer")
         expect(away).to_be_visible()
+        expect(page.get_by_role("dialog")).to_have_count(0)  # Streamlit's, for who started it
         away_in_lab = lab.get_by_role("status").get_by_text("The portal does not answer.")
         expect(away_in_lab).to_be_visible()
         expect(lab.locator(".jp-Dialog")).to_have_count(0)  # Lab's own, which says less
         portal.start()
         expect(away).to_have_count(0)
+        page.wait_for_function("window.isBack")
         expect(away_in_lab).to_have_count(0)
 
         wait_for("READY again", lambda: _ready(sessions()))

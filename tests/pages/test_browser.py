@@ -172,6 +172,26 @@ def test_a_copied_link_restores_the_choice_and_the_view(visit):
             expect(page.get_by_role("button", name=name)).to_be_in_viewport(ratio=1)
 
 
+def test_what_could_not_be_loaded_is_loaded_when_the_portal_is_back(visit, served):
+    """`scenebridge:back` is what ui/components/live.js says then."""
+    away = re.compile(r"countries-50m|/tiles/|/quicklook|/api/footprints")
+    page = visit("/healthz")
+    page.route(away, lambda route: route.abort())
+    page.goto(f"{served.origin}/?scene=LC08_A")
+    page.get_by_text("The list of scenes could not be loaded").wait_for()
+    frame = the_map(page)
+    frame.wait_for_function("document.documentElement.dataset.footprints === 'failed'")
+    look(frame, 121.1, 23.6, 6)
+    frame.wait_for_function("document.documentElement.dataset.land === 'failed'")
+    page.unroute(away)
+    page.evaluate("dispatchEvent(new Event('scenebridge:back'))")
+    with_footprints(page, 6)
+    frame.wait_for_function("document.documentElement.dataset.land.endsWith('50m.json')")
+    tiles = "[...document.querySelectorAll('.leaflet-imagery-pane img')]"
+    frame.wait_for_function(f"{tiles}.some((tile) => tile.naturalWidth > 1)")
+    page.locator("tbody tr[data-id=LC08_A]").wait_for()
+
+
 def test_hostile_titles_stay_text(visit):
     page = visit("/?scene=LC08_HOSTILE")
     frame = with_footprints(page, 6)
@@ -241,8 +261,14 @@ SHOWN_LARGE = """({ w, s, e, n }) => {
 
 
 def test_one_click_on_a_chip_marks_it_on_the_map(visit, run_id, served):
-    page = visit(f"/results?run={run_id}")
+    page = visit("/healthz")
+    page.route("**/chips/**", lambda route: route.abort())
+    page.goto(f"{served.origin}/results?run={run_id}")
     frame = the_map(page)
+    page.locator(".chip").nth(2).get_by_text("no thumbnail").wait_for()
+    page.unroute("**/chips/**")
+    page.evaluate("dispatchEvent(new Event('scenebridge:back'))")
+    page.locator(".chip").nth(2).locator("img").wait_for()
     frame.wait_for_function("document.documentElement.dataset.detections === '30'")
     chip = page.locator(".chip").nth(2)
     assert chip.locator("img").evaluate("i => i.decode().then(() => i.naturalWidth)") > 0

@@ -5,6 +5,16 @@ export default function (component) {
   const { parentElement, data, setTriggerValue } = component;
   const root = parentElement.querySelector(".sb-chip-grid");
   root.__chips = root.__chips || new Map();
+  if (!root.__back) {
+    root.__back = () => {
+      if (!root.isConnected) return removeEventListener("scenebridge:back", root.__back);
+      for (const image of root.querySelectorAll("img[hidden]")) {
+        image.loading = "eager";  // what is hidden is not loaded lazily
+        image.src = image.src;
+      }
+    };
+    addEventListener("scenebridge:back", root.__back);  // the portal was away (live.js)
+  }
   root.__pick = (key) => setTriggerValue("marked", key);
   root.__back = parentElement.querySelector(".back");
   root.querySelector(".colours").textContent = data.colours ? `. Thumbnails: ${data.colours}` : "";
@@ -70,7 +80,9 @@ function make(root, chip) {
     image.loading = "lazy";
     image.src = chip.src;
     image.alt = `${chip.label}, score ${chip.score}, ${chip.time}`;
-    image.onerror = () => { image.remove(); frame.append(el("span", "none", "no thumbnail")); };
+    const none = el("span", "none", "no thumbnail");
+    image.onerror = () => { image.hidden = true; frame.append(none); };
+    image.onload = () => { image.hidden = false; none.remove(); };
     frame.append(image);
   } else frame.append(el("span", "none", "no thumbnail"));
   const score = el("span", "score", chip.score);

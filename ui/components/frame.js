@@ -1,4 +1,5 @@
-// Mends what Streamlit draws around the pages: the menu of a narrow window, and what Back leaves.
+// Mends what Streamlit draws around the pages: the menu of a narrow window, what Back leaves, and what
+// it tells those who started it while the portal is away (live.js says it to everybody else).
 const MARK = Symbol.for("scenebridge-frame");
 const OPEN = "[data-testid=stExpandSidebarButton]", CLOSE = "[data-testid=stSidebarCollapseButton] button";
 const NAMES = [[OPEN, "Menu"], [CLOSE, "Close menu"], ["[data-testid=stLogoLink]", "SceneBridge: to Explore"],
@@ -22,6 +23,8 @@ function mend() {
   const look = () => {
     for (const [what, name] of NAMES)
       for (const it of document.querySelectorAll(what)) if (it.ariaLabel !== name) it.ariaLabel = name;
+    for (const title of document.querySelectorAll("[role=dialog] h2"))
+      if (title.textContent === "Connection error") title.closest("[role=dialog]").querySelector("button").click();
     const next = pressed && document.querySelector(pressed === OPEN ? CLOSE : OPEN);
     if (!next) return;
     pressed = "";

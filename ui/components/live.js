@@ -29,7 +29,13 @@ function connect(live) {
   if (live.socket) return;
   const socket = live.socket = new WebSocket(`${location.origin.replace(/^http/, "ws")}/changes`);
   live.asked = "";
-  socket.onopen = () => { live.pause = PAUSE_MS; live.away = 0; say(live); follow(live); };
+  socket.onopen = () => {
+    if (live.away) back();
+    live.pause = PAUSE_MS;
+    live.away = 0;
+    say(live);
+    follow(live);
+  };
   socket.onmessage = (message) => { Object.assign(live.stamps, JSON.parse(message.data)); look(live); };
   socket.onclose = (closed) => {
     live.socket = null;
@@ -38,6 +44,12 @@ function connect(live) {
     setTimeout(() => connect(live), live.pause * (0.5 + Math.random()));
     live.pause = Math.min(2 * live.pause, LONGEST_PAUSE_MS);
   };
+}
+
+// Whatever failed while the portal was away is asked for again: by those who listen, and pictures.
+function back() {
+  dispatchEvent(new Event("scenebridge:back"));
+  for (const image of document.images) if (image.complete && !image.naturalWidth) image.src = image.src;
 }
 
 function follow(live) {

@@ -27,6 +27,11 @@ function create(root) {
       draw(s);
     };
   }
+  const back = () => {
+    if (!root.isConnected) removeEventListener("scenebridge:back", back);
+    else if (s.failed) load(s);
+  };
+  addEventListener("scenebridge:back", back);  // the portal was away (live.js)
   return s;
 }
 
@@ -39,11 +44,16 @@ function update(s, data) {
   if (data.url === s.url) return;
   s.url = data.url;
   s.limit = STEP;
+  load(s);
+}
+
+function load(s) {
   const mine = ++s.asked;
-  fetch(data.url, { credentials: "same-origin" })
+  s.failed = false;
+  fetch(s.url, { credentials: "same-origin" })
     .then((r) => { if (!r.ok) throw new Error(String(r.status)); return r.json(); })
     .then((found) => { if (mine === s.asked) { s.features = found.features.map((f) => f.properties); draw(s); } })
-    .catch(() => { if (mine === s.asked) { s.features = []; draw(s); say(s, "The list of scenes could not be loaded. Change a filter to try again."); } });
+    .catch(() => { if (mine === s.asked) { s.failed = true; s.features = []; draw(s); say(s, "The list of scenes could not be loaded. Change a filter to try again."); } });
 }
 
 const same = (set, list) => set.size === list.length && list.every((x) => set.has(x));

@@ -35,6 +35,9 @@
         }
       }
       return [...polygons, ...beyond(polygons, level.zoom === 0 ? 0 : 100)];
+    }).catch(() => {
+      level.loading = null; // the next look asks again
+      return null;
     });
     return level.loading;
   }
@@ -80,6 +83,7 @@
     const stale = level.clip && !(around && around.contains(map.getBounds()));
     if (level === shown && !stale) return;
     const polygons = await load(level);
+    if (!polygons) { document.documentElement.dataset.land = "failed"; return; }
     if (zoom !== map.getZoom()) return; // moved on; the newer call draws
     shown = level;
     around = level.clip ? map.getBounds().pad(1) : null;
@@ -121,6 +125,7 @@
       refresh();
       graticule();
     },
+    again: () => refresh(),
     theme() {
       if (!land) return;
       land.setStyle(landStyle());

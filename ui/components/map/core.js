@@ -15,7 +15,7 @@
     boot: Math.random().toString(36).slice(2),
     events: [],
     seq: 0,
-    /** A part of the map: {attach(map), apply(state, before), theme(name)}, all optional. */
+    /** A part of the map: {attach(map), apply(state, before), theme(name), again()}, all optional. */
     part(p) { parts.push(p); },
     each(method, ...args) { for (const p of parts) if (p[method]) p[method](...args); },
 
@@ -24,6 +24,7 @@
       map.attributionControl.setPrefix("Leaflet");
       sb.each("attach", map);
       sb.listenForTheme();
+      sb.listenForReturn();
       // The frame is resized by the page; Leaflet hears only of windows.
       const box = map.getContainer();
       new ResizeObserver(() => { map.invalidateSize({ pan: false }); sb.refit(); }).observe(box);
@@ -66,6 +67,13 @@
 
     /** Whether the page has answered everything that was emitted. */
     settled(state) { return !sb.seq || (state.boot === sb.boot && state.seq >= sb.seq); },
+
+    /** After the portal was away: what could not be loaded meanwhile is loaded (ui/components/live.js). */
+    listenForReturn() {
+      const again = () => sb.each("again");
+      window.parent.addEventListener("scenebridge:back", again);
+      addEventListener("pagehide", () => window.parent.removeEventListener("scenebridge:back", again));
+    },
 
     listenForTheme() {
       const set = (theme) => {

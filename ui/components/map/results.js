@@ -108,7 +108,7 @@
         for (const f of features) { f.centre = centre(f); f.box = boxOf(f); }
         draw();
       })
-      .catch(() => { document.documentElement.dataset.detections = "failed"; });
+      .catch(() => { if (mine === asked) document.documentElement.dataset.detections = "failed"; });
   }
 
   function setMark(m, before, fly) {
@@ -178,6 +178,7 @@
       setMark(state.mark || null, before.mark || null, Boolean(before.view));
       drawLegend();
     },
+    again() { if (document.documentElement.dataset.detections === "failed") fetchAll(url); },
     theme() { if (points) draw(); },
   });
 })();

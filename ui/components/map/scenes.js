@@ -196,6 +196,7 @@
         bounds: [[s, w], [n, e < w ? e + 360 : e]], pane: "imagery", maxNativeZoom: d.max_zoom || 14, maxZoom: 18,
         errorTileUrl: "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw==",
       });
+      layer.on("tileerror", () => { layer.lacks = true; });
       tiles.set(id, layer.addTo(map));
     }
     drawChosen();
@@ -268,6 +269,14 @@
       remember();
       drape(state.drape);
       if (sb.settled(state)) drawArea(state.area);
+    },
+    again() {
+      if (document.documentElement.dataset.footprints === "failed") fetchFootprints(url);
+      for (const layer of tiles.values()) {
+        if (!layer.lacks) continue;
+        layer.lacks = false;
+        layer.redraw();
+      }
     },
     theme() {
       if (!base) return;
