@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from lib.model import (
+    RUN_RETURNS,
     RUN_TRANSITIONS,
     SCENE_TRANSITIONS,
     SESSION_RETURNS,
@@ -39,6 +40,7 @@ def drawing() -> str:
             _table("a session", SESSION_TRANSITIONS),
             _table(_BACK, SESSION_RETURNS),
             _table("a run", RUN_TRANSITIONS),
+            _table("a run whose job is begun anew,", RUN_RETURNS),
             _table("a scene of a run", SCENE_TRANSITIONS),
         )
     )

@@ -61,6 +61,7 @@ from lib.model.people import (
     User,
 )
 from lib.model.work import (
+    RUN_RETURNS,
     RUN_TRANSITIONS,
     SCENE_TRANSITIONS,
     SESSION_RETURNS,
@@ -80,6 +81,7 @@ from lib.model.work import (
 )
 
 __all__ = [
+    "RUN_RETURNS",
     "RUN_TRANSITIONS",
     "SCENE_TRANSITIONS",
     "SESSION_RETURNS",

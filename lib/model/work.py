@@ -84,6 +84,10 @@ SESSION_RETURNS: Mapping[SessionState, frozenset[SessionState]] = {
     SessionState.READY: frozenset({SessionState.QUEUED, SessionState.STARTING}),
     SessionState.ENDED: frozenset({SessionState.QUEUED, SessionState.STARTING}),
 }
+#: The same of a run; one that was lost is taken back as RUNNING (`SessionsRuns.take_run_back`).
+RUN_RETURNS: Mapping[RunState, frozenset[RunState]] = {
+    RunState.RUNNING: frozenset({RunState.QUEUED}),
+}
 
 
 class JobState(StrEnum):

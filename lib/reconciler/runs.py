@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from lib.backoff import Backoff
 from lib.errors import StorageFull, Unavailable
-from lib.model import EndReason, JobState, SceneState
+from lib.model import EndReason, JobState, RunState, SceneState
 from lib.protocol.events import MAX_EVENTS
 from lib.reconciler.results import ResultCollector
 from lib.reconciler.states import (
+    ACCEPTED,
     STOPS,
     UNFINISHED,
     conclusion,
@@ -71,6 +72,11 @@ class Runs:
         self._statuses[run_id] = status
         if status.state is not JobState.ENDED:
             await asyncio.to_thread(self._store.work.update_run, run_id, run_change(status))
+            if status.state in (JobState.QUEUED, JobState.HELD):  # it was begun anew, if it ran
+                reason = status.reason or ACCEPTED
+                await asyncio.to_thread(
+                    self._store.work.send_run_back, run_id, RunState.QUEUED, reason
+                )
         self._settle_soon(run_id)
 
     async def events(self, message: WatchMessage) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import Engine, Table, bindparam, delete, insert, select, update
 
 from lib.errors import Conflict, NotFound
 from lib.model import (
+    RUN_RETURNS,
     RUN_TRANSITIONS,
     SCENE_TRANSITIONS,
     SESSION_RETURNS,
@@ -273,6 +274,24 @@ class SessionsRuns:
                 return False
             anew = {"end_reason": None, "ended_at": None, "files_until": None, "reason": reason}
             _set(connection, sessions, session_id, {"state": state.value, **anew})
+        return True
+
+    def send_run_back(self, run_id: RunId, state: RunState, reason: str = "") -> bool:
+        """To a state before the present one (`RUN_RETURNS`); says whether it went there.
+
+        Scenes that were being worked on wait again; what was found stays.
+        """
+        with transaction(self._engine) as connection:
+            present = RunState(_state(connection, runs, run_id))
+            if state not in RUN_RETURNS.get(present, frozenset()):
+                return False
+            anew = {"state": state.value, "reason": reason, "started_at": None}
+            _set(connection, runs, run_id, anew)
+            going = run_scenes.c.state == SceneState.RUNNING.value
+            waits = {"state": SceneState.WAITING.value, "fraction": 0.0}
+            connection.execute(
+                update(run_scenes).where(run_scenes.c.run_id == run_id, going).values(waits)
+            )
         return True
 
     def take_run_back(self, run_id: RunId, *, lost: str, unfinished: str, missing: str) -> bool:

@@ -14,11 +14,12 @@ from lib.model import (
     JobState,
     Resources,
     RunState,
+    SceneState,
     SessionId,
     SessionState,
 )
 from lib.protocol.messages import JobKind, SubmitRequest
-from tests.fakes.acts import launch, ready, stop
+from tests.fakes.acts import begun, launch, ready, stop
 from tests.fakes.reconciler_harness import ReconcilerHarness, hurry, running_reconciler, until
 from tests.fakes.things import HERE, a_session, module_event, new_id, object_event
 
@@ -142,6 +143,36 @@ async def test_a_job_that_is_begun_anew_is_connected_anew(
     world.routes.answers = True
     await world.session_is(session, READY)
     await until(lambda: session in world.routes.let_in)
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_run_whose_job_is_begun_anew_waits_and_goes_on(
+    world: ReconcilerHarness, *, held: bool
+) -> None:
+    run = await begun(world, "A", "B")
+    world.gate.say(run.id, object_event(1, "A"))
+    await until(lambda: world.run(run.id).objects == 1)
+    assert world.run(run.id).scenes[0].state is SceneState.RUNNING
+    waits = JobState.HELD if held else JobState.QUEUED
+    world.gate.change(run.id, state=waits, reason="Put back by the scheduler.")
+    back = await world.run_is(run.id, RunState.QUEUED)
+    assert (back.reason, back.started_at) == ("Put back by the scheduler.", None)
+    assert [s.state for s in back.scenes] == [SceneState.WAITING] * 2
+    assert back.objects == 1, "what was found stays"
+    world.gate.change(run.id, state=JobState.RUNNING, reason="")
+    await world.run_is(run.id, RunState.RUNNING)
+    world.gate.say(run.id, module_event("scene_started", scene="A"))
+    await until(lambda: world.run(run.id).scenes[0].state is SceneState.RUNNING)
+
+
+async def test_the_run_of_a_notebook_that_is_begun_anew_waits_with_it(
+    world: ReconcilerHarness,
+) -> None:
+    session = await ready(world)
+    run = await world.run_is(world.session(session).run, RunState.RUNNING)
+    world.gate.change(session, state=JobState.QUEUED, endpoint=None, reason="Waiting.")
+    await world.session_is(session, QUEUED)
+    await world.run_is(run.id, RunState.QUEUED)
 
 
 async def test_one_that_is_being_submitted_is_not_lost(world: ReconcilerHarness) -> None:

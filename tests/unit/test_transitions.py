@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lib.model import (
+    RUN_RETURNS,
     RUN_TRANSITIONS,
     SCENE_TRANSITIONS,
     SESSION_RETURNS,
@@ -64,6 +65,7 @@ def test_the_life_cycles() -> None:
         r.RUNNING: over,
         **{end: set() for end in over},
     } == RUN_TRANSITIONS
+    assert {r.RUNNING: {r.QUEUED}} == RUN_RETURNS
     assert {
         c.WAITING: {c.RUNNING, c.DONE, c.FAILED},
         c.RUNNING: {c.DONE, c.FAILED},
@@ -116,6 +118,24 @@ def test_runs_in_the_store(store: Store, present: RunState, wanted: RunState) ->
     store.work.update_run(run, RunChange(state=wanted))
     expected = wanted if wanted in RUN_TRANSITIONS[present] else present
     assert store.work.run(run).state is expected
+
+
+@pytest.mark.parametrize("present", list(RunState))
+@pytest.mark.parametrize("wanted", list(RunState))
+def test_runs_that_are_sent_back(store: Store, present: RunState, wanted: RunState) -> None:
+    run = add_run(store, "A", "B").id
+    for scene, state in (("A", SceneState.RUNNING), ("B", SceneState.DONE)):
+        store.work.update_scene(run, SceneId(scene), SceneChange(state=state, fraction=0.5))
+    store.work.update_run(run, RunChange(state=present, started_at=5.0))
+    goes = wanted in RUN_RETURNS.get(present, ())
+    assert store.work.send_run_back(run, wanted, "Begun anew.") is goes
+    found = store.work.run(run)
+    assert found.state is (wanted if goes else present)
+    assert (found.started_at is None) is goes
+    assert [s.state for s in found.scenes] == [
+        SceneState.WAITING if goes else SceneState.RUNNING,
+        SceneState.DONE,
+    ]
 
 
 @pytest.mark.parametrize("present", list(SceneState))
