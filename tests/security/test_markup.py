@@ -7,12 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Frame, Page
 
 from lib.auth import OWNER
 from lib.model import (
@@ -31,6 +30,9 @@ from tests.pages.browser_fixtures import wait_until_drawn
 from tests.pages.sample_portal import ROOT, Site
 from tests.running import free_port, wait_for
 from ui import assets
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Frame, Page
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

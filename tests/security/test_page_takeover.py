@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from streamlit.proto.BackMsg_pb2 import BackMsg
-from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from lib.auth import LOGIN_HEADER
 from lib.server.uvicorn_server import LARGEST_MESSAGE
 from tests.crowd import Crowd, Somebody
+
+if TYPE_CHECKING:  # imported by what runs: `./test fast` has no use for Streamlit
+    from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 pytestmark = pytest.mark.slow
 TITLE = "Notebook of Alice"
@@ -29,6 +30,9 @@ class Page:
 
     def run(self, path: str = "work", fragment: str = "", press: str = "") -> list[ForwardMsg]:
         """Run the script (or a part of it) once; everything that came back."""
+        from streamlit.proto.BackMsg_pb2 import BackMsg
+        from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+
         asked = BackMsg()
         asked.rerun_script.page_name = path
         asked.rerun_script.fragment_id = fragment
@@ -122,6 +126,8 @@ def test_another_sign_in_of_the_same_person_gets_a_page_of_its_own(there: Crowd)
 
 
 def test_a_message_that_is_too_large_ends_the_page(there: Crowd) -> None:
+    from streamlit.proto.BackMsg_pb2 import BackMsg
+
     def send(stream: ClientConnection, size: int) -> None:
         asked = BackMsg()
         asked.rerun_script.page_name = "work"

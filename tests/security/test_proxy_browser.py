@@ -7,10 +7,10 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import WSMsgType, web
-from playwright.sync_api import Browser, Page
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -20,6 +20,9 @@ from lib.model import SessionId
 from lib.notebook_proxy.asgi import NotebookProxy
 from tests.chromium import connected, fresh_context
 from tests.contract.small_notebook import LOGIN, USER, Stage, stage
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
 

@@ -18,7 +18,6 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
-from streamlit.web.server.starlette.starlette_app import create_streamlit_routes
 
 from lib.auth import CLIENT_HEADER, COOKIE, OWNER
 from lib.auth.authorization import _BY_TOKEN, Access, Act
@@ -409,6 +408,8 @@ async def raw(there: Crowd, path: str, cookie: str, host: str = "") -> tuple[str
 
 
 def test_streamlit_s_own_routes_are_behind_the_door(there: Crowd) -> None:
+    from streamlit.web.server.starlette.starlette_app import create_streamlit_routes
+
     routes = create_streamlit_routes(MagicMock())
     found = {getattr(route, "path", "") for route in routes}
     assert {"/_stcore/stream", "/_stcore/host-config"} <= found
