@@ -248,8 +248,8 @@ class Access:
             )
         if not any(group in known for group in groups):
             raise Refused(
-                f"{title} is for groups that no longer exist ({', '.join(groups)}). "
-                "Ask the administrator of this portal."
+                f"{title} is for groups that this portal does not have ({', '.join(groups)}). "
+                "Ask its administrator."
             )
         names = ", ".join(known[group] for group in groups if group in known)
         raise Refused(f"{title} is for these groups: {names}. You are in none of them.")

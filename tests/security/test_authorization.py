@@ -453,8 +453,8 @@ def test_a_restricted_cluster_is_for_its_groups(world: World) -> None:
         ("bob", "forest", "for these groups: Forest. You are in none of them"),
         ("ada", "forest", "You are in none of them"),
         ("alice", "closed", "no group may start work there"),
-        ("alice", "gone", r"groups that no longer exist \(dissolved\)"),
-        ("ada", "gone", "no longer exist"),
+        ("alice", "gone", r"groups that this portal does not have \(dissolved\)"),
+        ("ada", "gone", "this portal does not have"),
     ):
         for call in (portal.check_launch, portal.open_notebook, portal.start_run):
             with pytest.raises(Refused, match=says):

@@ -131,7 +131,7 @@ async def test_a_new_file_is_a_new_cluster_and_a_change_counts_when_it_is_whole(
     await place.write(TEXT.replace("Far cluster", "Farther").replace("everyone", "fires"))
     far = (await place.clusters(BOB))[FAR]
     assert far.title == "Farther"
-    assert "no longer exist (fires)" in far.refused
+    assert "groups that this portal does not have (fires)" in far.refused
     assert place.stamp() != before
     assert place.reconciler.link(FAR) is link, "how it is reached has not changed"
     before = place.stamp()
