@@ -185,7 +185,12 @@ async def test_a_job_that_is_begun_anew_gets_the_endpoint_of_the_run_that_runs(
     await site.jobs.poll()
     assert site.status(status.id).state is JobState.RUNNING
     assert site.status(status.id).endpoint is None
-    report = {"host": "n2", "port": 4712, "time": time.time(), "restarts": 1}
+    report = {"host": "n2", "port": 4712, "time": time.time(), "restarts": 0}
+    write_json(control / "endpoint.json", report)  # late news of the run before
+    os.utime(control / "endpoint.json", (begun + 5, begun + 5))
+    await site.jobs.poll()
+    assert site.status(status.id).endpoint is None
+    report["restarts"] = 1
     write_json(control / "endpoint.json", report)
     site.restart()
     await site.jobs.poll()
