@@ -76,6 +76,9 @@ class Notebooks:
         if upstream is not None:
             await upstream.aclose()
 
+    def idle(self, session: SessionId, at: float | None) -> None:
+        """What a notebook's page would be told."""
+
 
 class RealPortal:
     """Store, results and reconciler of one portal process; `again` is the next process."""
