@@ -348,10 +348,10 @@ def test_a_job_that_outgrows_its_memory_ends_of_that(
 
 def test_a_job_that_ends_before_it_is_ready(site: Standing, api: httpx.Client) -> None:
     """The containers' program does not work on the nodes; what it said is told."""
-    said = "FATAL: no user namespaces on this node"
+    said = "no user namespaces on this node"
     with contextlib.ExitStack() as stack:
         for node in site.nodes:
-            faults.spoil_apptainer(node, said)
+            faults.spoil_apptainer(node, f"FATAL: {said}")
             stack.callback(node.run, ["umount", "/usr/bin/apptainer"])
         session = begin(api)
         end = faults.ended(api, session)
