@@ -7,11 +7,12 @@ from datetime import datetime
 import httpx
 
 from benchmarks.command import Figures
+from benchmarks.screen import READY, STOPPED, Screen
 from lib.model import JsonObject, json_text
 from tests.running import wait_for
 
 
-def launch(api: httpx.Client, on: str = "here") -> Figures:
+def launch(api: httpx.Client, on: str = "here", screen: Screen | None = None) -> Figures:
     """One session from click to READY and its end; seconds per part."""
     scene = api.get("/api/scenes", params={"platform": "landsat-8"}).json()["features"][0]["id"]
     preset = wait_for("a cluster", lambda: _first_preset(api, on))
@@ -26,17 +27,26 @@ def launch(api: httpx.Client, on: str = "here") -> Figures:
     address = made.headers["Location"]
     session: JsonObject = wait_for("READY", lambda: _in_state(api, address, "READY"), every_s=0.02)
     api.delete(address).raise_for_status()
-    wait_for("the end", lambda: _in_state(api, address, "ENDED"))
+    session = wait_for("the end", lambda: _in_state(api, address, "ENDED"))
     at = {name: _seconds(json_text(session[name])) for name in _STAMPS}
+    shown = {}
+    if screen is not None:
+        seen = screen.first_seen(json_text(session["id"]))
+        shown = {
+            ENDPOINT_SHOWN: seen[READY] - at["endpoint_at"],
+            END_SHOWN: seen[STOPPED] - at["ended_at"],
+        }
     return {
         "click to submit accepted": at["submitted_at"] - at["created_at"],
         "job and Jupyter": at["endpoint_at"] - at["submitted_at"],
         "endpoint to READY": at["ready_at"] - at["endpoint_at"],
         "click to READY": at["ready_at"] - at["created_at"],
+        **shown,
     }
 
 
-_STAMPS = ("created_at", "submitted_at", "endpoint_at", "ready_at")
+ENDPOINT_SHOWN, END_SHOWN = "endpoint to Ready on the screen", "end to Ended on the screen"
+_STAMPS = ("created_at", "submitted_at", "endpoint_at", "ready_at", "ended_at")
 
 
 def _first_preset(api: httpx.Client, on: str) -> str | None:

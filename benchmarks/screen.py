@@ -1,0 +1,55 @@
+"""When an open page Work shows what has happened to a notebook, as its browser sees it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from playwright.sync_api import Page
+
+from lib.model import JsonObject
+from tests.chromium import chromium, fresh_context
+from tests.running import wait_for
+
+READY, STOPPED = "Open in a new tab", "Ended: stopped"
+#: Notes for each card when a text was first in it; Unix seconds, looked at every 10 ms.
+_NOTE = """texts => {
+  window.firstSeen = {};
+  setInterval(() => {
+    for (const card of document.querySelectorAll('[class*="st-key-card-"]')) {
+      const id = card.className.match(/st-key-card-([\\w-]+)/)[1];
+      const seen = window.firstSeen[id] ||= {};
+      for (const text of texts)
+        if (!(text in seen) && card.textContent.includes(text)) seen[text] = Date.now() / 1000;
+    }
+  }, 10);
+}"""
+
+
+class Screen:
+    """A page Work that somebody looks at."""
+
+    def __init__(self, page: Page, origin: str) -> None:
+        self._page = page
+        page.goto(f"{origin}/work")
+        page.locator(".sb-heading h1").wait_for()
+        page.evaluate(_NOTE, [READY, STOPPED])
+
+    def first_seen(self, session: str) -> dict[str, float]:
+        """Unix seconds at which its card first said `READY` and `STOPPED`."""
+
+        def ask() -> JsonObject | None:
+            seen: JsonObject = self._page.evaluate("id => window.firstSeen[id] || {}", session)
+            return seen if STOPPED in seen else None
+
+        seen: dict[str, float] = wait_for("the end on the screen", ask)
+        return seen
+
+
+@contextlib.contextmanager
+def screen(link: str, origin: str) -> Iterator[Screen]:
+    """Sign in with a link and look at Work."""
+    with chromium() as browser, fresh_context(browser) as context:
+        page = context.new_page()
+        page.goto(link)
+        yield Screen(page, origin)
