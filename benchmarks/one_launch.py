@@ -26,16 +26,16 @@ def launch(api: httpx.Client, on: str = "here", screen: Screen | None = None) ->
     made.raise_for_status()
     address = made.headers["Location"]
     session: JsonObject = wait_for("READY", lambda: _in_state(api, address, "READY"), every_s=0.02)
+    shown: Figures = {}
+    if screen is not None:
+        ready_at = screen.first_seen(json_text(session["id"]), READY)
+        shown[ENDPOINT_SHOWN] = ready_at - _seconds(json_text(session["endpoint_at"]))
     api.delete(address).raise_for_status()
     session = wait_for("the end", lambda: _in_state(api, address, "ENDED"))
     at = {name: _seconds(json_text(session[name])) for name in _STAMPS}
-    shown = {}
     if screen is not None:
-        seen = screen.first_seen(json_text(session["id"]))
-        shown = {
-            ENDPOINT_SHOWN: seen[READY] - at["endpoint_at"],
-            END_SHOWN: seen[STOPPED] - at["ended_at"],
-        }
+        ended_at = screen.first_seen(json_text(session["id"]), STOPPED)
+        shown[END_SHOWN] = ended_at - at["ended_at"]
     return {
         "click to submit accepted": at["submitted_at"] - at["created_at"],
         "job and Jupyter": at["endpoint_at"] - at["submitted_at"],

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from playwright.sync_api import Page
 
-from lib.model import JsonObject
 from tests.chromium import chromium, fresh_context
 from tests.running import wait_for
 
@@ -35,14 +34,10 @@ class Screen:
         page.locator(".sb-heading h1").wait_for()
         page.evaluate(_NOTE, [READY, STOPPED])
 
-    def first_seen(self, session: str) -> dict[str, float]:
-        """Unix seconds at which its card first said `READY` and `STOPPED`."""
-
-        def ask() -> JsonObject | None:
-            seen: JsonObject = self._page.evaluate("id => window.firstSeen[id] || {}", session)
-            return seen if STOPPED in seen else None
-
-        seen: dict[str, float] = wait_for("the end on the screen", ask)
+    def first_seen(self, session: str, text: str) -> float:
+        """Unix seconds at which its card first said `READY` or `STOPPED`; waits for it."""
+        asked = "([id, text]) => (window.firstSeen[id] || {})[text] || 0"
+        seen: float = wait_for(text, lambda: self._page.evaluate(asked, [session, text]))
         return seen
 
 
