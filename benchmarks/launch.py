@@ -26,16 +26,13 @@ import time
 from pathlib import Path
 
 import httpx
-import pytest
 
-from benchmarks.command import Bound, Command, Figures, finish, lacking, medians, table
+from benchmarks.command import Bound, Command, Figures, finish, medians, table
 from benchmarks.one_launch import END_SHOWN, ENDPOINT_SHOWN, launch
-from benchmarks.screen import screen
-from tests.chromium import find_chromium
+from benchmarks.screen import require_screen, screen
 from tests.crowd import LANDSAT, SCENE
 from tests.pages.sample_portal import plant_scene
 from tests.running import NO_TLS, RunningPortal, first_start_is_over, free_port, wait_for
-from ui import assets
 
 BOUND_S, SITE_BOUND_S, SHOWN_BOUND_S = 0.7, 0.8, 1.0
 SHARE = "the portal's own share"
@@ -64,11 +61,7 @@ def main() -> int:
 
 def _here(runs: int) -> tuple[list[Figures], list[Figures]]:
     """Launches on this computer, past the first start's work in the background."""
-    try:
-        find_chromium()
-        assets.build()
-    except (pytest.skip.Exception, assets.BuildError) as exc:
-        lacking(str(exc))
+    require_screen()
     launches, bare = [], []
     with tempfile.TemporaryDirectory(prefix="sb-bench-") as folder:
         portal = RunningPortal(Path(folder) / "data")

@@ -30,19 +30,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from unittest.mock import patch
 
-import pytest
 from playwright.sync_api import Frame, Page, expect
 from streamlit.testing.v1 import AppTest
 
-from benchmarks.command import PROJECT, Bound, Command, Row, finish, lacking, table
+from benchmarks.command import PROJECT, Bound, Command, Row, finish, table
+from benchmarks.screen import require_screen
 from lib.auth import OWNER
 from lib.model import RunState, SessionState
 from lib.portal import facade
 from lib.store.changes import SessionChange
-from tests.chromium import chromium, find_chromium, fresh_context, host_cookie
+from tests.chromium import chromium, fresh_context, host_cookie
 from tests.pages import sample_portal
 from tests.pages.sample_portal import Site
-from ui import assets
 
 if TYPE_CHECKING:
     from playwright._impl._api_structures import SetCookieParam
@@ -260,11 +259,7 @@ def main() -> int:
     command.parser.add_argument("--no-browser", action="store_true")
     options = command.parse()
     if not options.no_browser:
-        try:
-            find_chromium()
-            assets.build()
-        except (pytest.skip.Exception, assets.BuildError) as exc:
-            lacking(str(exc))
+        require_screen()
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory(prefix="sb-pages-") as name:
         folder = Path(name)

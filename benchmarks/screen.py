@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import pytest
 from playwright.sync_api import Page
 
-from tests.chromium import chromium, fresh_context
+from benchmarks.command import lacking
+from tests.chromium import chromium, find_chromium, fresh_context
 from tests.running import wait_for
+from ui import assets
 
 READY, STOPPED = "Open in a new tab", "Ended: stopped"
 #: Notes for each card when a text was first in it; Unix seconds, looked at every 10 ms.
@@ -23,6 +26,15 @@ _NOTE = """texts => {
     }
   }, 10);
 }"""
+
+
+def require_screen() -> None:
+    """End with one line where there is no Chromium, or what pages load cannot be built."""
+    try:
+        find_chromium()
+        assets.build()
+    except (pytest.skip.Exception, assets.BuildError) as exc:
+        lacking(str(exc))
 
 
 class Screen:
