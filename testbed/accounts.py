@@ -148,7 +148,7 @@ def known_hosts(keys: Mapping[str, str], sites: Sequence[Site]) -> str:
 
 
 def command(argv: Sequence[str], text: str = "") -> str:
-    ended = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(argv, input=text, capture_output=True, text=True, timeout=300)
     if ended.returncode:
         raise BedError(f"{argv[0]} failed: {ended.stderr.strip()}")
     return ended.stdout

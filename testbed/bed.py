@@ -29,9 +29,9 @@ from testbed.sites.admin import AGENT
 DEFAULT_STATE = Path("/run/scenebridge-testbed")
 VARIABLE = "SCENEBRIDGE_TESTBED"
 CHECKOUT = Path(__file__).resolve().parent.parent
-GONE_S = 20
+GONE_S = 300
 #: Address resolution gives up after three seconds, and begins anew with the next connection.
-REACHED_S = 20
+REACHED_S = 300
 
 
 class Bed:
@@ -208,7 +208,7 @@ class Bed:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
-                timeout=30,
+                timeout=300,
                 start_new_session=True,
             )
         if started.returncode:

@@ -146,7 +146,7 @@ class Host:
         user: str = "root",
         env: Mapping[str, str] | None = None,
         input: str | None = None,
-        timeout: float = 60,
+        timeout: float = 300,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """Run a program in the host and wait for it; text in, text out.
@@ -169,7 +169,7 @@ class Host:
                 out, err = program.communicate(input, timeout)
             except BaseException:
                 program.kill()
-                program.communicate(timeout=10)
+                program.communicate(timeout=300)
                 raise
         if check and program.returncode:
             words = " ".join(map(str, argv))[:200]

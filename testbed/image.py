@@ -48,7 +48,7 @@ def build(host: Host) -> None:
         made = host.popen(["sh", "-c", BUILD], user, stdout=out, stderr=subprocess.PIPE, text=True)
         stack.enter_context(made)
         stack.callback(made.kill)
-        _, said = made.communicate(timeout=60)
+        _, said = made.communicate(timeout=300)
     if made.returncode:
         raise BedError(f"The image of {host.site.name} could not be built: {said.strip()}")
     host.run(["mv", f"{folder}/.new", IMAGE])

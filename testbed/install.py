@@ -109,7 +109,7 @@ def kernel_lacks() -> Iterator[str]:
 def run_probe(command: Sequence[str]) -> int:
     """Try something in a network namespace that goes with it; gives the exit code."""
     argv = ["unshare", "--net", "--", *command]
-    return subprocess.run(argv, capture_output=True, timeout=20, env={"PATH": PATH}).returncode
+    return subprocess.run(argv, capture_output=True, timeout=300, env={"PATH": PATH}).returncode
 
 
 def which(program: str) -> str | None:
@@ -120,7 +120,7 @@ def apptainer_version() -> str:
     """ "1.4.5" where Apptainer is there and runs, else ""."""
     with suppress(OSError, subprocess.TimeoutExpired):
         asked = subprocess.run(
-            ["/usr/bin/apptainer", "--version"], capture_output=True, text=True, timeout=20
+            ["/usr/bin/apptainer", "--version"], capture_output=True, text=True, timeout=300
         )
         if asked.returncode == 0 and (found := re.search(r"\d+\.\d+\.\d+", asked.stdout)):
             return found[0]

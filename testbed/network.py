@@ -24,7 +24,7 @@ def in_network(pid: int, command: Sequence[str], text: str = "", *, check: bool 
         input=text,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=300,
         env=PATH,
     )
     if check and ended.returncode:

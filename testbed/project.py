@@ -110,7 +110,7 @@ def show_python(python: Path, place: Path) -> None:
         subprocess.run(
             ["patchelf", "--force-rpath", "--set-rpath", "$ORIGIN/../lib", program],
             check=True,
-            timeout=20,
+            timeout=300,
             env=os.environ | {"PATH": f"{os.environ.get('PATH', '')}:/usr/bin"},
         )
     for name in ("python3", "python"):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from testbed.hosts import Host
 
 #: slurmctld sees a node that answers again within a second or two.
-READY_S = 40
+READY_S = 300
 
 CONF = """\
 ClusterName={name}

@@ -262,7 +262,7 @@ class Standing:
         ssh = ["ssh", "-A", "-t", "portal", "bash --norc --noprofile"]
         with self.bed.host("admin").terminal(ssh, "ada") as terminal:
             terminal.send(f"stty -echo cols 4000; PS1='ada-''types> '; cd {PROJECT}")
-            terminal.read_until(_PROMPT, 20)
+            terminal.read_until(_PROMPT, 300)
             yield terminal
             terminal.send("exit")
             terminal.wait(300)
@@ -283,7 +283,7 @@ class Standing:
         line = shlex.join([PYTHON, f"{tree}/admin.py", *command])
         terminal.send(f'{line}; echo "[code $?]"')
         terminal.read_until(r"\[code \d+\]", timeout_s)
-        terminal.read_until(_PROMPT, 10)
+        terminal.read_until(_PROMPT)
         return terminal.seen[begun:]
 
     def deploy(self) -> str:
@@ -302,7 +302,7 @@ class Standing:
             )
             self.host_key = _found(r'host_key = "(ssh-ed25519 \S+)"', said)[1]
             said += self.types(
-                terminal, "gate", "policy", CLUSTER, "--set", "/home/ada/policy.toml", timeout_s=60
+                terminal, "gate", "policy", CLUSTER, "--set", "/home/ada/policy.toml", timeout_s=300
             )
             _found(r"\[code 0\]", said)
         self.write_cluster_file()

@@ -80,7 +80,7 @@ class Terminal:
         """Type without Enter; "\\x03" is Ctrl-C, "\\x04" is Ctrl-D."""
         os.write(self._master, keys.encode())
 
-    def read_until(self, pattern: str, timeout: float = 10) -> re.Match[str]:
+    def read_until(self, pattern: str, timeout: float = 300) -> re.Match[str]:
         """Wait until a regular expression fits what came after the last match.
 
         Raises:
@@ -95,7 +95,7 @@ class Terminal:
         self._taken += found.end()
         return found
 
-    def wait(self, timeout: float = 10) -> int:
+    def wait(self, timeout: float = 300) -> int:
         """Read until the program ends; gives its exit code."""
         end = time.monotonic() + timeout
         while (left := end - time.monotonic()) > 0 and self._read(left):
@@ -112,7 +112,7 @@ class Terminal:
         # The process that entered the host may be gone before what it started there.
         with suppress(ProcessLookupError):
             os.killpg(self.program.pid, signal.SIGKILL)
-        self.program.wait(5)
+        self.program.wait(300)
 
     def _read(self, timeout: float) -> bool:
         """Take in what comes within `timeout`; False when nothing can come any more."""

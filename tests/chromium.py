@@ -115,7 +115,7 @@ def connected(address: str) -> Iterator[Browser]:
 
 
 def _debugging_address(log: Path, process: subprocess.Popen[bytes]) -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         found = re.search(r"DevTools listening on (ws://\S+)", log.read_text(errors="replace"))
         if found:

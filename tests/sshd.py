@@ -72,7 +72,7 @@ class Sshd:
         ]  # fmt: skip
         config.write_text("".join(f"{line}\n" for line in lines))
         self._process = subprocess.Popen([SSHD, "-D", "-f", str(config), "-E", str(self.log)])
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 300
         while True:
             with contextlib.suppress(ConnectionRefusedError):
                 socket.create_connection((HERE, self.port), timeout=300).close()
@@ -123,7 +123,7 @@ class Account:
         argv: Sequence[str],
         *,
         stdin: str = "",
-        timeout: float = 60,
+        timeout: float = 300,
         proc: str = "",
         **env: str,
     ) -> subprocess.CompletedProcess[str]:

@@ -13,9 +13,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +23,8 @@ import pytest
 
 from lib.model import ClusterId
 from lib.tunnels.outer.records import TunnelFiles, TunnelRecord, is_open
+from tests.folders import short_folder
+from tests.running import wait_for
 from tests.sshd import HERE, SSHD, Account, SshAgent, Sshd, new_key
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -42,9 +42,9 @@ BANNER = b"SSH-2.0-SceneBridge\r\n"
 @contextmanager
 def python_for_all() -> Iterator[str]:
     """`find_python` in a folder that all can enter; skips the tests where there is none."""
-    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as name:
-        Path(name).chmod(0o755)
-        found = find_python(Path(name))
+    with short_folder() as folder:
+        folder.chmod(0o755)
+        found = find_python(folder)
         if not found:
             pytest.skip("other accounts cannot run the project's Python")
         yield found
@@ -182,7 +182,7 @@ class Site:
         return {**env, "SSH_AUTH_SOCK": str(self.agent.socket)} if agent else env
 
     def admin(
-        self, *words: str, account: Account = ADMIN, agent: bool = True, timeout: float = 60
+        self, *words: str, account: Account = ADMIN, agent: bool = True, timeout: float = 300
     ) -> subprocess.CompletedProcess[str]:
         """`admin.py tunnel WORDS` without a terminal."""
         return account.run(self.command(*words), timeout=timeout, **self.environment(agent=agent))
@@ -217,23 +217,10 @@ class Site:
         self.agent.stop()
 
 
-def processes(text: str) -> list[int]:
-    """Those that have `text` in their arguments or environment."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if text.encode() in words and int(entry.name) != os.getpid():
-            found.append(int(entry.name))
-    return found
-
-
 def through(path: Path, account: Account) -> str:
     """What that account gets through the socket: the banner and an echo, or an error."""
     script = (
-        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.settimeout(5);"
+        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.settimeout(300);"
         "s.connect(sys.argv[1]); f = s.makefile('rwb');"
         "print(f.readline().decode().strip()); f.write(b'hello\\n'); f.flush();"
         "print(f.readline().decode().strip())"
@@ -242,8 +229,5 @@ def through(path: Path, account: Account) -> str:
     return done.stdout + done.stderr.strip().split("\n")[-1]
 
 
-def eventually(condition: Callable[[], object], timeout_s: float = 10) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.05)
+def eventually(condition: Callable[[], object]) -> None:
+    wait_for("what was waited for", condition, every_s=0.05)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-
-from cachetools import TTLCache
 
 from lib.auth.authorization import Access, Act
 from lib.errors import InvalidInput
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 
 LONGEST_TEXT = 500
 LONGEST_SHOWN_S = 90 * 86400
-#: A new announcement of another process is seen after this time.
-_TOLD_AGAIN_S = 1.0
 #: So many people of one name are searched for.
 _MOST_NAMED = 200
 
@@ -37,8 +33,8 @@ class Administration:
         self._store = store
         self._auth = auth
         self._access = access
-        self._told: TTLCache[None, tuple[Announcement, ...]] = TTLCache(1, _TOLD_AGAIN_S)
-        self._lock = threading.Lock()  # of it
+        #: Of which version of the store it was read.
+        self._told: tuple[int, tuple[Announcement, ...]] = (-1, ())
 
     # --- work ---------------------------------------------------------------
 
@@ -102,15 +98,19 @@ class Administration:
     # --- announcements ----------------------------------------------------------
 
     def announcements(self, user: User) -> tuple[Announcement, ...]:
-        """What everybody is told at the moment; for everybody."""
+        """What everybody is told at the moment; for everybody.
+
+        Never older than a stamp that was asked for before: a page that has drawn what is older
+        would not be drawn again (`lib.portal.changes`).
+        """
         self._access.require(user, Act.ENTER)
-        with self._lock:  # each page asks whenever it is drawn
-            told = self._told.get(None)
-        if told is None:
+        version = self._store.stamps.version()  # each page asks whenever it is drawn
+        of, told = self._told
+        if of != version:
             told = self._store.announcements.current()
-            with self._lock:
-                self._told[None] = told
-        return told
+            self._told = version, told
+        now = datetime.now(UTC)
+        return tuple(one for one in told if one.until > now)
 
     def announce(self, user: User, text: str, kind: AnnouncementKind, lasts_s: float) -> int:
         """Tell everybody; its id.
@@ -120,20 +120,13 @@ class Administration:
         """
         with self._access.attempted(user, "announce") as act:
             now = act.require(Act.ADMINISTER)
-            number = announce_as(self._store, now, text, kind, lasts_s)
-        self._forget_told()
-        return number
+            return announce_as(self._store, now, text, kind, lasts_s)
 
     def end_announcement(self, user: User, number: int) -> None:
         """Show it no more. Raises NotFound."""
         with self._access.attempted(user, "announcement-ended", str(number)) as act:
             now = act.require(Act.ADMINISTER)
             end_announcement_as(self._store, now, number)
-        self._forget_told()
-
-    def _forget_told(self) -> None:
-        with self._lock:
-            self._told.clear()
 
     # --- the audit log ------------------------------------------------------------
 

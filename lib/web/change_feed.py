@@ -42,7 +42,7 @@ PATH = "/changes"
 LOOK_S, LOOK_ALL_S = 0.25, 1.0
 #: One tab asks for a handful; a browser opens one per tab.
 MOST_TOPICS, LONGEST_TOPIC, MOST_OF_A_LOGIN = 20, 80, 30
-_NOT_UNDERSTOOD, _TOO_MANY = 4400, 4429
+_NOT_UNDERSTOOD, _TOO_MANY, _LATER = 4400, 4429, 1013
 _PAUSE_S = 0.05
 
 
@@ -114,13 +114,16 @@ class ChangeFeed:
             if asked is None:
                 await follower.websocket.close(_NOT_UNDERSTOOD)
                 return
-            with suppress(SceneBridgeError):  # it asks again, or the sign-in is over
+            try:
                 allowed = await run_in_threadpool(_allowed, follower.user, asked)
                 stamps = await run_in_threadpool(
                     facade.current().changes.stamps, follower.user.id, allowed
                 )
-                follower.topics, follower.told = allowed, {}
-                follower.tell(stamps)
+            except SceneBridgeError:  # the store is busy: the tab asks only once in a connection
+                await follower.websocket.close(_LATER)
+                return
+            follower.topics, follower.told = allowed, {}
+            follower.tell(stamps)
             await asyncio.sleep(_PAUSE_S)  # whoever asks without end does not stop the others
 
     async def _look_for_ever(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -27,6 +26,7 @@ from lib.jobs.relay import Relay, bind, server_context
 from lib.model import Endpoint, SessionId, UserId
 from lib.notebook_proxy.asgi import NotebookProxy, ProxySettings
 from lib.notebook_proxy.upstream import Upstream
+from tests.folders import short_folder
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -274,7 +274,7 @@ async def stage(
     origin = f"http://localhost:{listener.getsockname()[1] if listener else 8501}"
     settings = ProxySettings(origin, b"s" * 32, notebooks=notebooks)
     async with contextlib.AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp")))
+        folder = stack.enter_context(short_folder())
         listening = folder / "n.sock"
         if isinstance(target, web.Application):
             runner = web.AppRunner(target, handler_cancellation=True, shutdown_timeout=0.1)

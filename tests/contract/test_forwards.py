@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import stat
-import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +20,7 @@ from lib.model import ClusterId, SessionId
 from lib.tunnels.gate_address import SocketAddress, TcpAddress
 from lib.tunnels.link import ClusterLink
 from tests.contract.small_gate import SmallGate
+from tests.folders import short_folder
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no OpenSSH client")
 
@@ -31,8 +31,8 @@ def new_session() -> SessionId:
 
 @pytest.fixture
 def runtime() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as folder:
-        yield Path(folder)
+    with short_folder() as folder:
+        yield folder
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -32,6 +31,7 @@ from lib.notebook_proxy.port_listeners import PortListeners
 from lib.notebook_proxy.supervisor import NotebookProcess
 from lib.store.changes import SessionChange
 from tests.contract.small_notebook import relayed
+from tests.folders import short_folder
 from tests.pages import sample_portal
 from tests.running import PROJECT, free_port, wait_for
 
@@ -131,7 +131,7 @@ def start_of(origin_port: int, port: int, notebooks: str) -> Start:
 @asynccontextmanager
 async def stage(site: sample_portal.Site, notebooks: str = "host") -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp")))
+        folder = stack.enter_context(short_folder())
         runner = web.AppRunner(small_server(), shutdown_timeout=0.1)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -348,13 +348,16 @@ async def test_a_process_that_hangs_is_replaced(
     site: sample_portal.Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "PROBE_EVERY_S", 0.2)
-    monkeypatch.setattr(supervisor, "CALL_S", 0.5)
     monkeypatch.setattr(supervisor, "_STOP_S", 0.2)
     async with stage(site) as on:
-        inside, before = await on.enter(), on.process.pid
-        os.kill(before or 0, signal.SIGSTOP)
-        with pytest.raises(Unavailable):
-            await on.process.probe()
+        inside, before, hung = await on.enter(), on.process.pid, on.process._channel
+        assert hung is not None
+        with monkeypatch.context() as short:  # the one that comes next may be slow
+            short.setattr(supervisor, "CALL_S", 0.5)
+            os.kill(before or 0, signal.SIGSTOP)
+            with pytest.raises(Unavailable):
+                await on.process.probe()
+            await hung.ended.wait()
         assert await on.status(inside) == 200
         assert on.process.pid != before
 

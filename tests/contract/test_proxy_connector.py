@@ -10,7 +10,6 @@ import asyncio
 import dataclasses
 import inspect
 import stat
-import tempfile
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,6 +26,7 @@ from lib.model import Endpoint, SessionId
 from lib.notebook_proxy.upstream import Upstream
 from lib.protocol.resumable import ALPN
 from tests.contract.small_notebook import TOKEN, relayed
+from tests.folders import short_folder
 
 SESSION = SessionId(str(uuid.uuid4()))
 
@@ -66,8 +66,7 @@ async def way(jupyter: Jupyter) -> AsyncIterator[tuple[Path, Endpoint]]:
 @asynccontextmanager
 async def a_way(jupyter: Jupyter) -> AsyncIterator[tuple[Path, Endpoint]]:
     """The socket of a forward and the endpoint behind it."""
-    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as name:
-        folder = Path(name)
+    with short_folder() as folder:
         app = web.Application()
         app.router.add_get("/api/status", jupyter.status_of)
         app.router.add_get("/socket", jupyter.socket)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ from tests.fakes.reconciler_harness import hurry, until
 from tests.fakes.supervisor import Supervisor
 from tests.fakes.things import ALICE, HERE, a_run, a_scene, a_session, new_id
 from tests.fixtures.gate_site import GateSite, running_site
+from tests.folders import short_folder
 
 SMALL = Module(
     id=ModuleId("small"),
@@ -195,8 +195,8 @@ async def here(
     home = tmp_path / "portal"
     home.mkdir()
     # A socket's address must be short, and the folder of the test may be long.
-    with tempfile.TemporaryDirectory(prefix="sb-keep-") as runtime:
-        portal = RealPortal(gate, home, Path(runtime))
+    with short_folder() as runtime:
+        portal = RealPortal(gate, home, runtime)
         try:
             await portal.becomes(reachable=True)
             yield portal
@@ -329,8 +329,8 @@ async def far(
     hurry(monkeypatch)
     home = tmp_path / "portal"
     home.mkdir()
-    with tempfile.TemporaryDirectory(prefix="sb-far-") as runtime:
-        portal = FarPortal(gate, home, Path(runtime))
+    with short_folder() as runtime:
+        portal = FarPortal(gate, home, runtime)
         portal.submitted_before = len(submitted(portal))
         try:
             yield portal

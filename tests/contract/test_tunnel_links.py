@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -29,6 +28,7 @@ from lib.tunnels.link import ClusterLink
 from tests.contract.small_gate import SmallGate
 from tests.fakes.reconciler_harness import until
 from tests.fakes.supervisor import Supervisor
+from tests.folders import short_folder
 from tests.running import RunningPortal, first_start_is_over
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no OpenSSH client")
@@ -63,8 +63,8 @@ async def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr(link_module, "_FRESH_S", 0.0)
     gate = SmallGate(tmp_path / "gate")
     await gate.start()
-    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as runtime:
-        it = Place(gate, tmp_path, Path(runtime))
+    with short_folder() as runtime:
+        it = Place(gate, tmp_path, runtime)
         yield it
         await it.link().disconnect()
         for supervisor in it.supervisors:
@@ -204,8 +204,8 @@ def entry(host_key: str) -> ClusterEntry:
 
 @pytest.fixture
 def short() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as folder:
-        yield Path(folder)
+    with short_folder() as folder:
+        yield folder
 
 
 def test_every_cluster_gets_a_key_and_those_with_a_host_key_a_link(

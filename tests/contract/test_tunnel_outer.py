@@ -7,7 +7,6 @@ import os
 import signal
 import stat
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pytest
 from lib.model import Seal, TunnelState
 from lib.tunnels.outer.records import find, is_open
 from lib.tunnels.outer.seal import sealed_line
+from tests.folders import processes, short_folder
 from tests.sshd import new_key
 from tests.tunnel_site import (
     ADMIN,
@@ -29,7 +29,6 @@ from tests.tunnel_site import (
     Gate,
     Site,
     eventually,
-    processes,
     python_for_all,
     through,
 )
@@ -45,8 +44,7 @@ def python() -> Iterator[str]:
 
 @pytest.fixture
 def site(python: str) -> Iterator[Site]:
-    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as name:
-        folder = Path(name)
+    with short_folder() as folder:
         folder.chmod(0o755)
         site = Site(folder, python)
         site.login.authorized(sealed_line(site.public, site.gate.port))
@@ -56,7 +54,6 @@ def site(python: str) -> Iterator[Site]:
             yield site
         finally:
             site.close()
-        eventually(lambda: not processes(name))
 
 
 def audit(site: Site) -> list[str]:
@@ -166,7 +163,7 @@ def test_a_portal_that_sees_no_other_processes_knows_it_is_open(site: Site) -> N
     assert seen() == "open\n"
     assert PORTAL.run(["ls", f"/proc/{site.record().pid}"], proc="hidepid=invisible").returncode
     psutil.Process(site.record().pid).kill()
-    eventually(lambda: seen() == "closed\n", 30)
+    eventually(lambda: seen() == "closed\n")
 
 
 # --- how it ends --------------------------------------------------------------------------

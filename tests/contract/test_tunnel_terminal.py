@@ -8,12 +8,10 @@ import os
 import select
 import signal
 import subprocess
-import tempfile
 import termios
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import asyncssh
 import psutil
@@ -21,6 +19,7 @@ import pytest
 
 from lib.model import Seal
 from lib.tunnels.outer.records import is_open
+from tests.folders import processes, short_folder
 from tests.sshd import HERE
 from tests.tunnel_site import (
     ADMIN,
@@ -29,7 +28,6 @@ from tests.tunnel_site import (
     PORTAL,
     Site,
     eventually,
-    processes,
     python_for_all,
     through,
 )
@@ -150,16 +148,15 @@ def python() -> Iterator[str]:
 @pytest.fixture
 def site(python: str) -> Iterator[Site]:
     node = LoginNode()
-    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as name:
-        Path(name).chmod(0o755)
-        site = Site(Path(name), python)
+    with short_folder() as folder:
+        folder.chmod(0o755)
+        site = Site(folder, python)
         site.describe(port=node.port, host_key=node.host_key)
         try:
             yield site
         finally:
             site.close()
             node.stop()
-        eventually(lambda: not processes(name))
 
 
 def at_terminal(site: Site) -> Terminal:

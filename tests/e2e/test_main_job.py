@@ -134,9 +134,7 @@ def test_from_the_map_to_the_notebook_and_back(portal: RunningPortal, browser: B
         page.goto(f"{portal.origin}/work")
         stop_newest(page)
         lab.reload()
-        expect(lab.locator("body")).to_contain_text(
-            re.compile("ended|not running", re.IGNORECASE), timeout=30_000
-        )
+        expect(lab.locator("body")).to_contain_text(re.compile("ended|not running", re.IGNORECASE))
     assert outside == []
 
 

@@ -101,7 +101,7 @@ def test_a_service_manager_hears_how_it_goes_and_its_journal_gets_no_link(portal
     address = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(address))
-        manager.settimeout(60)
+        manager.settimeout(300)
         portal.process = service(
             data, portal.port, NOTIFY_SOCKET=str(address), WATCHDOG_USEC="1500000"
         )

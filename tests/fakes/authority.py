@@ -122,7 +122,7 @@ def _serve(listener: socket.socket, site: SecureSite, over: threading.Event) -> 
         except TimeoutError:
             continue
         with plain, contextlib.suppress(OSError):
-            plain.settimeout(5)
+            plain.settimeout(300)
             with _context(site).wrap_socket(plain, server_side=True) as secure:
                 secure.recv(4096)
                 secure.sendall(site.answer)

@@ -157,7 +157,7 @@ def lying_provider() -> Iterator[LyingProvider]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while not server.started:
         assert time.monotonic() < deadline
         time.sleep(0.01)

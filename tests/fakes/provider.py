@@ -50,7 +50,7 @@ def provider(*arguments: str) -> Iterator[TestProvider]:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     it = TestProvider(port)
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while True:
             with contextlib.suppress(httpx.HTTPError):
                 httpx.get(f"{it.issuer}/.well-known/openid-configuration").raise_for_status()

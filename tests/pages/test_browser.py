@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 def the_map(page: Page) -> Frame:
     """The map's frame, once its footprints are drawn."""
     page.locator("iframe[title^=streamlit_folium]").wait_for()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         for frame in page.frames:
             if "st_folium" in frame.url and frame.evaluate("window.map !== undefined"):

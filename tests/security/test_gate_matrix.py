@@ -85,7 +85,7 @@ class Master:
 
 def read_through(port: int, hello: bytes = b"") -> bytes:
     """What a local forward gives; b"" when it is closed at once."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         try:
             conn = socket.create_connection((HERE, port), timeout=300)

@@ -235,7 +235,7 @@ def read_from(where, hello: bytes = b"x\n") -> bytes:
         line = socket.socket(socket.AF_UNIX)
         line.connect(str(where))
     with line:
-        line.settimeout(20)
+        line.settimeout(300)
         try:
             line.sendall(hello)
             return line.recv(100)

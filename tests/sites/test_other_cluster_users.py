@@ -32,8 +32,8 @@ OTHER = "u1002"
 HOME = f"/home/{USER}"
 GREET = """
 import socket, sys
-s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 5)
-s.settimeout(5)
+s = socket.create_connection(("127.0.0.1", int(sys.argv[1])), 300)
+s.settimeout(300)
 try:
     print(s.recv(100))
 except ConnectionResetError:

@@ -116,7 +116,7 @@ def test_a_password_is_typed_where_there_is_no_agent(site: Standing) -> None:
     password = next(p.password for p in site.login.site.people if p.name == USER)
     with site.bed.host("admin").terminal(ssh, "ada") as terminal:
         for host in ("jump", "login"):
-            terminal.read_until(f"{USER}@scenebridge-{TRIAL}-{host}'s password: ", 30)
+            terminal.read_until(f"{USER}@scenebridge-{TRIAL}-{host}'s password: ")
             terminal.send(password)
         assert terminal.wait(300) == 0, terminal.seen
         assert password not in terminal.seen

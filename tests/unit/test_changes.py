@@ -14,7 +14,7 @@ from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
 
 from lib.auth import COOKIE, OWNER
-from lib.errors import NotFound, Refused
+from lib.errors import NotFound, Refused, Unavailable
 from lib.model import AnnouncementKind, EndReason, RunState, SceneId, SceneState, SessionState
 from lib.portal import facade
 from lib.store.audit import AuditQuery
@@ -109,10 +109,13 @@ def test_a_stamp_changes_with_all_that_a_page_shows_of_it_and_with_nothing_else(
 
 def test_what_another_process_writes_is_seen(site: Site) -> None:
     before = site.portal.changes.stamp(OWNER, "announcements")
+    assert site.portal.administration.announcements(OWNER) == ()
     other = Site(site.folder)
     other.store.announcements.add("It rests on Friday.", AnnouncementKind.INFO, time.time() + 60)
     other.store.close()
     assert site.portal.changes.stamp(OWNER, "announcements") != before
+    (told,) = site.portal.administration.announcements(OWNER)  # nor is what is drawn older
+    assert told.text == "It rests on Friday."
 
 
 def test_an_announcement_that_has_run_out_is_a_change(
@@ -215,6 +218,23 @@ def test_what_is_not_understood_ends_it(client: TestClient, site: Site, asked: s
         with pytest.raises(WebSocketDisconnect) as ended:
             socket.receive_text()
         assert ended.value.code == 4400
+
+
+def test_a_tab_that_cannot_be_answered_asks_in_a_new_connection(
+    client: TestClient, site: Site, monkeypatch: Any
+) -> None:
+    def busy(*_: Any) -> Any:
+        raise Unavailable("The portal's store is busy.")
+
+    with monkeypatch.context() as planted, connect(client, site) as socket:
+        planted.setattr(site.portal.changes, "stamps", busy)
+        socket.send_text(json.dumps({"follow": ["work"]}))
+        socket.send_text("this would end it with another code")
+        with pytest.raises(WebSocketDisconnect) as ended:
+            socket.receive_text()
+        assert ended.value.code == 1013
+    with connect(client, site) as socket:
+        assert follow(socket, "work")
 
 
 def test_one_sign_in_has_so_many_tabs(client: TestClient, site: Site, monkeypatch: Any) -> None:

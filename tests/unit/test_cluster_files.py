@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from tests.fakes.reconciler_harness import hurry, until
 from tests.fakes.site import ALICE, BOB, Site, serve_site
 from tests.fakes.things import HERE, a_run, a_scene, a_session, new_id
 from tests.fakes.tunnels import write_record
+from tests.folders import short_folder
 
 FAR = ClusterId("far")
 KEY = "ssh-ed25519 " + "A" * 68
@@ -104,9 +104,9 @@ async def place(
 ) -> AsyncIterator[Place]:
     hurry(monkeypatch)
     monkeypatch.setenv("SCENEBRIDGE_SITE", str(tmp_path / "conf" / "site"))
-    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as runtime:
+    with short_folder() as runtime:
         async with serve_site(tmp_path) as site:
-            it = Place(site, tmp_path / "conf", Path(runtime), groups)
+            it = Place(site, tmp_path / "conf", runtime, groups)
             yield it
             await site.world.reconciler.leave(FAR)
 

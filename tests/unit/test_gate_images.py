@@ -76,7 +76,7 @@ async def settled(images: Images, timeout_s: float = 300.0) -> tuple[ImageState,
     return found, said
 
 
-async def until(true: Callable[[], object], timeout_s: float = 20.0) -> None:
+async def until(true: Callable[[], object], timeout_s: float = 300.0) -> None:
     for _ in range(int(timeout_s / 0.01)):
         if true():
             return

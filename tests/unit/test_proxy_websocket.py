@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import socket
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from lib.notebook_proxy.messages import Message, Open
 from lib.notebook_proxy.upstream import Upstream
 from lib.protocol.resumable import ALPN
 from tests.contract.small_notebook import Stage, stage, stalled
+from tests.folders import short_folder
 
 SMALL = 2000
 
@@ -172,8 +172,8 @@ async def test_a_message_too_big_for_the_notebook_is_told_to_the_browser(
     monkeypatch.setattr("lib.jobs.relay.ALPN", alpn)
     settings = {"websocket_max_message_size": SMALL}
     server = HTTPServer(tornado.web.Application([("/", Jupyters)], **settings))
-    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as folder:
-        path = Path(folder) / "j.sock"
+    with short_folder() as folder:
+        path = folder / "j.sock"
         server.add_socket(bind_unix_socket(str(path)))
         async with stage(path) as on, on.websocket("/") as ws:
             await ws.send_bytes(b"x" * SMALL)

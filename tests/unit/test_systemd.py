@@ -18,7 +18,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
     """The other side of NOTIFY_SOCKET."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox:
         inbox.bind(str(tmp_path / "n"))
-        inbox.settimeout(5)
+        inbox.settimeout(300)
         yield inbox
 
 
@@ -38,7 +38,7 @@ def test_ready_and_stopping_are_told(manager: socket.socket) -> None:
 def test_an_abstract_socket_is_one_too() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as inbox:
         inbox.bind(f"\0scenebridge-test-{os.getpid()}")
-        inbox.settimeout(5)
+        inbox.settimeout(300)
         Notices.of({"NOTIFY_SOCKET": f"@scenebridge-test-{os.getpid()}"}).ready("")
         assert heard(inbox)[0] == "READY=1"
 

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
@@ -42,6 +41,7 @@ from lib.tunnels.gate_address import TcpAddress
 from lib.tunnels.link import ClusterLink
 from tests.contract.small_gate import SmallGate, ping, rubbish
 from tests.fakes.reconciler_harness import until
+from tests.folders import short_folder
 
 pytestmark = pytest.mark.skipif(shutil.which("ssh") is None, reason="no OpenSSH client")
 JOB = str(uuid.uuid4())
@@ -50,8 +50,8 @@ FULL = Path("/dev/full")
 
 @pytest.fixture
 def runtime() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as folder:
-        yield Path(folder)
+    with short_folder() as folder:
+        yield folder
 
 
 @pytest.fixture
@@ -269,16 +269,17 @@ async def test_silent_gate_is_unreachable_and_asked_again(
     link: ClusterLink, gate: SmallGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await link.ensure()
-    monkeypatch.setattr(module, "VERB_TIMEOUT_S", {**module.VERB_TIMEOUT_S, Verb.LOG: 0.3})
-    gate.hang = {Verb.LOG}
-    with pytest.raises(ClusterUnreachable, match="does not answer"):
-        await link.log(LogRequest(id=JOB))
-    assert (await link.info()).cluster == "small"
-    assert gate.connections == 1, "a master whose gate answers is kept"
-    gate.hang = {Verb.LOG, Verb.INFO}
-    monkeypatch.setattr(module, "_PROBE_S", 0.3)
-    with pytest.raises(ClusterUnreachable):
-        await link.log(LogRequest(id=JOB))
+    with monkeypatch.context() as short:
+        short.setattr(module, "VERB_TIMEOUT_S", {**module.VERB_TIMEOUT_S, Verb.LOG: 0.3})
+        gate.hang = {Verb.LOG}
+        with pytest.raises(ClusterUnreachable, match="does not answer"):
+            await link.log(LogRequest(id=JOB))
+        assert (await link.info()).cluster == "small"
+        assert gate.connections == 1, "a master whose gate answers is kept"
+        gate.hang = {Verb.LOG, Verb.INFO}
+        short.setattr(module, "_PROBE_S", 0.3)
+        with pytest.raises(ClusterUnreachable):
+            await link.log(LogRequest(id=JOB))
     gate.hang = set()
     await link.log(LogRequest(id=JOB))
 
