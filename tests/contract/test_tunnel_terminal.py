@@ -38,6 +38,12 @@ pytestmark = NEEDS
 class Server(asyncssh.SSHServer):
     """Wants a password and then a code, as many sites do; forwards to anywhere."""
 
+    def __init__(self, connections: set[asyncssh.SSHServerConnection]) -> None:
+        self._connections = connections
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connections.add(conn)
+
     def password_auth_supported(self) -> bool:
         return False
 
@@ -76,8 +82,9 @@ class LoginNode:
 
     def _run(self) -> None:
         async def serve() -> None:
+            open_ones: set[asyncssh.SSHServerConnection] = set()
             server = await asyncssh.listen(
-                HERE, 0, server_factory=Server, server_host_keys=[self.key]
+                HERE, 0, server_factory=lambda: Server(open_ones), server_host_keys=[self.key]
             )
             self.port = server.get_port()
             self._end = asyncio.Event()
@@ -85,6 +92,9 @@ class LoginNode:
             await self._end.wait()
             server.close()
             await server.wait_closed()
+            for connection in open_ones:
+                connection.abort()
+                await connection.wait_closed()
 
         self._loop.run_until_complete(serve())
         self._loop.close()
