@@ -101,6 +101,7 @@ class SmallGate:
             self._server.close()
             for link in list(self._links):
                 link.abort()
+                await link.wait_closed()
             await self._server.wait_closed()
             self._server = None
 

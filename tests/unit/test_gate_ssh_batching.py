@@ -78,6 +78,7 @@ async def test_what_goes_through_is_what_comes_out(cipher: str, rekey_bytes: int
     assert hashlib.sha256(got).digest() == hashlib.sha256(content).digest()
     server.close()
     await server.wait_closed()
+    await inside.wait_closed()
     sender.close()
     await sender.wait_closed()
 
