@@ -25,7 +25,7 @@ if get_script_run_ctx(suppress_warning=True) is None:
 else:
     from ui import layout, script_queue
 
-    with script_queue.in_turn():
+    with script_queue.in_turn(), layout.one_run():
         layout.set_up_page()
         portal, user = layout.require_user()
         page = st.navigation(layout.navigation_pages(user), position="top")

@@ -111,15 +111,10 @@ def scenes_of(portal: Portal, user: User, run: Run) -> tuple[Scene, ...]:
 
 def matching(portal: Portal, user: User, run: Run, filters: ResultFilter) -> int:
     """How many detections of the run pass the filter."""
-    if filters.min_score:
-        scene = SceneId(filters.scene) if filters.scene else None
-        kind, score = filters.kind or None, filters.min_score
-        return len(
-            portal.detections(user, run.id, scene=scene, kind=kind, min_score=score, limit=None)
-        )
+    counts = portal.detection_counts(user, run.id, min_score=filters.min_score)
     return sum(
         n
-        for (scene, kind), n in portal.detection_counts(user, run.id).items()
+        for (scene, kind), n in counts.items()
         if filters.scene in ("", scene) and filters.kind in ("", kind)
     )
 

@@ -87,9 +87,9 @@ def _show_cards(portal: Portal, user: User) -> bool:
             layout.page(layout.EXPLORE), label="Go to Explore", icon=":material/travel_explore:"
         )
         return False
-    time = now()
+    time, opened = now(), work_cards.opened()
     for one in living:
-        work_cards.show(portal, user, card_data(context, one, time))
+        work_cards.show(portal, user, card_data(context, one, time), opened)
     if not living and not words:
         layout.empty_state(
             "Nothing runs at the moment", "What has ended is below; Explore starts more."
@@ -98,7 +98,7 @@ def _show_cards(portal: Portal, user: User) -> bool:
         shown = ended[: st.session_state.get(_SHOWN, EARLIER_SHOWN)]
         st.html('<h2 class="sb-section">Ended</h2>')
         for one in shown:
-            work_cards.show(portal, user, card_data(context, one, time))
+            work_cards.show(portal, user, card_data(context, one, time), opened)
         if len(ended) > len(shown):
             more = len(ended) - len(shown)
             st.button(f"Show more ({more} not shown)", on_click=show_more)

@@ -1,13 +1,15 @@
 """What every page shares: page settings, style, the header, who is signed in.
 
-`app.py` calls `set_up_page()`, `require_user()`, `st.navigation(navigation_pages(user),
-position="top")`, and `header()`; then the page runs.
+Within `one_run()`, `app.py` calls `set_up_page()`, `require_user()`,
+`st.navigation(navigation_pages(user), position="top")`, and `header()`; then the page runs.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,8 +39,20 @@ _PAGE = "page"
 
 #: No emoji and no Material icon: for those the browser would ask a foreign host for a favicon.
 _ICON = str(_HERE / "icon.svg")
+#: Who asked in this run of app.py, once that is known.
+_asked: ContextVar[list[tuple[facade.Portal, User]] | None] = ContextVar("asked", default=None)
 _watch = components.load("sign_in_watch")
 _frame = components.load("frame")
+
+
+@contextmanager
+def one_run() -> Iterator[None]:
+    """Around a run of app.py: who asks is looked up once, and the page within is told the same."""
+    token = _asked.set([])
+    try:
+        yield
+    finally:
+        _asked.reset(token)
 
 
 def set_up_page() -> None:
@@ -53,7 +67,13 @@ def set_up_page() -> None:
 def navigation_pages(user: User | None = None) -> list[StreamlitPage]:
     """The pages in the order of the navigation; what is not for this user is not in it."""
     administration = ADMINISTRATION_TITLES.get(user.role) if user else None
-    return [
+    return [copy.copy(page) for page in _pages(administration)]  # each run lets one of its own run
+
+
+@lru_cache
+def _pages(administration: str | None) -> tuple[StreamlitPage, ...]:
+    """Made once: for each, Streamlit 1.67 looks at every folder of its path on the disk."""
+    return (
         st.Page(EXPLORE, title="Explore", default=True),
         st.Page(WORK, title="Work", url_path="work"),
         st.Page(RESULTS, title="Results", url_path="results"),
@@ -65,7 +85,7 @@ def navigation_pages(user: User | None = None) -> list[StreamlitPage]:
             visibility="visible" if administration else "hidden",
         ),
         st.Page(ACCOUNT, title="Account", url_path="account"),
-    ]
+    )
 
 
 @lru_cache
@@ -98,6 +118,9 @@ def _style() -> str:
 
 def require_user() -> tuple[facade.Portal, User]:
     """The portal and who asks; ends the page with how to sign in when nobody does."""
+    known = _asked.get()
+    if known:
+        return known[0]
     if _SET_UP not in st.session_state:
         # Streamlit 1.67 runs a script of `pages/` without app.py when a page's own address
         # is the first that a fresh process is asked for. Once `st.navigation` was called,
@@ -116,6 +139,8 @@ def require_user() -> tuple[facade.Portal, User]:
         # Streamlit hands a session's state to whoever knows its id: not to somebody else.
         st.session_state.clear()
         st.session_state.update({_USER: user.id, _SET_UP: True})
+    if known is not None:
+        known.append((portal, user))
     return portal, user
 
 

@@ -48,6 +48,7 @@ class CardContext:
     clusters: Mapping[str, Cluster]
     modules: Mapping[str, Module]
     runs: Mapping[str, Run]
+    known_synthetic: dict[str, bool]
 
     @classmethod
     def load(cls, portal: Portal, user: User, runs: Sequence[Run]) -> CardContext:
@@ -58,6 +59,7 @@ class CardContext:
             {str(c.id): c for c in portal.all_clusters(user)},
             {str(m.id): m for m in portal.modules(user)},
             {str(r.id): r for r in runs},
+            st.session_state.setdefault("synthetic-scenes", {}),
         )
 
     def run_of(self, work: Work) -> Run | None:
@@ -66,7 +68,7 @@ class CardContext:
 
     def synthetic(self, scene_ids: Sequence[str]) -> int:
         """How many of the scenes are synthetic; what is known of a scene stays true."""
-        known: dict[str, bool] = st.session_state.setdefault("synthetic-scenes", {})
+        known = self.known_synthetic
         for scene_id in scene_ids:
             if scene_id not in known:
                 try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import streamlit as st
@@ -27,7 +28,21 @@ _WARNINGS = {
 }
 
 
-def show(portal: Portal, user: User, card: CardData) -> None:
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Of which work the log and the form for its name are open, "" for none."""
+
+    log: str
+    description: str
+
+
+def opened() -> Opened:
+    """As it is in this run: it is asked once for all cards."""
+    described = layout.page_state().get(_DESCRIBED)
+    return Opened(str(st.session_state.get("log-open") or ""), str(described or ""))
+
+
+def show(portal: Portal, user: User, card: CardData, opened: Opened) -> None:
     """Draw one card."""
     with st.container(border=True, key=f"card-{card.work}"):
         st.html(
@@ -35,10 +50,10 @@ def show(portal: Portal, user: User, card: CardData) -> None:
             f"<div>{card.marks}</div>{card.steps}{card.body}"
         )
         with st.container(horizontal=True, vertical_alignment="center", key=f"acts-{card.work}"):
-            _actions(portal, user, card)
-        if layout.page_state().get(_DESCRIBED) == card.work:
+            _actions(portal, user, card, log_open=opened.log == card.work)
+        if opened.description == card.work:
             _description(portal, user, card)
-        if st.session_state.get("log-open") == card.work:
+        if opened.log == card.work:
             _log(portal, user, card)
 
 
@@ -48,7 +63,7 @@ def problem() -> SceneBridgeError | None:
     return found if isinstance(found, SceneBridgeError) else None
 
 
-def _actions(portal: Portal, user: User, card: CardData) -> None:
+def _actions(portal: Portal, user: User, card: CardData, *, log_open: bool) -> None:
     if card.notebook:
         st.link_button(
             "Open in a new tab",
@@ -101,9 +116,8 @@ def _actions(portal: Portal, user: User, card: CardData) -> None:
             icon=":material/travel_explore:",
             query_params=card.explore,
         )
-    open_ = st.session_state.get("log-open") == card.work
     st.button(
-        "Hide log" if open_ else "Log",
+        "Hide log" if log_open else "Log",
         key=f"log-{card.work}",
         icon=":material/notes:",
         on_click=_toggle_log,
@@ -206,7 +220,7 @@ def _stop(portal: Portal, user: User, card: CardData) -> None:
         )
         return
     with st.popover("Stop", icon=":material/stop_circle:", key=f"ask-{card.work}"):
-        st.write(_WARNINGS[card.stop])
+        st.markdown(_WARNINGS[card.stop])
         st.button(
             "Stop now",
             key=f"stop-{card.work}",

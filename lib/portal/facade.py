@@ -19,7 +19,18 @@ from lib.config.offerings import PLATFORMS, complete_params, fit
 from lib.errors import ClusterUnreachable, Conflict, InvalidInput, NotFound, SceneBridgeError
 from lib.imagery.quicklook import Quicklook, quicklook
 from lib.imagery.tiles import tile
-from lib.model import Cluster, JsonValue, Reachability, Run, RunId, Session, SessionId, SessionState
+from lib.model import (
+    Cluster,
+    Detection,
+    JsonValue,
+    Reachability,
+    Run,
+    RunId,
+    SceneId,
+    Session,
+    SessionId,
+    SessionState,
+)
 from lib.portal import audit_words
 from lib.portal.admin import Administration
 from lib.portal.asking import ask
@@ -28,6 +39,7 @@ from lib.portal.clusters import ClusterViews
 from lib.portal.launch import Launcher
 from lib.portal.logs import JobLogs, LogText
 from lib.portal.my_account import MyAccount
+from lib.portal.reads import Reads
 from lib.portal.sample_scenes import SampleScenes
 from lib.protocol.messages import ID_PATTERN, MAX_ITEMS, ArtifactKind
 from lib.results.export import geojson
@@ -42,7 +54,6 @@ if TYPE_CHECKING:
     from lib.config.offerings import Offerings
     from lib.model import (
         ClusterId,
-        Detection,
         Fit,
         JsonObject,
         JsonValue,
@@ -50,7 +61,6 @@ if TYPE_CHECKING:
         Module,
         ModuleId,
         Scene,
-        SceneId,
         SceneQuery,
         User,
     )
@@ -62,6 +72,10 @@ if TYPE_CHECKING:
 __all__ = ["AuditEntry", "AuditQuery", "LogText", "Portal", "current", "use"]
 
 _MOST_KNOWN = 500
+#: So much of what was read is kept: people's work, single runs, lists of detections.
+_PEOPLE_READ, _RUNS_READ, _LISTS_READ = 200, 200, 50
+#: Longer lists are read each time.
+_LONGEST_READ = 1000
 LONGEST_TITLE = 200
 LONGEST_NOTE = 2000
 
@@ -99,6 +113,12 @@ class Portal:
         self._reconciler = reconciler
         self._sample_scenes = SampleScenes()
         self._known: dict[RunId, Run] = {}
+        version = store.stamps.version
+        self._sessions_read = Reads[tuple[Session, ...]](version, _PEOPLE_READ)
+        self._runs_read = Reads[tuple[Run, ...]](version, _PEOPLE_READ)
+        self._run_read = Reads[Run](version, _RUNS_READ)
+        self._counts_read = Reads[dict[tuple[SceneId, str], int]](version, _RUNS_READ)
+        self._detections_read = Reads[tuple[Detection, ...]](version, _LISTS_READ)
         self._logs = JobLogs(reconciler)
         self._clusters = ClusterViews(offerings, reconciler, access)
         self._launcher = Launcher(store, offerings, catalog, self._clusters)
@@ -274,7 +294,8 @@ class Portal:
     def sessions(self, user: User) -> tuple[Session, ...]:
         """The user's notebook sessions, newest first."""
         self._access.require(user, Act.SEARCH)
-        return tuple(self._seen(s) for s in self._store.work.sessions_of(user.id))
+        read = partial(self._store.work.sessions_of, user.id)
+        return tuple(self._seen(s) for s in self._sessions_read.of(user.id, read))
 
     def session(self, user: User, session_id: SessionId) -> Session:
         """Raises NotFound, also where it is somebody else's."""
@@ -283,7 +304,8 @@ class Portal:
     def runs(self, user: User) -> tuple[Run, ...]:
         """The user's runs, newest first; those inside a session too."""
         self._access.require(user, Act.SEARCH)
-        return tuple(self._seen_run(r) for r in self._store.work.runs_of(user.id))
+        read = partial(self._store.work.runs_of, user.id)
+        return tuple(self._seen_run(r) for r in self._runs_read.of(user.id, read))
 
     def run(self, user: User, run_id: RunId) -> Run:
         """Raises NotFound, also where it is somebody else's."""
@@ -401,14 +423,26 @@ class Portal:
     ) -> tuple[Detection, ...]:
         """What a run has found so far, best first."""
         self._may_read(user, run_id)
-        return self._store.detections.of_run(
-            run_id, scene=scene, kind=kind, min_score=min_score, limit=limit, offset=offset
+        read = partial(
+            self._store.detections.of_run,
+            run_id,
+            scene=scene,
+            kind=kind,
+            min_score=min_score,
+            limit=limit,
+            offset=offset,
         )
+        if limit is None or limit > _LONGEST_READ:
+            return read()
+        return self._detections_read.of((run_id, scene, kind, min_score, limit, offset), read)
 
-    def detection_counts(self, user: User, run_id: RunId) -> dict[tuple[SceneId, str], int]:
-        """How many objects of which kind in which scene."""
+    def detection_counts(
+        self, user: User, run_id: RunId, *, min_score: float = 0.0
+    ) -> dict[tuple[SceneId, str], int]:
+        """How many objects of which kind in which scene have at least that score."""
         self._may_read(user, run_id)
-        return self._store.detections.counts(run_id)
+        read = partial(self._store.detections.counts, run_id, min_score=min_score)
+        return dict(self._counts_read.of((run_id, min_score), read))
 
     def export_geojson(self, user: User, run_id: RunId) -> bytes:
         """All detections of a run as GeoJSON, UTF-8."""
@@ -443,7 +477,7 @@ class Portal:
         return self._seen(session)
 
     def _run(self, ask: Ask, run_id: RunId) -> Run:
-        run = self._store.work.run(run_id)
+        run = self._run_read.of(run_id, partial(self._store.work.run, run_id))
         ask(Act.SEE, run)
         return self._seen_run(run)
 

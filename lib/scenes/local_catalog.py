@@ -19,6 +19,7 @@ import fcntl
 import json
 import logging
 import shutil
+import stat
 import tempfile
 import threading
 import time
@@ -29,6 +30,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pyarrow as pa
+from cachetools import LRUCache
 
 from lib.errors import InvalidInput, InvalidProduct, NotFound, StorageFull
 from lib.model import JsonObject, JsonValue, Scene, SceneId, SceneQuery, json_list, json_object
@@ -39,12 +41,15 @@ from lib.scenes.table import SceneFields, Table
 
 log = logging.getLogger(__name__)
 
+_Stamp = tuple[int, int, int]
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _TABLE = "table.parquet"
 COLLECTIONS = Path(__file__).resolve().parents[2] / "catalogs"
 _INCOMING = ".incoming-"
 _SWEEP_AFTER_S = 60.0
 _CACHED_SCENES = 20_000
+#: With their items, of some kilobytes each.
+_CACHED_ITEMS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +77,10 @@ class LocalCatalog:
         self._root = root.absolute()
         self._mutex = threading.Lock()
         self._table = Table.empty()
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: _Stamp | None = None
         self._cache: dict[str, Scene] = {}
+        self._whole: LRUCache[str, tuple[_Stamp, Scene]] = LRUCache(_CACHED_ITEMS)
+        self._reading = threading.Lock()  # of it
         self._root.mkdir(parents=True, exist_ok=True)
         self._sweep()
 
@@ -140,10 +147,18 @@ class LocalCatalog:
         Raises:
             NotFound: there is no such scene.
         """
-        folder = self._root / scene_id
-        if not SCENE_ID_PATTERN.fullmatch(scene_id) or not (folder / "item.json").is_file():
+        place = self._root / scene_id / "item.json"
+        stamp = _stamp(place) if SCENE_ID_PATTERN.fullmatch(scene_id) else None
+        if stamp is None:
             raise NotFound(f"There is no scene {scene_id!r:.130} here.")
-        return _scene(_read_item(folder / "item.json"), folder)
+        with self._reading:
+            known = self._whole.get(scene_id)
+        if known is not None and known[0] == stamp:
+            return known[1]
+        scene = _scene(_read_item(place), place.parent)
+        with self._reading:
+            self._whole[scene_id] = stamp, scene
+        return scene
 
     def search(self, query: SceneQuery) -> SceneHits:
         """Scenes that match, newest first. Their items are read when first looked at.
@@ -371,9 +386,12 @@ def _save(table: Table, path: Path) -> None:
         raise StorageFull(f"{path.name} could not be written. Free some disk space.") from exc
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> _Stamp | None:
+    """Another one after each change of the file; None where there is no file."""
     try:
         status = path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not stat.S_ISREG(status.st_mode):
         return None
     return (status.st_mtime_ns, status.st_ino, status.st_size)

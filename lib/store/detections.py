@@ -103,15 +103,16 @@ class Detections:
         with self._engine.connect() as connection:
             return tuple(read.each(connection.execute(query, values).mappings(), _detection))
 
-    def counts(self, run: RunId) -> dict[tuple[SceneId, str], int]:
+    def counts(self, run: RunId, *, min_score: float = 0.0) -> dict[tuple[SceneId, str], int]:
+        values = {"run": run, "min_score": min_score}
         with self._engine.connect() as connection:
-            return {(SceneId(s), k): n for s, k, n in connection.execute(_COUNTS, {"run": run})}
+            return {(SceneId(s), k): n for s, k, n in connection.execute(_COUNTS, values)}
 
 
 _OF_RUN = detections.c.run_id == bindparam("run")
 _COUNTS = (
     select(detections.c.scene_id, detections.c.kind, func.count())
-    .where(_OF_RUN)
+    .where(_OF_RUN, detections.c.score >= bindparam("min_score"))
     .group_by(detections.c.scene_id, detections.c.kind)
 )
 

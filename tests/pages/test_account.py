@@ -70,6 +70,18 @@ def test_it_says_who_i_am(open_page, site):
     assert "You are in no group" in all_html(app)
 
 
+def test_who_asks_is_looked_up_once_in_each_run_of_a_page(open_page, site, monkeypatch):
+    asked = []
+    who = site.person("lead")
+    monkeypatch.setattr(site.portal, "user_of_browser", lambda *_: asked.append(1) or site.asking)
+    app = open_page("account", who)
+    assert len(asked) == 1
+    site.asking = site.person("other")
+    app.run()
+    assert len(asked) == 2
+    assert "Leo Lead" not in all_html(app)
+
+
 def test_sign_ins_are_listed_and_this_one_is_marked(open_page, site):
     site.person("user", browser=WINDOWS_EDGE, client="198.51.100.4")
     site.person("other")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 from starlette.applications import Starlette
 from starlette.testclient import TestClient, WebSocketTestSession
 from starlette.websockets import WebSocketDisconnect
@@ -17,6 +19,7 @@ from lib.auth import COOKIE, OWNER
 from lib.errors import NotFound, Refused, Unavailable
 from lib.model import AnnouncementKind, EndReason, RunState, SceneId, SceneState, SessionState
 from lib.portal import facade
+from lib.portal.reads import Reads
 from lib.store.audit import AuditQuery
 from lib.store.changes import RunChange, SceneChange, SessionChange
 from lib.web import change_feed
@@ -285,3 +288,50 @@ def test_a_fault_of_one_look_ends_no_other(
         site.add_run([A], owner=site.person("user"))
         assert set(heard(socket)) == {"work"}
     assert sum("telling open pages" in r.message for r in caplog.records) == 2, "once of each"
+
+
+# --- what was read ------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def asked_of_the_store() -> Iterator[list[str]]:
+    asked: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield asked
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def test_what_was_read_counts_until_anything_stored_has_changed(site: Site) -> None:
+    user = site.person("user")
+    run = site.add_run([A], RunState.RUNNING, owner=user)
+    portal = site.portal
+
+    def everything() -> list[object]:
+        found = portal.detections(user, run.id), portal.detection_counts(user, run.id)
+        return [portal.runs(user), portal.run(user, run.id), portal.sessions(user), *found]
+
+    everything()
+    with asked_of_the_store() as asked:
+        before = everything()
+    assert not asked
+    site.add_session([A], owner=user)
+    site.add_detections(run, A, [0.9, 0.4])
+    site.store.work.update_run(run.id, RunChange(state=RunState.DONE))
+    assert all(a != b for a, b in zip(before, everything(), strict=True))
+    assert sum(portal.detection_counts(user, run.id, min_score=0.5).values()) == 1
+    with pytest.raises(NotFound):
+        portal.run(site.person("other"), run.id)
+
+
+def test_what_changes_while_it_is_read_is_read_again() -> None:
+    version = iter((1, 2, 2))
+    reads, values = Reads[str](lambda: next(version), 9), iter(("old", "new"))
+    assert reads.of("it", lambda: next(values)) == "old"  # and the store changes meanwhile
+    assert reads.of("it", lambda: next(values)) == "new"
+    assert reads.of("it", lambda: next(values)) == "new"

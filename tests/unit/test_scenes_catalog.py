@@ -261,6 +261,21 @@ def test_a_scene_is_found_by_the_place_that_it_was_called(
     assert [s.id for s in catalog.search(SceneQuery(text="osaka")).scenes] == [added.id]
 
 
+def test_a_scene_is_read_once_and_again_when_its_item_has_changed(
+    catalog: LocalCatalog, products: list[Path]
+) -> None:
+    added = catalog.add(products[0])
+    assert catalog.get(added.id) is catalog.get(added.id)
+    place = catalog.root / added.id / "item.json"
+    item = json.loads(place.read_text())
+    item["properties"]["title"] = "Another title"
+    place.write_text(json.dumps(item))
+    assert catalog.get(added.id).title == "Another title"
+    place.unlink()
+    with pytest.raises(NotFound):
+        catalog.get(added.id)
+
+
 def test_remove(catalog: LocalCatalog, products: list[Path]) -> None:
     first, second = (catalog.add(p) for p in products)
     catalog.remove(first.id)
