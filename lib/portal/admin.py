@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from lib.auth.authorization import Access, Act
 from lib.errors import InvalidInput
 from lib.model import Announcement, AnnouncementKind, Person, UserId
+from lib.portal.reads import Reads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,8 +34,7 @@ class Administration:
         self._store = store
         self._auth = auth
         self._access = access
-        #: Of which version of the store it was read.
-        self._told: tuple[int, tuple[Announcement, ...]] = (-1, ())
+        self._told = Reads[tuple[Announcement, ...]](store.stamps.version, 1)
 
     # --- work ---------------------------------------------------------------
 
@@ -104,11 +104,7 @@ class Administration:
         would not be drawn again (`lib.portal.changes`).
         """
         self._access.require(user, Act.ENTER)
-        version = self._store.stamps.version()  # each page asks whenever it is drawn
-        of, told = self._told
-        if of != version:
-            told = self._store.announcements.current()
-            self._told = version, told
+        told = self._told.of(None, self._store.announcements.current)
         now = datetime.now(UTC)
         return tuple(one for one in told if one.until > now)
 
