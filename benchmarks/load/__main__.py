@@ -1,6 +1,7 @@
-"""What many people at once cost one of them.
+"""What many people at once cost one of them, and whether a hundred fit on one core.
 
-    python -m benchmarks.load [--seconds 15] [--users 30] [--notebooks 10] [--smoke]
+    python -m benchmarks.load [--seconds 15] [--users 30] [--notebooks 10] [--runs 1]
+                              [--browsers 100] [--every 10] [--smoke]
 
 A real portal is started as `./run` does, with a real gate and, in Jupyter's place, notebook
 servers that cost next to nothing (benchmarks/plain_notebook). One person and one notebook are
@@ -19,9 +20,16 @@ Measured one after the other, in both states, by the same process:
 * `proxied`: a request with an answer of 1 kB through proxy, ssh, gate and relay, 30 a second;
 * `direct`: the same from the notebook's own port.
 
-The ratios of the bare rows are what the computer itself gets slower by. Prints a table and
-writes benchmarks/results/load.json. Targets: p95 of a page and p99 of a proxied request at most
-twice the quiet ones. It needs the test packages (`./test --version` installs them).
+The ratios of the bare rows are what the computer itself gets slower by. Targets: p95 of a page
+and p99 of a proxied request at most twice the quiet ones, in each of RUNS runs; each has a portal
+of its own.
+
+Then BROWSERS browsers with a click every EVERY seconds, and the same notebooks: every click of
+theirs counts, for four times SECONDS. Targets: p95 under 500 ms, and the portal, its notebooks'
+process included, under one core. `--runs 0` and `--browsers 0` leave either part out.
+
+Prints tables and writes benchmarks/results/load.json. It needs the test packages
+(`./test --version` installs them).
 """
 
 from __future__ import annotations
@@ -33,8 +41,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TypedDict
@@ -46,15 +54,20 @@ import uvloop
 from benchmarks.command import PROJECT, Bound, Command, Figures, Row, finish, percentiles, table
 from benchmarks.load import visitor
 from benchmarks.load.browser import Page, repeat, sign_in
-from benchmarks.load.crowd import PAGES, Given
+from benchmarks.load.crowd import PAGES, Given, Report
 from benchmarks.load.place import Place, cpu, place, wait_for
 from tests.running import free_port
 
 RATE, SIZE, DOWNLOAD_RATE, EVERY_S = 50, 1024, 2_000_000, 5.0
 CLICK_PAUSE_S, REQUEST_PAUSE_S = 0.2, 1 / 30
+#: So long the crowd may take to get in.
+IN_S = 300
 #: Rows that the crowd touches little; when they get slower than this, somebody else is at work.
 BARE, BUSY = (("bare page", "p50"), ("direct", "p50"), ("direct", "p95")), 2.5
 TARGETS = {"page": ("p95", 2.0), "proxied": ("p99", 2.0)}
+#: Of many browsers: p95 of a click, and what the portal may use.
+CLICK_MS, PORTAL_PERCENT = 500.0, 100.0
+PORTAL_PARTS = ("portal", "proxy")
 PERCENTILES = (50, 95, 99)
 
 
@@ -73,6 +86,16 @@ class Result(TypedDict):
     quiet: State
     loaded: State
     ratios: dict[str, Figures]
+    crowd: Figures
+
+
+class Many(TypedDict):
+    """What many browsers measured: their clicks, milliseconds, and per cent of a core by part."""
+
+    browsers: int
+    every_s: float
+    clicks: Figures
+    cpu: Figures
     crowd: Figures
 
 
@@ -98,13 +121,20 @@ class Scenery:
             "direct": (REQUEST_PAUSE_S, partial(visitor.request, self.http, self.direct)),
         }
         rows: dict[str, Figures] = {}
-        before, began = cpu(self.place.data, self.known), time.monotonic()
-        for name, (pause, act) in acts.items():
-            rows[name] = figures(await repeat(seconds, pause, act))
-        took = time.monotonic() - began
-        after = cpu(self.place.data, self.known)
-        used = {part: 100 * (after[part] - before.get(part, 0.0)) / took for part in after}
+        used: Figures = {}
+        with using(self.place, self.known, used):
+            for name, (pause, act) in acts.items():
+                rows[name] = figures(await repeat(seconds, pause, act))
         return {"rows": rows, "cpu": used}
+
+
+@contextmanager
+def using(on: Place, known: dict[int, str], used: Figures) -> Iterator[None]:
+    """Fill `used` with what each part uses meanwhile, per cent of a core."""
+    before, began = cpu(on.data, known), time.monotonic()
+    yield
+    took, after = time.monotonic() - began, cpu(on.data, known)
+    used.update({part: 100 * (after[part] - before.get(part, 0.0)) / took for part in after})
 
 
 def figures(taken: list[float]) -> Figures:
@@ -141,56 +171,71 @@ def _listens(pid: int) -> bool:
 
 
 @asynccontextmanager
-async def crowd(given: Given) -> AsyncIterator[tuple[int, dict[str, float]]]:
-    """The process of the crowd, everybody in; what they did, at the end."""
+async def crowd(given: Given) -> AsyncIterator[tuple[int, Figures, list[float]]]:
+    """The process of the crowd, everybody in; what they did a second and how long each of their
+    clicks took, seconds, at the end."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "benchmarks.load.crowd",
         cwd=PROJECT, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     if process.stdin is None or process.stdout is None:
         raise RuntimeError("no pipes")
-    done: dict[str, float] = {}
+    done: Figures = {}
+    clicks: list[float] = []
     try:
         process.stdin.write(json.dumps(given).encode() + b"\n")
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(IN_S):
             if await process.stdout.readline() != b"ready\n":
                 raise RuntimeError("the crowd did not get in")
-        yield process.pid, done
+        began = time.monotonic()
+        yield process.pid, done, clicks
         process.stdin.close()
-        async with asyncio.timeout(20):
-            done.update(json.loads(await process.stdout.readline()))
+        async with asyncio.timeout(IN_S):
+            did: Report = json.loads(await process.stdout.readline())
+        clicks.extend(did["clicks"])
+        done.update(
+            seconds=time.monotonic() - began,
+            clicks=len(clicks),
+            messages=did["messages"],
+            downloaded_mb=did["downloaded_mb"],
+            pictures=did["pictures"],
+        )
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
 
 
+async def ready(on: Place, options: argparse.Namespace, browsers: int) -> tuple[str, Given]:
+    """Open the notebooks and wait until nothing else goes on; the cookie of who is measured, and
+    what the crowd is told."""
+    async with visitor.client() as http:
+        cookies = [await sign_in(http, on.link()) for _ in range(browsers + 1)]
+    sessions = await asyncio.to_thread(on.open_notebooks, cookies[0], options.notebooks)
+    await asyncio.to_thread(on.settle, min(3.0, options.seconds))
+    return cookies[0], {
+        "port": on.port,
+        "cookies": cookies[1:],
+        "sessions": sessions,
+        "streams": options.notebooks,
+        "rate": RATE,
+        "size": SIZE,
+        "download_rate": DOWNLOAD_RATE,
+        "every_s": EVERY_S,
+        "chip": on.chip,
+    }
+
+
 async def measure(options: argparse.Namespace) -> Result:
     with place(options.notebooks) as on:
-        async with visitor.client() as http:
-            cookies = [await sign_in(http, on.link()) for _ in range(options.users + 1)]
-        sessions = await asyncio.to_thread(on.open_notebooks, cookies[0], options.notebooks)
-        await asyncio.to_thread(on.settle, min(3.0, options.seconds))
-        async with scenery(on, sessions, cookies[0]) as seen:
+        cookie, given = await ready(on, options, options.users)
+        async with scenery(on, given["sessions"], cookie) as seen:
             await seen.measure(min(2, options.seconds))
             quiet = await seen.measure(options.seconds)
-            given: Given = {
-                "port": on.port,
-                "cookies": cookies[1:],
-                "sessions": sessions,
-                "streams": options.notebooks,
-                "rate": RATE,
-                "size": SIZE,
-                "download_rate": DOWNLOAD_RATE,
-                "every_s": EVERY_S,
-                "chip": on.chip,
-            }
-            began = time.monotonic()
-            async with crowd(given) as (pid, done):
+            async with crowd(given) as (pid, done, _):
                 seen.known[pid] = "crowd"
                 await asyncio.sleep(min(3, options.seconds))
                 loaded = await seen.measure(options.seconds)
-            done["seconds"] = time.monotonic() - began
     ratios = {
         row: {p: values[p] / quiet["rows"][row][p] for p in values if p != "n"}
         for row, values in loaded["rows"].items()
@@ -205,8 +250,25 @@ async def measure(options: argparse.Namespace) -> Result:
     }
 
 
-def report(result: Result, *, smoke: bool) -> int:
-    """Print what was measured and who used the processor, write it, compare with the targets."""
+async def measure_many(options: argparse.Namespace) -> Many:
+    with place(options.notebooks) as on:
+        _, given = await ready(on, options, options.browsers)
+        given["every_s"] = options.every
+        async with crowd(given) as (pid, done, clicks):
+            used: Figures = {}
+            with using(on, {on.process.pid: "portal", pid: "crowd"}, used):
+                await asyncio.sleep(4 * options.seconds)
+    return {
+        "browsers": options.browsers,
+        "every_s": options.every,
+        "clicks": figures(clicks),
+        "cpu": used,
+        "crowd": done,
+    }
+
+
+def printed(result: Result) -> str:
+    """What was measured in one run, and who used the processor."""
     quiet, loaded, ratios = result["quiet"], result["loaded"], result["ratios"]
     names = [f"p{p}" for p in PERCENTILES]
     head = ["ms", *(f"quiet {p}" for p in names), *(f"loaded {p}" for p in names)]
@@ -219,30 +281,73 @@ def report(result: Result, *, smoke: bool) -> int:
         ]
         for row, q in quiet["rows"].items()
     ]
-    printed = [
+    text = [
         f"{result['users']} people, {result['notebooks']} streaming notebooks",
         table([*head, *(f"ratio {p}" for p in names)], rows, 1),
     ]
     if max(ratios[row][p] for row, p in BARE) > BUSY:
-        printed.append(
+        text.append(
             "The bare rows got much slower too: other programs used this computer, and the ratios "
             "say little."
         )
     used = [state["cpu"] for state in (quiet, loaded)]
     parts: list[Row] = [[p, *(u.get(p, 0.0) for u in used)] for p in sorted({*used[0], *used[1]})]
     parts.append(["all", *(sum(u.values()) for u in used)])
-    printed.append(table(("% of a core", "quiet", "loaded"), parts, 1))
-    did = result["crowd"]
-    printed.append(
+    text.append(table(("% of a core", "quiet", "loaded"), parts, 1))
+    return "\n\n".join([*text, _doings(result["crowd"])])
+
+
+def printed_many(many: Many) -> str:
+    """What many browsers measured, and who used the processor."""
+    clicks, used = many["clicks"], many["cpu"]
+    rows: list[Row] = [["a click, ms", *(clicks[f"p{p}"] for p in PERCENTILES)]]
+    parts: list[Row] = [[part, used[part]] for part in sorted(used)]
+    return "\n\n".join(
+        (
+            f"{many['browsers']} browsers, a click every {many['every_s']:g} s",
+            table(("of many browsers", *(f"p{p}" for p in PERCENTILES)), rows, 1),
+            table(("% of a core", "used"), [*parts, ["all", sum(used.values())]], 1),
+            _doings(many["crowd"]),
+        )
+    )
+
+
+def _doings(did: Figures) -> str:
+    return (
         f"crowd: {did['clicks'] / did['seconds']:.1f} clicks/s, "
         f"{did['messages'] / did['seconds']:.0f} messages/s, "
         f"{did['downloaded_mb'] / did['seconds']:.1f} MB/s, {did['pictures']:.0f} pictures"
     )
-    bounds = [
-        Bound(f"{p} of {row}, times the quiet one", ratios[row][p], most=most)
-        for row, (p, most) in TARGETS.items()
+
+
+def of_all_runs(runs: Sequence[Result]) -> str:
+    """The figures that count, of each run."""
+    rows: list[Row] = [
+        [
+            f"run {number}",
+            f"{run['quiet']['rows']['page']['p50']:.1f}",
+            *(f"{run['ratios'][row][p]:.2f}" for row, (p, _) in TARGETS.items()),
+            *(f"{run['ratios'][row][p]:.2f}" for row, p in BARE),
+            f"{run['loaded']['cpu']['portal']:.0f}",
+        ]
+        for number, run in enumerate(runs, start=1)
     ]
-    return finish("load", "\n\n".join(printed), result, bounds, smoke=smoke)
+    head = ["times the quiet one", "quiet page p50, ms"]
+    head += [f"{p} {row}" for row, (p, _) in TARGETS.items()]
+    head += [f"{p} {row}" for row, p in BARE]
+    return table([*head, "portal, % of a core"], rows, 2)
+
+
+def bounds(runs: Sequence[Result], many: Many | None) -> Iterator[Bound]:
+    for number, run in enumerate(runs, start=1):
+        for row, (p, most) in TARGETS.items():
+            what = f"run {number}: {p} of {row}, times the quiet one"
+            yield Bound(what, run["ratios"][row][p], most=most)
+    if many is not None:
+        used = sum(many["cpu"].get(part, 0.0) for part in PORTAL_PARTS)
+        what = f"{many['browsers']} browsers"
+        yield Bound(f"{what}: p95 of a click, ms", many["clicks"]["p95"], most=CLICK_MS)
+        yield Bound(f"{what}: portal, % of a core", used, most=PORTAL_PERCENT)
 
 
 def main() -> int:
@@ -251,8 +356,23 @@ def main() -> int:
     command.size("--seconds", 15.0, smoke=0.3)
     command.size("--users", 30, smoke=2)
     command.size("--notebooks", 10, smoke=1)
+    command.size("--runs", 1, smoke=1)
+    command.size("--browsers", 100, smoke=2)
+    command.size("--every", 10.0, smoke=0.2)
     options = command.parse()
-    return report(uvloop.run(measure(options)), smoke=options.smoke)
+    runs: list[Result] = []
+    tables: list[str] = []
+    for _ in range(options.runs):
+        runs.append(uvloop.run(measure(options)))
+        print(f"\n{printed(runs[-1])}\n", flush=True)
+    if len(runs) > 1:
+        tables.append(of_all_runs(runs))
+    many = uvloop.run(measure_many(options)) if options.browsers else None
+    if many is not None:
+        tables.append(printed_many(many))
+    record = {"runs": runs, "many": many}
+    smoke: bool = options.smoke
+    return finish("load", "\n\n".join(tables), record, [*bounds(runs, many)], smoke=smoke)
 
 
 if __name__ == "__main__":
