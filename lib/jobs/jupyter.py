@@ -16,6 +16,13 @@ from lib.jobs.sockets import connect_unix
 from lib.model import JsonValue, json_list, json_object, json_text
 from lib.protocol.messages import MAX_WEBSOCKET_BYTES
 
+#: As `-m jupyterlab`. jsonschema (tried: 4.26) builds a grammar of IRIs when it is imported where
+#: `rfc3987_syntax` is installed: more than half of what Jupyter computes to start. It checks a
+#: format that Jupyter never asks for. The configuration file lets it be imported again.
+START = (
+    "import runpy, sys; sys.modules['rfc3987_syntax'] = None; "
+    "runpy.run_module('jupyterlab', run_name='__main__', alter_sys=True)"
+)
 _CONFIG = Path(__file__).with_name("notebook_config.py")
 _MAX_ANSWER_BYTES = 1024 * 1024
 _ASK_TIMEOUT_S = 5.0
@@ -50,7 +57,7 @@ def notebook_task(runtime: Runtime, spec: SessionSpec, *, token: str) -> Task:
         "IPYTHONDIR": inside(private / "ipython"),
         "PYTHONUNBUFFERED": "1",
     }
-    return spec.task(("-m", "jupyterlab", f"--config={inside(config)}"), env)
+    return spec.task(("-c", START, f"--config={inside(config)}"), env)
 
 
 @dataclass(frozen=True, slots=True)

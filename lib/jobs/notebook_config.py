@@ -8,12 +8,15 @@ not inherit it.
 import hmac
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from jupyter_server.auth import IdentityProvider, User  # type: ignore[import-not-found,unused-ignore]
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821
+
+sys.modules.pop("rfc3987_syntax", None)  # all that must start without it has been loaded
 
 _TOKEN = os.environ.pop("SCENEBRIDGE_TOKEN").encode()
 _PRIVATE = Path(os.environ["SCENEBRIDGE_PRIVATE"])

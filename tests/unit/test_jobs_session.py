@@ -25,7 +25,7 @@ from lib.http.server_settings import LARGEST_MESSAGE
 from lib.jobs import control_files, local_runner
 from lib.jobs.idle import IdleClock
 from lib.jobs.interfaces import Invocation
-from lib.jobs.jupyter import Activity, NotebookClient
+from lib.jobs.jupyter import START, Activity, NotebookClient
 from lib.jobs.local_runner import Runner
 from lib.jobs.session import Job
 from lib.jobs.tasks import BoundedLog, RunningTask, last_words
@@ -50,9 +50,23 @@ def started(new: New) -> New:
 def notebooks(script: Script) -> list[int]:
     """The processes of the job that run its notebook server."""
     out = subprocess.run(["ps", "-axwwo", "pid=,args="], capture_output=True, text=True, check=True)
-    rows = [x.split(None, 1) for x in out.stdout.splitlines() if "-m jupyterlab" in x]
+    rows = [x.split(None, 1) for x in out.stdout.splitlines() if "jupyterlab" in x]
     pids = script.tree()
     return [int(pid) for pid, _ in rows if int(pid) in pids]
+
+
+def test_jupyter_is_started_as_a_module_without_a_grammar_that_it_does_not_need(
+    tmp_path: Path,
+) -> None:
+    told = "import sys; print(__name__, sys.argv[1:], sys.modules.get('rfc3987_syntax', 'free'))"
+    (tmp_path / "jupyterlab.py").write_text(told)
+    started = subprocess.run(
+        [sys.executable, "-c", START, "--config=some"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert started.stdout == "__main__ ['--config=some'] None\n", started.stderr
 
 
 @in_a_process

@@ -1,6 +1,6 @@
 """A notebook server that costs next to nothing, so the line to it is what is measured.
 
-The session script starts it as ``python -m jupyterlab --config=FILE`` because the policy
+The session script starts it as the module ``jupyterlab`` because the policy
 of the benchmark's gate names this folder as code. It listens on the UNIX socket that the
 relay leads to, and on a TCP port of its own for the direct measurements, which it writes
 to ``direct.json`` in the session's folder.
