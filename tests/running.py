@@ -20,7 +20,10 @@ from typing import Any
 import httpx
 import psutil
 
+from lib.auth import auth_of
+from lib.config import settings
 from lib.server.module_cache import MARK, code_digest
+from lib.store import Store
 from tests.fakes.stores import new_store
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -111,10 +114,9 @@ class RunningPortal:
         self.process.communicate(timeout=300)
 
     def api(self) -> httpx.Client:
-        """A client for the API with a fresh token."""
-        command = [sys.executable, "admin.py", "token", "--data", str(self.data)]
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
-        token = done.stdout.split()[-1]
+        """A client for the API with a fresh token, as `admin.py token` makes one."""
+        with contextlib.closing(Store(self.data / "portal.sqlite")) as store:
+            token = auth_of(settings.load(self.data), store).tokens.new("tests")
         return httpx.Client(
             base_url=self.origin,
             headers={"Authorization": f"Bearer {token}"},

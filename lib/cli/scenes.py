@@ -10,7 +10,6 @@ from lib.cli.output import Commands, Output, command, plain, table
 from lib.cli.store_access import portal_of, portal_or_new
 from lib.errors import InvalidProduct
 from lib.model import JsonObject, JsonValue, SceneId, SceneQuery, json_object
-from lib.scenes import samples
 from lib.scenes.local_catalog import LocalCatalog
 
 if TYPE_CHECKING:
@@ -101,12 +100,14 @@ def _remove(options: argparse.Namespace) -> Output:
 
 
 def _samples(options: argparse.Namespace) -> Output:
+    from lib.scenes.samples import ingest_samples_into  # takes a second to load
+
     data = portal_or_new(options)
 
     def say(line: str) -> None:
         print(plain(line), file=sys.stderr if options.json else sys.stdout, flush=True)
 
-    scenes = samples.ingest_samples_into(data, say)
+    scenes = ingest_samples_into(data, say)
     return Output([_brief(scene) for scene in scenes], f"{len(scenes)} sample scenes are there.")
 
 

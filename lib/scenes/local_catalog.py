@@ -76,7 +76,8 @@ class LocalCatalog:
     def __init__(self, root: Path) -> None:
         self._root = root.absolute()
         self._mutex = threading.Lock()
-        self._table = Table.empty()
+        #: Read when it is first asked for: that loads pandas, a tenth of the portal's start.
+        self._table: Table | None = None
         self._seen: _Stamp | None = None
         self._cache: dict[str, Scene] = {}
         self._whole: LRUCache[str, tuple[_Stamp, Scene]] = LRUCache(_CACHED_ITEMS)
@@ -189,16 +190,16 @@ class LocalCatalog:
     # --- the table ---
 
     def _current(self) -> Table:
-        stamp = _stamp(self._root / _TABLE)
-        if stamp is None or stamp != self._seen:
+        table, stamp = self._table, _stamp(self._root / _TABLE)
+        if table is None or stamp is None or stamp != self._seen:
             with self._mutex:
-                self._reload()
-        return self._table
+                return self._reload()
+        return table
 
-    def _reload(self) -> None:
+    def _reload(self) -> Table:
         stamp = _stamp(self._root / _TABLE)
-        if stamp is not None and stamp == self._seen:
-            return
+        if self._table is not None and stamp is not None and stamp == self._seen:
+            return self._table
         try:
             table = Table.load(self._root / _TABLE)
         except (OSError, ValueError, pa.ArrowException):
@@ -207,6 +208,7 @@ class LocalCatalog:
                 _save(table, self._root / _TABLE)
             stamp = _stamp(self._root / _TABLE)
         self._table, self._seen, self._cache = table, stamp, {}
+        return table
 
     def _rebuilt(self) -> Table:
         found = []

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import rasterio
 
-from benchmarks import plain_fire
 from modulekit.cli import main
 from modulekit.raster import SceneReader, Strip, gdal_environment
 from modulekit.scenes import SceneLink, read_item
@@ -125,6 +124,8 @@ def test_made_scenes_equal_plain_numpy(make, seed, rows):
     bands = {**make(seed), "qa_radsat": np.zeros((150, 130), np.uint16)}
     numbers = {int(LANDSAT[name][1]): band for name, band in bands.items() if name in LANDSAT}
     saturated = (bands["swir16"] == 65_535) | (bands["swir22"] == 65_535)
+    from benchmarks import plain_fire  # loads scipy, which only whoever runs this needs
+
     expected = plain_fire.detect({1: numbers[2], **numbers}, 40.0, saturated)
     assert all(np.count_nonzero(expected >> bit & 1) for bit in range(4))
     got = []
