@@ -9,16 +9,18 @@ import socket
 import ssl
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 from lib.config import settings
+from lib.store.audit import AuditEntry
 from tests.fakes.authority import Authority
 from tests.fakes.provider import TestProvider
+from tests.fakes.stores import open_store
 from tests.running import PROJECT, RunningPortal, free_port, wait_for
 
 DEPLOY = PROJECT / "deploy"
@@ -67,11 +69,11 @@ class Site:
             timeout=300,
         )
 
-    def audit(self, **wanted: str) -> list[dict[str, Any]]:
-        command = [sys.executable, "admin.py", "audit", "--json", "--data", str(self.portal.data)]
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
-        lines = json.loads(done.stdout)
-        return [line for line in lines if all(line[k] == v for k, v in wanted.items())]
+    def audit(self, **wanted: str) -> list[AuditEntry]:
+        """The lines of its audit log that have these, newest first."""
+        with closing(open_store(self.portal.data / "portal.sqlite")) as store:
+            lines = store.audit.latest()
+        return [line for line in lines if all(getattr(line, k) == v for k, v in wanted.items())]
 
     def sign_in(self, browser: httpx.Client) -> httpx.Response:
         leaving = browser.get(f"{self.origin}/signin/aist")

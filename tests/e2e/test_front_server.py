@@ -121,7 +121,7 @@ def test_the_audit_log_has_the_address_that_really_asked(
 ) -> None:
     with site.browser(**spoofed) as browser:
         site.sign_in(browser)
-    assert site.audit(action="sign-in")[0]["client"] == VISITOR
+    assert site.audit(action="sign-in")[0].client == VISITOR
     assert site.audit(client="203.0.113.7") == []
 
 
@@ -135,7 +135,7 @@ def test_who_is_not_the_front_server_cannot_say_where_they_come_from(site: Site)
                 "host": site.host, "authorization": "Bearer x", "x-forwarded-for": "203.0.113.8"
             },
         )  # fmt: skip
-    assert site.audit(action="stranger")[0]["client"] == VISITOR
+    assert site.audit(action="stranger")[0].client == VISITOR
 
 
 def test_a_page_s_websocket_passes_with_a_sign_in_and_not_without(site: Site) -> None:
