@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,14 +17,13 @@ from typing import Any, cast
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from tests.chromium import fresh_context, host_cookie, requests_outside
+from tests.chromium import connected, fresh_context, host_cookie, requests_outside
 from tests.pages import sample_portal
 from tests.pages.sample_portal import HOSTILE, ROOT, Site
 from ui import assets
 
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 HEIGHT = 1000
-Profile = Callable[[int, bool, str], BrowserContext]
 
 
 class Served:
@@ -94,21 +93,11 @@ def signed_in(context: BrowserContext, site: Site, who: str) -> None:
     context.add_cookies([cast(Any, host_cookie(name, value))])
 
 
-@pytest.fixture(scope="module")
-def profiles(browser: Browser, served: Served) -> Iterator[Profile]:
-    """One signed-in profile per width, theme and person, so that Streamlit's files load once."""
-    with contextlib.ExitStack() as stack:
-        made: dict[tuple[int, bool, str], BrowserContext] = {}
-
-        def profile(width: int, dark: bool, who: str) -> BrowserContext:
-            if (width, dark, who) not in made:
-                context = stack.enter_context(fresh_context(browser, width=width, dark=dark))
-                if who:
-                    signed_in(context, served.site, who)
-                made[width, dark, who] = context
-            return made[width, dark, who]
-
-        yield profile
+@pytest.fixture(scope="package")
+def browser(chromium_address: str) -> Iterator[Browser]:
+    """One connection for all modules here: none of their tests has an event loop of its own."""
+    with connected(chromium_address) as driven:
+        yield driven
 
 
 @dataclass
@@ -124,60 +113,82 @@ class Tab:
         self.page.on("console", lambda said: _note_refusal(said.text, self.faults))
 
 
-class Tabs:
-    """Tabs of each profile that several tests use, one after the other.
+class Profile:
+    """The tabs of one profile, which all tests use one after the other.
 
-    Chromium keeps a tab's process while the tab stays on one origin, and with it what has been
-    compiled there: a page costs a quarter less than in a new tab.
+    Streamlit's files load once, and Chromium keeps a tab's process while the tab stays on one
+    origin, and with it what has been compiled there: a page costs half of one in a new profile.
     """
 
-    def __init__(self, profiles: Profile, origin: str) -> None:
-        self._profiles = profiles
-        self._origin = origin
-        self._idle: dict[tuple[int, bool, str], list[Tab]] = {}
-        self._lent: list[tuple[int, bool, str, Tab]] = []
+    def __init__(self, context: BrowserContext, served: Served) -> None:
+        self._context = context
+        self._served = served
+        self._who = ""
+        self._idle: list[Tab] = []
+        self._lent: list[Tab] = []
 
-    def lend(self, width: int, dark: bool, who: str) -> Page:
-        idle = self._idle.setdefault((width, dark, who), [])
-        tab = idle.pop() if idle else Tab(self._profiles(width, dark, who).new_page())
-        self._lent.append((width, dark, who, tab))
+    def lend(self, width: int, who: str) -> Page:
+        """A tab, in a browser in which that person alone is signed in."""
+        if who != self._who:
+            assert not self._lent, "one person at a time has this browser"
+            self.sign_out()
+            if who:
+                signed_in(self._context, self._served.site, who)
+            self._who = who
+        tab = self._idle.pop() if self._idle else Tab(self._context.new_page())
+        self._lent.append(tab)
+        tab.page.set_viewport_size({"width": width, "height": HEIGHT})
         return tab.page
 
+    def sign_out(self) -> None:
+        """Forget who was signed in."""
+        self._context.clear_cookies()
+        self._who = ""
+
     def take_back(self) -> list[str]:
-        """Leave the pages and forget what they keep for their tab; all of their faults."""
+        """Leave the pages and forget what they keep for themselves; all of their faults."""
         faults: list[str] = []
         lent, self._lent = self._lent, []
-        for width, dark, who, tab in lent:
+        for tab in lent:
             faults += tab.faults
             if tab.page.is_closed():
                 continue
-            tab.page.goto(f"{self._origin}/healthz")
-            tab.page.evaluate("sessionStorage.clear()")
-            tab.page.emulate_media(color_scheme="dark" if dark else "light")
-            tab.page.set_viewport_size({"width": width, "height": HEIGHT})
+            tab.page.goto(f"{self._served.origin}/healthz")
+            tab.page.evaluate("sessionStorage.clear(), localStorage.clear()")
+            tab.page.emulate_media(color_scheme="light")
             tab.faults.clear()
-            self._idle[width, dark, who].append(tab)
+            self._idle.append(tab)
         return faults
 
 
+@pytest.fixture(scope="package")
+def profiles(browser: Browser, served_once: Served) -> Iterator[tuple[Profile, Profile]]:
+    """One for all, and one for those who install a clock, which then stays in the profile."""
+    with fresh_context(browser, height=HEIGHT) as one, fresh_context(browser, height=HEIGHT) as two:
+        yield Profile(one, served_once), Profile(two, served_once)
+
+
 @pytest.fixture(scope="module")
-def tabs(profiles: Profile, served: Served) -> Tabs:
-    return Tabs(profiles, served.origin)
+def tabs(profiles: tuple[Profile, Profile], served: Served) -> Profile:
+    """Those without a clock; nobody is signed in when a module of tests begins."""
+    for profile in profiles:
+        profile.sign_out()
+    return profiles[0]
 
 
 @pytest.fixture
-def visit(tabs: Tabs, served: Served) -> Iterator[Any]:
+def visit(tabs: Profile, profiles: tuple[Profile, Profile], served: Served) -> Iterator[Any]:
     """Open a page; at the end nothing may have left this computer or failed."""
 
     def opened(
-        path: str = "/", *, width: int = 1400, dark: bool = False, who: str = "owner"
+        path: str = "/", *, width: int = 1400, who: str = "owner", clocked: bool = False
     ) -> Page:
-        page = tabs.lend(width, dark, who)
+        page = profiles[clocked].lend(width, who)
         page.goto(served.origin + path)
         return page
 
     yield opened
-    assert not tabs.take_back()
+    assert not [fault for profile in profiles for fault in profile.take_back()]
 
 
 def _note_refusal(said: str, broken: list[str]) -> None:
@@ -255,18 +266,21 @@ def axe_violations(page: Page, *only: str) -> list[str]:
     ]
 
 
-def in_both_themes(page: Page, *widths: int) -> list[str]:
-    """What axe-core finds wrong at each width: all in the colours that the page has, and what
-    hangs on colours in the others, which it keeps. To change them costs as much as to look.
+def in_both_themes(page: Page, width: int, *narrower: int) -> list[str]:
+    """What axe-core finds wrong: all in the colours that the page has, and what hangs on colours
+    in the others, which it keeps; then all, in those, at each narrower width, which it does not
+    keep. To change colours costs as much as to look.
     """
     told = []
     dark = bool(page.evaluate(_IS_DARK))
-    for theme, rules, order in ((dark, (), widths), (not dark, OF_COLOURS, widths[::-1])):
+    looks = [(dark, width, ()), (not dark, width, OF_COLOURS)]
+    looks += [(not dark, other, ()) for other in narrower]
+    for theme, wide, rules in looks:
+        page.set_viewport_size({"width": wide, "height": HEIGHT})
         page.emulate_media(color_scheme="dark" if theme else "light")
         page.wait_for_function(_IS_DARK if theme else f"() => !({_IS_DARK})()")
-        for width in order:
-            page.set_viewport_size({"width": width, "height": HEIGHT})
-            seen = f"{width} px, {'dark' if theme else 'light'}"
-            told += [f"{seen}: {line}" for line in axe_violations(page, *rules)]
-            told += [f"{seen}: {part} is too wide" for part in page.evaluate(_TOO_WIDE)]
+        seen = f"{wide} px, {'dark' if theme else 'light'}"
+        told += [f"{seen}: {line}" for line in axe_violations(page, *rules)]
+        told += [f"{seen}: {part} is too wide" for part in page.evaluate(_TOO_WIDE)]
+    page.set_viewport_size({"width": width, "height": HEIGHT})
     return told

@@ -16,6 +16,7 @@ from lib.model import User
 from lib.portal import facade
 from tests.pages import sample_portal
 from tests.pages.browser_fixtures import (  # noqa: F401 - fixtures
+    browser,
     profiles,
     served,
     served_once,

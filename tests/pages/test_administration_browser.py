@@ -14,31 +14,13 @@ from tests.pages.sample_portal import HOSTILE
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-def test_the_navigation_leads_where_one_may_go(visit: Any):
-    names = {
-        "user": ["Explore", "Work", "Results", "Clusters", "Account"],
-        "lead": ["Explore", "Work", "Results", "Clusters", "Group", "Account"],
-        "administrator": ["Explore", "Work", "Results", "Clusters", "Administration", "Account"],
-    }
-    for who, expected in names.items():
-        page = visit("/work", who=who)
-        page.locator(".sb-heading h1").wait_for()
-        expect(page.get_by_test_id("stTopNavLink")).to_have_text(expected)
-    page.get_by_role("link", name="Administration").click()
-    page.wait_for_url("**/administration")
-    expect(page.get_by_role("heading", name="Administration")).to_be_visible()
-
-
 def test_a_dismissed_announcement_stays_away(visit: Any, served: Served):
     administrator = served.site.person("administrator")
     office = served.site.portal.administration
     page = visit("/work", who="user")
-    page.clock.install()
-    page.reload()
     wait_until_drawn(page)
     number = office.announce(administrator, f"Far rests. {HOSTILE}", AnnouncementKind.INFO, 600)
     notice = page.get_by_role("status").filter(has_text="Far rests. <img src=x")
-    page.clock.run_for(20_000)
     notice.wait_for()  # without a new page
     page.get_by_role("button", name="Dismiss").click()
     notice.wait_for(state="detached")

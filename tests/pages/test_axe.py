@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from lib.auth import OWNER
 from lib.http.html_pages import sign_in_page
@@ -23,7 +23,7 @@ from lib.model import (
 )
 from lib.store.changes import SceneChange
 from tests.fakes.tunnels import write_record
-from tests.pages.browser_fixtures import Served, Tabs, in_both_themes, wait_until_drawn
+from tests.pages.browser_fixtures import Profile, Served, in_both_themes, wait_until_drawn
 from tests.pages.keyboard import reached
 from tests.pages.sample_portal import FAR
 
@@ -51,6 +51,12 @@ PAGES = [
     ("lead", "/administration", ["Group", "Leo Lead", "Stop Mine"]),
     ("user", "/administration", []),
 ]  # fmt: skip
+#: Where they may go, as the navigation says it.
+NAVIGATION = {
+    "user": ["Explore", "Work", "Results", "Clusters", "Account"],
+    "lead": ["Explore", "Work", "Results", "Clusters", "Group", "Account"],
+    "administrator": ["Explore", "Work", "Results", "Clusters", "Administration", "Account"],
+}
 PLAIN = [
     ("", "/signin", 200),
     ("", "/signin?why=ended&next=/work", 200),
@@ -100,6 +106,8 @@ def address(path: str, things: dict[str, str]) -> str:
 def test_a_page(visit: Any, things: dict[str, str], who: str, path: str, controls: list[str]):
     page = visit(address(path, things), who=who)
     wait_until_drawn(page)
+    if who in NAVIGATION:
+        expect(page.get_by_test_id("stTopNavLink")).to_have_text(NAVIGATION[who])
     found = reached(page) if controls else []
     missing = [c for c in controls if not any(name.startswith(c) for name in found)]
     assert not missing, f"{missing} are not among {found}"
@@ -175,9 +183,9 @@ def test_a_cluster_that_cannot_be_asked(visit: Any, served: Served):
         write_record(served.site.tunnels, FAR, person=OWNER.id)
 
 
-def test_the_plain_pages(tabs: Tabs, served: Served, things: dict[str, str]):
+def test_the_plain_pages(tabs: Profile, served: Served, things: dict[str, str]):
     for who, path, status in PLAIN:
-        page = tabs.lend(WIDTHS[0], False, who)
+        page = tabs.lend(WIDTHS[0], who)
         answer = page.goto(served.origin + address(path, things))
         assert answer is not None
         assert answer.status == status, path
@@ -185,8 +193,7 @@ def test_the_plain_pages(tabs: Tabs, served: Served, things: dict[str, str]):
         tabs.take_back()
 
 
-def test_the_sign_in_page_of_a_portal_for_one(profiles: Any):
-    page = profiles(390, False, "").new_page()
+def test_the_sign_in_page_of_a_portal_for_one(visit: Any):
+    page = visit("/healthz", width=390, who="")
     page.set_content(sign_in_page({}, "/", "out"))
     assert in_both_themes(page, 390) == []
-    page.close()

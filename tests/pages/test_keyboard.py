@@ -15,36 +15,17 @@ from tests.pages.keyboard import DEEP, focused, reached, tab_to
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-def test_a_token_is_made_and_withdrawn(visit: Any, served: Served):
+def test_a_token_is_made_copied_and_withdrawn(visit: Any, served: Served):
     page = visit("/account", who="other")
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=served.origin)
     wait_until_drawn(page)
     tab_to(page, "Name")
     page.keyboard.type("by keyboard")
     tab_to(page, "Create token")
     page.keyboard.press("Enter")
     page.get_by_text("It is shown this once").wait_for()
-    field = page.get_by_label("The new access token")
-    token = field.input_value()
-    assert token.startswith("sbt_")
-    tab_to(page, "Withdraw by keyboard")
-    page.keyboard.press("Enter")
-    page.get_by_role("dialog").wait_for()
-    tab_to(page, "Withdraw")
-    page.keyboard.press("Enter")
-    expect(page.get_by_text("The token counts no more.")).to_be_visible()
-    assert served.site.auth.tokens.user_of(token) is None
-    page.get_by_role("dialog").wait_for(state="detached")
-
-
-def test_a_new_token_is_copied(visit: Any, served: Served):
-    page = visit("/account", who="lead")
-    page.context.grant_permissions(["clipboard-read", "clipboard-write"], origin=served.origin)
-    wait_until_drawn(page)
-    tab_to(page, "Name")
-    page.keyboard.type("to copy")
-    tab_to(page, "Create token")
-    page.keyboard.press("Enter")
     token = page.get_by_label("The new access token").input_value()
+    assert token.startswith("sbt_")
     page.get_by_label("The new access token").focus()
     tab_to(page, "Copy", most=2)
     page.keyboard.press("Enter")
@@ -56,11 +37,20 @@ def test_a_new_token_is_copied(visit: Any, served: Served):
     page.reload()
     wait_until_drawn(page)
     assert token not in page.content()
+    tab_to(page, "Withdraw by keyboard")
+    page.keyboard.press("Enter")
+    page.get_by_role("dialog").wait_for()
+    tab_to(page, "Withdraw")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("The token counts no more.")).to_be_visible()
+    assert served.site.auth.tokens.user_of(token) is None
+    page.get_by_role("dialog").wait_for(state="detached")
 
 
-def test_a_run_is_stopped(visit: Any, served: Served):
+def test_a_run_is_stopped_and_the_audit_log_searched(visit: Any, served: Served):
     site = served.site
     run = site.add_run(["LC08_A"], RunState.RUNNING, owner=site.person("user"), title="Runaway")
+    site.store.audit.write(OWNER.id, "needle-act", "needle-thing")
     page = visit("/administration", who="administrator")
     wait_until_drawn(page)
     tab_to(page, "Stop Runaway")
@@ -80,13 +70,8 @@ def test_a_run_is_stopped(visit: Any, served: Served):
     page.keyboard.press("Enter")
     expect(page.get_by_text("It is being stopped.")).to_be_visible()
     assert site.store.work.run(run.id).stopping
-
-
-def test_the_audit_log_is_searched(visit: Any, served: Served):
-    served.site.store.audit.write(OWNER.id, "needle-act", "needle-thing")
-    page = visit("/administration", who="administrator")
-    wait_until_drawn(page)
-    tab_to(page, "Work", most=20)
+    dialog.wait_for(state="detached")
+    tab_to(page, "Work")
     while page.get_by_role("radio", name="Work").evaluate(f"e => e !== ({DEEP})()"):
         page.keyboard.press("Tab")  # the page of that name comes first
     for _ in range(3):

@@ -73,16 +73,14 @@ def asks(page: Page) -> None:
 
 def test_a_sign_out_in_another_tab_ends_every_page_at_once(context, served):
     signed_in(context, served.site, "user")
-    work = opened(context, served, "/work")
-    explore = opened(context, served, "/?scene=LC08_A&cloud=50")
+    work = opened(context, served, "/work?session=S&more=50")
     account = opened(context, served, "/account")
     account.get_by_role("button", name="Sign out", exact=True).first.click()
     account.wait_for_url("**/signin?why=out")
     expect(account.get_by_text("You are signed out.")).to_be_visible()
-    work.wait_for_url("**/signin?why=ended&next=%2Fwork")
-    explore.wait_for_url("**/signin?why=ended&next=%2F%3Fscene%3DLC08_A**")
-    link = explore.get_by_role("link", name="Sign in at Campus of Tests")
-    assert "next=/%3Fscene%3DLC08_A" in str(link.get_attribute("href"))
+    work.wait_for_url("**/signin?why=ended&next=%2Fwork%3Fsession%3DS**")
+    link = work.get_by_role("link", name="Sign in at Campus of Tests")
+    assert "next=/work%3Fsession%3DS" in str(link.get_attribute("href"))
 
 
 def test_an_administrator_ends_pages_too(context, served):
@@ -105,19 +103,8 @@ def test_everywhere_is_this_browser_too(context, served):
     page.wait_for_url("**/signin?why=out")
 
 
-def test_another_person_in_this_browser_gets_a_page_of_their_own(context, served):
-    signed_in(context, served.site, "user")
-    page = opened(context, served, "/account")
-    expect(page.locator(".st-key-who")).to_contain_text("Uma User")
-    signed_in(context, served.site, "other")
-    page.evaluate("dispatchEvent(new Event('focus'))")
-    expect(page.locator(".st-key-who")).to_contain_text("Sam Other")
-    expect(page.locator(".st-key-myself")).to_contain_text("Ships and ports")
-
-
-def test_a_page_that_comes_to_the_front_asks_and_a_network_that_fails_changes_nothing(
-    context, served
-):
+def test_a_page_that_comes_to_the_front_asks_and_leaves_only_for_another_person(context, served):
+    """A network that fails changes nothing."""
     signed_in(context, served.site, "user")
     page = opened(context, served, "/account")
     for target, event in (
@@ -137,6 +124,10 @@ def test_a_page_that_comes_to_the_front_asks_and_a_network_that_fails_changes_no
     asks(page)
     assert page.url.endswith("/account")
     expect(page.locator(".st-key-who")).to_contain_text("Uma User")
+    signed_in(context, served.site, "other")
+    page.evaluate("dispatchEvent(new Event('focus'))")
+    expect(page.locator(".st-key-who")).to_contain_text("Sam Other")
+    expect(page.locator(".st-key-myself")).to_contain_text("Ships and ports")
 
 
 def test_asking_is_no_act_and_nobody_sees_it(context, served):
@@ -147,9 +138,9 @@ def test_asking_is_no_act_and_nobody_sees_it(context, served):
     asked: list[Any] = []
     page.on("console", lambda message: said.append(f"{message.text} {message.location['url']}"))
     page.on("request", lambda r: asked.append(r) if r.url.endswith("/api/me") else None)
-    page.goto(served.origin + "/")
-    page.get_by_label("Name or id").wait_for()
-    page.get_by_label("Name or id").focus()
+    page.goto(served.origin + "/account")
+    page.get_by_label("Name", exact=True).wait_for()
+    page.get_by_label("Name", exact=True).focus()
     before = login_of(context, served).seen_at
     for _ in range(2):
         with page.expect_response("**/api/me"):

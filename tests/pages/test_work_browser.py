@@ -47,7 +47,7 @@ def seconds_left(page: Page, session: Session) -> int:
 
 
 def test_the_clock_goes_on_and_the_cards_are_not_sent_again(visit, served, ready):
-    page = visit("/healthz")
+    page = visit("/healthz", clocked=True)
     page.clock.install()
     frames: list[bytes | str] = []
     page.on("websocket", lambda ws: ws.on("framereceived", lambda f: frames.append(f)))
@@ -68,7 +68,7 @@ def test_the_clock_goes_on_and_the_cards_are_not_sent_again(visit, served, ready
 
 
 def test_the_clock_is_the_portals_and_not_the_browsers(visit, served, ready):
-    page = visit("/healthz")
+    page = visit("/healthz", clocked=True)
     page.clock.install(time=datetime.now(timezone.utc) + timedelta(hours=3))
     page.goto(served.origin + "/work")
     wait_until_drawn(page)

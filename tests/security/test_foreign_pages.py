@@ -138,16 +138,14 @@ def framed(page: Page, address: str) -> str:
     """Where a frame ends that should show this address."""
     page.evaluate(_FRAME, address)
     frame = page.frames[-1]
-    for _ in range(40):
-        if frame.url not in ("", "about:blank"):
-            break
+    while frame.url in ("", "about:blank"):
         page.wait_for_timeout(50)
     ended = frame.url
     page.evaluate("document.querySelector('iframe').remove()")
     return ended
 
 
-def opened(page: Page, address: str, limit_ms: int = 8000) -> str:
+def opened(page: Page, address: str, limit_ms: int = 300_000) -> str:
     """What becomes of a window that the page opens; it is closed at once."""
     seen: str = page.evaluate(_OPEN, [address, limit_ms])
     for window in page.context.pages:
