@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 
-import pandas as pd
+import pyarrow as pa
 import streamlit as st
 
 from lib.model import Detection, Module, Run, Scene, SceneId, User
@@ -140,7 +140,7 @@ def show_table(
     detections: Sequence[Detection], module: Module | None, synthetic: frozenset[str]
 ) -> None:
     """The detections as a table, in the order of the chips."""
-    rows = pd.DataFrame(
+    rows = pa.table(
         {
             "Class": [chip_grid.kind_title(module, d.kind) for d in detections],
             "Score": [d.score for d in detections],

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from lib.auth.authorization import Access, Act
 from lib.errors import InvalidInput
-from lib.model import Announcement, AnnouncementKind, Person, UserId
+from lib.model import Announcement, AnnouncementKind, Person, Run, Session, UserId
 from lib.portal.reads import Reads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from lib.auth import Auth
-    from lib.model import Run, Session, User
+    from lib.model import User
     from lib.store import Store
     from lib.store.audit import AuditEntry, AuditQuery
 
@@ -25,6 +26,8 @@ LONGEST_TEXT = 500
 LONGEST_SHOWN_S = 90 * 86400
 #: So many people of one name are searched for.
 _MOST_NAMED = 200
+#: Of so many groups of leads what was read is kept.
+_WORK_READ = 20
 
 
 class Administration:
@@ -34,7 +37,10 @@ class Administration:
         self._store = store
         self._auth = auth
         self._access = access
-        self._told = Reads[tuple[Announcement, ...]](store.stamps.version, 1)
+        version = store.stamps.version
+        self._told = Reads[tuple[Announcement, ...]](version, 1)
+        self._work_read = Reads[tuple[Session | Run, ...]](version, _WORK_READ)
+        self._names_read = Reads[Mapping[UserId, str]](version, 1)
 
     # --- work ---------------------------------------------------------------
 
@@ -44,16 +50,20 @@ class Administration:
         all that live, and the last `ended` of what has ended."""
         now = self._access.require(user, Act.LEAD)
         owners = None if now.administrator else self._members(now.leads)
-        found: list[Session | Run] = [
-            *self._store.work.sessions_of_all(owners, ended=ended),
-            *self._store.work.runs_of_all(owners, ended=ended),
-        ]
-        return tuple(sorted(found, key=lambda work: work.created_at, reverse=True))
+
+        def read() -> tuple[Session | Run, ...]:
+            found: list[Session | Run] = [
+                *self._store.work.sessions_of_all(owners, ended=ended),
+                *self._store.work.runs_of_all(owners, ended=ended),
+            ]
+            return tuple(sorted(found, key=lambda work: work.created_at, reverse=True))
+
+        return self._work_read.of((owners, ended), read)
 
     def names(self, user: User) -> dict[UserId, str]:
         """The names of those whose work this user may see."""
         now = self._access.require(user, Act.LEAD)
-        names = self._auth.names(anew=True)
+        names = self._names_read.of(None, lambda: self._auth.names(anew=True))
         known = None if now.administrator else self._members(now.leads)
         return {who: name for who, name in names.items() if known is None or who in known}
 
