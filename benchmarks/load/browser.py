@@ -57,6 +57,8 @@ class Page:
         self.ticks = 0
         #: What the page follows: by topic the component, its fragment, and the stamp that it has.
         self._followed: dict[str, Followed] = {}
+        self._told: list[str] = []
+        self._stamps: dict[str, str] = {}
         self._changes: aiohttp.ClientWebSocketResponse | None = None
         self._listening: asyncio.Task[None] | None = None
 
@@ -178,20 +180,27 @@ class Page:
             )
 
     async def _follow(self) -> None:
-        """Tell the portal what the page shows now."""
-        if self._changes is not None:
-            await self._changes.send_json({"follow": sorted(self._followed)})
+        """Tell the portal what the page shows now, where that is something else than before."""
+        if self._changes is not None and sorted(self._followed) != self._told:
+            self._told = sorted(self._followed)
+            await self._changes.send_json({"follow": self._told})
+        else:
+            await self._look()
 
     async def _listen(self, changes: aiohttp.ClientWebSocketResponse) -> None:
         async for frame in changes:
             if frame.type is not aiohttp.WSMsgType.TEXT:
                 continue
-            for topic, stamp in json.loads(frame.data).items():
-                followed = self._followed.get(topic)
-                if followed is not None and followed.seen != stamp:
-                    self.ticks += 1
-                    await self._send(self._rerun(followed.fragment, followed.component))
+            self._stamps.update(json.loads(frame.data))
+            await self._look()
             await asyncio.sleep(GAP_S)
+
+    async def _look(self) -> None:
+        """Ask again for what is not as the portal says that it is."""
+        for topic, followed in tuple(self._followed.items()):
+            if self._stamps.get(topic, followed.seen) != followed.seen:
+                self.ticks += 1
+                await self._send(self._rerun(followed.fragment, followed.component))
 
     def _tick(self, fragment: str, every_s: float) -> None:
         if fragment not in self._ticking:

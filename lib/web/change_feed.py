@@ -115,14 +115,11 @@ class ChangeFeed:
                 await follower.websocket.close(_NOT_UNDERSTOOD)
                 return
             try:
-                allowed = await run_in_threadpool(_allowed, follower.user, asked)
-                stamps = await run_in_threadpool(
-                    facade.current().changes.stamps, follower.user.id, allowed
-                )
+                stamps = await run_in_threadpool(_stamps, follower.user, asked)
             except SceneBridgeError:  # the store is busy: the tab asks only once in a connection
                 await follower.websocket.close(_LATER)
                 return
-            follower.topics, follower.told = allowed, {}
+            follower.topics, follower.told = frozenset(stamps), {}
             follower.tell(stamps)
             await asyncio.sleep(_PAUSE_S)  # whoever asks without end does not stop the others
 
@@ -165,12 +162,12 @@ def _topics(text: str) -> frozenset[str] | None:
     return frozenset(topics) if len(topics) == len(asked) else None
 
 
-def _allowed(user: User, topics: Iterable[str]) -> frozenset[str]:
-    """Those that this user may follow; of the others nothing is ever said."""
+def _stamps(user: User, topics: Iterable[str]) -> Mapping[str, str]:
+    """Of those that this user may follow; of the others nothing is ever said."""
     changes = facade.current().changes
-    allowed = set()
+    allowed = []
     for topic in topics:
         with suppress(NotFound, Refused):
             changes.check(user, topic)
-            allowed.add(topic)
-    return frozenset(allowed)
+            allowed.append(topic)
+    return changes.stamps(user.id, allowed)
