@@ -162,11 +162,28 @@ def union_bbox(boxes: Sequence[BBox]) -> BBox | None:
 # --- the parts of the folium map ---------------------------------------------
 
 
+class _Rendered:
+    """Stands in place of a template, or of a part of a page, that was rendered: folium would run
+    fifteen templates for each rerun that say the same each time."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    @property
+    def module(self) -> _Rendered:
+        return self
+
+    def script(self, _element: object) -> str:
+        return self._text
+
+    def render(self, **_: object) -> str:
+        return self._text
+
+
 class _OfflineMap(folium.Map):
     """folium's map with Leaflet from the portal instead of a public server.
 
-    It is rendered once: folium compiles fifteen templates each time, and streamlit-folium 0.27
-    renders three times a rerun.
+    It is rendered once (`render_once`); streamlit-folium 0.27 asks for it three times a rerun.
     """
 
     default_js = [("leaflet", "/assets/leaflet/leaflet.js")]  # noqa: RUF012 - as folium declares it
@@ -178,6 +195,19 @@ class _OfflineMap(folium.Map):
             super().render(**kwargs)  # type: ignore[no-untyped-call]
             self._rendered = True
         return ""
+
+    def render_once(self) -> None:
+        """Keep all that this map and what was added to it will ever say."""
+        self._id = "div"  # as streamlit-folium calls it and, by their places, what was added
+        figure = self.get_root()
+        figure.render()
+        for name in ("header", "html"):
+            setattr(figure, name, _Rendered(getattr(figure, name).render()))
+        for place, child in enumerate(self._children.values()):
+            child._id = f"{self._id}_{place}"
+        for element in (self, *self._children.values()):
+            script = element._template.module.script(element)  # type: ignore[attr-defined]
+            element._template = _Rendered(script)  # type: ignore[assignment]
 
     def copy_for_rerun(self) -> _OfflineMap:
         """The same map for one rerun: what streamlit-folium adds to it stays in it."""
@@ -267,6 +297,5 @@ def _base_map(*, draw: bool) -> _OfflineMap:
             edit_options={"edit": False, "remove": False},
         ).add_to(world)
     _Bridge(_version()).add_to(world)
-    world._id = "div"  # as streamlit-folium calls it; it renames a map only once
-    world.get_root().render()
+    world.render_once()
     return world
