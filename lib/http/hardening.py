@@ -28,6 +28,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from lib.http.client_address import client_of, network_of
+from lib.http.departure import Departure
 from lib.http.idle_connections import PerServer
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class StrictProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._idle = _IDLE.of(server_state)
         self._client = ""
+        self._departure = Departure()
         self._deadline: asyncio.TimerHandle | None = None
         self._refused = False
         self._in_body = False
@@ -133,6 +135,7 @@ class StrictProtocol(HttpToolsProtocol):
         self._stop_waiting()
         self._idle.discard(self._client, self)
         super().connection_lost(exc)
+        self._departure.tell()
 
     def give_way(self) -> None:
         """End it at once, without a word: nobody waits for one."""
@@ -190,6 +193,7 @@ class StrictProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["extensions"] = self._departure.extension()  # type: ignore[typeddict-item]
         self._messages += 1
         self._header_bytes = self._raw_bytes = 0
         if self._deadline is None:
@@ -298,6 +302,7 @@ class StrictProtocol(HttpToolsProtocol):
         for cycle in unanswered:
             cycle.disconnected = True
             cycle.message_event.set()
+        self._departure.tell()
         # With requests unanswered a refusal would be taken for the answer to the first.
         first_is_refused = len(unanswered) == int(self._in_body)
         begun = any(cycle.response_started for cycle in unanswered)

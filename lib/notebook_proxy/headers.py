@@ -26,6 +26,7 @@ _NOT_FROM_BROWSER = frozenset(
     b"x-forwarded-ssl x-original-url x-rewrite-url x-http-method-override x-scenebridge-user "
     b"x-portal-user".split()
 )
+_NOT_TO_NOTEBOOK = _HOP_BY_HOP | _NOT_FROM_BROWSER
 _HANDSHAKE = frozenset(
     b"sec-websocket-key sec-websocket-version sec-websocket-extensions "
     b"sec-websocket-protocol".split()
@@ -84,6 +85,14 @@ def size(scope: Scope) -> int:
 def to_notebook(
     scope: Scope, *, token: str, scheme: str, plain: bool = False
 ) -> list[tuple[str, str]]:
+    """As `raw_to_notebook`, for aiohttp."""
+    raw = raw_to_notebook(scope, token=token, scheme=scheme, plain=plain)
+    return [(_text(name), _text(value)) for name, value in raw]
+
+
+def raw_to_notebook(
+    scope: Scope, *, token: str, scheme: str, plain: bool = False
+) -> list[tuple[bytes, bytes]]:
     """The headers of the request to the notebook's server, the token among them.
 
     Args:
@@ -92,22 +101,22 @@ def to_notebook(
     """
     websocket = scope["type"] == "websocket"
     raw: RawHeaders = scope["headers"]
-    dropped = _HOP_BY_HOP | _NOT_FROM_BROWSER | _named_by_connection(raw)
+    dropped = _NOT_TO_NOTEBOOK | _named_by_connection(raw)
     if plain:
         dropped |= {b"accept-encoding", b"range"}
     if websocket:
         dropped |= _HANDSHAKE
-    kept = [(_text(name), _text(value)) for name, value in raw if name not in dropped]
+    kept = [field for field in raw if field[0] not in dropped]
     cookies = b"; ".join(_foreign_cookies(value for name, value in raw if name == b"cookie"))
     if cookies:
-        kept.append(("Cookie", _text(cookies)))
-    kept.append(("Host", one(scope, b"host") or ""))
-    kept.append(("Authorization", f"token {token}"))
-    kept.append(("X-Forwarded-For", (scope.get("client") or ("",))[0]))
-    kept.append(("X-Forwarded-Proto", scheme))
+        kept.append((b"Cookie", cookies))
+    kept.append((b"Host", _bytes(one(scope, b"host") or "")))
+    kept.append((b"Authorization", b"token " + _bytes(token)))
+    kept.append((b"X-Forwarded-For", _bytes((scope.get("client") or ("",))[0])))
+    kept.append((b"X-Forwarded-Proto", _bytes(scheme)))
     length = one(scope, b"content-length")
     if length is not None and not websocket and not one(scope, b"transfer-encoding"):
-        kept.append(("Content-Length", length))
+        kept.append((b"Content-Length", _bytes(length)))
     return kept
 
 
@@ -230,3 +239,7 @@ def _without_frame_ancestors(policy: bytes) -> bytes:
 
 def _text(value: bytes) -> str:
     return value.decode("latin-1")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("latin-1")

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
-import aiohttp
-
+from lib.http.departure import Departure
 from lib.notebook_proxy import headers
+from lib.notebook_proxy.client import Silent
+from lib.notebook_proxy.headers import InvalidAnswer
 from lib.notebook_proxy.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -66,9 +67,8 @@ class ProxiedRequest:
         self._upstream = upstream
         self._portal_origin = portal_origin
         self._scheme = urlsplit(origin).scheme
-        self._body_read = asyncio.Event()
-        self._left = False
-        self._started = False
+        self._left = self._ended = self._started = False
+        self._task: asyncio.Task[None] | None = None
 
     async def run(self, ended: asyncio.Future[None]) -> None:
         """Until the answer is complete, the browser has left, or `ended` completes.
@@ -76,85 +76,104 @@ class ProxiedRequest:
         Raises:
             UpstreamError: the caller has to say so to the browser.
         """
-        passing = asyncio.create_task(self._pass())
-        leaving = asyncio.create_task(self._wait_for_leaving())
-        waited: set[asyncio.Future[None]] = {passing, leaving, ended}
+        self._task = cast("asyncio.Task[None]", asyncio.current_task())
+        departure = Departure.of(self._scope)
+        if departure.gone:
+            return
+        departure.add(self._leave)
+        ended.add_done_callback(self._end)
         try:
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            await self._pass()
+        except asyncio.CancelledError:
+            if not self._interrupted:
+                raise
+            self._task.uncancel()
+            if self._ended and not self._started and not self._left:
+                raise UpstreamError(503, "This notebook was closed while it was asked.") from None
+        except (InvalidAnswer, OSError) as exc:
+            self._tell(exc)
         finally:
-            finished = passing.done()
-            passing.cancel()
-            leaving.cancel()
-            await asyncio.gather(passing, leaving, return_exceptions=True)
-        if not finished or passing.cancelled():
-            if ended.done() and not self._started and not self._left:
-                raise UpstreamError(503, "This notebook was closed while it was asked.")
-            return
-        self._tell(passing.exception())
+            departure.discard(self._leave)
+            ended.remove_done_callback(self._end)
 
-    def _tell(self, error: BaseException | None) -> None:
+    @property
+    def _interrupted(self) -> bool:
+        return self._left or self._ended
+
+    def _leave(self) -> None:
+        self._interrupt()
+        self._left = True
+
+    def _end(self, _: asyncio.Future[None]) -> None:
+        self._interrupt()
+        self._ended = True
+
+    def _interrupt(self) -> None:
+        """As `asyncio.timeout` does; once."""
+        if not self._interrupted and self._task is not None:
+            self._task.cancel()
+
+    def _tell(self, error: InvalidAnswer | OSError) -> None:
         """What an error means; returning leaves an answer that has begun incomplete."""
-        if error is None or self._left:
+        if self._left:
             return
-        if not isinstance(error, (aiohttp.ClientError, OSError, TimeoutError)):
-            raise error
-        log.info("%r: %s", self._upstream, type(error).__name__)
+        log.info(
+            "%r: %s",
+            self._upstream,
+            error if isinstance(error, InvalidAnswer) else type(error).__name__,
+        )
         if self._started:
             return
-        if isinstance(error, (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError)):
-            raise UpstreamError(400, "This address is not valid.") from error
-        if isinstance(error, aiohttp.SocketTimeoutError):
-            raise UpstreamError(504, "The notebook did not answer in time.") from error
-        if isinstance(error, aiohttp.ClientResponseError):
+        if isinstance(error, InvalidAnswer):
             raise UpstreamError(502, INVALID_ANSWER) from error
+        if isinstance(error, Silent):
+            raise UpstreamError(504, "The notebook did not answer in time.") from error
         raise UpstreamError(502, UNREACHABLE) from error
 
     async def _pass(self) -> None:
-        scope = self._scope
-        has_body = headers.has_body(scope)
-        if not has_body:
-            self._body_read.set()
-        async with self._upstream.session.request(
-            scope["method"],
-            self._upstream.url(scope["raw_path"], scope["query_string"]),
-            headers=headers.to_notebook(
-                scope, token=self._upstream.token, scheme=self._scheme, plain=bool(self._tail)
-            ),
-            data=self._body() if has_body else None,
-            allow_redirects=False,
-        ) as answer:
-            try:
-                out = headers.to_browser(
-                    answer.status, answer.raw_headers, portal_origin=self._portal_origin
-                )
-            except headers.InvalidAnswer as exc:
-                log.info("%r: %s", self._upstream, exc)
-                answer.close()
-                raise UpstreamError(502, INVALID_ANSWER) from exc
+        scope, upstream = self._scope, self._upstream
+        asked = headers.raw_to_notebook(
+            scope, token=upstream.token, scheme=self._scheme, plain=bool(self._tail)
+        )
+        body = None
+        if headers.has_body(scope):
+            chunked = headers.count(scope, b"transfer-encoding") > 0
+            if chunked:
+                asked.append((b"Transfer-Encoding", b"chunked"))
+            body = self._body(chunked=chunked)
+        answer = await upstream.http.request(
+            scope["method"], upstream.target(scope["raw_path"], scope["query_string"]), asked, body
+        )
+        try:
+            out = headers.to_browser(
+                answer.status, answer.headers, portal_origin=self._portal_origin
+            )
             tail = self._tail if answer.status == 200 and headers.is_plain_html(out) else b""
-            out = headers.lengthened(out, len(tail))
+            if tail:
+                out = headers.lengthened(out, len(tail))
             self._started = True
             await self._send(
                 {"type": "http.response.start", "status": answer.status, "headers": out}
             )
-            async for chunk in answer.content.iter_any():
-                await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await self._send({"type": "http.response.body", "body": tail, "more_body": False})
+            more = True
+            while more:
+                chunk = await answer.read()
+                more = not answer.at_end
+                chunk = chunk if more else chunk + tail
+                await self._send({"type": "http.response.body", "body": chunk, "more_body": more})
+        finally:
+            answer.finish()
 
-    async def _body(self) -> AsyncIterator[bytes]:
+    async def _body(self, *, chunked: bool) -> AsyncIterator[bytes]:
+        """The body of the request, framed as its headers say."""
         more = True
         while more:
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                self._left = True
                 raise ConnectionError("the browser left")
             more = bool(message.get("more_body"))
-            if message.get("body"):
-                yield message["body"]
-        self._body_read.set()
-
-    async def _wait_for_leaving(self) -> None:
-        await self._body_read.wait()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self._left = True
+            piece = message.get("body")
+            if piece:
+                yield b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece
+        if chunked:
+            yield b"0\r\n\r\n"

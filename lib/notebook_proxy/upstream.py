@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
 import tempfile
 import weakref
@@ -17,6 +18,8 @@ from yarl import URL
 
 from lib.errors import ProtocolError, Unavailable
 from lib.model import Endpoint
+from lib.notebook_proxy.client import CONNECT_TIMEOUT_S, SILENCE_S, HttpClient
+from lib.notebook_proxy.headers import InvalidAnswer
 from lib.notebook_proxy.streams import StreamTransport, open_stream
 from lib.protocol.resumable import ALPN
 
@@ -27,14 +30,12 @@ if TYPE_CHECKING:
     from aiohttp.client_reqrep import ClientRequest
     from aiohttp.tracing import Trace
 
-CONNECT_TIMEOUT_S = 10.0
-#: A server that says nothing for so long while an answer is due is given up.
-SILENCE_S = 15 * 60.0
 _KEEP_ALIVE_S = 30.0
 #: A peer that stalls may not keep a connection that we are done with (default: 30).
 _SHUTDOWN_TIMEOUT_S = 2.0
 _READ_BUFFER = 2**18
 _MAX_ANSWER_LINE = 64 * 1024
+_NOT_IN_TARGET = re.compile(rb"[^\x21-\x7e]|#")
 P = TypeVar("P", bound=asyncio.Protocol)
 
 
@@ -57,27 +58,26 @@ class Upstream:
         self._socket = socket
         self._endpoint = endpoint
         self._context = tls_context(endpoint, socket.parent)
-        self._session: aiohttp.ClientSession | None = None
+        self.http = self._new_client()
         self._websockets: aiohttp.ClientSession | None = None
 
     def __repr__(self) -> str:
         return f"Upstream({self._name})"
 
     def url(self, raw_path: bytes, query: bytes) -> URL:
-        """The address of a request; path and query are passed on as they came."""
-        target = raw_path + (b"?" + query if query else b"")
-        return URL(self._base + _ascii(target), encoded=True)
+        """As `target`, for aiohttp."""
+        return URL(self._base + self.target(raw_path, query).decode("ascii"), encoded=True)
 
-    @property
-    def session(self) -> aiohttp.ClientSession:
-        """The client session; made on first use, since it belongs to an event loop."""
-        if self._session is None or self._session.closed:
-            self._session = self._new_session()
-        return self._session
+    def target(self, raw_path: bytes, query: bytes) -> bytes:
+        """The address of a request; path and query are passed on as they came."""
+        return _ascii(raw_path + (b"?" + query if query else b""))
 
     @property
     def websockets(self) -> aiohttp.ClientSession:
-        """As `session`, for WebSockets: over resumable streams where the notebook has them."""
+        """For WebSockets: over resumable streams where the notebook has them.
+
+        Made on first use, since it belongs to an event loop.
+        """
         if self._websockets is None or self._websockets.closed:
             context = tls_context(self._endpoint, self._socket.parent)
             context.set_alpn_protocols([ALPN])
@@ -95,19 +95,19 @@ class Upstream:
 
         Raises as `probe`; nothing is closed then.
         """
-        fresh = self._new_session()
+        fresh = self._new_client()
         try:
             await self._ask(fresh, b"/api/status", timeout_s)
         except BaseException:
-            await _close(fresh)
+            fresh.close()
             raise
-        old, self._session = self._session, fresh
-        await _close(old)
+        old, self.http = self.http, fresh
+        old.close()
         if self._websockets is not None and self._websockets.connector is not None:
             cast(StreamConnector, self._websockets.connector).drop_plain()
 
-    def _new_session(self) -> aiohttp.ClientSession:
-        return _client(TlsUnixConnector(str(self._socket), self._context, self._name))
+    def _new_client(self) -> HttpClient:
+        return HttpClient(self._socket, self._context, self._name)
 
     async def probe(self, timeout_s: float = 5.0) -> None:
         """Prove that the notebook answers: an authenticated request through the forward.
@@ -116,28 +116,33 @@ class Upstream:
             Unavailable: it cannot be reached (yet).
             ProtocolError: something answers, but not the notebook that was started.
         """
-        await self._ask(self.session, b"/api/status", timeout_s)
+        await self._ask(self.http, b"/api/status", timeout_s)
 
     async def keep(self, timeout_s: float = 5.0) -> None:
         """Somebody works there: a request that Jupyter counts, as it does not count `probe`'s.
 
         Raises as `probe`.
         """
-        await self._ask(self.session, b"/api/kernels", timeout_s)
+        await self._ask(self.http, b"/api/kernels", timeout_s)
 
-    async def _ask(self, session: aiohttp.ClientSession, path: bytes, timeout_s: float) -> None:
-        headers = {"Authorization": f"token {self.token}", "Host": self._name}
+    async def _ask(self, http: HttpClient, path: bytes, timeout_s: float) -> None:
+        headers = [
+            (b"Host", self._name.encode("ascii")),
+            (b"Authorization", b"token " + self.token.encode("latin-1")),
+        ]
         try:
-            async with (
-                asyncio.timeout(timeout_s),
-                session.get(self.url(path, b""), headers=headers) as answer,
-            ):
-                await answer.read()
-        except aiohttp.ClientConnectorCertificateError as exc:
+            async with asyncio.timeout(timeout_s):
+                answer = await http.request("GET", path, headers)
+                try:
+                    while await answer.read():
+                        pass
+                finally:
+                    answer.finish()
+        except ssl.SSLCertVerificationError as exc:
             raise ProtocolError(
                 "What answers at the notebook's address is not the notebook."
             ) from exc
-        except (aiohttp.ClientError, OSError, TimeoutError) as exc:
+        except (InvalidAnswer, OSError) as exc:
             raise Unavailable("The notebook cannot be reached yet.") from exc
         if answer.status in (401, 403):
             raise ProtocolError("The notebook does not accept its own token.")
@@ -146,7 +151,11 @@ class Upstream:
 
     async def aclose(self) -> None:
         """Close every connection at once; the next request would open new ones."""
-        await asyncio.gather(_close(self._session), _close(self._websockets))
+        self.http.close()
+        if self._websockets is not None:
+            if self._websockets.connector is not None:
+                await self._websockets.connector.close(abort_ssl=True)
+            await self._websockets.close()
 
 
 def _client(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
@@ -163,13 +172,6 @@ def _client(connector: aiohttp.BaseConnector) -> aiohttp.ClientSession:
         skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
         ws_response_class=NotebookWebSocket,
     )
-
-
-async def _close(session: aiohttp.ClientSession | None) -> None:
-    if session is not None:
-        if session.connector is not None:
-            await session.connector.close(abort_ssl=True)
-        await session.close()
 
 
 class TlsUnixConnector(aiohttp.UnixConnector):
@@ -295,6 +297,6 @@ def tls_context(endpoint: Endpoint, private: Path) -> ssl.SSLContext:
     return context
 
 
-def _ascii(target: bytes) -> str:
+def _ascii(target: bytes) -> bytes:
     """Bytes that no request line may hold as they are (RFC 3986), percent-encoded."""
-    return "".join(chr(b) if 0x21 <= b <= 0x7E and b != 0x23 else f"%{b:02X}" for b in target)
+    return _NOT_IN_TARGET.sub(lambda found: b"%%%02X" % found[0][0], target)
