@@ -22,7 +22,7 @@ import re
 import resource
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -30,6 +30,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from lib.http.client_address import client_of, network_of
 from lib.http.departure import Departure
 from lib.http.idle_connections import PerServer
+from lib.http.joined_writes import JoinedWrites
 
 if TYPE_CHECKING:
     import asyncio
@@ -106,6 +107,7 @@ class StrictProtocol(HttpToolsProtocol):
         self._refused = False
         self._in_body = False
         self._active: RequestResponseCycle | None = None
+        self._writes: JoinedWrites | None = None
         self._header_bytes = 0
         self._raw_bytes = 0
         self._ended = False
@@ -296,6 +298,8 @@ class StrictProtocol(HttpToolsProtocol):
         """Say so where nothing else is being said, and end the connection."""
         self._refused = True
         self._stop_waiting()
+        if self._writes is not None:
+            self._writes.flush()
         self._idle.add(self._client, self)
         unanswered = self._owed()
         self.pipeline.clear()
@@ -322,6 +326,8 @@ class StrictProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._active = cycle
+        self._writes = JoinedWrites(self.transport, self.loop)
+        cycle.transport = cast("asyncio.Transport", self._writes)
         super()._start_asgi_task(cycle, app)
 
 

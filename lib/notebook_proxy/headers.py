@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lib.http.security_headers import notebook_headers
@@ -73,12 +74,12 @@ def one(scope: Scope, name: bytes) -> str | None:
 
 def count(scope: Scope, name: bytes) -> int:
     """How often a header came."""
-    return sum(key == name for key, _ in scope["headers"])
+    return [key for key, _ in scope["headers"]].count(name)
 
 
 def size(scope: Scope) -> int:
     """Bytes of all request headers and the address together."""
-    headers = sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+    headers = sum([len(name) + len(value) + 4 for name, value in scope["headers"]])
     return headers + len(scope["query_string"]) + len(scope.get("raw_path") or scope["path"])
 
 
@@ -137,7 +138,7 @@ def to_browser(status: int, raw: RawHeaders, *, portal_origin: str) -> list[tupl
         InvalidAnswer: two programs could read it in two ways, or no program at all.
     """
     check_status(status)
-    if sum(len(name) + len(value) + 4 for name, value in raw) > _MAX_ANSWER_HEADERS:
+    if sum([len(name) + len(value) + 4 for name, value in raw]) > _MAX_ANSWER_HEADERS:
         raise InvalidAnswer("headers too large")
     lowered = [(name.lower(), value.strip(b" \t")) for name, value in raw]
     dropped = _HOP_BY_HOP | _NOT_FROM_NOTEBOOK | _named_by_connection(lowered)
@@ -197,10 +198,11 @@ def _private(values: Iterable[bytes]) -> bytes:
     return b", ".join([b"private", *kept])
 
 
-def of_every_answer(portal_origin: str) -> list[tuple[bytes, bytes]]:
+@lru_cache(maxsize=16)
+def of_every_answer(portal_origin: str) -> tuple[tuple[bytes, bytes], ...]:
     """The security headers of a notebook's origin, as ASGI sends them."""
     said = notebook_headers(portal_origin)
-    return [(name.lower().encode(), value.encode()) for name, value in said.items()]
+    return tuple((name.lower().encode(), value.encode()) for name, value in said.items())
 
 
 def has_body(scope: Scope) -> bool:

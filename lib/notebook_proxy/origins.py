@@ -11,6 +11,7 @@ Two ways, chosen by the setting `notebooks`:
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -73,7 +74,7 @@ class HostAddresses:
         label = _LABEL.fullmatch(host.removesuffix(self._suffix))
         if label is None:
             raise NotFound("There is no notebook at this address.")
-        return SessionId(str(UUID(label[1])))
+        return _session(label[1])
 
 
 class PortAddresses:
@@ -105,6 +106,11 @@ class PortAddresses:
                     raise NotFound("There is no notebook at this address.")
                 return session
         return None
+
+
+@lru_cache(maxsize=1024)
+def _session(hexadecimal: str) -> SessionId:
+    return SessionId(str(UUID(hexadecimal)))
 
 
 def check_origin(origin: str) -> str:
