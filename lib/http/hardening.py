@@ -325,6 +325,8 @@ class StrictProtocol(HttpToolsProtocol):
         return [cycle for cycle in cycles if not cycle.response_complete]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        if self._writes is not None:
+            self._writes.flush()
         self._active = cycle
         self._writes = JoinedWrites(self.transport, self.loop)
         cycle.transport = cast("asyncio.Transport", self._writes)

@@ -70,7 +70,9 @@ class Exchange(asyncio.Protocol):
     # --- one exchange ----------------------------------------------------------------------
 
     def ask(self, method: str, head: bytes, body: AsyncIterator[bytes] | None) -> None:
-        """Send a request; then `headers_come` and `read`."""
+        """Send a request; then `headers_come` and `read`. Raises Lost where it is over already."""
+        if not self.open:
+            raise Lost
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self._head_only = method == "HEAD"
@@ -183,6 +185,7 @@ class Exchange(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._client.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -338,10 +341,14 @@ class HttpClient:
                 server_hostname=self._server_name,
                 ssl_shutdown_timeout=_SHUTDOWN_TIMEOUT_S,
             )
+        return exchange
+
+    def opened(self, exchange: Exchange) -> None:
+        """Its connection has been made."""
         self._connections.add(exchange)
         if self._look is None:
+            loop = asyncio.get_running_loop()
             self._look = loop.call_later(_KEEP_ALIVE_S, self._look_through)
-        return exchange
 
     def keep(self, exchange: Exchange) -> None:
         """It may carry another request."""

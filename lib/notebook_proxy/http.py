@@ -76,7 +76,7 @@ class ProxiedRequest:
         Raises:
             UpstreamError: the caller has to say so to the browser.
         """
-        self._task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._task = task = cast("asyncio.Task[None]", asyncio.current_task())
         departure = Departure.of(self._scope)
         if departure.gone:
             return
@@ -87,12 +87,13 @@ class ProxiedRequest:
         except asyncio.CancelledError:
             if not self._interrupted:
                 raise
-            self._task.uncancel()
+            task.uncancel()
             if self._ended and not self._started and not self._left:
                 raise UpstreamError(503, "This notebook was closed while it was asked.") from None
         except (InvalidAnswer, OSError) as exc:
             self._tell(exc)
         finally:
+            self._task = None  # what ends it may be under way already
             departure.discard(self._leave)
             ended.remove_done_callback(self._end)
 
