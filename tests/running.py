@@ -72,12 +72,18 @@ class RunningPortal:
         """Whether it was started and has not ended."""
         return self.process is not None and self.process.poll() is None
 
-    def start(self, timeout_s: float = 300.0) -> str:
-        """Start and wait until it says it is ready; the one-time sign-in link."""
+    def start(self, timeout_s: float = 300.0, *, script: Path | None = None) -> str:
+        """Start and wait until it says it is ready; the one-time sign-in link.
+
+        Args:
+            script: `./run`, which is started beside the data folder and given its name.
+        """
         command = [sys.executable, "-m", "lib.server.main", "--data", str(self.data)]
+        if script is not None:
+            command = [str(script), "--data", self.data.name]
         self.process = subprocess.Popen(
             [*command, "--port", str(self.port), "--no-browser"],
-            cwd=PROJECT,
+            cwd=PROJECT if script is None else self.data.parent,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

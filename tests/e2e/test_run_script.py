@@ -65,16 +65,9 @@ def refused(
 # --- what can stand in the way --------------------------------------------------------------
 
 
-def test_a_missing_ssh_client_is_said(data):
-    options = ["--no-browser", "--data", data, "--port", str(free_port())]
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "lib.server.main", *options],
-        cwd=PROJECT,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), "PATH": "/nonexistent"},
-        capture_output=True,
-        text=True,
-    )
-    said = one_sentence(done.returncode, done.stdout, done.stderr)
+def test_a_missing_ssh_client_is_said(refused, data, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    said = refused("--data", data, "--port", free_port())
     assert "the program ssh is missing" in said
     assert "openssh-client" in said
 
@@ -147,15 +140,11 @@ def test_a_second_portal_on_the_same_folder_is_refused(refused, data):
     assert "http://localhost:8999" in said
 
 
-def test_wrong_usage_ends_with_2():
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "lib.server.main", "--host", "0.0.0.0"],
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert "--host" in done.stderr
+def test_wrong_usage_ends_with_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main.main(["--host", "0.0.0.0"])
+    assert ended.value.code == 2
+    assert "--host" in capsys.readouterr().err
 
 
 # --- the start and the end --------------------------------------------------------------------
@@ -320,6 +309,10 @@ def gates(data: Path) -> list[int]:
 
 
 def test_a_stop_names_the_running_notebooks_leaves_nothing_and_is_why_they_ended(started):
+    """It is started again by the script, which becomes the portal's own process."""
+    project = bootstrap.Project(PROJECT)
+    if any(bootstrap.is_due(project, part, "run") for part in bootstrap.PARTS):
+        pytest.skip("this folder is not set up by ./run or ./test yet")
     portal, data = started, started.data
     plant_scene(data, SCENE, bands=("coastal", *LANDSAT))
     with portal.api() as api:
@@ -339,39 +332,15 @@ def test_a_stop_names_the_running_notebooks_leaves_nothing_and_is_why_they_ended
     assert "SceneBridge has stopped." in said
     assert portal.process.returncode == 0
     assert portal.leftovers() == []
-    portal.start()  # the card says why it ended
+    portal.start(script=PROJECT / "run")  # the card says why it ended
+    assert psutil.Process(portal.process.pid).cmdline()[1:4] == ["-P", "-m", "lib.server.main"]
     with portal.api() as api:
         wait_for("the end", lambda: api.get(path).json()["state"] == "ENDED")
         assert api.get(path).json()["reason"] == f"It was stopped. {STOPPED_TEXT}"
+    assert "SceneBridge has stopped." in portal.stop()
+    assert portal.process.returncode == 0
 
 
 def accepted(api: httpx.Client, request: dict) -> dict | None:
     answer = api.post("/api/sessions", json=request)
     return answer.json() if answer.status_code == 201 else None
-
-
-# --- the script itself ------------------------------------------------------------------------
-
-
-def test_the_script_starts_the_portal_in_its_own_process(portal, data):
-    project = bootstrap.Project(PROJECT)
-    if any(bootstrap.is_due(project, part, "run") for part in bootstrap.PARTS):
-        pytest.skip("this folder is not set up by ./run or ./test yet")
-    process = subprocess.Popen(
-        [PROJECT / "run", "--data", data.name, "--port", str(portal.port), "--no-browser"],
-        cwd=data.parent,  # a relative folder means the caller's
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        for line in process.stdout:
-            if "SceneBridge is ready" in line:
-                break
-        assert httpx.get(f"{portal.origin}/healthz").json()["status"] == "ok"
-        assert (data / "portal.sqlite").exists()
-    finally:
-        process.terminate()
-        said, _ = process.communicate(timeout=300)
-    assert "SceneBridge has stopped." in said
-    assert process.returncode == 0

@@ -71,8 +71,12 @@ os.execv({str(uv)!r}, [{str(uv)!r}, *sys.argv[1:]])
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, wheels):
-    """A project folder that was set up once, for `run`."""
+    """A project folder that was set up once, for `run`, in place of an environment whose Python
+    is gone."""
     root = tmp_path_factory.mktemp("project")
+    (root / ".venv" / "bin").mkdir(parents=True)
+    (root / ".venv" / "bin" / "python").symlink_to(root / "gone")
+    (root / ".venv" / "left").touch()
     (root / "tools").mkdir()
     (root / "tools" / "uv.txt").write_text(lock_of(wheels, "uv", "1.0"))
     (root / "requirements.txt").write_text(lock_of(wheels, "tiny", "1.0"))
@@ -100,6 +104,7 @@ def tiny_version(project: Project) -> str:
 
 @pytest.mark.slow
 def test_the_first_set_up_installs_packages_and_front_end(made, wheels):
+    assert not (made.venv / "left").exists(), "an environment whose Python is gone is made anew"
     assert list(made.venv.glob("lib/python*/site-packages/__pycache__/tiny.*.pyc"))
     assert tiny_version(made) == "1.0"
     assert (made.root / "assets" / "built").read_text() == "first"
@@ -179,13 +184,17 @@ def test_a_failed_installation_says_what_to_do_and_is_tried_again(made, wheels):
     assert is_due(made, PACKAGES, "run")
     assert tiny_version(made) == "1.0"
     lock.write_text(lock_of(wheels, "tiny", "2.0"))
+    prepare(made, "run")
+    assert tiny_version(made) == "2.0"
 
 
 @pytest.mark.slow
-def test_an_environment_whose_python_is_gone_is_made_again(made):
-    made.python.unlink()
-    prepare(made, "run")
-    assert tiny_version(made) == "2.0"
+def test_what_is_made_counts_no_more_once_the_python_is_gone(made):
+    away = made.python.rename(made.python.with_name("away"))
+    assert bootstrap.venv_version(made) == ""
+    assert is_due(made, PACKAGES, "run")
+    away.rename(made.python)
+    assert not is_due(made, PACKAGES, "run")
 
 
 @pytest.mark.slow
