@@ -81,9 +81,15 @@ class Stage:
     async def open(self) -> None:
         await self.process.open(self.session, self.socket, self.endpoint)
 
-    async def enter(self) -> dict[str, str]:
+    def sign_in(self) -> str:
+        """A fresh sign-in of the owner."""
+        login = self.site.auth.logins.of_secret(self.site.cookie()[COOKIE])
+        assert login is not None
+        return login.id
+
+    async def enter(self, login: str = "") -> dict[str, str]:
         """The headers of the notebook's own page."""
-        entry = await self.process.entry_url(self.session, OWNER.id, self.login)
+        entry = await self.process.entry_url(self.session, OWNER.id, login or self.login)
         status, kept = await self.redeem(entry)
         assert status == 303
         origin = entry.partition("/_portal/")[0]
@@ -145,10 +151,8 @@ async def stage(site: sample_portal.Site, notebooks: str = "host") -> AsyncItera
         http = await stack.enter_async_context(
             aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
         )
-        login = site.auth.logins.of_secret(site.cookie()[COOKIE])
-        assert login is not None
-        sock = folder / "f.sock"
-        made = Stage(site, process, session, login.id, sock, endpoint, http, port)
+        made = Stage(site, process, session, "", folder / "f.sock", endpoint, http, port)
+        made.login = made.sign_in()
         await made.open()
         yield made
 
@@ -226,25 +230,28 @@ async def test_who_the_store_does_not_let_in_stays_out(shared: Stage) -> None:
     assert await on.status(await on.enter()) == 200
 
 
-async def test_signing_out_cuts_at_once(site: sample_portal.Site) -> None:
-    async with stage(site) as on:
-        inside = await on.enter()
-        async with on.websocket(inside) as ws:
-            on.process.sign_out("somebody else's")
-            await on.process.probe()  # it has taken that order, too
-            assert await goes_on(ws)
-            on.process.sign_out(on.login)
-            assert await ends(ws)
+@in_its_loop
+async def test_signing_out_cuts_at_once(shared: Stage) -> None:
+    on = shared
+    login = on.sign_in()
+    async with on.websocket(await on.enter(login)) as ws:
+        on.process.sign_out("somebody else's")
+        await on.process.probe()  # it has taken that order, too
+        assert await goes_on(ws)
+        on.process.sign_out(login)
+        assert await ends(ws)
 
 
-async def test_what_another_process_writes_cuts_an_open_page(site: sample_portal.Site) -> None:
-    async with stage(site) as on:
-        inside = await on.enter()
-        async with on.websocket(inside) as ws:
-            assert await goes_on(ws)
-            site.store.people.revoke_login(on.login)
-            assert await ends(ws)
-        assert await on.status(inside) == 401
+@in_its_loop
+async def test_what_another_process_writes_cuts_an_open_page(shared: Stage) -> None:
+    on = shared
+    login = on.sign_in()
+    inside = await on.enter(login)
+    async with on.websocket(inside) as ws:
+        assert await goes_on(ws)
+        on.site.store.people.revoke_login(login)
+        assert await ends(ws)
+    assert await on.status(inside) == 401
 
 
 @in_its_loop
@@ -322,6 +329,9 @@ async def test_a_process_that_died_is_started_again_and_told_all(
         assert await on.status(await on.enter()) == 200
         assert (await on.state(inside))["idle_at"] == idle
         assert on.process._closed[other] == "It was stopped."
+        last = on.process.pid or 0
+        assert psutil.pid_exists(last)
+    assert not psutil.pid_exists(last), "it ends with us"
 
 
 async def test_notebooks_with_a_port_each_get_the_ports_of_the_settings(
@@ -397,13 +407,6 @@ async def test_a_port_in_use_is_said(site: sample_portal.Site) -> None:
         process = NotebookProcess(start_of(8501, port, "host"), site.folder, port)
         with pytest.raises(Conflict, match=str(port)):
             await process.start()
-
-
-async def test_it_ends_with_us(site: sample_portal.Site) -> None:
-    async with stage(site) as on:
-        pid = on.process.pid or 0
-        assert psutil.pid_exists(pid)
-    assert not psutil.pid_exists(pid)
 
 
 _PORTAL = """
