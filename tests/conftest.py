@@ -78,6 +78,7 @@ STARTS = (
 )
 HERE = Path(__file__).resolve().parent
 _STARTS = frozenset(str(HERE / name) for name in STARTS)
+_E2E = str(HERE / "e2e") + os.sep
 _DEFINED = (type, FunctionType, ModuleType)
 
 
@@ -117,16 +118,23 @@ def _starts(thing):
     )
 
 
+@functools.cache
+def _is_or_starts(function):
+    """Whether a test or fixture is defined where programs are started, or starts some."""
+    function = inspect.unwrap(function)
+    return function.__code__.co_filename in _STARTS or _starts(function)
+
+
 def _mark(item):
     """Mark a test by what it uses, so that nobody has to remember."""
     used = getattr(item, "_fixtureinfo", None)
     definitions = [d for known in used.name2fixturedefs.values() for d in known] if used else []
-    functions = [inspect.unwrap(d.func) for d in definitions]
     if "browser" in item.fixturenames:
         item.add_marker(pytest.mark.browser)
-    if item.path.parent == HERE / "e2e" or any(
-        f.__code__.co_filename in _STARTS or _starts(f)
-        for f in [*functions, inspect.unwrap(item.function)]
+    if (
+        str(item.path).startswith(_E2E)
+        or any(_is_or_starts(d.func) for d in definitions)
+        or _is_or_starts(item.function)
     ):
         item.add_marker(pytest.mark.portal)
 
@@ -136,7 +144,12 @@ def pytest_collection_modifyitems(items):
     """Marks, and what takes longest first: workers begin with what stands first."""
     for item in items:
         _mark(item)
-    items.sort(key=lambda item: (not _is_served(item.path), item.path.parent != HERE / "e2e"))
+    items.sort(key=lambda item: _comes(item.path))
+
+
+@functools.cache
+def _comes(file):
+    return (not _is_served(file), file.parent != HERE / "e2e")
 
 
 @functools.cache
