@@ -24,9 +24,10 @@ The ratios of the bare rows are what the computer itself gets slower by. Targets
 and p99 of a proxied request at most twice the quiet ones, in each of RUNS runs; each has a portal
 of its own.
 
-Then BROWSERS browsers with a click every EVERY seconds, and the same notebooks: every click of
-theirs counts, for four times SECONDS. Targets: p95 under 500 ms, and the portal, its notebooks'
-process included, under one core. `--runs 0` and `--browsers 0` leave either part out.
+Then, in the last one's portal, BROWSERS browsers with a click every EVERY seconds, and the same
+notebooks: every click of theirs counts, for four times SECONDS. Targets: p95 under 500 ms, and the
+portal, its notebooks' process included, under one core. `--runs 0` and `--browsers 0` leave either
+part out.
 
 Prints tables and writes benchmarks/results/load.json. It needs the test packages
 (`./test --version` installs them).
@@ -206,36 +207,47 @@ async def crowd(given: Given) -> AsyncIterator[tuple[int, Figures, list[float]]]
         await process.wait()
 
 
-async def ready(on: Place, options: argparse.Namespace, browsers: int) -> tuple[str, Given]:
-    """Open the notebooks and wait until nothing else goes on; the cookie of who is measured, and
-    what the crowd is told."""
-    async with visitor.client() as http:
-        cookies = [await sign_in(http, on.link()) for _ in range(browsers + 1)]
-    sessions = await asyncio.to_thread(on.open_notebooks, cookies[0], options.notebooks)
-    await asyncio.to_thread(on.settle, min(3.0, options.seconds))
-    return cookies[0], {
-        "port": on.port,
-        "cookies": cookies[1:],
-        "sessions": sessions,
-        "streams": options.notebooks,
-        "rate": RATE,
-        "size": SIZE,
-        "download_rate": DOWNLOAD_RATE,
-        "every_s": EVERY_S,
-        "chip": on.chip,
-    }
-
-
-async def measure(options: argparse.Namespace) -> Result:
+async def measure(
+    options: argparse.Namespace, *, compare: bool, many: bool
+) -> tuple[Result | None, Many | None]:
+    """One person's figures with and without the crowd, and those of many browsers, in one portal;
+    None for what is not asked for."""
     with place(options.notebooks) as on:
-        cookie, given = await ready(on, options, options.users)
-        async with scenery(on, given["sessions"], cookie) as seen:
-            await seen.measure(min(2, options.seconds))
-            quiet = await seen.measure(options.seconds)
-            async with crowd(given) as (pid, done, _):
-                seen.known[pid] = "crowd"
-                await asyncio.sleep(min(3, options.seconds))
-                loaded = await seen.measure(options.seconds)
+        people = max(options.users * compare, options.browsers * many)
+        async with visitor.client() as http:
+            cookies = [await sign_in(http, on.link()) for _ in range(people + 1)]
+        sessions = await asyncio.to_thread(on.open_notebooks, cookies[0], options.notebooks)
+        await asyncio.to_thread(on.settle, min(3.0, options.seconds))
+        given: Given = {
+            "port": on.port,
+            "cookies": [],
+            "sessions": sessions,
+            "streams": options.notebooks,
+            "rate": RATE,
+            "size": SIZE,
+            "download_rate": DOWNLOAD_RATE,
+            "every_s": EVERY_S,
+            "chip": on.chip,
+        }
+        compared = found = None
+        if compare:
+            given["cookies"] = cookies[1 : options.users + 1]
+            compared = await _one_person(on, options, given, cookies[0])
+        if many:
+            given["cookies"] = cookies[1 : options.browsers + 1]
+            given["every_s"] = options.every
+            found = await _many_browsers(on, options, given)
+    return compared, found
+
+
+async def _one_person(on: Place, options: argparse.Namespace, given: Given, cookie: str) -> Result:
+    async with scenery(on, given["sessions"], cookie) as seen:
+        await seen.measure(min(2, options.seconds))
+        quiet = await seen.measure(options.seconds)
+        async with crowd(given) as (pid, done, _):
+            seen.known[pid] = "crowd"
+            await asyncio.sleep(min(3, options.seconds))
+            loaded = await seen.measure(options.seconds)
     ratios = {
         row: {p: values[p] / quiet["rows"][row][p] for p in values if p != "n"}
         for row, values in loaded["rows"].items()
@@ -250,14 +262,11 @@ async def measure(options: argparse.Namespace) -> Result:
     }
 
 
-async def measure_many(options: argparse.Namespace) -> Many:
-    with place(options.notebooks) as on:
-        _, given = await ready(on, options, options.browsers)
-        given["every_s"] = options.every
-        async with crowd(given) as (pid, done, clicks):
-            used: Figures = {}
-            with using(on, {on.process.pid: "portal", pid: "crowd"}, used):
-                await asyncio.sleep(4 * options.seconds)
+async def _many_browsers(on: Place, options: argparse.Namespace, given: Given) -> Many:
+    used: Figures = {}
+    async with crowd(given) as (pid, done, clicks):
+        with using(on, {on.process.pid: "portal", pid: "crowd"}, used):
+            await asyncio.sleep(4 * options.seconds)
     return {
         "browsers": options.browsers,
         "every_s": options.every,
@@ -361,13 +370,16 @@ def main() -> int:
     command.size("--every", 10.0, smoke=0.2)
     options = command.parse()
     runs: list[Result] = []
-    tables: list[str] = []
-    for _ in range(options.runs):
-        runs.append(uvloop.run(measure(options)))
-        print(f"\n{printed(runs[-1])}\n", flush=True)
-    if len(runs) > 1:
-        tables.append(of_all_runs(runs))
-    many = uvloop.run(measure_many(options)) if options.browsers else None
+    many: Many | None = None
+    last = max(1, options.runs)
+    for number in range(1, last + 1):
+        compared, many = uvloop.run(
+            measure(options, compare=options.runs > 0, many=number == last and options.browsers > 0)
+        )
+        if compared is not None:
+            runs.append(compared)
+            print(f"\n{printed(compared)}\n", flush=True)
+    tables = [of_all_runs(runs)] if len(runs) > 1 else []
     if many is not None:
         tables.append(printed_many(many))
     record = {"runs": runs, "many": many}
