@@ -47,6 +47,7 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 #: Many systems allow 1,024 until asked for more.
 _FILES = 4096
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _LOOKS_LIKE_FRAMING = frozenset({b"content_length", b"transfer_encoding"})
 
 
@@ -389,9 +390,12 @@ def _check(
 
 
 def _check_framing(headers: list[tuple[bytes, bytes]], version: str) -> bool:
-    codings = [value for name, value in headers if name == b"transfer-encoding"]
-    if any(name in _LOOKS_LIKE_FRAMING for name, _ in headers):
+    names = {name for name, _ in headers}
+    if not names.isdisjoint(_LOOKS_LIKE_FRAMING):
         raise _Refusal(400, _INVALID)
+    if names.isdisjoint(_FRAMING):  # as most are
+        return False
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
     if codings:
         if version != "1.1" or len(codings) != 1 or codings[0].strip(b" \t").lower() != b"chunked":
             raise _Refusal(400, "This transfer coding is not taken.")

@@ -25,7 +25,8 @@ _FOREIGN = "Another page asked for this; only the notebook's own page may."
 
 def refusal(scope: Scope, own_origin: str) -> str | None:
     """Why the request is refused, in a plain sentence; None when it is not."""
-    if any(headers.count(scope, name) > 1 for name in _ONCE):
+    names = [name for name, _ in scope["headers"]]
+    if any(names.count(name) > 1 for name in _ONCE):
         return _FOREIGN
     origin = headers.one(scope, b"origin")
     if scope["type"] == "websocket" or scope["method"] not in SAFE_METHODS:

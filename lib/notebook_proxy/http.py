@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, cast
-from urllib.parse import urlsplit
 
 from lib.http.departure import Departure
 from lib.notebook_proxy import headers
@@ -66,7 +65,7 @@ class ProxiedRequest:
         self._send = send
         self._upstream = upstream
         self._portal_origin = portal_origin
-        self._scheme = urlsplit(origin).scheme
+        self._scheme = origin.partition(":")[0]
         self._left = self._ended = self._started = False
         self._task: asyncio.Task[None] | None = None
 
