@@ -87,7 +87,7 @@ class Frame:
     fires: int
 
 
-USUAL, SMALL = Frame(7700, 7800, 400), Frame(600, 560, 20)
+USUAL, SMALL = Frame(7700, 7800, 400), Frame(320, 300, 6)
 
 
 def main() -> int:

@@ -33,6 +33,7 @@ from lib.model import (
 from lib.portal.facade import Portal
 from lib.results.folder import ResultFolder
 from lib.scenes.local_catalog import LocalCatalog
+from lib.store import Store
 from lib.store.changes import RunChange, SessionChange
 from tests.fakes.stores import new_store
 from tests.fakes.things import a_run, a_session, new_id
@@ -63,15 +64,24 @@ def membership(*without: str) -> Membership:
     return Membership([provider], groups, rule("groups", "admins"))
 
 
+def _id_of(name: str) -> UserId:
+    return UserId(f"u-{name}")
+
+
+def _everybody_comes(store: Store) -> None:
+    for name, claims in CLAIMS.items():
+        store.people.came(_id_of(name), name=name, provider="test", subject=name, claims=claims)
+
+
 class World:
     """Whoever speaks has just signed in. `landsat8` is for everybody, `formosat` for forest."""
 
     def __init__(self, folder: Path) -> None:
-        self.store = new_store(folder / "portal.sqlite")
+        self.store = new_store(folder / "portal.sqlite", _everybody_comes)
         #: So much later is it for what sign-ins are remembered by, seconds.
         self.later_s = 0.0
         self.auth = Auth(self.store, membership(), clock=lambda: time.monotonic() + self.later_s)
-        self.ids = {name: self._came(name) for name in CLAIMS}
+        self.ids = {name: _id_of(name) for name in CLAIMS}
         clusters = {
             "here": (EVERYONE,), "forest": ("forest",), "closed": (), "gone": ("dissolved",),
         }  # fmt: skip
@@ -99,11 +109,6 @@ class World:
             ResultFolder(folder / "results"),
             cast(Any, self.reconciler),
         )
-
-    def _came(self, name: str) -> UserId:
-        user = UserId(f"u-{name}")
-        self.store.people.came(user, name=name, provider="test", subject=name, claims=CLAIMS[name])
-        return user
 
     def speak(self, name: str) -> User:
         """Somebody with a fresh sign-in, or with a fresh token (NAME/SCOPE)."""
@@ -134,9 +139,9 @@ class World:
         return user, token
 
     def refusals(self, user: User) -> list[tuple[str, str, str]]:
-        """Action, object and result of what was refused to this sign-in or token, newest
+        """Action, object and result of what was lately refused to this sign-in or token, newest
         first; each line says who it was and from where."""
-        lines = [e for e in self.store.audit.latest(300) if e.via == user.via]
+        lines = [e for e in self.store.audit.latest(30) if e.via == user.via]
         refused = [e for e in lines if e.result in (NotFound.code, Refused.code)]
         assert {(e.user, e.client) for e in refused} <= {(user.id, user.client)}
         return [(e.action, e.object, e.result) for e in refused]
