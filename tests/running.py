@@ -151,11 +151,16 @@ def first_start_is_over(data: Path) -> None:
     (cache / "samples").mkdir(parents=True)
     if not (data / "portal.sqlite").exists():
         new_store(data / "portal.sqlite").close()
+    take_compiled(cache)
+    (cache / "samples" / "taken-in").touch()
+    (cache / MARK).write_text(code_digest())
+
+
+def take_compiled(cache: Path) -> None:
+    """Put what tests have compiled before where jobs look for it."""
     if compiled := os.environ.get("NUMBA_CACHE_DIR"):
         unfinished = shutil.ignore_patterns("*.tmp.*")
         shutil.copytree(compiled, cache, ignore=unfinished, dirs_exist_ok=True)
-    (cache / "samples" / "taken-in").touch()
-    (cache / MARK).write_text(code_digest())
 
 
 def runtime_of(data: Path) -> Path:

@@ -16,7 +16,7 @@ from lib.scenes.samples import SYNTHETIC
 from lib.server.module_cache import MARK
 from lib.server.sample_scenes import mark_of
 from tests.isolation import CACHE, PROJECT
-from tests.running import RunningPortal, first_start_is_over, wait_for
+from tests.running import RunningPortal, first_start_is_over, take_compiled, wait_for
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +28,7 @@ def with_samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not kept.exists():
             first = tmp_path_factory.mktemp("first-start")
+            take_compiled(first / "cache")
             portal = RunningPortal(first)
             portal.start()
             wait_for("sample scenes", lambda: samples_are_over(first))
@@ -54,7 +55,10 @@ def samples_are_over(data: Path) -> bool:
 def _digest() -> str:
     """Of what makes sample scenes and compiled modules."""
     found = hashlib.sha256()
-    makers = [PROJECT / "requirements.txt", *(PROJECT / "lib" / "server").glob("*.py")]
+    makers = [PROJECT / "requirements.txt"]
+    makers += [
+        PROJECT / "lib" / "server" / f"{name}.py" for name in ("sample_scenes", "module_cache")
+    ]
     for folder in ("modules", "modulekit", "lib/scenes", "lib/imagery"):
         makers += (PROJECT / folder).rglob("*.py")
     for file in sorted(makers):
