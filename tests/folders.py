@@ -31,7 +31,12 @@ def short_folder() -> Iterator[Path]:
     told to end may still write into it."""
     with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as name:
         yield Path(name)
-        deadline = time.monotonic() + PATIENCE_S
-        while left := processes(name):
-            assert time.monotonic() < deadline, f"these still use {name}: {left}"
-            time.sleep(0.02)
+        wait_until_unused(name)
+
+
+def wait_until_unused(name: str | Path) -> None:
+    """Until no process has the folder in its arguments."""
+    deadline = time.monotonic() + PATIENCE_S
+    while left := processes(str(name)):
+        assert time.monotonic() < deadline, f"these still use {name}: {left}"
+        time.sleep(0.02)

@@ -131,8 +131,15 @@ class RunningPortal:
             limits=SHORT_IDLE,
         )
 
-    def leftovers(self) -> list[str]:
-        """Processes and sockets that belong to this data folder and should be gone."""
+    def leaves_nothing(self) -> None:
+        """Wait until no process and no socket belongs to this data folder any more: the last
+        of a job end a moment after the portal."""
+        deadline = time.monotonic() + 300.0
+        while left := self._leftovers():
+            assert time.monotonic() < deadline, f"these are left of the portal: {left}"
+            time.sleep(0.05)
+
+    def _leftovers(self) -> list[str]:
         found = []
         for process in psutil.process_iter(["pid", "cmdline"]):
             words = " ".join(process.info["cmdline"] or ())

@@ -297,4 +297,4 @@ async def test_a_running_portal_follows_its_cluster_files(
     finally:
         client.close()
         await asyncio.to_thread(portal.stop)
-    assert portal.leftovers() == []
+    portal.leaves_nothing()

@@ -15,6 +15,7 @@ import pytest
 from lib.scenes.samples import SYNTHETIC
 from lib.server.module_cache import MARK
 from lib.server.sample_scenes import mark_of
+from tests.folders import wait_until_unused
 from tests.isolation import CACHE, PROJECT
 from tests.running import RunningPortal, first_start_is_over, take_compiled, wait_for
 
@@ -80,6 +81,7 @@ def data() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="sb-run-"))
     first_start_is_over(folder)
     yield folder
+    wait_until_unused(folder)
     shutil.rmtree(folder)
 
 
@@ -90,4 +92,4 @@ def unstarted(data: Path) -> Iterator[RunningPortal]:
     yield running
     if running.runs:
         running.stop()
-    assert running.leftovers() == []
+    running.leaves_nothing()

@@ -31,7 +31,7 @@ def portal(with_samples: Path) -> Iterator[RunningPortal]:
         running.start()
         yield running
         running.stop()
-        assert running.leftovers() == []
+        running.leaves_nothing()
 
 
 def choose_scenes(page: Page, search: str, count: int) -> list[str]:

@@ -158,7 +158,7 @@ def shared() -> Iterator[RunningPortal]:
     yield running
     if running.runs:
         running.stop()
-    assert running.leftovers() == []
+    running.leaves_nothing()
     shutil.rmtree(folder)
 
 
@@ -231,7 +231,7 @@ def test_the_browser_is_opened_without_the_key_in_its_arguments(portal, data, tm
     assert "Still stopping" in said
     assert "SceneBridge has stopped." in said
     assert portal.process.returncode == 0
-    assert portal.leftovers() == []
+    portal.leaves_nothing()
     link = next(line for line in before if "ready" in line).split(": ", 1)[1]
     assert not page.exists()
     assert link.startswith(portal.origin)
@@ -263,7 +263,7 @@ def test_a_signal_before_it_is_ready_leaves_nothing(portal, data):
     said, _ = process.communicate(timeout=300)
     assert process.returncode in (0, 130), said
     assert "Traceback" not in said
-    assert portal.leftovers() == []
+    portal.leaves_nothing()
 
 
 # --- a portal that is killed ----------------------------------------------------------------
@@ -331,7 +331,7 @@ def test_a_stop_names_the_running_notebooks_leaves_nothing_and_is_why_they_ended
     assert "Fires near Osaka" in said
     assert "SceneBridge has stopped." in said
     assert portal.process.returncode == 0
-    assert portal.leftovers() == []
+    portal.leaves_nothing()
     portal.start(script=PROJECT / "run")  # the card says why it ended
     assert psutil.Process(portal.process.pid).cmdline()[1:4] == ["-P", "-m", "lib.server.main"]
     with portal.api() as api:

@@ -33,7 +33,7 @@ def shared(with_samples: Path) -> Iterator[RunningPortal]:
         running.start()
         yield running
         running.stop()
-        assert running.leftovers() == []
+        running.leaves_nothing()
 
 
 def test_a_notebook_is_its_owner_s_alone_and_ends_with_the_sign_in(
