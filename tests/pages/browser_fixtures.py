@@ -162,33 +162,40 @@ class Profile:
 
 
 @pytest.fixture(scope="package")
-def profiles(browser: Browser, served_once: Served) -> Iterator[tuple[Profile, Profile]]:
-    """One for all, and one for those who install a clock, which then stays in the profile."""
-    with fresh_context(browser, height=HEIGHT) as one, fresh_context(browser, height=HEIGHT) as two:
-        yield Profile(one, served_once), Profile(two, served_once)
+def shared_profile(browser: Browser, served_once: Served) -> Iterator[Profile]:
+    with fresh_context(browser, height=HEIGHT) as context:
+        yield Profile(context, served_once)
 
 
 @pytest.fixture(scope="module")
-def tabs(profiles: tuple[Profile, Profile], served: Served) -> Profile:
-    """Those without a clock; nobody is signed in when a module of tests begins."""
-    for profile in profiles:
-        profile.sign_out()
-    return profiles[0]
+def tabs(shared_profile: Profile, served: Served) -> Profile:
+    """Nobody is signed in when a module of tests begins."""
+    shared_profile.sign_out()
+    return shared_profile
 
 
 @pytest.fixture
-def visit(tabs: Profile, profiles: tuple[Profile, Profile], served: Served) -> Iterator[Any]:
-    """Open a page; at the end nothing may have left this computer or failed."""
+def visit(tabs: Profile, browser: Browser, served: Served) -> Iterator[Any]:
+    """Open a page; at the end nothing may have left this computer or failed.
 
-    def opened(
-        path: str = "/", *, width: int = 1400, who: str = "owner", clocked: bool = False
-    ) -> Page:
-        page = profiles[clocked].lend(width, who)
-        page.goto(served.origin + path)
-        return page
+    Who installs a clock is `clocked` and has a profile of their own: a clock stays in it, with
+    all that was done to it, and a page that is opened there later lives through that again.
+    """
+    with contextlib.ExitStack() as stack:
+        profiles = [tabs]
 
-    yield opened
-    assert not [fault for profile in profiles for fault in profile.take_back()]
+        def opened(
+            path: str = "/", *, width: int = 1400, who: str = "owner", clocked: bool = False
+        ) -> Page:
+            if clocked:
+                context = stack.enter_context(fresh_context(browser, height=HEIGHT))
+                profiles.append(Profile(context, served))
+            page = profiles[-1].lend(width, who)
+            page.goto(served.origin + path)
+            return page
+
+        yield opened
+        assert not [fault for profile in profiles for fault in profile.take_back()]
 
 
 def _note_refusal(said: str, broken: list[str]) -> None:

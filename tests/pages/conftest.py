@@ -17,9 +17,9 @@ from lib.portal import facade
 from tests.pages import sample_portal
 from tests.pages.browser_fixtures import (  # noqa: F401 - fixtures
     browser,
-    profiles,
     served,
     served_once,
+    shared_profile,
     tabs,
     visit,
 )

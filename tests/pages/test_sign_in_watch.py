@@ -130,9 +130,17 @@ def test_a_page_that_comes_to_the_front_asks_and_leaves_only_for_another_person(
     expect(page.locator(".st-key-myself")).to_contain_text("Ships and ports")
 
 
-def test_asking_is_no_act_and_nobody_sees_it(context, served):
+@pytest.fixture
+def clocked(browser: Browser) -> Iterator[BrowserContext]:
+    """Of one test: a clock stays in a profile, with all that was done to it."""
+    with fresh_context(browser) as fresh:
+        yield fresh
+
+
+def test_asking_is_no_act_and_nobody_sees_it(clocked, served):
+    context = clocked
     signed_in(context, served.site, "user")
-    page = tab(context)
+    page = context.new_page()
     page.clock.install()
     said: list[str] = []
     asked: list[Any] = []
