@@ -6,23 +6,36 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PATIENCE_S = 300.0
 
 
 def processes(text: str) -> dict[int, str]:
-    """Those that have `text` in their arguments, but this one: their arguments by pid."""
+    """Those that have `text` in their arguments or in the path of a file that they hold open, but
+    this one: their arguments by pid."""
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
+        if int(entry.name) == os.getpid():
+            continue
         try:
-            words = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+            words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if text.encode() in words and int(entry.name) != os.getpid():
-            found[int(entry.name)] = words.decode(errors="replace")
+        if text in words or any(text in path for path in _held(entry)):
+            found[int(entry.name)] = words
     return found
+
+
+def _held(process: Path) -> list[str]:
+    """The paths of its open files, where it may be asked."""
+    paths = []
+    with suppress(OSError):
+        for descriptor in os.scandir(process / "fd"):
+            with suppress(OSError):
+                paths.append(str(Path(descriptor.path).readlink()))
+    return paths
 
 
 @contextmanager
@@ -35,7 +48,7 @@ def short_folder() -> Iterator[Path]:
 
 
 def wait_until_unused(name: str | Path) -> None:
-    """Until no process has the folder in its arguments."""
+    """Until no process has the folder in its arguments or a file in it open."""
     deadline = time.monotonic() + PATIENCE_S
     while left := processes(str(name)):
         assert time.monotonic() < deadline, f"these still use {name}: {left}"
