@@ -1,6 +1,6 @@
 """HTTP/1.1 to a notebook's server: one request at a time on connections that are kept.
 
-`aiohttp.ClientSession` did this and took a third of the proxy's time (docs/decisions/0015).
+`aiohttp.ClientSession` did this and took more of the processor (docs/decisions/0015).
 llhttp (httptools) reads the answers, strictly: bare CR or LF, folded lines, two framings at once
 and malformed chunks are its errors. What else would leave it open where an answer ends is refused
 here. A connection is used again only after an answer that ended where its framing says, to a
